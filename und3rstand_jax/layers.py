@@ -1,0 +1,82 @@
+"""Layer ids: the names that model, converter, probes, command lines, plots and files share.
+
+A layer id names the residual stream *after* one step of the network, for both views:
+
+    encoder.I.self_attn   encoder.I.mlp   encoder.norm
+    decoder.embed   decoder.I.self_attn   decoder.I.cross_attn   decoder.I.mlp   decoder.norm
+
+`all` stands for the layers that "Understanding Multi-View Transformers" (arXiv 2510.24907) probes: the decoder's
+residual stream after every skip connection, three layers a block.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from und3rstand_jax.errors import UserError
+
+STACKS = ("encoder", "decoder")
+ENCODER_STEPS = ("self_attn", "mlp")
+DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
+
+
+def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
+    """Every layer id of a backbone with these depths, in network order."""
+    return (
+        *(f"encoder.{i}.{step}" for i in range(enc_depth) for step in ENCODER_STEPS),
+        "encoder.norm",
+        "decoder.embed",
+        *paper_layer_ids(dec_depth),
+        "decoder.norm",
+    )
+
+
+def paper_layer_ids(dec_depth: int) -> tuple[str, ...]:
+    """The layers the paper probes (`all`): three a decoder block, 36 for the published models."""
+    return tuple(f"decoder.{i}.{step}" for i in range(dec_depth) for step in DECODER_STEPS)
+
+
+def network_order(layer_id: str) -> tuple[int, ...]:
+    """Sort key that puts layer ids of any depth in network order."""
+    stack, *place = layer_id.split(".")
+    if place == ["embed"]:
+        return (1, -1, 0)
+    if place == ["norm"]:
+        return (STACKS.index(stack), 1 << 30, 0)
+    return (STACKS.index(stack), int(place[0]), DECODER_STEPS.index(place[1]))
+
+
+def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tuple[str, ...]:
+    """The layers of `available` that any pattern matches, in the order of `available`.
+
+    Args:
+        patterns: shell-style patterns (`decoder.*.mlp`), as one comma-separated string or as several; `all` stands
+            for the decoder layers the paper probes.
+        available: the ids to choose from, in network order.
+
+    Raises:
+        UserError: a pattern matches nothing; the message lists the ids nearest to it.
+    """
+    if isinstance(patterns, str):
+        patterns = patterns.split(",")
+    wanted = [pattern for pattern in (p.strip() for p in patterns) if pattern]
+    chosen: set[str] = set()
+    for pattern in wanted:
+        matches = [layer for layer in available if _matches(layer, pattern)]
+        if not matches:
+            raise UserError(_unknown(pattern, available))
+        chosen.update(matches)
+    return tuple(layer for layer in available if layer in chosen)
+
+
+def _matches(layer: str, pattern: str) -> bool:
+    if pattern == "all":
+        return layer.startswith("decoder.") and layer.endswith(DECODER_STEPS)
+    return fnmatch.fnmatchcase(layer, pattern)
+
+
+def _unknown(pattern: str, available: Sequence[str]) -> str:
+    near = difflib.get_close_matches(pattern, available, n=3, cutoff=0.5)
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    span = f"{available[0]} … {available[-1]}" if available else "none"
+    return f"no layer matches {pattern!r}{hint} (there are {len(available)} layers here: {span})"
