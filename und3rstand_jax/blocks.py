@@ -1,0 +1,129 @@
+"""Transformer blocks of DUSt3R (Wang et al., CVPR 2024, section 3.1; blocks as in CroCo v2).
+
+A block returns its output and the residual stream after each of its steps, named as in layer ids. `until` ends it
+after the named step: what nobody reads is not traced.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from und3rstand_jax.attention import AttentionImplementation, attend
+from und3rstand_jax.rope import Rotation, rotate
+
+Tokens = Float[Array, "B N C"]
+Steps = dict[str, Array]
+
+
+class Arithmetic(nn.Module):
+    """What every part of the trunk shares: the dtype it computes in and how exact its products are."""
+
+    dtype: jnp.dtype
+    precision: lax.Precision
+    attention: AttentionImplementation
+
+    def dense(self, features: int, name: str) -> nn.Dense:
+        """A linear layer with bias in this arithmetic."""
+        return nn.Dense(features, dtype=self.dtype, precision=self.precision, name=name)
+
+    def layer_norm(self, name: str) -> nn.LayerNorm:
+        """LayerNorm as PyTorch computes it, epsilon 1e-6."""
+        # Flax's default E[x²] − E[x]² loses digits where the residual stream has a large mean.
+        return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name=name)
+
+    @property
+    def arithmetic(self) -> dict[str, object]:
+        """The three fields, to hand on to a part."""
+        return {"dtype": self.dtype, "precision": self.precision, "attention": self.attention}
+
+
+class SelfAttention(Arithmetic):
+    """Multi-head self-attention with rotary positions."""
+
+    num_heads: int = 1
+
+    @nn.compact
+    def __call__(self, x: Tokens, rotation: Rotation) -> Tokens:
+        """Mixes the tokens of one view."""
+        batch, length, width = x.shape
+        qkv = self.dense(3 * width, "qkv")(x).reshape(batch, length, 3, self.num_heads, -1)
+        query, key, value = (qkv[:, :, i] for i in range(3))
+        mixed = attend(rotate(query, rotation), rotate(key, rotation), value, self.attention, self.precision)
+        return self.dense(width, "proj")(mixed.reshape(x.shape))
+
+
+class CrossAttention(Arithmetic):
+    """Multi-head attention of one view's tokens to the other's, each with its own positions."""
+
+    num_heads: int = 1
+
+    @nn.compact
+    def __call__(self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation) -> Tokens:
+        """Mixes the tokens `y` of the other view into one update for each token of `x`."""
+        width = x.shape[-1]
+
+        def heads(tokens: Array) -> Array:
+            return tokens.reshape(*tokens.shape[:2], self.num_heads, -1)
+
+        query = rotate(heads(self.dense(width, "projq")(x)), rotation)
+        key = rotate(heads(self.dense(width, "projk")(y)), other_rotation)
+        value = heads(self.dense(width, "projv")(y))
+        mixed = attend(query, key, value, self.attention, self.precision)
+        return self.dense(width, "proj")(mixed.reshape(x.shape))
+
+
+class Mlp(Arithmetic):
+    """Two linear layers with an exact (erf) GELU between them."""
+
+    ratio: int = 4
+
+    @nn.compact
+    def __call__(self, x: Tokens) -> Tokens:
+        """Transforms each token alone."""
+        width = x.shape[-1]
+        hidden = nn.gelu(self.dense(self.ratio * width, "fc1")(x), approximate=False)
+        return self.dense(width, "fc2")(hidden)
+
+
+class EncoderBlock(Arithmetic):
+    """Pre-norm block: self-attention, then MLP."""
+
+    num_heads: int = 1
+    mlp_ratio: int = 4
+
+    @nn.compact
+    def __call__(self, x: Tokens, rotation: Rotation, until: str = "mlp") -> Steps:
+        """The residual stream after each step up to and with `until`."""
+        steps: Steps = {}
+        attn = SelfAttention(**self.arithmetic, num_heads=self.num_heads, name="attn")
+        x = steps["self_attn"] = x + attn(self.layer_norm("norm1")(x), rotation)
+        if until == "self_attn":
+            return steps
+        mlp = Mlp(**self.arithmetic, ratio=self.mlp_ratio, name="mlp")
+        steps["mlp"] = x + mlp(self.layer_norm("norm2")(x))
+        return steps
+
+
+class DecoderBlock(Arithmetic):
+    """Pre-norm block: self-attention, attention to the other view, then MLP."""
+
+    num_heads: int = 1
+    mlp_ratio: int = 4
+
+    @nn.compact
+    def __call__(self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation, until: str = "mlp") -> Steps:
+        """The residual stream of `x` after each step up to and with `until`; `y` is the other view before this block."""
+        steps: Steps = {}
+        attn = SelfAttention(**self.arithmetic, num_heads=self.num_heads, name="attn")
+        x = steps["self_attn"] = x + attn(self.layer_norm("norm1")(x), rotation)
+        if until == "self_attn":
+            return steps
+        cross_attn = CrossAttention(**self.arithmetic, num_heads=self.num_heads, name="cross_attn")
+        other = self.layer_norm("norm_y")(y)
+        x = steps["cross_attn"] = x + cross_attn(self.layer_norm("norm2")(x), other, rotation, other_rotation)
+        if until == "cross_attn":
+            return steps
+        mlp = Mlp(**self.arithmetic, ratio=self.mlp_ratio, name="mlp")
+        steps["mlp"] = x + mlp(self.layer_norm("norm3")(x))
+        return steps
