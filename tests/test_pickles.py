@@ -1,0 +1,201 @@
+"""PyTorch pickles: what is read from them, and that a hostile one executes nothing."""
+
+import argparse
+import os
+import pickle
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from convert.sources.source import open_source
+from convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.config import BackboneConfig, parse_args_string
+from und3rstand_jax.errors import UserError
+
+torch = pytest.importorskip("torch")
+
+CALL = "AsymmetricCroCo3DStereo(enc_depth=2, depth_mode=('exp', -inf, inf))"
+
+
+def state_dict() -> OrderedDict:
+    torch.manual_seed(0)
+    shared = torch.randn(4)
+    return OrderedDict(
+        weight=torch.nn.Parameter(torch.randn(3, 4)),
+        transposed=torch.randn(2, 5).T,
+        half=torch.randn(3).half(),
+        brain=torch.randn(2, 2).bfloat16(),
+        scalar=torch.tensor(2.5),
+        count=torch.tensor([1, 2]),
+        one=shared,
+        other=shared,
+    )
+
+
+def refusal(file: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        open_source(str(file))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("nesting", ["model", "state_dict", None])
+def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
+    state = state_dict()
+    checkpoint = {nesting: state, "epoch": 3, "optimizer": {"lr": 0.1}} if nesting else state
+    torch.save(checkpoint, tmp_path / "checkpoint.pth", _use_new_zipfile_serialization=zipped)
+    source = open_source(str(tmp_path / "checkpoint.pth"))
+    assert (source.kind, source.config, source.base_model) == ("file", None, None)
+    with source.tensors as table:
+        assert list(table) == list(state)
+        assert table["transposed"] == TensorInfo((5, 2), "float32")
+        assert table["brain"] == TensorInfo((2, 2), "bfloat16")
+        assert (table.metadata, table.aliases, table.args) == ({}, {}, None)
+        for name, tensor in state.items():
+            read = table.read(name)
+            assert read.dtype.name == table[name].dtype and read.shape == table[name].shape
+            assert (read.astype(np.float64) == tensor.detach().double().numpy()).all()
+            read[...] = 0
+            assert (table.read(name).astype(np.float64) == tensor.detach().double().numpy()).all()
+        assert table.read("brain").dtype == ml_dtypes.bfloat16
+
+
+def test_values_over_a_change_of_the_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convert.sources.pickles._MAPPED_BYTES", 4096)
+    torch.save({f"w{i}": torch.full((1024,), float(i)) for i in range(5)}, tmp_path / "w.pt")
+    with open_source(str(tmp_path / "w.pt")).tensors as table:
+        assert [float(table.read(name).mean()) for name in table] == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_with_a_pickle(tmp_path: Path) -> None:
+    torch.save(state_dict(), tmp_path / "pytorch_model.bin")
+    torch.save({"step": 1}, tmp_path / "optimizer.pt")
+    (tmp_path / "config.json").write_text('{"enc_depth": 2}')
+    source = open_source(str(tmp_path))
+    assert source.config == {"enc_depth": 2}
+    assert set(source.sha256()) == {"pytorch_model.bin", "config.json"}
+    source.tensors.close()
+
+
+def test_safetensors_go_before_a_pickle(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not opened")
+    save_file({"w": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
+    with open_source(str(tmp_path)).tensors as table:
+        assert list(table) == ["w"]
+
+
+def test_args(tmp_path: Path) -> None:
+    torch.save({"model": state_dict(), "args": argparse.Namespace(model=CALL, lr=0.1)}, tmp_path / "dust3r.pth")
+    torch.save({"model": state_dict(), "croco_kwargs": {"enc_depth": 2}}, tmp_path / "croco.pth")
+    with open_source(str(tmp_path / "dust3r.pth")).tensors as table:
+        assert table.args == CALL
+    with open_source(str(tmp_path / "croco.pth")).tensors as table:
+        assert table.args == {"enc_depth": 2}
+
+
+class Hostile:
+    """Runs a shell command when an ordinary unpickler meets it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle", "newer pickle"])
+def test_a_hostile_pickle_runs_nothing(tmp_path: Path, suffix: str, form: str) -> None:
+    mark = tmp_path / "executed"
+    file = tmp_path / f"hostile{suffix}"
+    checkpoint = {"model": {"w": torch.zeros(1)}, "extra": Hostile(mark)}
+    if "pickle" in form:
+        file.write_bytes(pickle.dumps(checkpoint["extra"], protocol=4 if form == "newer pickle" else 2))
+    else:
+        torch.save(checkpoint, file, _use_new_zipfile_serialization=form == "zip")
+    error = refusal(file)
+    assert not mark.exists()
+    if form == "newer pickle":  # the loader stops at an instruction it does not know, before it comes to the name
+        assert error.startswith(f"{file} is not a complete PyTorch checkpoint (UnpicklingError: Unsupported operand")
+    else:
+        assert error.startswith(f"{file} was refused and nothing in it was run: its pickle refers to {os.system.__module__}.system")
+    os.system(f"touch {mark}")
+    assert mark.exists()  # the command would have worked
+
+
+class Stranger:
+    """A class that no list allows."""
+
+
+@pytest.mark.parametrize("found", [Stranger(), Path("somewhere"), np.float64(1)], ids=["class", "path", "numpy scalar"])
+def test_only_namespace_is_allowed_beyond_tensors(tmp_path: Path, found: object) -> None:
+    torch.save({"model": state_dict(), "args": argparse.Namespace(model=CALL, other=found)}, tmp_path / "a.pth")
+    assert "was refused and nothing in it was run: its pickle refers to " in refusal(tmp_path / "a.pth")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()  # the permission for Namespace ends with the call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "__import__('os').system('touch {mark}')",
+        "Model(enc_depth=__import__('os').system('touch {mark}'))",
+        "Model(img_size=(512, open('{mark}', 'w')))",
+        "Model(**__import__('os').system('touch {mark}'))",
+    ],
+)
+def test_code_in_the_args_string_is_returned_as_text_and_never_run(tmp_path: Path, call: str) -> None:
+    mark = tmp_path / "executed"
+    call = call.format(mark=mark)
+    torch.save({"model": state_dict(), "args": argparse.Namespace(model=call)}, tmp_path / "a.pth")
+    with open_source(str(tmp_path / "a.pth")).tensors as table:
+        assert table.args == call
+    for parse in (parse_args_string, BackboneConfig.from_args_string):
+        with pytest.raises(UserError, match="args.model"):
+            parse(call)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_pickle(tmp_path: Path, zipped: bool) -> None:
+    file = tmp_path / "a.pth"
+    torch.save({"w": torch.zeros(1000)}, file, _use_new_zipfile_serialization=zipped)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert f"{file} is not a complete PyTorch checkpoint (RuntimeError: " in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ([1, 2], "holds a list, expected a state dict"),
+        ({}, "it is empty"),
+        ({"model": {}}, "it is empty"),
+        ({"weights": {"w": torch.zeros(1)}, "epoch": 3}, "2 of 2 entries are something else: 'weights' (dict), 'epoch' (int)"),
+        ({"model": {"w": torch.zeros(1), "lr": 0.1}}, "1 of 2 entries are something else: 'lr' (float)"),
+        ({"model": {3: torch.zeros(1)}}, "1 of 1 entries are something else: 3 (Tensor)"),
+        ({"w": torch.zeros(2, 2).to_sparse()}, "1 of 1 entries are something else: 'w' (Tensor)"),
+    ],
+)
+def test_pickles_that_are_no_state_dicts(tmp_path: Path, checkpoint: object, message: str) -> None:
+    torch.save(checkpoint, tmp_path / "a.pth")
+    assert message in refusal(tmp_path / "a.pth")
+
+
+def test_an_unreadable_dtype(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "a.pth")
+    with open_source(str(tmp_path / "a.pth")).tensors as table:
+        assert table["w"] == TensorInfo((2,), "float8_e4m3fn")
+        with pytest.raises(UserError, match="w has dtype float8_e4m3fn, which cannot be read here"):
+            table.read("w")
+
+
+def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(state_dict(), tmp_path / "a.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert refusal(tmp_path / "a.pth") == "a.pth is a PyTorch file and torch is not installed; run pip install 'und3rstand_jax[torch]'"
