@@ -1,0 +1,1 @@
+"""From the tensor names and shapes of an unknown probe checkpoint to its config: see `convert.probes.plan`."""
