@@ -1,0 +1,180 @@
+"""The command line: `python -m convert --repo SOURCE --out DIR`."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from und3rstand_jax.command_line import run_command
+from und3rstand_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from convert.planning import HubAccess
+    from convert.probes.plan import ProbeOptions
+    from und3rstand_jax.config import Mode
+
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclasses.dataclass(frozen=True)
+class HubArgs:
+    """How the hub is reached, as huggingface_hub has it (its environment variables hold too)."""
+
+    revision: str | None = None
+    """Branch, tag or commit of --repo."""
+    token: str | None = None
+    """Access token; the client's own login by default."""
+    hub_cache: str | None = None
+    """Folder for downloaded files; the client's own by default."""
+    offline: Flag = False
+    """Use only what is already in that folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeArgs:
+    """What shapes cannot tell of probes. Each has a documented default and is printed and recorded."""
+
+    probe_layers: str | None = None
+    """Layer id of every MLP of the checkpoint, comma-separated, in the checkpoint's order; patterns are taken."""
+    mapping: Path | None = None
+    """JSON file that says which tensors probe which layer (format: `convert.probes.mapping`)."""
+    activation: str | None = None
+    """Between linear layers: gelu, gelu_tanh, relu, silu, tanh, leaky_relu or identity."""
+    norm: str | None = None
+    """layernorm or rmsnorm."""
+    norm_epsilon: float | None = None
+    """Epsilon of the norms."""
+    residual: bool | None = None
+    """Whether hidden layers of equal width have a skip around them."""
+    output_layout: str | None = None
+    """channels_first (channel, row, column: DUSt3R's linear head) or channels_last."""
+    depth_mode: str | None = None
+    """Output activation of points: exp, square or linear."""
+    conf_mode: str | None = None
+    """Output activation of confidences and its bounds: exp,1,inf."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Converts PyTorch checkpoints of DUSt3R and of its probes into Flax parameter trees, and back."""
+
+    repo: str
+    """Source: a hub id (owner/name), a folder (config.json + *.safetensors), or a .safetensors, .pth or .bin file.
+    With --to-torch: a converted checkpoint."""
+    out: Path | None = None
+    """Folder to write; by default ./NAME-jax, after the source."""
+    backbone: str | None = None
+    """Backbone of a probe checkpoint (hub id, folder, file or converted checkpoint).
+    By default the same files, else the base model that its config or model card names."""
+    inspect: Flag = False
+    """Print what would be converted, and how everything was decided; write nothing."""
+    verify: Flag = False
+    """Read back what was written and compare every tensor with the source, bit for bit."""
+    to_torch: Path | None = None
+    """Export the converted checkpoint --repo to this folder: model.safetensors and config.json."""
+    overwrite: Flag = False
+    """Replace an earlier result."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+    hub: Annotated[HubArgs, tyro.conf.arg(name="")] = HubArgs()
+    probes: Annotated[ProbeArgs, tyro.conf.arg(name="")] = ProbeArgs()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
+    args = tyro.cli(Args, prog="python -m convert", args=argv)
+    return run_command(lambda: _run(args), args.debug)
+
+
+def _run(args: Args) -> None:
+    if args.to_torch is not None:
+        _export(args, args.to_torch)
+        return
+    from convert.inspection import describe, notes
+    from convert.planning import planned
+    from und3rstand_jax.checkpoint import is_checkpoint
+
+    if is_checkpoint(args.repo):
+        raise UserError(f"{args.repo} is converted already; use it as --checkpoint, or export it with --to-torch DIR")
+    out = args.out or default_out(args.repo)
+    with planned(args.repo, args.backbone, _access(args.hub), _options(args.probes)) as plan:
+        if args.inspect:
+            print(describe(plan))
+            return
+        from convert.writing import convert
+
+        for note in notes(plan):
+            print(f"note: {note}", file=sys.stderr)
+        convert(plan, out, args.overwrite, show_progress=True)
+        if args.verify:
+            from convert.verify import verify
+
+            print(f"verified: {verify(plan, out, show_progress=True)} tensors equal the source's, bit for bit", file=sys.stderr)
+    print(out)
+
+
+def _export(args: Args, out: Path) -> None:
+    from convert.export import export_checkpoint
+
+    for folder in export_checkpoint(Path(args.repo), out, args.overwrite):
+        print(folder)
+
+
+def default_out(repo: str) -> Path:
+    """`./NAME-jax` for a source whose last component is NAME."""
+    name = Path(repo).expanduser().resolve().name if Path(repo).expanduser().exists() else repo.rsplit("/", 1)[-1]
+    for suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        name = name.removesuffix(suffix)
+    return Path(f"{name}-jax")
+
+
+def _access(hub: HubArgs) -> "HubAccess":
+    from convert.planning import HubAccess
+
+    return HubAccess(hub.revision, hub.token, hub.hub_cache, hub.offline)
+
+
+def _options(probes: ProbeArgs) -> "ProbeOptions":
+    from convert.probes.plan import ProbeOptions
+
+    return ProbeOptions(
+        probe_layers=tuple(part.strip() for part in (probes.probe_layers or "").split(",") if part.strip()),
+        mapping=_read_mapping(probes.mapping) if probes.mapping else None,
+        activation=probes.activation,
+        norm=probes.norm,
+        norm_epsilon=probes.norm_epsilon,
+        residual=probes.residual,
+        output_layout=probes.output_layout,
+        depth_mode=_mode(probes.depth_mode, ("-inf", "inf"), "--depth-mode"),
+        conf_mode=_mode(probes.conf_mode, ("1", "inf"), "--conf-mode"),
+    )
+
+
+def _read_mapping(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"--mapping {file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--mapping {file} must hold a JSON object; found {type(content).__name__}")
+    return content
+
+
+def _mode(text: str | None, bounds: tuple[str, str], option: str) -> "Mode | None":
+    """`exp` or `exp,1,inf` as an output activation."""
+    if text is None:
+        return None
+    name, *given = text.split(",")
+    low, high = given or bounds if len(given) in (0, 2) else ("", "")
+    try:
+        return (name, float(low), float(high))
+    except ValueError:
+        raise UserError(f"{option} {text!r} is not NAME or NAME,LOW,HIGH (for example exp,1,inf)") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Checkpoints on disk in the layouts that the original's come in, and their conversion with the real command."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.__main__ import main
+from tests.make_checkpoint import save_hub_folder
+
+
+def converted(source: Path | str, out: Path, *options: str) -> Path:
+    """`python -m convert --repo source --out out`, which must succeed."""
+    assert main(["--repo", str(source), "--out", str(out), *options]) == 0
+    return out
+
+
+def args_string(config: Mapping[str, Any], name: str = "AsymmetricCroCo3DStereo") -> str:
+    """The call that a `.pth` holds for this config."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in values.items())})"
+
+
+def save_pth(file: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], name: str = "AsymmetricCroCo3DStereo") -> Path:
+    """A training checkpoint as the original saves it: the weights, and the model's call in a Namespace."""
+    import torch
+
+    model = {key: torch.from_numpy(np.ascontiguousarray(tensor)) for key, tensor in tensors.items()}
+    args = argparse.Namespace(model=args_string(config, name), lr=1e-4)
+    torch.save({"args": args, "model": model, "epoch": 3}, file)
+    return file
+
+
+def save_both(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, Path]:
+    """The same weights as a hub folder and as a `.pth`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"hub": save_hub_folder(folder / "hub", tensors, config), "pth": save_pth(folder / "model.pth", tensors, config)}

@@ -1,0 +1,67 @@
+"""Makes checkpoints in the hub's layout, with deterministic random weights: `python -m tests.make_checkpoint --case tiny_dpt --out DIR`.
+
+DIR/backbone is laid out like `naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt`, DIR/probes like a probe checkpoint on top of it. The
+weights are those of the golden cases (`tests/golden/weights.py`): a case at full size has every name and shape of the real file.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.golden import weights
+from und3rstand_jax.layers import DECODER_STEPS
+
+GOLDEN = Path(__file__).parent / "golden"
+PROBE_LINEARS = (0, 2, 4, 6, 8)  # in a Sequential, with activations between them
+
+
+def backbone_state_dict(case: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The case's weights under the original's names, second names left out as on the hub."""
+    return {
+        name: weights.tensor(name, tuple(shape), case["seed"]) for name, shape in case["state_dict"].items() if ".layer_rn." not in name
+    }
+
+
+def probe_state_dict(width: int, hidden: int, layers: int, seed: int, name: str = "probes.{layer}.mlp.{step}") -> dict[str, np.ndarray]:
+    """Five-layer MLPs, one a layer, from a token of `width` channels to pointmap and confidence of a 16×16 patch."""
+    sizes = (width, hidden, hidden, hidden, hidden, 4 * 16**2)
+    tensors = {}
+    for layer in range(layers):
+        for step, size_in, size_out in zip(PROBE_LINEARS, sizes[:-1], sizes[1:], strict=True):
+            key = name.format(layer=layer, step=step)
+            tensors[f"{key}.weight"] = weights.tensor(f"{key}.weight", (size_out, size_in), seed)
+            tensors[f"{key}.bias"] = weights.tensor(f"{key}.bias", (size_out,), seed)
+    return tensors
+
+
+def save_hub_folder(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Path:
+    """`config.json` (with bare Infinity, as the hub's) and `model.safetensors`."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(dict(tensors), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def make(case_name: str, out: Path, hidden: int) -> None:
+    """Writes out/backbone and out/probes."""
+    case = json.loads((GOLDEN / f"{case_name}.json").read_text())
+    config = case["config"]
+    save_hub_folder(out / "backbone", backbone_state_dict(case), config)
+    probes = probe_state_dict(config["dec_embed_dim"], hidden, len(DECODER_STEPS) * config["dec_depth"], case["seed"])
+    save_hub_folder(out / "probes", probes, {"base_model": str((out / "backbone").resolve()), "activation": "gelu"})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", default="tiny_dpt", choices=sorted(path.stem for path in GOLDEN.glob("*.json")))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hidden", type=int, default=512, help="hidden width of the probes")
+    arguments = parser.parse_args()
+    make(arguments.case, arguments.out, arguments.hidden)
+    print(arguments.out)

@@ -1,0 +1,41 @@
+"""How far the JAX model is from the original, in units of the original's own float32 error."""
+
+import jax
+import numpy as np
+
+from tests.golden_cases import GoldenCase, relative_error, subsample
+from und3rstand_jax.model import Backbone
+
+
+def error_ratios(golden: GoldenCase, backbone: Backbone) -> dict[str, float]:
+    """Array of the golden case -> our error over the original's float32 error, both against the original's float64 outputs."""
+    output = backbone(golden.view1, golden.view2, capture="*", head=True)
+    preds = (output.pred1, output.pred2)
+    ratios = {}
+    for name, expected in golden.arrays.items():
+        layer, view = name.rsplit("/view", 1)
+        index = int(view) - 1
+        if layer == "patch_embed":
+            ours = _patch_embedding(backbone, (golden.view1, golden.view2)[index])
+        elif layer.startswith("head."):
+            ours = preds[index][layer.removeprefix("head.")]
+        else:
+            ours = output[layer][index]
+        error = relative_error(subsample(np.asarray(ours), layer, golden.case), expected)
+        ratios[name] = error / golden.case["torch_float32_relative_error"][name]
+    return ratios
+
+
+def _patch_embedding(backbone: Backbone, view: np.ndarray) -> np.ndarray:
+    """The one golden array that has no layer id: it is no residual stream of a block yet."""
+    _, state = backbone.module.apply(
+        {"params": backbone.params},
+        view,
+        view,
+        capture="encoder.0.self_attn",
+        head=False,
+        capture_intermediates=lambda module, _: module.name == "patch_embed",
+        mutable=["intermediates"],
+    )
+    (patches,) = jax.tree.leaves(state["intermediates"])
+    return np.asarray(patches).reshape(2, len(view), -1, patches.shape[-1])[0]

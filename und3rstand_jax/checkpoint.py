@@ -1,0 +1,164 @@
+"""The converted checkpoint: a folder with `config.json` and the Orbax trees `backbone/` and `probes/`.
+
+`config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of
+every file, what was read, inferred or defaulted, and what an export back to PyTorch needs. Tensors that the model never
+uses are kept in `backbone_unused/` for that way back.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from und3rstand_jax.config import BackboneConfig, Mode
+from und3rstand_jax.errors import UserError
+from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
+
+CONFIG = "config.json"
+FORMAT = "und3rstand_jax checkpoint"
+VERSION = 1
+PARTS = ("backbone", "probes")
+
+# Orbax encodes an array chunk by chunk; whole, the largest would be held in memory two times more while it is written.
+_CHUNK_BYTES = 32 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInfo:
+    """What a converted checkpoint says of itself. A part it does not hold is None.
+
+    `provenance` has an entry for each part held; see `convert.provenance` for what the converter writes there.
+    """
+
+    backbone: BackboneConfig | None = None
+    probes: ProbeConfig | None = None
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether there is a tree `backbone/`."""
+        return self.backbone is not None
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether there is a tree `probes/`."""
+        return self.probes is not None
+
+    @property
+    def probed_layers(self) -> tuple[str, ...]:
+        """The layers that have a probe, in network order."""
+        return self.probes.layer_ids if self.probes else ()
+
+
+def is_checkpoint(folder: Path | str) -> bool:
+    """Whether a folder is a converted checkpoint (of any version)."""
+    file = Path(folder) / CONFIG
+    if not file.is_file():
+        return False
+    try:
+        content = json.loads(file.read_text())
+    except ValueError:  # somebody else's config.json
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
+    """Reads `config.json` of a converted checkpoint.
+
+    Raises:
+        UserError: the folder is no converted checkpoint, or one of a newer format.
+    """
+    folder = Path(folder)
+    if not is_checkpoint(folder):
+        raise UserError(f"{folder} is no converted checkpoint (no {CONFIG} that says {FORMAT!r}); make one with python -m convert")
+    content = json.loads((folder / CONFIG).read_text())
+    if content["version"] != VERSION:
+        raise UserError(f"{folder} has format version {content['version']}; this program reads {VERSION}: update it, or convert again")
+    backbone, probes = content["backbone"], content["probes"]
+    return CheckpointInfo(
+        backbone=BackboneConfig(**_with_tuples(backbone)) if backbone else None,
+        probes=_probe_config(probes) if probes else None,
+        provenance=content["provenance"],
+    )
+
+
+def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
+    """Writes `config.json`; infinities become strings, which strict JSON has no number for."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "layers": list(info.probed_layers),
+        "backbone": dataclasses.asdict(info.backbone) if info.backbone else None,
+        "probes": dataclasses.asdict(info.probes) if info.probes else None,
+        "provenance": dict(info.provenance),
+    }
+    (folder / CONFIG).write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
+    """Writes a nested dict of arrays with Orbax.
+
+    JAX arrays are written without a copy; NumPy arrays are copied first.
+    """
+    import jax
+    import orbax.checkpoint as ocp
+
+    # One leaf at a time: without a limit, Orbax has a second copy of the whole tree in flight.
+    in_flight = max((leaf.nbytes for leaf in jax.tree.leaves(tree)), default=0) + 1
+    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9)
+    chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(tree, save_args=chunked))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Reads an Orbax tree as NumPy arrays, whatever devices it was written on.
+
+    Raises:
+        UserError: the tree is missing or damaged.
+    """
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    if not path.is_dir():
+        raise UserError(f"{path} is missing; the checkpoint is incomplete: convert it again")
+    # Orbax warns that sharding is not restored, which is just what is asked for here.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            shape = checkpointer.metadata(path.resolve()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shape)
+            return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {reason}); convert it again") from error
+
+
+def _probe_config(content: dict[str, Any]) -> ProbeConfig:
+    fields = _with_tuples({**content, "groups": ()})
+    groups = tuple(ProbeGroup(**{key: tuple(value) for key, value in group.items()}) for group in content["groups"])
+    return ProbeConfig(**{**fields, "groups": groups})
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that frozen configs hold, bounds as numbers."""
+    return {
+        key: _mode(value) if key.endswith("_mode") else tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
+
+
+def _mode(value: list[Any]) -> Mode:
+    return (value[0], float(value[1]), float(value[2]))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return str(value)
+    return value
