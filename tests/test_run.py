@@ -1,0 +1,304 @@
+"""Section "running it": from two photos to a folder of files, with a stand-in for the model whose outputs are known."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from und3rstand_jax.command_line import run_command
+from und3rstand_jax.config import BackboneConfig
+from und3rstand_jax.errors import UserError
+from und3rstand_jax.images import load_image, to_uint8
+from und3rstand_jax.output_folder import output_folder
+from und3rstand_jax.run import Request, run
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(__file__).parents[1])}
+CONFIG = BackboneConfig(
+    enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=16, dec_depth=4, dec_num_heads=2, patch_size=16, head_type="linear"
+)
+PROBED = ("decoder.0.mlp", "decoder.0.self_attn", "decoder.3.cross_attn")  # not in network order, on purpose
+IN_ORDER = ("decoder.0.self_attn", "decoder.0.mlp", "decoder.3.cross_attn")
+
+
+def plane(height, width, depth):
+    """The pointmap a camera with a focal length of `width` sees of the plane z = depth, and a confidence growing to the right."""
+    v, u = np.mgrid[:height, :width].astype(np.float32)
+    points = np.stack([(u - width / 2) / width * depth, (v - height / 2) / width * depth, np.full_like(u, depth)], -1)
+    return {"pts3d": points[None], "conf": 1 + np.exp(u / width)[None]}
+
+
+class FakeModel:
+    """Answers with plane z = 10; its tokens are only the views' sizes, for the probes below."""
+
+    def __init__(self, head_type="linear"):
+        self.config = BackboneConfig(**{**CONFIG.__dict__, "head_type": head_type})
+        self.calls = []
+
+    def __call__(self, view1, view2, *, capture, head):
+        self.calls.append((tuple(capture), head))
+        sizes = view1.shape[1:3], view2.shape[1:3]
+        preds = [plane(*size, 10.0) if head else None for size in sizes]
+        return types.SimpleNamespace(tokens={layer: sizes for layer in capture}, pred1=preds[0], pred2=preds[1])
+
+
+class FakeProbes:
+    """The probe of the i-th probed layer answers with plane z = i + 1 for view 1 and z = -(i + 1) for view 2."""
+
+    def __init__(self, layer_ids=PROBED, spoil=None):
+        self.layer_ids, self.spoil = layer_ids, spoil
+
+    def read_layer(self, layer_id, features):
+        depth = PROBED.index(layer_id) + 1.0
+        pair = [plane(*size, sign * depth) for size, sign in zip(features.tokens[layer_id], (1, -1), strict=True)]
+        if self.spoil:
+            self.spoil(pair)
+        return tuple(pair)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = tmp_path / "a.png", tmp_path / "b.jpg"
+    for path, shape in zip(paths, ((60, 80, 3), (90, 64, 3)), strict=True):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return paths
+
+
+def request(photos, tmp_path, **options):
+    return Request(photos=photos, checkpoint="somewhere", out=tmp_path / "results", **{"preprocessing": "dust3r", "size": 64, **options})
+
+
+def loader(model=None, probes=None):
+    return lambda checkpoint, dtype: (model or FakeModel(), probes)
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(photos, tmp_path):
+    model = FakeModel()
+    run(request(photos, tmp_path), loader(model, FakeProbes()))
+    out = tmp_path / "results"
+    layers = [f"layers/{layer}.npz" for layer in IN_ORDER]
+    clouds = [f"point_clouds/{layer}.ply" for layer in (*IN_ORDER, "head")]
+    assert files_in(out) == sorted([*layers, *clouds, "head.npz", "contact_sheet.png", "run.json"])
+    assert model.calls == [(IN_ORDER, True)]
+
+    arrays = np.load(out / "layers" / "decoder.0.self_attn.npz")
+    assert {name: (array.shape, array.dtype.name) for name, array in arrays.items()} == {
+        "pts3d1": ((48, 64, 3), "float32"),
+        "conf1": ((48, 64), "float32"),
+        "pts3d2": ((64, 32, 3), "float32"),
+        "conf2": ((64, 32), "float32"),
+    }
+    np.testing.assert_array_equal(arrays["pts3d1"], plane(48, 64, 2.0)["pts3d"][0])
+    np.testing.assert_array_equal(arrays["pts3d2"], plane(64, 32, -2.0)["pts3d"][0])
+    np.testing.assert_array_equal(arrays["conf2"], plane(64, 32, 1.0)["conf"][0])
+    np.testing.assert_array_equal(np.load(out / "head.npz")["pts3d2"], plane(64, 32, 10.0)["pts3d"][0])
+
+    cloud = trimesh.load(out / "point_clouds" / "decoder.3.cross_attn.ply")
+    points = np.concatenate([plane(48, 64, 3.0)["pts3d"].reshape(-1, 3), plane(64, 32, -3.0)["pts3d"].reshape(-1, 3)])
+    pixels = [to_uint8(load_image(photo, "dust3r", 64))[0].reshape(-1, 3) for photo in photos]
+    np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), points)
+    np.testing.assert_array_equal(cloud.colors[:, :3], np.concatenate(pixels))
+
+    with Image.open(out / "contact_sheet.png") as sheet:
+        sheet.load()
+        assert sheet.mode == "RGB"
+
+    record = json.loads((out / "run.json").read_text())
+    assert record["layers"] == list(IN_ORDER) and record["head"] is True
+    assert record["photos"][1] == {"path": str(photos[1]), "height": 64, "width": 32}
+    assert record["outputs"]["head"] == {
+        "arrays": "head.npz",
+        "point_cloud": "point_clouds/head.ply",
+        "points": 48 * 64 + 64 * 32,
+        "points_not_finite": 0,
+    }
+    assert record["versions"]["jax"] and set(record["seconds"]) == {"load", "model", "probes and files", "total"}
+
+
+def test_a_selection_of_layers_is_all_the_model_is_asked_for(photos, tmp_path):
+    model = FakeModel()
+    run(request(photos, tmp_path, layers="decoder.0.*"), loader(model, FakeProbes()))
+    assert model.calls == [(("decoder.0.self_attn", "decoder.0.mlp"), True)]
+    assert not (tmp_path / "results" / "layers" / "decoder.3.cross_attn.npz").exists()
+
+
+@pytest.mark.parametrize(("layers", "message"), [("decoder.1.mlp", "no layer matches 'decoder.1.mlp'"), (" , ", "selects nothing")])
+def test_a_layer_without_a_probe_is_refused_and_leaves_nothing(photos, tmp_path, layers, message):
+    with pytest.raises(UserError, match=message):
+        run(request(photos, tmp_path, layers=layers), loader(probes=FakeProbes()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg"]
+
+
+def test_without_probes_the_head_alone_is_written_and_stderr_says_so(photos, tmp_path, capsys):
+    run(request(photos, tmp_path), loader())
+    assert files_in(tmp_path / "results") == ["contact_sheet.png", "head.npz", "point_clouds/head.ply", "run.json"]
+    assert "no probes: writing the output of the model's own head alone" in capsys.readouterr().err
+
+
+def test_layers_asked_of_a_checkpoint_without_probes_are_refused(photos, tmp_path):
+    with pytest.raises(UserError, match="has no probes to decode layers with"):
+        run(request(photos, tmp_path, layers="all"), loader())
+
+
+def test_without_a_head_the_probes_alone_are_written(photos, tmp_path, capsys):
+    model = FakeModel(head_type=None)
+    run(request(photos, tmp_path), loader(model, FakeProbes()))
+    assert model.calls == [(IN_ORDER, False)]
+    assert not (tmp_path / "results" / "head.npz").exists()
+    assert "no head" in capsys.readouterr().err
+
+
+def test_a_trunk_without_head_and_probes_is_refused(photos, tmp_path):
+    with pytest.raises(UserError, match="neither a head nor probes"):
+        run(request(photos, tmp_path), loader(FakeModel(head_type=None)))
+
+
+def test_points_that_are_not_finite_are_counted_and_left_out_of_the_cloud_only(photos, tmp_path, capsys):
+    def spoil(pair):
+        pair[0]["pts3d"][0, 0, :5, 1] = np.nan
+        pair[1]["pts3d"][0, 3, 2] = np.inf
+
+    run(request(photos, tmp_path, layers="decoder.0.mlp"), loader(probes=FakeProbes(spoil=spoil)))
+    out = tmp_path / "results"
+    output = json.loads((out / "run.json").read_text())["outputs"]["decoder.0.mlp"]
+    assert (output["points"], output["points_not_finite"]) == (48 * 64 + 64 * 32 - 6, 6)
+    assert len(trimesh.load(out / "point_clouds" / "decoder.0.mlp.ply").vertices) == 48 * 64 + 64 * 32 - 6
+    assert np.isnan(np.load(out / "layers" / "decoder.0.mlp.npz")["pts3d1"][0, :5, 1]).all()
+    assert "6 of 5120 points are not finite" in capsys.readouterr().err
+
+
+def test_probes_without_confidence_are_written_without_it(photos, tmp_path):
+    run(request(photos, tmp_path), loader(probes=FakeProbes(spoil=lambda pair: [prediction.pop("conf") for prediction in pair])))
+    assert set(np.load(tmp_path / "results" / "layers" / "decoder.0.mlp.npz")) == {"pts3d1", "pts3d2"}
+
+
+def test_earlier_results_are_replaced_only_when_asked_and_only_whole(photos, tmp_path):
+    out = tmp_path / "results"
+    run(request(photos, tmp_path), loader(probes=FakeProbes()))
+    with pytest.raises(UserError, match="not empty.*--overwrite"):
+        run(request(photos, tmp_path), loader(probes=FakeProbes()))
+
+    def fail(pair):
+        raise OSError(28, "No space left on device")
+
+    before = (out / "run.json").read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        run(request(photos, tmp_path, overwrite=True), loader(probes=FakeProbes(spoil=fail)))
+    assert (out / "run.json").read_bytes() == before
+
+    run(request(photos, tmp_path, overwrite=True), loader())
+    assert "layers/decoder.0.mlp.npz" not in files_in(out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg", "results"]
+
+
+def test_a_folder_that_is_no_earlier_result_is_never_replaced(photos, tmp_path):
+    precious = tmp_path / "results" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("do not lose")
+    with pytest.raises(UserError, match="holds no earlier result"):
+        run(request(photos, tmp_path, overwrite=True), loader())
+    assert precious.read_text() == "do not lose"
+
+
+def test_refusals_come_before_the_model_is_loaded(photos, tmp_path):
+    def load(checkpoint, dtype):
+        raise AssertionError("loaded")
+
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(UserError, match="is a file; --out must name a folder"):
+        run(request(photos, tmp_path), load)
+    with pytest.raises(UserError, match="no image at"):
+        run(request((photos[0], tmp_path / "missing.png"), tmp_path), load)
+
+
+def test_an_output_folder_is_made_with_its_parents_and_the_usual_permissions(tmp_path):
+    target = tmp_path / "new" / "deeper"
+    with output_folder(target, overwrite=False, is_ours=lambda folder: (folder / "run.json").is_file()) as partial:
+        (partial / "run.json").write_text("{}")
+        assert not target.exists()
+    ordinary = tmp_path / "ordinary"
+    ordinary.mkdir()
+    assert target.stat().st_mode == ordinary.stat().st_mode
+    with output_folder(
+        ordinary, overwrite=False, is_ours=lambda folder: (folder / "run.json").is_file()
+    ) as partial:  # empty: may be written
+        (partial / "run.json").write_text("{}")
+    assert files_in(ordinary) == ["run.json"]
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("expected this; found that"), 2, "error: expected this; found that\n"),
+        (OSError(28, "No space left on device", "/x/y"), 2, "error: No space left on device: /x/y\n"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: Permission denied: /x\n"),
+        (ConnectionError("no route\n  to the hub"), 2, "error: no route to the hub\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_expected_failures_are_one_line_and_a_status(capsys, error, status, line):
+    assert run_command(raising(error), debug=False) == status
+    assert capsys.readouterr().err == line
+
+
+def test_debug_adds_the_traceback_and_a_bug_is_never_hidden(capsys):
+    assert run_command(raising(UserError("that")), debug=True) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and printed.endswith("error: that\n")
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()), debug=False)
+    assert run_command(lambda: None, debug=False) == 0
+
+
+def command(*arguments, cwd=None):
+    call = [sys.executable, "-m", "und3rstand_jax", *arguments]
+    return subprocess.run(call, capture_output=True, text=True, timeout=60, cwd=cwd, env=ENVIRONMENT)
+
+
+def test_help_names_every_option_without_the_heavy_imports():
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        "try: runpy.run_module('und3rstand_jax', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', sorted({'jax', 'torch', 'flax', 'orbax', 'matplotlib', 'trimesh', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+    assert "usage: python -m und3rstand_jax" in done.stdout and done.stdout.endswith("heavy: []\n")
+    for option in ("--checkpoint", "--layers", "--out", "--preprocessing", "--size", "--dtype", "--overwrite", "--debug"):
+        assert option in done.stdout
+
+
+def test_usage_errors_and_missing_photos_exit_with_status_2(tmp_path):
+    usage = command("only_one.png")
+    assert usage.returncode == 2 and "IMG2" in usage.stderr + usage.stdout
+    missing = command("a.png", "b.png", "--checkpoint", "nowhere", "--out", "results", cwd=tmp_path)
+    assert (missing.returncode, missing.stdout, missing.stderr) == (2, "", "error: no image at a.png: there is no such file\n")
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = (
+        "import sys; from und3rstand_jax.command_line import run_command\n"
+        "sys.exit(run_command(lambda: [print('x' * 100) for _ in range(10000)], debug=False))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
