@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from und3rstand_jax.errors import UserError
+
 Tree = dict[str, Any]
 
 
@@ -61,7 +63,7 @@ class Leaf:
 
 
 LeafMap = Mapping[str, Leaf]
-"""Path of a JAX leaf (`encoder_blocks/attn/qkv/kernel`) -> where it comes from."""
+"""Path of a JAX leaf (`encoder/blocks/attn/qkv/kernel`) -> where it comes from."""
 
 
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
@@ -86,8 +88,15 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
 
 
 def export(tree: Tree, leaves: LeafMap) -> Iterator[tuple[str, np.ndarray]]:
-    """Every source tensor, named and laid out as in PyTorch. A tensor that fills two leaves comes twice."""
+    """Every source tensor, named and laid out as in PyTorch. A tensor that fills two leaves comes twice.
+
+    Raises:
+        UserError: tree and map do not hold the same leaves.
+    """
     flat = flatten(tree)
+    odd = sorted(flat.keys() ^ leaves.keys())
+    if odd:
+        raise UserError(f"the checkpoint's tree and its record of names differ in {', '.join(odd)}; convert it again")
     for path, leaf in leaves.items():
         array = np.asarray(flat[path])
         for index, name in leaf.places():

@@ -4,6 +4,8 @@ A block returns its output and the residual stream after each of its steps, name
 after the named step: what nobody reads is not traced.
 """
 
+from typing import Any, cast
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -33,9 +35,14 @@ class Arithmetic(nn.Module):
         return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name=name)
 
     @property
-    def arithmetic(self) -> dict[str, object]:
+    def arithmetic(self) -> dict[str, Any]:
         """The three fields, to hand on to a part."""
         return {"dtype": self.dtype, "precision": self.precision, "attention": self.attention}
+
+
+def run(block: nn.Module, params: Any, *args: Any) -> Steps:
+    """A block as a function of its parameters."""
+    return cast(Steps, block.apply({"params": params}, *args))
 
 
 class SelfAttention(Arithmetic):

@@ -7,7 +7,6 @@ uses are kept in `backbone_unused/` for that way back.
 
 import dataclasses
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,21 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     if not is_checkpoint(folder):
         raise UserError(f"{folder} is no converted checkpoint (no {CONFIG} that says {FORMAT!r}); make one with python -m convert")
     content = json.loads((folder / CONFIG).read_text())
-    if content["version"] != VERSION:
-        raise UserError(f"{folder} has format version {content['version']}; this program reads {VERSION}: update it, or convert again")
-    backbone, probes = content["backbone"], content["probes"]
-    return CheckpointInfo(
-        backbone=BackboneConfig(**_with_tuples(backbone)) if backbone else None,
-        probes=_probe_config(probes) if probes else None,
-        provenance=content["provenance"],
-    )
+    if content.get("version") != VERSION:
+        raise UserError(f"{folder} has format version {content.get('version')}; this program reads {VERSION}: update it, or convert again")
+    try:
+        backbone, probes, provenance = content["backbone"], content["probes"], content["provenance"]
+        info = CheckpointInfo(
+            backbone=BackboneConfig(**_with_tuples(backbone)) if backbone else None,
+            probes=_probe_config(probes) if probes else None,
+            provenance={part: dict(provenance[part]) for part, held in (("backbone", backbone), ("probes", probes)) if held},
+        )
+    # Whatever was done to the file by hand shows in one of these.
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); convert again") from error
+    if not (backbone or probes):
+        raise UserError(f"{folder} holds neither a backbone nor probes; convert again")
+    return info
 
 
 def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
@@ -101,6 +107,9 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
     """Writes a nested dict of arrays with Orbax.
 
     JAX arrays are written without a copy; NumPy arrays are copied first.
+
+    Raises:
+        OSError: it cannot be written.
     """
     import jax
     import orbax.checkpoint as ocp
@@ -109,8 +118,11 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
     in_flight = max((leaf.nbytes for leaf in jax.tree.leaves(tree)), default=0) + 1
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9)
     chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(tree, save_args=chunked))
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(tree, save_args=chunked))
+    except ValueError as error:  # what TensorStore makes of the system's error
+        raise OSError(" ".join(str(error).split())) from error
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -125,12 +137,12 @@ def read_tree(path: Path) -> dict[str, Any]:
 
     if not path.is_dir():
         raise UserError(f"{path} is missing; the checkpoint is incomplete: convert it again")
-    # Orbax warns that sharding is not restored, which is just what is asked for here.
-    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            shape = checkpointer.metadata(path.resolve()).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shape)
+            metadata = checkpointer.metadata(path.resolve()).item_metadata
+            if metadata is None:
+                raise ValueError("its metadata cannot be read")
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
             return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except (ValueError, FileNotFoundError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -1,9 +1,13 @@
 """How every command line of this project ends: expected failures are one line on stderr and exit status 2."""
 
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
+from types import TracebackType
+from typing import Any
 
 from und3rstand_jax.errors import UserError
 
@@ -17,8 +21,11 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
 
     A `UserError`, and any `OSError` (full disk, missing permission, no network), ends in `error: …` on stderr and
     status 2; `debug` prints the traceback before it. Ctrl-C ends in status 130, as a shell expects, and a reader that
-    goes away (`… | head`) in 141. Anything else is a bug and propagates with its traceback.
+    goes away (`… | head`) in 141. Anything else is a bug and propagates with its traceback. Without `debug`, what the
+    libraries underneath have to say is kept off stderr.
     """
+    if not debug:
+        _quieten_libraries()
     try:
         main()
         sys.stdout.flush()
@@ -44,3 +51,23 @@ def _one_line(error: UserError | OSError) -> str:
         return " ".join(str(error).split()) or type(error).__name__
     where = f": {error.filename}" if error.filename is not None else ""
     return f"{error.strerror}{where}"
+
+
+def _quieten_libraries() -> None:
+    """Silences warnings, logs, and tracebacks of work that Orbax and TensorStore abandon in the background when they fail."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for name in ("absl", "asyncio", "huggingface_hub", "jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _ignore_unraisable
+    sys.excepthook = _ignore_abandoned_callbacks
+
+
+def _ignore_unraisable(unraisable: Any) -> None:
+    """Takes no notice of exceptions that nobody could have caught."""
+
+
+def _ignore_abandoned_callbacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an exception as Python does, unless it is a TensorStore read that ends after the reading was given up."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)

@@ -28,8 +28,8 @@ class DPTHead(nn.Module):
     out_channels: int = 4
 
     @nn.compact
-    def __call__(self, levels: tuple[Image, Image, Image, Image]) -> Float[Array, "B 16h 16w 4"]:
-        """Fuses token maps (B, h, w, C), coarse and late ones first."""
+    def __call__(self, *levels: Image) -> Float[Array, "B 16h 16w 4"]:
+        """Fuses four token maps (B, h, w, C), given in network order, late and coarse ones first."""
         fused = None
         for k in (4, 3, 2, 1):
             level = _conv3(self.width, f"level{k}", bias=False)(self._at_scale(levels[k - 1].astype(jnp.float32), k))

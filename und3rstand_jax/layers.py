@@ -46,6 +46,12 @@ def network_order(layer_id: str) -> tuple[int, ...]:
     return (STACKS.index(stack), int(place[0]), DECODER_STEPS.index(place[1]))
 
 
+def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
+    """(block, step) of those layers that lie in the blocks of `encoder` or `decoder`."""
+    parts = (layer.split(".") for layer in layers)
+    return {(int(part[1]), part[2]) for part in parts if part[0] == stack and len(part) == 3}
+
+
 def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tuple[str, ...]:
     """The layers of `available` that any pattern matches, in the order of `available`.
 

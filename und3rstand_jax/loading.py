@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from und3rstand_jax.attention import AttentionImplementation
-from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info, read_tree
+from und3rstand_jax.checkpoint import VERSION, CheckpointInfo, is_checkpoint, read_checkpoint_info, read_tree
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.model import Backbone, ProbedLayers, Probes
@@ -69,9 +69,9 @@ def load_backbone_and_probe(
 def cache_folder(cache: str | Path | None = None) -> Path:
     """Where conversions are kept: the argument, else `$UND3RSTAND_JAX_CACHE`, else the platform's cache folder."""
     if cache is not None:
-        return Path(cache)
+        return Path(cache).expanduser()
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
+        return Path(os.environ[CACHE_VARIABLE]).expanduser()
     import platformdirs
 
     return platformdirs.user_cache_path("und3rstand_jax")
@@ -94,37 +94,61 @@ def _backbone(folder: Path, info: CheckpointInfo, dtype: Any, attention: Attenti
 
 
 def _to_device(tree: Any, cast: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(cast(path, leaf)), tree)
+    """JAX arrays of a tree that nobody else holds: each leaf is let go as soon as it is copied."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
+    del tree
+    leaves = []
+    while paths:
+        path, leaf = paths.pop(0)
+        leaves.append(jnp.asarray(cast(path, leaf)))
+    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def converted_checkpoint(source: str | Path, *, cache: str | Path | None = None, **conversion: Any) -> Path:
+def converted_checkpoint(
+    source: str | Path,
+    *,
+    cache: str | Path | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    hub_cache: str | None = None,
+    offline: bool = False,
+    backbone: str | Path | None = None,
+) -> Path:
     """The folder of a source's converted checkpoint, made now if it is not in the cache; arguments as in `load_backbone`."""
-    if is_checkpoint(source):
-        return Path(source)
-    folder = cache_folder(cache) / _cache_name(str(source), conversion)
-    if not is_checkpoint(folder):
-        # The library itself neither converts nor reaches for a network: the converter does, when it is needed.
-        from convert.planning import HubAccess, planned
-        from convert.probes.plan import ProbeOptions
-        from convert.writing import convert
+    local = Path(source).expanduser()
+    if is_checkpoint(local):
+        return local
+    base = None if backbone is None else str(backbone)
+    folder = cache_folder(cache) / _cache_name(str(source), revision, base)
+    if is_checkpoint(folder):
+        return folder
+    # The library itself neither converts nor reaches for a network: the converter does, when it is needed.
+    from convert.planning import HubAccess, planned
+    from convert.probes.plan import ProbeOptions
+    from convert.writing import convert
 
-        options = dict(conversion)
-        backbone = options.pop("backbone", None)
-        access = HubAccess(
-            options.pop("revision", None), options.pop("token", None), options.pop("hub_cache", None), options.pop("offline", False)
-        )
-        if options:
-            raise TypeError(f"unknown arguments: {', '.join(options)}")
-        with planned(str(source), backbone, access, ProbeOptions()) as plan:
+    with planned(str(source), base, HubAccess(revision, token, hub_cache, offline), ProbeOptions()) as plan:
+        try:
             convert(plan, folder, show_progress=True)
+        except UserError:
+            # Another process may have converted the same source meanwhile, and its result serves as well.
+            if not is_checkpoint(folder):
+                raise
     return folder
 
 
-def _cache_name(source: str, conversion: dict[str, Any]) -> str:
-    """A readable name that differs whenever the source does: another revision, or a local file that has changed."""
+def _cache_name(source: str, revision: str | None, backbone: str | None) -> str:
+    """A readable name that differs whenever the result would: another revision, a local file that has changed, another format."""
+    key = repr((VERSION, source, revision, backbone, _state(source), _state(backbone) if backbone else None))
     path = Path(source).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = repr((source, conversion.get("revision"), conversion.get("backbone"), state))
-    readable = re.sub(r"[^\w.-]+", "--", source if not files else path.resolve().name)
+    readable = re.sub(r"[^\w.-]+", "--", path.resolve().name if path.exists() else source)
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _state(source: str) -> list[tuple[str, int, int]]:
+    """Path, size and time of every file that a local source is read from; empty for a hub id."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        return []
+    files = sorted(path.iterdir()) if path.is_dir() else [file for file in (path, path.with_name("config.json")) if file.exists()]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

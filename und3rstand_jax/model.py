@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -99,12 +99,12 @@ class Probes:
 def _apply(
     module: DUSt3R, params: dict[str, Any], view1: jax.Array, view2: jax.Array, capture: tuple[str, ...], head: bool
 ) -> BackboneOutput:
-    return module.apply({"params": params}, view1, view2, capture=capture, head=head)
+    return cast(BackboneOutput, module.apply({"params": params}, view1, view2, capture=capture, head=head))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probe(module: PointmapProbes, params: dict[str, Any], features: BackboneOutput) -> tuple[tuple[Pointmap, Pointmap], ...]:
-    return module.apply({"params": params}, features)
+    return cast(tuple[tuple[Pointmap, Pointmap], ...], module.apply({"params": params}, features))
 
 
 def _as_array(image: ArrayLike) -> ArrayLike:

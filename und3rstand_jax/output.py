@@ -1,15 +1,26 @@
 """What a forward pass returns."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.pointmap import Pointmap
 
+T = TypeVar("T")
+
 ViewTokens = tuple[Float[Array, "B N1 C"], Float[Array, "B N2 C"]]
+Grids = tuple[tuple[int, int], tuple[int, int]]
+"""(rows, columns) of each view's tokens."""
+
 ImageSizes = tuple[tuple[int, int], tuple[int, int]]
+
+
+def pair(items: Iterable[T]) -> tuple[T, T]:
+    """What holds one thing a view, as a pair."""
+    first, second = items
+    return first, second
 
 
 @jax.tree_util.register_pytree_node_class

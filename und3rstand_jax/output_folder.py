@@ -1,8 +1,10 @@
 """Folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,11 +39,13 @@ def check_output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path],
 def output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Gives a temporary folder beside `folder` and moves it there when the block ends without an exception.
 
-    Arguments and errors are those of `check_output_folder`. A failed block leaves nothing behind; a killed one leaves
-    `.NAME.partial-…`, never a half-written `folder`.
+    Arguments and errors are those of `check_output_folder`; a full disk is a `UserError` too. A failed block leaves
+    nothing behind. A killed one leaves `.NAME.partial-…`, never a half-written `folder`; killed between the two renames
+    that replace an earlier result, it leaves that as `.NAME.earlier-…`. The next call for `folder` tidies up both.
     """
-    check_output_folder(folder, overwrite, is_ours)
     folder = folder.resolve()
+    _recover(folder)
+    check_output_folder(folder, overwrite, is_ours)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = _sibling(folder, "partial")
     partial.mkdir()
@@ -49,8 +53,10 @@ def output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]
         yield partial
         check_output_folder(folder, overwrite, is_ours)
         _move_into_place(partial, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if _is_disk_full(error):
+            raise UserError(f"disk full while writing {folder}; nothing was kept: free some space, or choose another --out") from error
         raise
 
 
@@ -59,11 +65,46 @@ def _move_into_place(partial: Path, folder: Path) -> None:
         earlier = _sibling(folder, "earlier")
         os.rename(folder, earlier)
         os.rename(partial, folder)
-        shutil.rmtree(earlier)
+        # The result is in place: what cannot be removed now is left to the next call.
+        shutil.rmtree(earlier, ignore_errors=True)
     else:
         # A rename replaces an empty folder in one step, and only an empty one.
         os.rename(partial, folder)
 
 
+def _recover(folder: Path) -> None:
+    """Finishes or undoes what a killed process of this machine left beside `folder`."""
+    for earlier in _left_behind(folder, "earlier"):
+        if folder.exists():
+            shutil.rmtree(earlier)
+        else:
+            os.rename(earlier, folder)
+    for partial in _left_behind(folder, "partial"):
+        shutil.rmtree(partial)
+
+
 def _sibling(folder: Path, role: str) -> Path:
-    return folder.with_name(f".{folder.name}.{role}-{uuid.uuid4().hex[:8]}")
+    return folder.with_name(f".{folder.name}.{role}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def _left_behind(folder: Path, role: str) -> list[Path]:
+    """The siblings that `_sibling` named in processes of this machine that are no more."""
+    prefix = f".{folder.name}.{role}-{socket.gethostname()}-"
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    return [path for path in siblings if path.name.startswith(prefix) and not _is_alive(path.name.removeprefix(prefix).partition("-")[0])]
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):  # not one of our names, or another user's process
+        return True
+    return True
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # Orbax and safetensors wrap the system's error in a text of their own.
+    texts = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+    return isinstance(error, Exception) and any(text in f"{error} {error.__cause__}" for text in texts)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.linear_head import shuffle_pixels
-from und3rstand_jax.output import BackboneOutput, ImageSizes
+from und3rstand_jax.output import BackboneOutput, ImageSizes, pair
 from und3rstand_jax.pointmap import Pointmap, to_pointmap
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
 
@@ -70,7 +70,7 @@ def read_group(
     The layers' names play no part: a single layer's weights and tokens with L = 1 do as well.
     """
     outputs = run_group(params, views, group, config)
-    return tuple(_decode(output, size, config) for output, size in zip(outputs, image_sizes, strict=True))
+    return pair(_decode(output, size, config) for output, size in zip(outputs, image_sizes, strict=True))
 
 
 def _decode(outputs: Float[Array, "L B N O"], image_size: tuple[int, int], config: ProbeConfig) -> Pointmap:

@@ -14,15 +14,15 @@ def grid_positions(height: int, width: int) -> Num[np.ndarray, "N 2"]:
     return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def rotation(positions: Num[np.ndarray, "N 2"], head_dim: int, base: float) -> Rotation:
-    """Cosines and sines that rotate a head's channels by the token's position.
+def rotation(grid: tuple[int, int], head_dim: int, base: float) -> Rotation:
+    """Cosines and sines that rotate a head's channels by the token's place in a (rows, columns) grid.
 
     Half of the channels (D' = head_dim / 2) turn with y, half with x, by position · base^(−2i / D'). The angles are
     made in float32 whatever the trunk computes in: bfloat16 cannot tell neighbouring positions apart.
     """
     half = head_dim // 2
     frequencies = jnp.float32(base) ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
-    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
+    angles = jnp.asarray(grid_positions(*grid), jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 

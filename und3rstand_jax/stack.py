@@ -33,6 +33,11 @@ class Run:
     until: str
 
 
+def stacked(init: Callable[[jax.Array], Any], depth: int) -> Callable[[jax.Array], Any]:
+    """An initialiser for `depth` blocks, each drawn on its own, of one that `init(key)["params"]` draws."""
+    return lambda key: jax.vmap(init)(jax.random.split(key, depth))["params"]
+
+
 def plan_runs(steps: tuple[str, ...], depth: int, needed: Collection[Position]) -> tuple[Run, ...]:
     """The runs of blocks that yield every needed position and compute nothing behind the last of them."""
     if not needed:

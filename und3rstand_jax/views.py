@@ -1,5 +1,6 @@
 """The two images as the model takes them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -14,7 +15,7 @@ def as_view(image: ArrayLike, patch_size: int, name: str) -> Float[Array, "B H W
     Raises:
         UserError: the array is no such batch, or a side is no multiple of the patch size.
     """
-    array = image if hasattr(image, "aval") else np.asarray(image)  # a traced or device array stays where it is
+    array = image if isinstance(image, jax.Array) else np.asarray(image)  # a traced or device array stays where it is
     expected = f"{name} must be RGB in [-1, 1], floating point, (B, H, W, 3) or (B, 3, H, W)"
     if array.ndim != 4 or 3 not in (array.shape[1], array.shape[-1]):
         hint = "; add a batch axis with image[None]" if array.ndim == 3 else ""
@@ -22,7 +23,7 @@ def as_view(image: ArrayLike, patch_size: int, name: str) -> Float[Array, "B H W
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise UserError(f"{expected}; found {array.dtype}: scale 8-bit images with (x / 255 - 0.5) / 0.5")
     if array.shape[-1] != 3:
-        array = jnp.transpose(array, (0, 2, 3, 1))
+        array = array.transpose(0, 2, 3, 1)
     height, width = array.shape[1:3]
     if height % patch_size or width % patch_size:
         raise UserError(f"{name} is {height}×{width}; both sides must be multiples of {patch_size}: crop or resize it (load_image does)")

@@ -37,10 +37,10 @@ _DECODER_BLOCK: tuple[Row, ...] = (
 )
 
 _TRUNK: tuple[Row, ...] = (
-    ("patch_embed", "patch_embed.proj", "conv"),
-    ("encoder_norm", "enc_norm", "norm"),
-    ("decoder_embed", "decoder_embed", "linear"),
-    ("decoder_norm", "dec_norm", "norm"),
+    ("encoder/patch_embed", "patch_embed.proj", "conv"),
+    ("encoder/norm", "enc_norm", "norm"),
+    ("decoder/embed", "decoder_embed", "linear"),
+    ("decoder/norm", "dec_norm", "norm"),
 )
 
 _LINEAR_HEAD: tuple[Row, ...] = (("proj", "proj", "linear"),)
@@ -75,9 +75,9 @@ def backbone_leaves(config: BackboneConfig, prefix: str = "", second_decoder: st
         second_decoder: the blocks that fill view 2's decoder; `dec_blocks` in a CroCo checkpoint, which has one.
     """
     rows = [(*row, 0) for row in _TRUNK]
-    rows += [(f"encoder_blocks/{path}", f"enc_blocks.{{i}}.{name}", kind, config.enc_depth) for path, name, kind in _ENCODER_BLOCK]
+    rows += [(f"encoder/blocks/{path}", f"enc_blocks.{{i}}.{name}", kind, config.enc_depth) for path, name, kind in _ENCODER_BLOCK]
     for view, blocks in ((1, "dec_blocks"), (2, second_decoder)):
-        rows += [(f"decoder_blocks{view}/{path}", f"{blocks}.{{i}}.{name}", kind, config.dec_depth) for path, name, kind in _DECODER_BLOCK]
+        rows += [(f"decoder/blocks{view}/{path}", f"{blocks}.{{i}}.{name}", kind, config.dec_depth) for path, name, kind in _DECODER_BLOCK]
     for view in (1, 2):
         rows += [(f"head{view}/{path}", f"downstream_head{view}.{name}", kind, 0) for path, name, kind in _HEADS[config.head_type]]
     return {path: leaf for path, name, kind, depth in rows for path, leaf in _leaves(path, prefix + name, kind, depth)}

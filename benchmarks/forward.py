@@ -1,0 +1,209 @@
+"""Time of a full-size forward pass, PyTorch against JAX: `python -m benchmarks.forward`.
+
+The 512 dpt model on one pair of 512×512 images. PyTorch is the reference of the tests, with plain attention as in the original
+and with scaled_dot_product_attention; both it and JAX return all 36 decoder layers, and JAX also runs with its heads alone and
+with the layers alone. Sides run in turn, each in its own process. On a GPU the same runs in float32 and bfloat16, with cuDNN's
+attention too.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.workers import Worker
+
+SIZE = 512
+LAYERS = "all"
+
+
+def build_torch(folder: Path, attention: str, dtype: str) -> tuple[Callable[[], None], dict[str, Any]]:
+    """The PyTorch reference, recording every layer."""
+    import json
+
+    import torch
+    from safetensors.torch import load_file
+
+    from tests.torch_reference import load_reference
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = json.loads((folder / "config.json").read_text())
+    model = load_reference(config, load_file(folder / "model.safetensors"), attention=attention).to(device).eval()
+    if dtype == "bfloat16":
+        model.bfloat16()
+        model.downstream_head1.float()
+        model.downstream_head2.float()
+    views = [torch.from_numpy(view).permute(0, 3, 1, 2).to(device, getattr(torch, dtype)) for view in _views()]
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(*views)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run, {"matmul": _torch_matmul_rate(device, dtype)}
+
+
+def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool) -> tuple[Callable[[], None], dict[str, Any]]:
+    """The JAX model, compiled ahead so that compilation is timed by itself."""
+    import jax
+
+    import und3rstand_jax as u3d
+
+    backbone = u3d.load_backbone(folder, dtype=dtype, attention=attention)
+    views = [jax.numpy.asarray(view) for view in _views()]
+    forward = jax.jit(lambda params, a, b: backbone.module.apply({"params": params}, a, b, capture=capture, head=head))
+    start = time.perf_counter()
+    program = forward.lower(backbone.params, *views).compile()
+    facts = {"compile_s": time.perf_counter() - start, "matmul": _jax_matmul_rate(dtype), "device": jax.devices()[0].device_kind}
+    return lambda: jax.block_until_ready(program(backbone.params, *views)), facts
+
+
+def model_flops() -> int:
+    """Multiplications and additions of products and convolutions in one forward pass, counted by PyTorch on no device."""
+    import json
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tests.make_checkpoint import GOLDEN
+    from tests.torch_reference import DUSt3RReference
+
+    with torch.device("meta"):
+        model = DUSt3RReference(json.loads((GOLDEN / "full_512_dpt.json").read_text())["config"])
+        view = torch.zeros(1, 3, SIZE, SIZE)
+        with FlopCounterMode(display=False) as counter:
+            model(view, view)
+    return counter.get_total_flops()
+
+
+def _views() -> list[np.ndarray]:
+    return [np.random.default_rng(i).uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32) for i in (1, 2)]
+
+
+def _best_rate(product: Callable[[], None], flops: float) -> float:
+    product()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product()
+        times.append(time.perf_counter() - start)
+    return flops / min(times)
+
+
+def _torch_matmul_rate(device: str, dtype: str) -> float:
+    import torch
+
+    size = 8192 if device == "cuda" else 3072
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return _best_rate(product, 2 * size**3)
+
+
+def _jax_matmul_rate(dtype: str) -> float:
+    import jax
+    import jax.numpy as jnp
+
+    size = 3072 if jax.default_backend() == "cpu" else 8192
+    a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in (0, 1))
+    precision = "highest" if dtype == "float32" else "default"
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+    return _best_rate(lambda: multiply(a, b).block_until_ready(), 2 * size**3)
+
+
+def _checkpoints(work: Path) -> tuple[Path, Path]:
+    """The full-size model in both layouts, made once in `work`."""
+    from tests.conversion import converted
+    from tests.make_checkpoint import make
+
+    if not (work / "backbone" / "model.safetensors").is_file():
+        make("full_512_dpt", work, hidden=64)
+    if not (work / "jax" / "config.json").is_file():
+        converted(work / "backbone", work / "jax")
+    return work / "backbone", work / "jax"
+
+
+def _sides(torch_folder: Path, jax_folder: Path, gpu: bool) -> list[Worker]:
+    dtypes = ("float32", "bfloat16") if gpu else ("float32",)
+    sides = []
+    for dtype in dtypes:
+        for attention in ("plain", "sdpa"):
+            sides.append(Worker(f"PyTorch, {attention} attention, {dtype}", build_torch, torch_folder, attention, dtype))
+        for attention in ("auto", "cudnn") if dtype == "bfloat16" else ("auto",):
+            label = f"JAX, {attention} attention, {dtype}" if gpu else "JAX"
+            sides.append(Worker(f"{label}: 36 layers and heads", build_jax, jax_folder, attention, dtype, LAYERS, True))
+            sides.append(Worker(f"{label}: 36 layers", build_jax, jax_folder, attention, dtype, LAYERS, False))
+            sides.append(Worker(f"{label}: heads", build_jax, jax_folder, attention, dtype, "", True))
+    return sides
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side (default: 5)")
+    parser.add_argument("--work", type=Path, help="folder to keep the 4.6 GB of checkpoints in (default: a temporary one)")
+    args = parser.parse_args()
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = _checkpoints(args.work or Path(temporary))
+        import torch
+
+        sides = _sides(*folders, gpu=torch.cuda.is_available())
+        for _ in range(args.rounds):
+            for side in sides:
+                side.run()
+        for side in sides:
+            side.finish()
+    _print(sides, model_flops())
+
+
+def _print(sides: list[Worker], flops: int) -> None:
+    rates = {
+        dtype: max(side.facts["matmul"] for side in sides if (dtype == "bfloat16") == ("bfloat16" in side.name)) for dtype in _dtypes(sides)
+    }
+    print(
+        f"{os.cpu_count()} CPU cores; device: {next(s.facts['device'] for s in sides if 'device' in s.facts)}; 512 dpt, {SIZE}×{SIZE}, batch 1"
+    )
+    print(
+        f"one forward pass with heads: {flops / 1e12:.2f} TFLOP; best matrix product: {', '.join(f'{r / 1e9:.0f} GFLOP/s {d}' for d, r in rates.items())}"
+    )
+    print(f"{len(sides[0].seconds)} rounds in turn; median [min, max]\n")
+    print("| side | seconds | over plain PyTorch | over PyTorch sdpa | compile s | peak GB | of the matrix-product rate |")
+    print("|---|---|---|---|---|---|---|")
+    for side in sides:
+        dtype = "bfloat16" if "bfloat16" in side.name else "float32"
+        plain, sdpa = (next(s for s in sides if s.name == f"PyTorch, {a} attention, {dtype}") for a in ("plain", "sdpa"))
+        compiled = f"{side.facts['compile_s']:.1f}" if "compile_s" in side.facts else "–"
+        share = (
+            f"{flops / statistics.median(side.seconds) / rates[dtype]:.0%}"
+            if side.name.endswith("36 layers and heads") or "PyTorch" in side.name
+            else "–"
+        )
+        print(
+            f"| {side.name} | {statistics.median(side.seconds):.2f} [{min(side.seconds):.2f}, {max(side.seconds):.2f}] | {_faster(plain, side)} "
+            f"| {_faster(sdpa, side)} | {compiled} | {side.facts['peak_gb']:.2f} | {share} |"
+        )
+
+
+def _faster(other: Worker, side: Worker) -> str:
+    """How many times faster `side` is, round by round."""
+    return f"{statistics.median(o / s for o, s in zip(other.seconds, side.seconds, strict=True)):.2f}×"
+
+
+def _dtypes(sides: list[Worker]) -> list[str]:
+    return ["float32", *(["bfloat16"] if any("bfloat16" in side.name for side in sides) else [])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Sides of a comparison, each in a process of its own, so that peak memory is its own too, and timed turn by turn."""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+Build = Callable[..., tuple[Callable[[], None], dict[str, Any]]]
+"""Prepares a side: gives what is timed (it must wait for its result) and facts to report."""
+
+
+class Worker:
+    """One side, prepared and waiting."""
+
+    def __init__(self, name: str, build: Build, *args: Any) -> None:
+        """Starts the process and waits until `build(*args)` has run there."""
+        context = multiprocessing.get_context("spawn")  # a forked JAX or PyTorch hangs
+        self.name = name
+        self.seconds: list[float] = []
+        self._pipe, far_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far_end, build, args), daemon=True)
+        self._process.start()
+        self.facts = self._answer()
+
+    def run(self) -> None:
+        """One timed run."""
+        self._pipe.send("run")
+        self.seconds.append(self._answer())
+
+    def finish(self) -> None:
+        """Ends the process; `facts` then holds its peak memory."""
+        self._pipe.send("finish")
+        self.facts |= self._answer()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            sys.exit(f"{self.name} died; its message is above")
+        return answer
+
+
+def _serve(pipe: Connection, build: Build, args: tuple[Any, ...]) -> None:
+    run, facts = build(*args)
+    run()
+    pipe.send(facts)
+    while pipe.recv() == "run":
+        start = time.perf_counter()
+        run()
+        pipe.send(time.perf_counter() - start)
+    pipe.send({"peak_gb": _peak_bytes() / 1e9})
+
+
+def _peak_bytes() -> int:
+    """Peak of the accelerator's memory where this process used one, else of the process."""
+    if "jax" in sys.modules:
+        stats = sys.modules["jax"].local_devices()[0].memory_stats()
+        if stats:
+            return stats["peak_bytes_in_use"]
+    elif "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        return sys.modules["torch"].cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
