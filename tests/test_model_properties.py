@@ -140,6 +140,11 @@ def test_attention_implementations_agree(attention):
     assert_same(backbone(LINEAR, attention=attention)(*views(), capture="*", head=True), backbone(LINEAR)(*views(), capture="*", head=True))
 
 
+def test_cudnn_attention_in_float32_is_refused():
+    with pytest.raises(UserError, match="cudnn' computes in bfloat16"):
+        backbone(LINEAR, attention="cudnn")(*views())
+
+
 def test_gradients_reach_every_parameter_and_are_finite_at_a_zero_prediction():
     model, pair = backbone(LINEAR), views()
     zero_heads = {name: jax.tree.map(jnp.zeros_like, model.params[name]) for name in ("head1", "head2")}

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from und3rstand_jax.errors import UserError
+
 AttentionImplementation = Literal["auto", "per_head", "xla", "cudnn"]
 
 
@@ -22,7 +24,12 @@ def attend(
     `implementation` is "xla" (one batched program), "per_head" (heads one after the other, so that on a CPU a head's
     attention weights stay in the cache), "cudnn" (fused; NVIDIA GPUs, float16 or bfloat16 only) or "auto": per_head
     on a CPU, xla elsewhere.
+
+    Raises:
+        UserError: cuDNN is asked for in float32, which it does not compute.
     """
+    if implementation == "cudnn" and query.dtype == jnp.float32:
+        raise UserError("attention='cudnn' computes in bfloat16; load the model with dtype='bfloat16', or use attention='xla'")
     if implementation == "auto":
         return lax.platform_dependent(
             query,

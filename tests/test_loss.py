@@ -1,0 +1,91 @@
+"""The original's loss, its gradients and its test metric (`tests/golden/loss.npz`, float64), and the cases in which NaN lurks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden_cases import GOLDEN, relative_error
+from train.loss import Target, confidence_loss, invariant_error
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "loss.npz") as file:
+        return dict(file)
+
+
+def inputs(golden):
+    preds = [{key: golden[f"pred/{key}/view{view}"] for key in ("pts3d", "conf")} for view in (1, 2)]
+    targets = [Target(*(golden[f"gt/{key}/view{view}"] for key in ("pts3d", "camera_pose", "valid_mask"))) for view in (1, 2)]
+    return preds, targets
+
+
+@jax.jit
+def loss_and_gradient(preds, targets):
+    return jax.value_and_grad(lambda preds: confidence_loss(*preds, *targets).total)(preds)
+
+
+def test_training_loss_is_the_original(golden):
+    preds, targets = inputs(golden)
+    loss = jax.jit(lambda p, t: confidence_loss(*p, *t))(preds, targets)
+    names = ("train_loss", "train_details/conf_loss_1", "train_details/conf_loss2")
+    names += ("train_details/Regr3D_pts3d_1", "train_details/Regr3D_pts3d_2")
+    np.testing.assert_allclose(loss, [golden[name] for name in names], rtol=1e-5)
+
+
+def test_training_gradient_is_the_original(golden):
+    _, gradient = loss_and_gradient(*inputs(golden))
+    for view in (0, 1):
+        for key in ("pts3d", "conf"):
+            assert relative_error(gradient[view][key], golden[f"train_grad/{key}/view{view + 1}"]) < 1e-5
+
+
+def test_metric_is_the_original(golden):
+    preds, targets = inputs(golden)
+    error = jax.jit(lambda p, t: invariant_error(*p, *t))(preds, targets)
+    details = [golden[f"test_details/Regr3D_ScaleShiftInv_pts3d_{view}"] for view in (1, 2)]
+    np.testing.assert_allclose(error[:3], [golden["test_loss"], *details], rtol=1e-5)
+
+
+def spoilt(golden, how):
+    preds, targets = inputs(golden)
+    if how == "one view all invalid":
+        targets[1] = targets[1]._replace(valid=np.zeros_like(targets[1].valid))
+    elif how == "nothing valid":
+        targets = [target._replace(valid=np.zeros_like(target.valid)) for target in targets]
+    elif how == "zero prediction":
+        preds = [pred | {"pts3d": np.zeros_like(pred["pts3d"])} for pred in preds]
+    elif how == "a single valid pixel":
+        only = np.zeros_like(targets[0].valid)
+        only[0, 3, 4] = True
+        targets = [targets[0]._replace(valid=only), targets[1]._replace(valid=np.zeros_like(only))]
+    elif how == "NaN where invalid":
+        targets = [target._replace(pts3d=np.where(target.valid[..., None], target.pts3d, np.nan)) for target in targets]
+        preds = [
+            {key: np.where(t.valid.reshape(t.valid.shape + (1,) * (x.ndim - 3)), x, np.nan) for key, x in p.items()}
+            for p, t in zip(preds, targets, strict=True)
+        ]
+    return preds, targets
+
+
+@pytest.mark.parametrize("how", ["one view all invalid", "nothing valid", "zero prediction", "a single valid pixel", "NaN where invalid"])
+def test_no_nan_in_value_or_gradient(golden, how):
+    preds, targets = spoilt(golden, how)
+    value, gradient = loss_and_gradient(preds, targets)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert np.isfinite(jnp.stack(invariant_error(*preds, *targets))).all()
+    if how == "NaN where invalid":
+        np.testing.assert_allclose(value, golden["train_loss"], rtol=1e-5)
+
+
+def test_metric_ignores_scale_and_shift_along_z_and_the_choice_of_world(golden):
+    preds, targets = inputs(golden)
+    expected = invariant_error(*preds, *targets)
+    moved = [pred | {"pts3d": 3.0 * pred["pts3d"] + np.array([0, 0, 5], np.float32)} for pred in preds]
+    np.testing.assert_allclose(invariant_error(*moved, *targets), expected, rtol=1e-4)
+    turn = np.array([[0, -1, 0, 2], [1, 0, 0, -1], [0, 0, 1, 3], [0, 0, 0, 1]], np.float32)
+    elsewhere = [t._replace(pts3d=t.pts3d @ turn[:3, :3].T + turn[:3, 3], cam2world=turn @ t.cam2world) for t in targets]
+    np.testing.assert_allclose(invariant_error(*preds, *elsewhere), expected, rtol=1e-4)
+    np.testing.assert_allclose(confidence_loss(*preds, *elsewhere), confidence_loss(*preds, *targets), rtol=1e-4)

@@ -1,0 +1,1 @@
+"""Retraining the probes. So far: the loss and the test metric."""
