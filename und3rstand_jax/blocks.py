@@ -48,7 +48,7 @@ def run(block: nn.Module, params: Any, *args: Any) -> Steps:
 class SelfAttention(Arithmetic):
     """Multi-head self-attention with rotary positions."""
 
-    num_heads: int = 1
+    num_heads: int
 
     @nn.compact
     def __call__(self, x: Tokens, rotation: Rotation) -> Tokens:
@@ -63,7 +63,7 @@ class SelfAttention(Arithmetic):
 class CrossAttention(Arithmetic):
     """Multi-head attention of one view's tokens to the other's, each with its own positions."""
 
-    num_heads: int = 1
+    num_heads: int
 
     @nn.compact
     def __call__(self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation) -> Tokens:
@@ -83,7 +83,7 @@ class CrossAttention(Arithmetic):
 class Mlp(Arithmetic):
     """Two linear layers with an exact (erf) GELU between them."""
 
-    ratio: int = 4
+    ratio: int
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
@@ -96,8 +96,8 @@ class Mlp(Arithmetic):
 class EncoderBlock(Arithmetic):
     """Pre-norm block: self-attention, then MLP."""
 
-    num_heads: int = 1
-    mlp_ratio: int = 4
+    num_heads: int
+    mlp_ratio: int
 
     @nn.compact
     def __call__(self, x: Tokens, rotation: Rotation, until: str = "mlp") -> Steps:
@@ -115,8 +115,8 @@ class EncoderBlock(Arithmetic):
 class DecoderBlock(Arithmetic):
     """Pre-norm block: self-attention, attention to the other view, then MLP."""
 
-    num_heads: int = 1
-    mlp_ratio: int = 4
+    num_heads: int
+    mlp_ratio: int
 
     @nn.compact
     def __call__(self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation, until: str = "mlp") -> Steps:

@@ -17,8 +17,8 @@ from und3rstand_jax.stack import Streams, plan_runs, run_stack, stacked
 class Decoder(Arithmetic):
     """Embedding and norm for both views, blocks for each."""
 
-    config: BackboneConfig = BackboneConfig()
-    unroll: bool = False
+    config: BackboneConfig
+    unroll: bool
 
     @nn.compact
     def __call__(self, encoded: ViewTokens, grids: Grids, needed: Collection[str]) -> dict[str, ViewTokens]:

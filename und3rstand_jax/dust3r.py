@@ -90,9 +90,10 @@ class DUSt3R(nn.Module):
         """At least the needed layers, and nothing behind the last of them."""
         if not needed:
             return {}
-        exact = lax.Precision.HIGHEST if self.dtype == jnp.float32 else lax.Precision.DEFAULT
+        dtype = jnp.dtype(self.dtype)
+        exact = lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
         precision = exact if self.precision is None else self.precision
-        parts = {"dtype": self.dtype, "precision": precision, "attention": self.attention, "config": self.config, "unroll": self.unroll}
+        parts = {"dtype": dtype, "precision": precision, "attention": self.attention, "config": self.config, "unroll": self.unroll}
         needs_decoder = any(layer.startswith("decoder.") for layer in needed)
         layers = Encoder(**parts, name="encoder")(views, needed | {"encoder.norm"} if needs_decoder else needed)
         if needs_decoder:

@@ -18,8 +18,8 @@ from und3rstand_jax.stack import Streams, plan_runs, run_stack, stacked
 class Encoder(Arithmetic):
     """Patch embedding, blocks and norm."""
 
-    config: BackboneConfig = BackboneConfig()
-    unroll: bool = False
+    config: BackboneConfig
+    unroll: bool
 
     @nn.compact
     def __call__(self, views: Streams, needed: Collection[str]) -> dict[str, ViewTokens]:
