@@ -1,7 +1,9 @@
 """The command line: `python -m convert --repo SOURCE --out DIR`."""
 
 import dataclasses
+import functools
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,7 +96,7 @@ def _run(args: Args) -> None:
     if args.to_torch is not None:
         _export(args, args.to_torch)
         return
-    from convert.inspection import describe, notes
+    from convert.inspection import describe
     from convert.planning import planned
     from und3rstand_jax.checkpoint import is_checkpoint
 
@@ -105,15 +107,11 @@ def _run(args: Args) -> None:
         if args.inspect:
             print(describe(plan))
             return
+        from convert.verify import verify
         from convert.writing import convert
 
-        for note in notes(plan):
-            print(f"note: {note}", file=sys.stderr)
-        convert(plan, out, args.overwrite, show_progress=True)
-        if args.verify:
-            from convert.verify import verify
-
-            print(f"verified: {verify(plan, out, show_progress=True)} tensors equal the source's, bit for bit", file=sys.stderr)
+        check = functools.partial(verify, plan, show_progress=True) if args.verify else None
+        convert(plan, out, args.overwrite, show_progress=True, check=check)
     print(out)
 
 
@@ -142,7 +140,7 @@ def _options(probes: ProbeArgs) -> "ProbeOptions":
     from convert.probes.plan import ProbeOptions
 
     return ProbeOptions(
-        probe_layers=tuple(part.strip() for part in (probes.probe_layers or "").split(",") if part.strip()),
+        probe_layers=_layers(probes.probe_layers),
         mapping=_read_mapping(probes.mapping) if probes.mapping else None,
         activation=probes.activation,
         norm=probes.norm,
@@ -154,10 +152,17 @@ def _options(probes: ProbeArgs) -> "ProbeOptions":
     )
 
 
+def _layers(text: str | None) -> tuple[str, ...]:
+    layers = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if text is not None and not layers:
+        raise UserError(f"--probe-layers {text!r} names no layer; give ids such as decoder.0.mlp, or leave it out")
+    return layers
+
+
 def _read_mapping(file: Path) -> dict:
     try:
         content = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--mapping {file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"--mapping {file} must hold a JSON object; found {type(content).__name__}")
@@ -171,7 +176,10 @@ def _mode(text: str | None, bounds: tuple[str, str], option: str) -> "Mode | Non
     name, *given = text.split(",")
     low, high = given or bounds if len(given) in (0, 2) else ("", "")
     try:
-        return (name, float(low), float(high))
+        mode = (name, float(low), float(high))
+        if math.isnan(mode[1]) or math.isnan(mode[2]):
+            raise ValueError("NaN bounds nothing")
+        return mode
     except ValueError:
         raise UserError(f"{option} {text!r} is not NAME or NAME,LOW,HIGH (for example exp,1,inf)") from None
 

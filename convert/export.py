@@ -1,18 +1,23 @@
 """From a converted checkpoint back to PyTorch's names and layouts."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert.mapping import export
+from convert.mapping import LeafMap, export
+from convert.probes.names import natural_key
 from convert.provenance import leaves_from_json
+from convert.room import check_apart
 from convert.writing import unused_file
-from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info, read_tree
+from und3rstand_jax.checkpoint import CheckpointInfo, read_checkpoint_info, read_tree
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.output_folder import output_folder
+from und3rstand_jax.probe_config import ProbeConfig
+
+_MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header
 
 
 def export_checkpoint(folder: Path, out: Path, overwrite: bool = False) -> list[Path]:
@@ -28,15 +33,16 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False) -> list[
         UserError: `folder` is no converted checkpoint, or `out` may not be written.
     """
     info = read_checkpoint_info(folder)
+    check_apart(out, [folder])
     parts = [part for part, held in (("backbone", info.has_backbone), ("probes", info.has_probes)) if held]
     together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in parts}) == 1
     with output_folder(out, overwrite, _is_export) as written:
         if together:
             tensors = dict(pair for part in parts for pair in torch_tensors(folder, info, part))
-            _write(written, tensors, info.provenance[parts[0]], _config(info, parts[0]))
+            _write(written, tensors, info.provenance[parts[0]], _config(info, parts))
             return [out]
         for part in parts:
-            _write(written / part, dict(torch_tensors(folder, info, part)), info.provenance[part], _config(info, part))
+            _write(written / part, dict(torch_tensors(folder, info, part)), info.provenance[part], _config(info, [part]))
         return [out / part for part in parts]
 
 
@@ -67,22 +73,43 @@ def _write(folder: Path, tensors: Mapping[str, np.ndarray], provenance: Mapping[
     from safetensors.numpy import save_file
 
     folder.mkdir(exist_ok=True)
-    metadata = {"format": "pt", **provenance["metadata"]}
+    metadata = {"format": "pt", **provenance["metadata"], **_MARK}
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "model.safetensors", metadata)
     # The original's reader takes bare Infinity, as its own files have it.
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _config(info: CheckpointInfo, part: str) -> dict[str, Any]:
-    """The source's own config where it had one; else what describes the part in the hub's terms."""
-    stated = info.provenance[part]["config"]
+def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
+    """The source's own config where it had one; else what describes its parts, in the words that the converter reads."""
+    stated = info.provenance[parts[0]]["config"]
     if stated is not None:
-        return stated
-    if part == "backbone" and info.backbone is not None:
-        return info.backbone.to_hub_config()
-    return {"layer_ids": list(info.probed_layers)}
+        return json.loads(stated)
+    backbone = info.backbone.to_hub_config() if info.backbone is not None and "backbone" in parts else {}
+    if info.probes is None or "probes" not in parts:
+        return backbone
+    probes = _probe_settings(info.probes, leaves_from_json(info.provenance["probes"]["leaves"]))
+    return {**backbone, "probes": probes} if backbone else probes
+
+
+def _probe_settings(config: ProbeConfig, leaves: LeafMap) -> dict[str, Any]:
+    """All that tensors do not show. Layers are in the order of the tensors' names, which may be another than the network's."""
+    first_name: dict[str, str] = {}
+    for number, group in enumerate(config.groups):
+        names = leaves[f"group{number}/linear0/kernel"].names
+        first_name |= dict(zip(group.layer_ids, names[:: len(names) // len(group.layer_ids)], strict=True))
+    shown = {"layer_ids": sorted(first_name, key=lambda layer: natural_key(first_name[layer]))}
+    has_norm = any("norm" in group.steps for group in config.groups)
+    fields = ["activation", *(["norm", "norm_epsilon"] if has_norm else []), "residual", "output_layout", "depth_mode", "conf_mode"]
+    return shown | {field: getattr(config, field) for field in fields}
 
 
 def _is_export(folder: Path) -> bool:
-    inner = [folder, folder / "backbone", folder / "probes"]
-    return not is_checkpoint(folder) and any((place / "model.safetensors").is_file() for place in inner)
+    """Whether a folder was written here: nobody's original is ever replaced."""
+    from safetensors import SafetensorError, safe_open
+
+    files = [place / "model.safetensors" for place in (folder, folder / "backbone", folder / "probes")]
+    try:
+        held = [safe_open(file, framework="numpy").metadata() or {} for file in files if file.is_file()]
+    except SafetensorError:  # not even a safetensors file
+        return False
+    return bool(held) and all(_MARK.items() <= metadata.items() for metadata in held)

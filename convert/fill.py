@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from convert.mapping import Leaf, LeafMap
+from convert.mapping_check import raise_if_any
+from convert.probes.findings import Complaint
 from convert.sources.tensor_files import TensorFiles
-from und3rstand_jax.errors import UserError
 
 _ALIGNMENT = 64  # bytes: JAX takes a NumPy array without a copy when it starts on such a boundary
 _ROWS = 16  # float32 values in a cache line
@@ -22,17 +23,18 @@ def fill(
     Raises:
         UserError: tensors hold NaN or infinite values; all are named.
     """
-    filled, not_finite = {}, []
+    filled, not_finite = {}, list[Complaint]()
     for path, leaf in leaves.items():
         array = filled[path] = _aligned(shapes[path], _dtype(leaf, tensors))
         for index, name in leaf.places():
             tensor = tensors.read(name)
             if not _is_finite(tensor):
-                not_finite.append(f"{name} ({int(np.sum(~np.isfinite(tensor.astype(np.float32))))} of {tensor.size} values)")
+                bad = int(np.sum(~np.isfinite(tensor.astype(np.float32))))
+                not_finite.append(Complaint(name, f"{bad} of {tensor.size} values"))
             _copy(tensor, leaf.layout.to_torch(array[index]))
             progress(tensor.nbytes)
-    if not_finite:
-        raise UserError(f"NaN or infinite values in {len(not_finite)} tensor{'s' if len(not_finite) > 1 else ''}: {'; '.join(not_finite)}")
+    # A tensor that fills two leaves is named once.
+    raise_if_any(list(dict.fromkeys(not_finite)), "found NaN or infinite values, expected finite ones")
     return filled
 
 

@@ -1,6 +1,6 @@
 """What a conversion would do, as text: variant, configs, where everything goes, and how each decision was reached."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from convert.mapping import LeafMap
 from convert.planning import Plan, probe_leaves, probe_tree_shapes
@@ -82,7 +82,7 @@ def _unused(unused: Mapping[str, str]) -> str:
     return _table(("unused, kept for the way back", "why"), list(unused.items())) if unused else ""
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows))
 

@@ -69,9 +69,10 @@ def planned(repo: str, backbone: str | None, access: HubAccess, options: ProbeOp
         stack.enter_context(source.tensors)
         own_probes = frozenset(find_probe_tensors(source.tensors))
         holds_backbone = backbone_prefix(source.tensors) is not None
+        if holds_backbone and not any(len(source.tensors[name].shape) == 2 for name in own_probes):
+            own_probes = frozenset()  # strays, which the backbone's own check names
         if not own_probes:
-            if backbone is not None:
-                raise UserError(f"--backbone {backbone} was given, but {repo} holds no probes that would need one; leave it out")
+            _refuse_probe_options(repo, backbone, options)
             yield Plan(source, plan_backbone(source.tensors, source.config))
             return
         if holds_backbone and backbone is None:
@@ -92,8 +93,18 @@ def planned(repo: str, backbone: str | None, access: HubAccess, options: ProbeOp
             return
         base = access.open(place)
         stack.enter_context(base.tensors)
+        if backbone_prefix(base.tensors) is None:
+            raise UserError(f"the backbone {place} of {repo} holds no DUSt3R or CroCo backbone; give another with --backbone")
         plan = plan_backbone(base.tensors, base.config, frozenset(find_probe_tensors(base.tensors)))
         yield Plan(base, plan, source, _plan_probes(source, own_probes, plan.config, options))
+
+
+def _refuse_probe_options(repo: str, backbone: str | None, options: ProbeOptions) -> None:
+    given = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) != field.default]
+    given += ["backbone"] if backbone is not None else []
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{named} was given, but {repo} holds no probes that would need it; leave it out")
 
 
 def _plan_probes(source: Source, names: frozenset[str], backbone: BackboneConfig, options: ProbeOptions) -> ProbePlan:

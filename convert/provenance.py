@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def _origin(source: Source, sha256: Mapping[str, str]) -> dict[str, Any]:
         "kind": source.kind,
         "revision": source.revision,
         "sha256": dict(sha256),
-        "config": source.config,
+        # As text: it may hold infinities, which the strict JSON around it cannot.
+        "config": None if source.config is None else json.dumps(source.config),
         "metadata": dict(source.tensors.metadata),
         "converter": f"und3rstand_jax {importlib.metadata.version('und3rstand_jax')}",
     }

@@ -1,7 +1,8 @@
 """Writes a planned conversion as a converted checkpoint."""
 
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,40 @@ from typing import Any
 import numpy as np
 
 from convert.fill import fill
+from convert.inspection import notes
 from convert.mapping import LeafMap, unflatten
 from convert.mapping_check import raise_if_any
 from convert.planning import Plan, probe_leaves, probe_tree_shapes
+from convert.probes.findings import Complaint
 from convert.progress import progress_bar, say
 from convert.provenance import backbone_provenance, probes_provenance
+from convert.room import check_apart, check_room
 from convert.sources.source import Source
+from convert.sources.tensor_files import TensorFiles, TensorInfo
 from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info, write_checkpoint_info, write_tree
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.output_folder import output_folder
+from und3rstand_jax.output_folder import check_output_folder, output_folder
 
 
-def convert(plan: Plan, out: Path, overwrite: bool = False, show_progress: bool = False) -> None:
+def convert(
+    plan: Plan, out: Path, overwrite: bool = False, show_progress: bool = False, check: Callable[[Path], object] | None = None
+) -> None:
     """Writes the converted checkpoint `out`, which appears complete or not at all.
+
+    Args:
+        plan: what to convert.
+        out: the folder.
+        overwrite: whether an earlier result there may be replaced.
+        show_progress: whether to tell on stderr what is being done, and what had to be guessed.
+        check: called with the finished checkpoint before it takes its place, to raise if it is not good.
 
     Raises:
         UserError: `out` may not be written, or the tensors hold what they must not.
     """
-    _check_room(plan, out)
+    check_output_folder(out, overwrite, is_checkpoint)
+    check_apart(out, _places(plan))
+    check_room(out, _bytes_needed(plan))
+    for note in notes(plan):
+        say(f"note: {note}", show_progress)
     with output_folder(out, overwrite, is_checkpoint) as folder, ThreadPoolExecutor(1) as beside:
         # Hashing leaves the interpreter free: it runs beside the reading.
         digests = {id(source): beside.submit(source.sha256) for source in plan.sources}
@@ -46,6 +63,8 @@ def convert(plan: Plan, out: Path, overwrite: bool = False, show_progress: bool 
             _write_part(folder, "probes", source, leaves, probe_tree_shapes(plan.probes), plan.probes.unused, show_progress)
             provenance["probes"] = probes_provenance(source, plan.probes, leaves, digests[id(source)].result())
         write_checkpoint_info(folder, CheckpointInfo(config, plan.probes.config if plan.probes else None, provenance))
+        if check is not None:
+            check(folder)
 
 
 def unused_file(folder: Path, part: str) -> Path:
@@ -63,8 +82,7 @@ def _write_part(
     show_progress: bool,
 ) -> None:
     tensors = source.tensors
-    itemsize = {"float32": 4}
-    total = sum(int(np.prod(tensors[name].shape)) * itemsize.get(tensors[name].dtype, 2) for leaf in leaves.values() for name in leaf.names)
+    total = _bytes(leaves, tensors)
     with progress_bar(f"reading {part}", total, "B", show_progress) as progress:
         filled = fill(leaves, shapes, tensors, progress)
     say(f"writing {part} ({total / 2**20:.0f} MiB)", show_progress)
@@ -83,9 +101,9 @@ def _as_jax_arrays(filled: dict[str, np.ndarray]) -> dict[str, Any]:
     return {path: jax.device_put(array, cpu, may_alias=True) for path, array in filled.items()}
 
 
-def _differing_second_names(source: Source, second_names: Mapping[str, str]) -> list[str]:
+def _differing_second_names(source: Source, second_names: Mapping[str, str]) -> list[Complaint]:
     return [
-        f"{second}: values differ from those of {first}, whose second name it is"
+        Complaint(second, f"values differ from those of {first}, whose second name it is")
         for second, first in second_names.items()
         if source.tensors.read(second).tobytes() != source.tensors.read(first).tobytes()
     ]
@@ -97,18 +115,33 @@ def _copy_backbone(converted: Path, folder: Path) -> None:
         shutil.copy(unused_file(converted, "backbone"), folder)
 
 
-def _check_room(plan: Plan, out: Path) -> None:
-    """Refuses before any work where the disk cannot hold the result, or where `out` is a source."""
-    places = [Path(source.spec).expanduser() for source in plan.sources if source.kind != "hub"]
-    places += [plan.converted_backbone] if plan.converted_backbone else []
-    for place in places:
-        if out.resolve() == place.resolve():
-            raise UserError(f"--out {out} is where the source {place} lies; choose another folder")
-    needed = sum(file.stat().st_size for source in plan.sources for file in source.tensors.files)
-    existing = next(parent for parent in (out.resolve(), *out.resolve().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise UserError(
-            f"{existing} has {free / 2**30:.2f} GiB free; the converted checkpoint takes about {needed / 2**30:.2f} GiB: "
-            "free some, or choose another --out"
-        )
+def _places(plan: Plan) -> list[Path]:
+    """Where the sources are that are the user's own."""
+    local = [Path(source.spec) for source in plan.sources if source.kind != "hub"]
+    return [*local, plan.converted_backbone] if plan.converted_backbone else local
+
+
+def _bytes_needed(plan: Plan) -> int:
+    """What the result takes, uncompressed."""
+    needed = 0
+    if plan.converted_backbone is not None:
+        needed += sum(file.stat().st_size for file in (plan.converted_backbone / "backbone").rglob("*") if file.is_file())
+    if plan.backbone is not None and plan.backbone_source is not None:
+        needed += _bytes(plan.backbone.leaves, plan.backbone_source.tensors)
+        needed += _stored(plan.backbone_source.tensors, plan.backbone.unused)
+    if plan.probes is not None and plan.probes_source is not None:
+        needed += _bytes(probe_leaves(plan.probes.names), plan.probes_source.tensors)
+        needed += _stored(plan.probes_source.tensors, plan.probes.unused)
+    return needed
+
+
+def _bytes(leaves: LeafMap, tensors: TensorFiles) -> int:
+    return sum(_stored(tensors, leaf.names) for leaf in leaves.values())
+
+
+def _stored(tensors: TensorFiles, names: Iterable[str]) -> int:
+    return sum(_tensor_bytes(tensors[name]) for name in names)
+
+
+def _tensor_bytes(info: TensorInfo) -> int:
+    return math.prod(info.shape) * {"float32": 4}.get(info.dtype, 2)

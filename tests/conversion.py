@@ -1,6 +1,8 @@
 """Checkpoints on disk in the layouts that the original's come in, and their conversion with the real command."""
 
 import argparse
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from tests.make_checkpoint import save_hub_folder
 
 def converted(source: Path | str, out: Path, *options: str) -> Path:
     """`python -m convert --repo source --out out`, which must succeed."""
-    assert main(["--repo", str(source), "--out", str(out), *options]) == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["--repo", str(source), "--out", str(out), *options]) == 0
     return out
 
 

@@ -80,9 +80,13 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 def _backbone(folder: Path, info: CheckpointInfo, dtype: Any, attention: AttentionImplementation) -> Backbone:
     if info.backbone is None:
         raise UserError(f"{folder} holds probes and no backbone; convert them again with --backbone")
-    dtype = jnp.dtype(dtype)
-    if dtype not in (jnp.float32, jnp.bfloat16):
+    try:
+        known = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
+    except TypeError:
+        known = False
+    if not known:
         raise UserError(f"dtype must be float32 or bfloat16; found {dtype}")
+    dtype = jnp.dtype(dtype)
 
     def cast(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
         # Only what is multiplied in bfloat16 is stored so; norms, biases and heads stay exact.

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def check_output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path],
 def output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Gives a temporary folder beside `folder` and moves it there when the block ends without an exception.
 
-    Arguments and errors are those of `check_output_folder`; a full disk is a `UserError` too. A failed block leaves
+    Arguments and errors are those of `check_output_folder`; a full disk is an `OSError`, whoever wrote. A failed block leaves
     nothing behind. A killed one leaves `.NAME.partial-…`, never a half-written `folder`; killed between the two renames
     that replace an earlier result, it leaves that as `.NAME.earlier-…`. The next call for `folder` tidies up both.
     """
@@ -54,9 +55,10 @@ def output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]
         check_output_folder(folder, overwrite, is_ours)
         _move_into_place(partial, folder)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_for_good(partial)
         if _is_disk_full(error):
-            raise UserError(f"disk full while writing {folder}; nothing was kept: free some space, or choose another --out") from error
+            told = f"{os.strerror(errno.ENOSPC)}; nothing was kept: free some, or choose another --out"
+            raise OSError(errno.ENOSPC, told, str(folder)) from error
         raise
 
 
@@ -70,6 +72,15 @@ def _move_into_place(partial: Path, folder: Path) -> None:
     else:
         # A rename replaces an empty folder in one step, and only an empty one.
         os.rename(partial, folder)
+
+
+def _remove_for_good(partial: Path) -> None:
+    """Removes a folder into which writers that Orbax abandoned when it failed may still be writing, for at most two seconds."""
+    for _ in range(20):
+        shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(0.1)
+        if not partial.exists():
+            return
 
 
 def _recover(folder: Path) -> None:

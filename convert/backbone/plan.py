@@ -1,14 +1,15 @@
 """Decides what a checkpoint's backbone is and where each of its parameters comes from. Reads no tensor values."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from convert.backbone.names import UNKNOWN_HEAD, UNUSED_PATTERNS, backbone_leaves, second_names
 from convert.mapping import Leaf, flatten
-from convert.mapping_check import complaints, raise_if_any
-from convert.probes.plan import Finding
+from convert.mapping_check import complaints, raise_if_any, shape_text
+from convert.probes.findings import Complaint, Finding, How
 from convert.sources.tensor_files import TensorFiles, TensorInfo
 from und3rstand_jax.config import BackboneConfig, parse_args_string
 from und3rstand_jax.errors import UserError
@@ -70,6 +71,7 @@ def plan_backbone(source: TensorFiles, options: Mapping[str, Any] | None, not_ou
     if prefix is None:
         raise UserError(f"found no DUSt3R or CroCo backbone (no tensor {_ANCHOR}) among {len(tensors)} tensors")
     config, findings = _config(tensors, prefix, options if options is not None else source.args, options is not None)
+    _check_size(config, tensors)
     has_second = any(name.startswith(f"{prefix}dec_blocks2.") for name in tensors)
     has_head = any(name.startswith(f"{prefix}downstream_head") for name in tensors)
     # A checkpoint with a head was trained on two decoders: there a missing one is damage, not CroCo.
@@ -92,17 +94,38 @@ def plan_backbone(source: TensorFiles, options: Mapping[str, Any] | None, not_ou
     return BackbonePlan(config, _variant(config, is_croco, has_head), leaves, shapes, unused, both, tuple(findings))
 
 
-def backbone_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
+@functools.cache  # tracing a model takes longer than all else in the conversion of a small one
+def backbone_shapes(config: BackboneConfig) -> Mapping[str, tuple[int, ...]]:
     """Path and shape of every leaf of the model's own parameter tree, without computing it."""
     import jax
     import jax.numpy as jnp
 
     from und3rstand_jax.dust3r import DUSt3R
 
-    view = jnp.zeros((1, config.patch_size * 2, config.patch_size * 2, 3))
+    view = jax.ShapeDtypeStruct((1, config.patch_size * 2, config.patch_size * 2, 3), jnp.float32)
     module = DUSt3R(config)
-    tree = jax.eval_shape(lambda key: module.init(key, view, view, head=config.head_type is not None), jax.random.key(0))
+    tree = jax.eval_shape(lambda key, a, b: module.init(key, a, b, head=config.head_type is not None), jax.random.key(0), view, view)
     return {path: tuple(leaf.shape) for path, leaf in flatten(tree["params"]).items()}
+
+
+def _check_size(config: BackboneConfig, tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuses sizes far beyond the tensors', which would take forever to compare name by name."""
+    blocks = len(tensors)
+    longest = max((axis for info in tensors.values() for axis in info.shape), default=0)
+    limits = {
+        "enc_depth": blocks,
+        "dec_depth": blocks,
+        "enc_embed_dim": longest,
+        "dec_embed_dim": longest,
+        "patch_size": longest,
+        "mlp_ratio": longest,
+    }
+    beyond = [f"{field} {getattr(config, field)}" for field, limit in limits.items() if getattr(config, field) > limit]
+    if beyond:
+        raise UserError(
+            f"the backbone's config says {', '.join(beyond)}, but there are {blocks} tensors, with axes up to {longest}; "
+            "take the config that belongs to them"
+        )
 
 
 def _config(tensors: Mapping[str, TensorInfo], prefix: str, stated: Any, from_file: bool) -> tuple[BackboneConfig, list[Finding]]:
@@ -116,7 +139,8 @@ def _config(tensors: Mapping[str, TensorInfo], prefix: str, stated: Any, from_fi
     findings = []
     for field in dataclasses.fields(BackboneConfig):
         option = "pos_embed" if field.name == "rope_base" else field.name
-        how, why = ("read", where) if option in options else ("default", f"{where} does not say")
+        how: How = "read" if option in options else "default"
+        why = where if option in options else f"{where} does not say"
         if field.name == "head_type" and option in options and config.head_type is None:
             why = f"{where} says {options[option]!r}, which is not implemented: the trunk is converted, its heads are set aside"
         findings.append(Finding(field.name, str(getattr(config, field.name)), how, why))
@@ -142,7 +166,7 @@ def _config_of_shapes(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[B
         "mlp_ratio": mlp_ratio,
         "head_type": _head_of_names(tensors, prefix),
     }
-    guessed = {"enc_num_heads": max(1, enc_dim // _HEAD_DIM), "dec_num_heads": max(1, dec_dim // _HEAD_DIM)}
+    guessed: dict[str, Any] = {"enc_num_heads": max(1, enc_dim // _HEAD_DIM), "dec_num_heads": max(1, dec_dim // _HEAD_DIM)}
     config = BackboneConfig(**inferred, **guessed)
     findings = []
     for field in dataclasses.fields(BackboneConfig):
@@ -181,9 +205,12 @@ def _unused(tensors: Mapping[str, TensorInfo], prefix: str, config: BackboneConf
     }
 
 
-def _second_name_complaints(both: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> list[str]:
+def _second_name_complaints(both: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> list[Complaint]:
+    def told(info: TensorInfo) -> str:
+        return f"{shape_text(info.shape)} {info.dtype}"
+
     return [
-        f"{second}: found {tensors[second]}, expected a second name of {first}, {tensors[first]}"
+        Complaint(second, f"found {told(tensors[second])}, expected {told(tensors[first])} like {first}, whose second name it is")
         for second, first in both.items()
         if tensors[second] != tensors[first]
     ]

@@ -5,6 +5,7 @@ documented default. Whichever it was is reported.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -169,7 +170,7 @@ def _mode(field: str, known: tuple[str, ...]) -> Callable[[Any], Any]:
             mode = (str(name), float(low), float(high))
         except (TypeError, ValueError):
             raise ValueError("(name, lower bound, upper bound)") from None
-        if mode_complaints(field, mode, known):
+        if mode_complaints(field, mode, known) or any(math.isnan(bound) for bound in mode[1:]):
             raise ValueError(f"(one of {', '.join(known)}; lower bound; upper bound)")
         if field == "depth_mode" and mode[1:] != (float("-inf"), float("inf")):
             raise ValueError("(name, -inf, inf): bounds on the depth are not supported")
