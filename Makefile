@@ -13,7 +13,7 @@ $(VENV)/.demo: pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-# PyTorch by its exact version first: a range would fetch the newest build, with gigabytes of CUDA.
+# PyTorch by an exact version; TORCH chooses another, or another build (the default one for Linux brings CUDA along).
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable .[torch,test]

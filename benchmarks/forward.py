@@ -169,40 +169,37 @@ def main() -> None:
 
 
 def _print(sides: list[Worker], flops: int) -> None:
-    rates = {
-        dtype: max(side.facts["matmul"] for side in sides if (dtype == "bfloat16") == ("bfloat16" in side.name)) for dtype in _dtypes(sides)
-    }
-    print(
-        f"{os.cpu_count()} CPU cores; device: {next(s.facts['device'] for s in sides if 'device' in s.facts)}; 512 dpt, {SIZE}×{SIZE}, batch 1"
-    )
-    print(
-        f"one forward pass with heads: {flops / 1e12:.2f} TFLOP; best matrix product: {', '.join(f'{r / 1e9:.0f} GFLOP/s {d}' for d, r in rates.items())}"
-    )
-    print(f"{len(sides[0].seconds)} rounds in turn; median [min, max]\n")
+    best = {dtype: max(s.facts["matmul"] for s in sides if _dtype(s) == dtype) for dtype in dict.fromkeys(map(_dtype, sides))}
+    device = next(side.facts["device"] for side in sides if "device" in side.facts)
+    print(f"512 dpt, {SIZE}×{SIZE}, batch 1, on {device} ({os.cpu_count()} CPU cores)")
+    print(f"{len(sides[0].seconds)} rounds in turn; median [min, max]")
+    print(f"one forward pass with heads: {flops / 1e12:.2f} TFLOP")
+    print("".join(f"best matrix product in {dtype}: {rate / 1e9:.0f} GFLOP/s\n" for dtype, rate in best.items()))
     print("| side | seconds | over plain PyTorch | over PyTorch sdpa | compile s | peak GB | of the matrix-product rate |")
     print("|---|---|---|---|---|---|---|")
     for side in sides:
-        dtype = "bfloat16" if "bfloat16" in side.name else "float32"
-        plain, sdpa = (next(s for s in sides if s.name == f"PyTorch, {a} attention, {dtype}") for a in ("plain", "sdpa"))
-        compiled = f"{side.facts['compile_s']:.1f}" if "compile_s" in side.facts else "–"
-        share = (
-            f"{flops / statistics.median(side.seconds) / rates[dtype]:.0%}"
-            if side.name.endswith("36 layers and heads") or "PyTorch" in side.name
-            else "–"
+        plain, sdpa = (next(s for s in sides if s.name == f"PyTorch, {kind} attention, {_dtype(side)}") for kind in ("plain", "sdpa"))
+        median = statistics.median(side.seconds)
+        runs_heads = not side.name.endswith("36 layers")
+        cells = (
+            side.name,
+            f"{median:.2f} [{min(side.seconds):.2f}, {max(side.seconds):.2f}]",
+            _faster(plain, side),
+            _faster(sdpa, side),
+            f"{side.facts['compile_s']:.1f}" if "compile_s" in side.facts else "–",
+            f"{side.facts['peak_gb']:.2f}",
+            f"{flops / median / best[_dtype(side)]:.0%}" if runs_heads else "–",
         )
-        print(
-            f"| {side.name} | {statistics.median(side.seconds):.2f} [{min(side.seconds):.2f}, {max(side.seconds):.2f}] | {_faster(plain, side)} "
-            f"| {_faster(sdpa, side)} | {compiled} | {side.facts['peak_gb']:.2f} | {share} |"
-        )
+        print(f"| {' | '.join(cells)} |")
+
+
+def _dtype(side: Worker) -> str:
+    return "bfloat16" if "bfloat16" in side.name else "float32"
 
 
 def _faster(other: Worker, side: Worker) -> str:
     """How many times faster `side` is, round by round."""
     return f"{statistics.median(o / s for o, s in zip(other.seconds, side.seconds, strict=True)):.2f}×"
-
-
-def _dtypes(sides: list[Worker]) -> list[str]:
-    return ["float32", *(["bfloat16"] if any("bfloat16" in side.name for side in sides) else [])]
 
 
 if __name__ == "__main__":

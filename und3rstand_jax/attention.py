@@ -1,6 +1,6 @@
 """Scaled dot-product attention, in the implementations that JAX offers for each platform."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ def attend(
     Raises:
         UserError: cuDNN is asked for in float32, which it does not compute.
     """
+    if implementation not in get_args(AttentionImplementation):
+        raise UserError(f"attention must be one of {', '.join(get_args(AttentionImplementation))}; found {implementation!r}")
     if implementation == "cudnn" and query.dtype == jnp.float32:
         raise UserError("attention='cudnn' computes in bfloat16; load the model with dtype='bfloat16', or use attention='xla'")
     if implementation == "auto":
@@ -45,7 +47,7 @@ def attend(
 
 def _batched(query: Array, key: Array, value: Array, implementation: Literal["xla", "cudnn"], precision: lax.Precision) -> Array:
     # jax.nn.dot_product_attention has no precision argument; it takes the one in force while it is traced.
-    with jax.default_matmul_precision("highest" if precision == lax.Precision.HIGHEST else "default"):
+    with jax.default_matmul_precision(precision.name.lower()):
         return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 

@@ -45,10 +45,10 @@ class BackboneConfig:
     conf_mode: Mode = ("exp", 1.0, math.inf)
 
     def __post_init__(self) -> None:
-        complaints = []
+        complaints = [f"{name} must be at least 1; found {value}" for name in _WIDTHS if (value := getattr(self, name)) < 1]
         for side in ("enc", "dec"):
             dim, heads = getattr(self, f"{side}_embed_dim"), getattr(self, f"{side}_num_heads")
-            if dim % (4 * heads):
+            if heads >= 1 and dim % (4 * heads):
                 complaints.append(
                     f"{side}_embed_dim {dim} must be a multiple of 4·{side}_num_heads = {4 * heads}: "
                     "2-D RoPE splits every head's channels in four"
@@ -57,6 +57,10 @@ class BackboneConfig:
             complaints.append(f"head_type {self.head_type!r} is not one of {', '.join(HEAD_TYPES)}")
         if self.head_type == "dpt" and self.dec_depth % 4:
             complaints.append(f"dec_depth {self.dec_depth} must be a multiple of 4 for the DPT head, which reads 0, 1/2, 3/4 and 1 of it")
+        if self.head_type == "dpt" and self.patch_size != 16:
+            complaints.append(f"patch_size {self.patch_size} is not supported with the DPT head, which enlarges tokens 16 times")
+        if not 1 < self.rope_base < math.inf:
+            complaints.append(f"RoPE's base must be a finite number above 1; found {self.rope_base:g}")
         complaints += mode_complaints("depth_mode", self.depth_mode, DEPTH_MODES)
         complaints += mode_complaints("conf_mode", self.conf_mode, CONF_MODES)
         if self.depth_mode[1:] != (-math.inf, math.inf):
@@ -130,7 +134,10 @@ class BackboneConfig:
             "landscape_only": False,
             "output_mode": "pts3d",
             "patch_embed_cls": "PatchEmbedDust3R",
-            "pos_embed": f"RoPE{self.rope_base:g}",
+            "pos_embed": f"RoPE{int(self.rope_base) if self.rope_base == int(self.rope_base) else self.rope_base}",
+            # The original takes these two as well, but its own configs leave them at their defaults.
+            **({} if self.patch_size == BackboneConfig.patch_size else {"patch_size": self.patch_size}),
+            **({} if self.mlp_ratio == BackboneConfig.mlp_ratio else {"mlp_ratio": self.mlp_ratio}),
         }
 
 
@@ -138,6 +145,10 @@ def mode_complaints(name: str, mode: Mode, known: tuple[str, ...]) -> list[str]:
     """What is wrong with an output activation `mode`, if anything."""
     if len(mode) != 3 or mode[0] not in known:
         return [f"{name} {mode!r} is not supported; expected (one of {', '.join(known)}; lower bound; upper bound)"]
+    if not mode[1] < mode[2]:
+        return [f"{name} {mode!r}: the lower bound must be below the upper one"]
+    if mode[0] == "sigmoid" and not (math.isfinite(mode[1]) and math.isfinite(mode[2])):
+        return [f"{name} {mode!r}: a sigmoid lies between two finite bounds; give them (sigmoid,0,1)"]
     return []
 
 
@@ -149,16 +160,21 @@ def parse_args_string(call: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"the checkpoint's args.model is not a Python call: {call[:80]!r} ({type(error).__name__})") from None
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
         raise UserError(f"the checkpoint's args.model must read Name(option=literal, …); found {call[:80]!r}")
-    options = {}
+    options: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
             raise UserError("the checkpoint's args.model unpacks a mapping (**…); only option=literal is taken")
-        options[keyword.arg] = _literal(keyword.value, keyword.arg)
+        if keyword.arg in options:
+            raise UserError(f"the checkpoint's args.model gives {keyword.arg} twice")
+        try:
+            options[keyword.arg] = _literal(keyword.value, keyword.arg)
+        except RecursionError:
+            raise UserError(f"the checkpoint's args.model gives {keyword.arg} as code nested without end; nothing was evaluated") from None
     return node.func.id, options
 
 
 def _literal(node: ast.expr, option: str) -> Any:
-    """A literal; unlike `ast.literal_eval` it knows the bare names `inf` and `nan`-free negation DUSt3R writes."""
+    """A literal; unlike `ast.literal_eval` it knows the bare name `inf` that DUSt3R writes."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name) and node.id == "inf":
@@ -186,18 +202,24 @@ def _from_options(cls: type[BackboneConfig], options: Mapping[str, Any]) -> Back
     complaints = []
     for option, value in options.items():
         if option in _WIDTHS:
-            if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value <= 0:
+            if not _is_count(value):
                 complaints.append(f"{option} must be a positive integer; found {value!r}")
             else:
                 fields[option] = int(value)
         elif option == "img_size":
-            size = (value, value) if isinstance(value, int) else tuple(value)
-            fields[option] = size
+            size = (value, value) if _is_count(value) else value
+            if isinstance(size, tuple | list) and len(size) == 2 and all(_is_count(side) for side in size):
+                fields[option] = tuple(size)
+            else:
+                complaints.append(f"img_size must be one or two positive integers; found {value!r}")
         elif option == "head_type":
             # A head we do not know (MASt3R's catmlp+dpt) leaves the trunk usable; the converter says so.
             fields[option] = value if value in HEAD_TYPES else None
         elif option in ("depth_mode", "conf_mode"):
-            fields[option] = _mode(value)
+            try:
+                fields[option] = _mode(value)
+            except (TypeError, ValueError):
+                complaints.append(f"{option} must read [name, lower bound, upper bound]; found {value!r}")
         elif option == "pos_embed":
             rope = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(value))
             if rope is None:
@@ -219,6 +241,11 @@ def _from_options(cls: type[BackboneConfig], options: Mapping[str, Any]) -> Back
     if complaints:
         raise UserError("backbone config: " + "; ".join(complaints))
     return cls(**fields)
+
+
+def _is_count(value: Any) -> bool:
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return is_whole and not isinstance(value, bool) and value > 0
 
 
 def _mode(value: Any) -> Mode:

@@ -18,6 +18,7 @@ from und3rstand_jax.errors import UserError
 STACKS = ("encoder", "decoder")
 ENCODER_STEPS = ("self_attn", "mlp")
 DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
+PAPER_STEPS = ("self_attn", "cross_attn", "mlp")
 
 
 def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
@@ -26,14 +27,14 @@ def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
         *(f"encoder.{i}.{step}" for i in range(enc_depth) for step in ENCODER_STEPS),
         "encoder.norm",
         "decoder.embed",
-        *paper_layer_ids(dec_depth),
+        *(f"decoder.{i}.{step}" for i in range(dec_depth) for step in DECODER_STEPS),
         "decoder.norm",
     )
 
 
 def paper_layer_ids(dec_depth: int) -> tuple[str, ...]:
     """The layers the paper probes (`all`): three a decoder block, 36 for the published models."""
-    return tuple(f"decoder.{i}.{step}" for i in range(dec_depth) for step in DECODER_STEPS)
+    return tuple(f"decoder.{i}.{step}" for i in range(dec_depth) for step in PAPER_STEPS)
 
 
 def network_order(layer_id: str) -> tuple[int, ...]:
@@ -43,7 +44,8 @@ def network_order(layer_id: str) -> tuple[int, ...]:
         return (1, -1, 0)
     if place == ["norm"]:
         return (STACKS.index(stack), 1 << 30, 0)
-    return (STACKS.index(stack), int(place[0]), DECODER_STEPS.index(place[1]))
+    steps = ENCODER_STEPS if stack == "encoder" else DECODER_STEPS
+    return (STACKS.index(stack), int(place[0]), steps.index(place[1]))
 
 
 def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
@@ -77,7 +79,7 @@ def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tu
 
 def _matches(layer: str, pattern: str) -> bool:
     if pattern == "all":
-        return layer.startswith("decoder.") and layer.endswith(DECODER_STEPS)
+        return layer.startswith("decoder.") and layer.endswith(PAPER_STEPS)
     return fnmatch.fnmatchcase(layer, pattern)
 
 

@@ -1,5 +1,6 @@
 """From four raw channels a pixel to a pointmap and its confidence (DUSt3R, Wang et al., CVPR 2024, section 3.2)."""
 
+import math
 from typing import TypedDict
 
 import jax
@@ -44,4 +45,5 @@ def _confidence(raw: Array, mode: Mode) -> Array:
     name, low, high = mode
     if name == "sigmoid":
         return (high - low) * jax.nn.sigmoid(raw) + low
-    return low + jnp.minimum(jnp.exp(raw), high - low)
+    # The bound is taken before the exponential: behind it, an overflow would make the gradient NaN.
+    return low + jnp.exp(jnp.minimum(raw, math.log(high - low) if high < math.inf else math.inf))

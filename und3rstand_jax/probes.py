@@ -49,6 +49,8 @@ class PointmapProbes(nn.Module):
         Raises:
             UserError: a probed layer was not captured.
         """
+        if not hasattr(features, "image_sizes"):
+            raise UserError(f"probes take the model's output itself, which knows the images' sizes; found {type(features).__name__}")
         missing = [layer for layer in self.config.layer_ids if layer not in features]
         if missing:
             raise UserError(f"these layers have a probe and were not captured: {', '.join(missing)}; pass them as capture")

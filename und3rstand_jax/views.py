@@ -22,6 +22,8 @@ def as_view(image: ArrayLike, patch_size: int, name: str) -> Float[Array, "B H W
         raise UserError(f"{expected}; found shape {tuple(array.shape)}{hint}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise UserError(f"{expected}; found {array.dtype}: scale 8-bit images with (x / 255 - 0.5) / 0.5")
+    if 0 in array.shape:
+        raise UserError(f"{expected}; found shape {tuple(array.shape)}, which holds no pixels")
     if array.shape[-1] != 3:
         array = array.transpose(0, 2, 3, 1)
     height, width = array.shape[1:3]
