@@ -116,6 +116,9 @@ def _run(args: Args) -> None:
 
 
 def _export(args: Args, out: Path) -> None:
+    kept = Args(repo=args.repo, to_torch=args.to_torch, overwrite=args.overwrite, debug=args.debug)
+    if args != kept:
+        raise UserError("--to-torch exports a converted checkpoint as it is: beside it only --repo, --overwrite and --debug have a meaning")
     from convert.export import export_checkpoint
 
     for folder in export_checkpoint(Path(args.repo), out, args.overwrite):

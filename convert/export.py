@@ -1,7 +1,7 @@
 """From a converted checkpoint back to PyTorch's names and layouts."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,10 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False) -> list[
     together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in parts}) == 1
     with output_folder(out, overwrite, _is_export) as written:
         if together:
-            tensors = dict(pair for part in parts for pair in torch_tensors(folder, info, part))
-            _write(written, tensors, info.provenance[parts[0]], _config(info, parts))
+            _write(written, folder, info, parts)
             return [out]
         for part in parts:
-            _write(written / part, dict(torch_tensors(folder, info, part)), info.provenance[part], _config(info, [part]))
+            _write(written / part, folder, info, [part])
         return [out / part for part in parts]
 
 
@@ -69,14 +68,19 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
         yield from load_file(unused_file(folder, part)).items()
 
 
-def _write(folder: Path, tensors: Mapping[str, np.ndarray], provenance: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str]) -> None:
     from safetensors.numpy import save_file
 
-    folder.mkdir(exist_ok=True)
-    metadata = {"format": "pt", **provenance["metadata"], **_MARK}
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "model.safetensors", metadata)
+    tensors = dict(named for part in parts for named in torch_tensors(folder, info, part))
+    second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
+    # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
+    # PyTorch expects it, and so the hub's files have it.
+    stored = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if name not in second_names}
+    target.mkdir(exist_ok=True)
+    metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
+    save_file(stored, target / "model.safetensors", metadata)
     # The original's reader takes bare Infinity, as its own files have it.
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
 
 
 def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from convert.backbone.plan import UNSEEN
 from convert.mapping import LeafMap
 from convert.planning import Plan, probe_leaves, probe_tree_shapes
 from convert.sources.source import Source
@@ -34,7 +35,7 @@ def notes(plan: Plan) -> list[str]:
         found += [
             f"backbone {f.field} = {f.value} ({f.how}: {f.why})"
             for f in plan.backbone.findings
-            if "no config" in f.why and f.how == "default"
+            if f.how == "default" and f.field in UNSEEN and (plan.backbone.config.head_type or not f.field.endswith("_mode"))
         ]
     if plan.probes is not None:
         found += [

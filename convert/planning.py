@@ -73,11 +73,13 @@ def planned(repo: str, backbone: str | None, access: HubAccess, options: ProbeOp
             own_probes = frozenset()  # strays, which the backbone's own check names
         if not own_probes:
             _refuse_probe_options(repo, backbone, options)
-            yield Plan(source, plan_backbone(source.tensors, source.config))
+            plan = plan_backbone(source.tensors, source.config)
+            plan.check()
+            yield Plan(source, plan)
             return
         if holds_backbone and backbone is None:
             own = plan_backbone(source.tensors, _backbone_options(source.config), own_probes)
-            yield Plan(source, own, source, _plan_probes(source, own_probes, own.config, options))
+            yield Plan(source, own, source, _plan_both(own, source, own_probes, options))
             return
         place = backbone or source.base_model
         if place is None:
@@ -96,7 +98,20 @@ def planned(repo: str, backbone: str | None, access: HubAccess, options: ProbeOp
         if backbone_prefix(base.tensors) is None:
             raise UserError(f"the backbone {place} of {repo} holds no DUSt3R or CroCo backbone; give another with --backbone")
         plan = plan_backbone(base.tensors, base.config, frozenset(find_probe_tensors(base.tensors)))
-        yield Plan(base, plan, source, _plan_probes(source, own_probes, plan.config, options))
+        yield Plan(base, plan, source, _plan_both(plan, source, own_probes, options))
+
+
+def _plan_both(backbone: BackbonePlan, source: Source, names: frozenset[str], options: ProbeOptions) -> ProbePlan:
+    """The probes' plan; what is wrong with it and with the backbone's is raised together."""
+    try:
+        backbone.check()
+    except UserError as of_backbone:
+        try:
+            _plan_probes(source, names, backbone.config, options)
+        except UserError as of_probes:
+            raise UserError(f"{of_backbone}; {of_probes}") from None
+        raise
+    return _plan_probes(source, names, backbone.config, options)
 
 
 def _refuse_probe_options(repo: str, backbone: str | None, options: ProbeOptions) -> None:

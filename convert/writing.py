@@ -97,7 +97,10 @@ def _as_jax_arrays(filled: dict[str, np.ndarray]) -> dict[str, Any]:
     """The same memory as JAX arrays on the CPU, which Orbax writes without copying them first."""
     import jax
 
-    cpu = jax.local_devices(backend="cpu")[0]
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out: Orbax takes NumPy arrays too, and copies them
+        return dict(filled)
     return {path: jax.device_put(array, cpu, may_alias=True) for path, array in filled.items()}
 
 

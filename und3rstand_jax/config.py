@@ -215,6 +215,8 @@ def _from_options(cls: type[BackboneConfig], options: Mapping[str, Any]) -> Back
         elif option == "head_type":
             # A head we do not know (MASt3R's catmlp+dpt) leaves the trunk usable; the converter says so.
             fields[option] = value if value in HEAD_TYPES else None
+            if value is not None and not isinstance(value, str):
+                complaints.append(f"head_type must be a name; found {value!r}")
         elif option in ("depth_mode", "conf_mode"):
             try:
                 fields[option] = _mode(value)

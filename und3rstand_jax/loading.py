@@ -123,7 +123,7 @@ def converted_checkpoint(
     if is_checkpoint(local):
         return local
     base = None if backbone is None else str(backbone)
-    folder = cache_folder(cache) / _cache_name(str(source), revision, base)
+    folder = cache_folder(cache) / _cache_name(str(source), revision, base or _named_backbone(local))
     if is_checkpoint(folder):
         return folder
     # The library itself neither converts nor reaches for a network: the converter does, when it is needed.
@@ -139,6 +139,17 @@ def converted_checkpoint(
             if not is_checkpoint(folder):
                 raise
     return folder
+
+
+def _named_backbone(source: Path) -> str | None:
+    """The backbone that a local probe checkpoint names in its config or card: what is converted depends on it too."""
+    if not source.exists():
+        return None
+    from convert.sources.source import open_source
+
+    opened = open_source(str(source))
+    opened.tensors.close()
+    return opened.base_model
 
 
 def _cache_name(source: str, revision: str | None, backbone: str | None) -> str:

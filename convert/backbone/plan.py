@@ -15,7 +15,9 @@ from und3rstand_jax.config import BackboneConfig, parse_args_string
 from und3rstand_jax.errors import UserError
 
 _ANCHOR = "patch_embed.proj.weight"
-_HEAD_DIM = 64  # of every published DUSt3R and CroCo v2 model; shapes do not tell it
+_HEAD_DIM = 64  # of the published DUSt3R models; shapes do not tell it
+UNSEEN = ("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mode")
+"""Fields that change results and that no tensor shows: a default for one of them is said aloud."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class BackbonePlan:
         unused: tensors the model never reads -> reason; they are kept for the way back.
         second_names: second name -> first name of tensors that the source holds under both.
         findings: every field of the config, and how it was found.
+        faults: what keeps the tensors from filling the leaves; a plan with any must not be carried out.
     """
 
     config: BackboneConfig
@@ -39,6 +42,15 @@ class BackbonePlan:
     unused: Mapping[str, str]
     second_names: Mapping[str, str]
     findings: tuple[Finding, ...]
+    faults: tuple[Complaint, ...]
+
+    def check(self) -> None:
+        """Raises all faults together.
+
+        Raises:
+            UserError: there are any.
+        """
+        raise_if_any(self.faults, "the backbone's tensors do not fit")
 
 
 def backbone_prefix(tensors: Mapping[str, TensorInfo]) -> str | None:
@@ -64,7 +76,7 @@ def plan_backbone(source: TensorFiles, options: Mapping[str, Any] | None, not_ou
         not_ours: tensors that belong to something else (probes).
 
     Raises:
-        UserError: there is no backbone, or tensors and config do not fit; every complaint is in the message.
+        UserError: there is no backbone, or its config cannot be used. Tensors that do not fit are the plan's `faults`.
     """
     tensors = {name: info for name, info in source.items() if name not in not_ours}
     prefix = backbone_prefix(tensors)
@@ -85,13 +97,10 @@ def plan_backbone(source: TensorFiles, options: Mapping[str, Any] | None, not_ou
             leaves = {path: dataclasses.replace(leaf, names=(second,)) if leaf.names == (first,) else leaf for path, leaf in leaves.items()}
     unused = _unused(tensors, prefix, config, leaves)
     shapes = backbone_shapes(config)
-    raise_if_any(
-        [*complaints(leaves, shapes, tensors, {*unused, *both}), *_second_name_complaints(both, tensors)],
-        "the backbone's tensors do not fit",
-    )
+    faults = (*complaints(leaves, shapes, tensors, {*unused, *both}), *_second_name_complaints(both, tensors))
     if is_croco:
         findings.append(Finding("second decoder", "copy of the first", "inferred", "the checkpoint has no dec_blocks2: CroCo"))
-    return BackbonePlan(config, _variant(config, is_croco, has_head), leaves, shapes, unused, both, tuple(findings))
+    return BackbonePlan(config, _variant(config, is_croco, has_head), leaves, shapes, unused, both, tuple(findings), faults)
 
 
 @functools.cache  # tracing a model takes longer than all else in the conversion of a small one
