@@ -87,39 +87,51 @@ def _views() -> list[np.ndarray]:
     return [np.random.default_rng(i).uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32) for i in (1, 2)]
 
 
-def _best_rate(product: Callable[[], None], flops: float) -> float:
-    product()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
+def _best_rate(multiply: Callable[[int, int, int], Callable[[], None]], sizes: list[tuple[int, int, int]]) -> float:
+    """The most flop/s that products of these sizes reach: the model's own MLP, and large square ones."""
+    best = 0.0
+    for m, k, n in sizes:
+        product = multiply(m, k, n)
         product()
-        times.append(time.perf_counter() - start)
-    return flops / min(times)
+        for _ in range(5):
+            start = time.perf_counter()
+            product()
+            best = max(best, 2 * m * k * n / (time.perf_counter() - start))
+    return best
+
+
+_CPU_PRODUCTS = [(2048, 1024, 4096), (2048, 4096, 1024), (3072, 3072, 3072)]
+_GPU_PRODUCTS = [(8192, 8192, 8192)]
 
 
 def _torch_matmul_rate(device: str, dtype: str) -> float:
     import torch
 
-    size = 8192 if device == "cuda" else 3072
-    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    def multiply(m: int, k: int, n: int) -> Callable[[], None]:
+        a, b = (torch.randn(*shape, device=device, dtype=getattr(torch, dtype)) for shape in ((m, k), (k, n)))
 
-    def product() -> None:
-        a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
+        def product() -> None:
+            a @ b
+            if device == "cuda":
+                torch.cuda.synchronize()
 
-    return _best_rate(product, 2 * size**3)
+        return product
+
+    return _best_rate(multiply, _GPU_PRODUCTS if device == "cuda" else _CPU_PRODUCTS)
 
 
 def _jax_matmul_rate(dtype: str) -> float:
     import jax
     import jax.numpy as jnp
 
-    size = 3072 if jax.default_backend() == "cpu" else 8192
-    a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in (0, 1))
     precision = "highest" if dtype == "float32" else "default"
-    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
-    return _best_rate(lambda: multiply(a, b).block_until_ready(), 2 * size**3)
+
+    def multiply(m: int, k: int, n: int) -> Callable[[], None]:
+        a, b = (jax.random.normal(jax.random.key(0), shape, dtype) for shape in ((m, k), (k, n)))
+        product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+        return lambda: product(a, b).block_until_ready()
+
+    return _best_rate(multiply, _CPU_PRODUCTS if jax.default_backend() == "cpu" else _GPU_PRODUCTS)
 
 
 def _checkpoints(work: Path) -> tuple[Path, Path]:
