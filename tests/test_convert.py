@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_model
 
 import und3rstand_jax as u3d
 from convert.__main__ import main
@@ -29,7 +30,7 @@ from tests.tiny import (
     save_backbone,
     save_probes,
 )
-from tests.torch_reference import load_reference
+from tests.torch_reference import DUSt3RReference, load_reference
 from und3rstand_jax.checkpoint import read_tree
 
 ROOT = Path(__file__).parent.parent
@@ -220,7 +221,7 @@ def test_export_gives_back_every_tensor_and_the_config(case: str, tmp_path: Path
     checkpoint = converted(source, tmp_path / "jax", "--verify")
     back = exported(checkpoint, tmp_path / "back")
     assert sorted(path.name for path in back.iterdir()) == ["config.json", "model.safetensors"]
-    assert_equal_tensors(load_file(back / "model.safetensors"), tensors)
+    assert_equal_tensors(with_second_names(back), tensors)
     assert read_config(back) == config
     with safe_open(back / "model.safetensors", "numpy") as file:
         assert file.metadata()["format"] == "pt"
@@ -232,11 +233,28 @@ def test_export_gives_back_every_tensor_and_the_config(case: str, tmp_path: Path
     if case in ("dpt, first names", "dpt, second names"):
         return  # DPT heads take their time, and the case with both names goes the whole way
     again = converted(back, tmp_path / "again")
-    assert_equal_tensors(load_file(exported(again, tmp_path / "back2") / "model.safetensors"), tensors)
+    assert_equal_tensors(with_second_names(exported(again, tmp_path / "back2")), tensors)
     assert (read_config(again)["backbone"], read_config(again)["probes"]) == (
         read_config(checkpoint)["backbone"],
         read_config(checkpoint)["probes"],
     )
+
+
+def with_second_names(folder: Path) -> dict[str, np.ndarray]:
+    """What PyTorch sees of a file: stored tensors, and those that the header calls second names of stored ones."""
+    tensors = load_file(folder / "model.safetensors")
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        return tensors | {second: tensors[first] for second, first in file.metadata().items() if first in tensors}
+
+
+def test_a_tensor_with_two_names_is_stored_once_and_loads_strictly_into_pytorch(tmp_path: Path) -> None:
+    checkpoint = converted(save_pth(tmp_path / "m.pth", backbone_tensors(DPT_CONFIG), DPT_CONFIG), tmp_path / "jax")
+    back = exported(checkpoint, tmp_path / "back")
+    assert not [name for name in load_file(back / "model.safetensors") if ".layer_rn." in name]
+    model = DUSt3RReference(read_config(back))
+    assert load_model(model, back / "model.safetensors", strict=True) == (set(), [])
+    loaded = model.state_dict()
+    assert [name for name, tensor in backbone_tensors(DPT_CONFIG).items() if not np.array_equal(loaded[name].numpy(), tensor)] == []
 
 
 def test_a_pickle_comes_back_with_a_config_in_the_hubs_terms(tmp_path: Path) -> None:

@@ -80,12 +80,9 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 def _backbone(folder: Path, info: CheckpointInfo, dtype: Any, attention: AttentionImplementation) -> Backbone:
     if info.backbone is None:
         raise UserError(f"{folder} holds probes and no backbone; convert them again with --backbone")
-    try:
-        known = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
-    except TypeError:
-        known = False
-    if not known:
-        raise UserError(f"dtype must be float32 or bfloat16; found {dtype}")
+    name = getattr(dtype, "__name__", str(dtype))
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"dtype must be float32 or bfloat16; found {name}")
     dtype = jnp.dtype(dtype)
 
     def cast(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
