@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.golden_cases import GOLDEN, relative_error
-from train.loss import Target, confidence_loss, invariant_error
+from train.loss import Target, _median, confidence_loss, invariant_error
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +89,22 @@ def test_metric_ignores_scale_and_shift_along_z_and_the_choice_of_world(golden):
     elsewhere = [t._replace(pts3d=t.pts3d @ turn[:3, :3].T + turn[:3, 3], cam2world=turn @ t.cam2world) for t in targets]
     np.testing.assert_allclose(invariant_error(*preds, *elsewhere), expected, rtol=1e-4)
     np.testing.assert_allclose(confidence_loss(*preds, *elsewhere), confidence_loss(*preds, *targets), rtol=1e-4)
+
+
+def test_a_prediction_that_is_not_a_number_shows_in_the_loss(golden):
+    (pred1, pred2), (target1, target2) = inputs(golden)
+    spoiled = {**pred1, "pts3d": np.where(np.arange(32)[:, None] == 5, np.nan, pred1["pts3d"])}
+    assert np.asarray(target1.valid)[:, :, 5].any()
+    assert np.isnan(confidence_loss(spoiled, pred2, target1, target2).total)
+    assert np.isnan(invariant_error(spoiled, pred2, target1, target2).total)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_medians_are_the_lower_of_two_middle_values(count):
+    rng = np.random.default_rng(count)
+    values = (rng.normal(size=(5, 40)) * 10.0 ** rng.integers(-6, 6, (5, 1))).astype(np.float32)
+    values[0, :3], values[1, 0] = (0.0, -0.0, np.inf), -np.inf
+    valid = np.argsort(rng.random((5, 40)), axis=1) < count
+    expected = [np.sort(row[mask])[(count - 1) // 2] for row, mask in zip(values, valid, strict=True)]
+    assert np.array_equal(_median(jnp.asarray(values), jnp.asarray(valid)), expected)
+    assert _median(jnp.asarray(values), jnp.zeros((5, 40), bool)).tolist() == [0.0] * 5

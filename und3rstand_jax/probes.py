@@ -65,13 +65,18 @@ class PointmapProbes(nn.Module):
 
 
 def read_group(
-    params: Any, views: Sequence[Float[Array, "L B N C"]], image_sizes: ImageSizes, group: ProbeGroup, config: ProbeConfig
+    params: Any,
+    views: Sequence[Float[Array, "L B N C"]],
+    image_sizes: ImageSizes,
+    group: ProbeGroup,
+    config: ProbeConfig,
+    precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> tuple[Pointmap, Pointmap]:
     """Pointmaps of both views from L layers' tokens, every array with a leading layer axis.
 
     The layers' names play no part: a single layer's weights and tokens with L = 1 do as well.
     """
-    outputs = run_group(params, views, group, config)
+    outputs = run_group(params, views, group, config, precision)
     return pair(_decode(output, size, config) for output, size in zip(outputs, image_sizes, strict=True))
 
 
@@ -84,18 +89,31 @@ def _decode(outputs: Float[Array, "L B N O"], image_size: tuple[int, int], confi
 
 
 def run_group(
-    params: Any, views: Sequence[Float[Array, "L B N C"]], group: ProbeGroup, config: ProbeConfig
+    params: Any,
+    views: Sequence[Float[Array, "L B N C"]],
+    group: ProbeGroup,
+    config: ProbeConfig,
+    precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> list[Float[Array, "L B N O"]]:
     """The raw outputs of a group's probes on both views."""
-    probe = jax.vmap(lambda weights, tokens: run_probe(weights, tokens, group, config))
+    probe = jax.vmap(lambda weights, tokens: run_probe(weights, tokens, group, config, precision))
     if config.views == "separate":
         return [probe(jax.tree.map(lambda leaf, view=view: leaf[:, view], params), tokens) for view, tokens in enumerate(views)]
     together = probe(params, jnp.concatenate(views, axis=2))
     return jnp.split(together, [views[0].shape[2]], axis=2)
 
 
-def run_probe(params: Mapping[str, Any], tokens: Float[Array, "*B C"], group: ProbeGroup, config: ProbeConfig) -> Float[Array, "*B O"]:
-    """One probe's MLP on tokens, each alone, in float32 whatever the trunk computed in."""
+def run_probe(
+    params: Mapping[str, Any],
+    tokens: Float[Array, "*B C"],
+    group: ProbeGroup,
+    config: ProbeConfig,
+    precision: lax.Precision = lax.Precision.HIGHEST,
+) -> Float[Array, "*B O"]:
+    """One probe's MLP on tokens, each alone, in float32 whatever the trunk computed in.
+
+    `precision` is of its matrix products: exact by default, which GPUs and TPUs would otherwise lower without a word.
+    """
     x = tokens.astype(jnp.float32)
     skip = None
     linears = norms = 0
@@ -106,7 +124,7 @@ def run_probe(params: Mapping[str, Any], tokens: Float[Array, "*B C"], group: Pr
             is_hidden = linears < len(group.widths) - 2
             skip = x if config.residual and is_hidden and width_in == width_out else None
             layer = params[f"linear{linears}"]
-            x = jnp.matmul(x, layer["kernel"], precision=lax.Precision.HIGHEST)
+            x = jnp.matmul(x, layer["kernel"], precision=precision)
             x = _add(x, layer.get("bias"))
             linears += 1
         elif step == "norm":
