@@ -1,0 +1,319 @@
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
+from train.data.diagnosis import explain, score
+from train.data.files.source import open_pairs
+from train.data.inspection import describe, inspect_pairs, run_inspection
+from train.data.mistakes.intrinsics import INTRINSICS
+from train.data.mistakes.poses import POSES
+from train.data.overlap import agreement, both_ways, thin_pair
+from train.data.records import Pair, View
+
+PAIRS = [(0, 1), (0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]  # the first is held out
+SHAPE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return make_views(6, SHAPE, seed=3, spread=0.3)
+
+
+def posed(correct):
+    """A mistake in every view's pose."""
+    return lambda view: view._replace(cam2world=correct(view.cam2world))
+
+
+def axes(*rows):
+    """cam2world of a camera whose axes are these, in terms of right, down, forward."""
+    turn = np.eye(4)
+    turn[:3, :3] = rows
+    return turn.T
+
+
+OPENGL = axes([1, 0, 0], [0, -1, 0], [0, 0, -1])
+ROS = axes([0, 0, 1], [-1, 0, 0], [0, -1, 0])
+UPSIDE_DOWN = axes([-1, 0, 0], [0, -1, 0], [0, 0, 1])
+UNITY = axes([1, 0, 0], [0, -1, 0], [0, 0, 1])
+UNREAL = axes([0, 0, 1], [1, 0, 0], [0, -1, 0])
+MIRROR = np.diag([1.0, 1, -1, 1])
+
+
+def depth_times(factor):
+    return lambda view: view._replace(depth=view.depth * factor)
+
+
+def along_ray(view):
+    rows, columns = np.mgrid[: view.depth.shape[0], : view.depth.shape[1]]
+    (fx, _, cx), (_, fy, cy) = view.intrinsics[:2]
+    return view._replace(depth=view.depth * np.sqrt(1 + ((columns - cx) / fx) ** 2 + ((rows - cy) / fy) ** 2))
+
+
+def intrinsics_times(x, y):
+    return lambda view: view._replace(intrinsics=np.diag([x, y, 1.0]) @ view.intrinsics)
+
+
+def centre_swapped(view):
+    intrinsics = view.intrinsics.copy()
+    intrinsics[:2, 2] = intrinsics[1::-1, 2]
+    return view._replace(intrinsics=intrinsics)
+
+
+def rotation_only(pose):
+    wrong = pose.copy()
+    wrong[:3, :3] = pose[:3, :3].T
+    return wrong
+
+
+def translation_only(pose):
+    wrong = pose.copy()
+    wrong[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
+    return wrong
+
+
+MISTAKES = {
+    "world2cam": (posed(np.linalg.inv), "cam2world looks like world2cam: inverting it raises"),
+    "OpenGL": (posed(lambda pose: pose @ OPENGL), "axes x right, y up, z backward (as in OpenGL, Blender): turning"),
+    "ROS": (posed(lambda pose: pose @ ROS), "axes x forward, y left, z up (as in ROS): turning"),
+    "upside down": (posed(lambda pose: pose @ UPSIDE_DOWN), "cam2world looks like that of a camera with axes x left, y up, z forward"),
+    "OpenGL world2cam": (posed(lambda pose: np.linalg.inv(pose @ OPENGL)), "world2cam of a camera with axes x right, y up, z backward"),
+    "Unity": (posed(lambda pose: MIRROR @ pose @ UNITY), "cam2world looks left-handed (Unity"),
+    "Unreal": (posed(lambda pose: MIRROR @ pose @ UNREAL), "cam2world looks left-handed (Unreal"),
+    "rotation inverted": (posed(rotation_only), "cam2world looks like world2cam in its rotation alone: transposing"),
+    "translation inverted": (posed(translation_only), "cam2world looks like world2cam in its translation alone: making t"),
+    "millimetres": (depth_times(1000), "1000 times too large (millimetres, where cam2world is in metres?): multiplying the depth by 0.001"),
+    "kilometres": (depth_times(0.001), "depth looks 1000 times too small"),
+    "centimetres": (depth_times(100), "depth looks 100 times too large"),
+    "metres for centimetres": (depth_times(0.01), "depth looks 100 times too small"),
+    "a tenth": (depth_times(0.1), "depth looks 10 times too small"),
+    "TUM": (depth_times(5), "depth looks 5 times too large (5000 steps a metre"),
+    "KITTI": (depth_times(0.256), "depth looks 3.906 times too small (256 steps a metre"),
+    "units of reconstruction": (depth_times(1.7), "depth and cam2world are not in one unit (poses from photos alone"),
+    "along the ray": (along_ray, "depth looks like the distance along each pixel's ray: making it z"),
+    "cx for cy": (centre_swapped, "cx and cy of the intrinsics look exchanged: exchanging them"),
+    "half the size": (intrinsics_times(0.5, 0.5), "the intrinsics look like those of another image size: scaling them"),
+    "three times the size": (intrinsics_times(3, 3), "the intrinsics look like those of another image size: scaling them"),
+    "normalised": (intrinsics_times(1 / 64, 1 / 48), "the intrinsics look normalised to an image of size 1"),
+    "OpenGL in millimetres": (
+        lambda view: posed(lambda pose: pose @ OPENGL)(depth_times(1000)(view)),
+        "z backward (as in OpenGL, Blender) and depth looks 1000 times too large",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_is_the_one_named(tmp_path, views, mistake):
+    plant, named = MISTAKES[mistake]
+    write_pairs(tmp_path, [plant(view) for view in views], PAIRS, "npy")
+    inspection = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 20)
+    report = describe(inspection)
+    assert "WRONG: of the points that land in the other view" in report
+    verdict = report.split("WRONG")[1].splitlines()[1]
+    assert named in verdict
+    best = inspection.explanations[0]
+    assert verdict.endswith(f"raises the agreement from {100 * inspection.agreement.share:.0f} % to {100 * best.agreement.share:.0f} %.")
+    assert best.agreement.share > max(0.8, inspection.agreement.share + 0.1)
+
+
+def test_poses_exchanged_within_each_pair_are_named(tmp_path, views):
+    twice = [view for first, second in PAIRS for view in (views[first], views[second])]
+    exchanged = [view._replace(cam2world=twice[number ^ 1].cam2world) for number, view in enumerate(twice)]
+    write_pairs(tmp_path, exchanged, [(i, i + 1) for i in range(0, len(twice), 2)], "npy")
+    assert "the poses of view 1 and view 2 look exchanged: exchanging them raises" in run_inspection("pairs", tmp_path, "train", 20)
+
+
+def test_mistakes_that_cannot_be_told_apart_are_all_named(tmp_path, views):
+    # With view 1's pose the identity, to invert the poses and to exchange them is the same.
+    relative = [np.linalg.inv(views[first].cam2world) @ views[second].cam2world for first, second in PAIRS]
+    posed_views = [
+        view
+        for (first, second), pose in zip(PAIRS, relative, strict=True)
+        for view in (views[first]._replace(cam2world=np.eye(4)), views[second]._replace(cam2world=np.linalg.inv(pose)))
+    ]
+    write_pairs(tmp_path, posed_views, [(i, i + 1) for i in range(0, len(posed_views), 2)], "npy")
+    report = run_inspection("pairs", tmp_path, "train", 20)
+    assert "cam2world looks like world2cam: inverting it raises" in report
+    assert "Explains these pairs as well: the poses of view 1 and view 2 look exchanged" in report
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spread", [0.6, 0.2, 0.05])
+def test_correct_geometry_is_never_corrected(seed, spread):
+    made = make_views(6, SHAPE, seed=seed, spread=spread)
+    pairs = [thin_pair(Pair(made[first], made[second])) for first, second in PAIRS]
+    assert explain(pairs) == []
+    assert both_ways(pairs).share > {0.6: 0.6, 0.2: 0.8, 0.05: 0.9}[spread]
+
+
+def test_noise_in_correct_depth_is_not_taken_for_a_mistake(views):
+    rng = np.random.default_rng(0)
+    noisy = [view._replace(depth=view.depth * rng.normal(1, 0.02, SHAPE)) for view in views]
+    assert explain([thin_pair(Pair(noisy[first], noisy[second])) for first, second in PAIRS]) == []
+
+
+@pytest.mark.parametrize(("what", "spread"), [("rotations", 0.3), ("translations", 0.3), ("translations", 0.03)])
+def test_poses_that_are_simply_wrong_are_doubted_but_not_explained(tmp_path, what, spread):
+    # Of cameras close to each other, most would agree if only the scene were far away, whatever their translations.
+    rng = np.random.default_rng(0)
+    wrong = []
+    for view in make_views(6, SHAPE, seed=3, spread=spread):
+        pose = view.cam2world.copy()
+        if what == "rotations":
+            pose[:3, :3] = look_at(np.zeros(3), rng.normal(size=3), 0.0)[:3, :3]
+        else:
+            pose[:3, 3] = rng.normal(0, 1.5, 3)
+        wrong.append(view._replace(cam2world=pose))
+    write_pairs(tmp_path, wrong, PAIRS, "npy")
+    report = run_inspection("pairs", tmp_path, "train", 20)
+    assert "none of the usual mistakes explains it" in report and "consistent" not in report
+
+
+@pytest.mark.parametrize("kind", ["co3d", "blendedmvs", "pairs"])
+def test_correct_data_of_every_kind_is_reported_as_consistent(tmp_path, views, kind):
+    sequence = [(view, views[1])[position % 2] for position, view in enumerate(views)]
+    if kind == "co3d":
+        write_co3d(tmp_path, {"apple/a": [*views, *views], "ball/b": sequence})
+    elif kind == "blendedmvs":
+        write_blendedmvs(tmp_path, {(1, 1): views}, [(1, 1, *pair) for pair in PAIRS])
+    else:
+        write_pairs(tmp_path, views, PAIRS)
+    report = run_inspection(kind, tmp_path, "train", 20)
+    assert f"{kind}:{tmp_path}: " in report
+    verdict = re.fullmatch(
+        r"The geometry is consistent: of the points .* view, (\d+) % agree with its depth within 5 %\.", report.splitlines()[-1]
+    )
+    assert verdict and int(verdict[1]) >= 75
+    assert "WRONG" not in report and "DOUBTFUL" not in report
+
+
+def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_path, views):
+    upright = make_views(1, (64, 48), seed=9, spread=0.3)[0]
+    listed = write_pairs(tmp_path, [*views, upright, views[0], views[0]], [*PAIRS, (6, 0), (7, 1), (0, 1), (8, 1)])
+    content = json.loads(listed.read_text())
+    content["views"]["v8"]["K"][0][2] = 10
+    listed.write_text(json.dumps(content))
+    (tmp_path / "v7.png").write_bytes(b"nothing")
+    inspection = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 100)
+    assert (inspection.pairs, len(inspection.figures), len(inspection.unreadable), len(inspection.refused)) == (10, 9, 1, 1)
+    lines = describe(inspection).splitlines()
+    assert lines[:6] == [
+        f"pairs:{tmp_path}: 10 pairs",
+        "  12 pairs of 9 views are listed, 10 of them for 'train'",
+        "inspected: 10 pairs",
+        "  1 of them cannot be read:",
+        f"    {tmp_path / 'v7.png'}: is not an image in a format Pillow knows",
+        "  1 of them training would skip at 512×384:",
+    ]
+    assert lines[6].startswith(f"    {tmp_path / 'v8.image.png'}: the principal point (10, ")
+    assert "photos                      17 of 64×48, 1 of 48×64" in lines
+    assert "1 of 18 views have a principal point far off the centre: are the intrinsics those of this photo?" in lines
+
+
+def test_nothing_readable_is_said(tmp_path, views):
+    write_pairs(tmp_path, views, PAIRS)
+    for path in tmp_path.glob("*.image.png"):
+        path.write_bytes(b"")
+    report = run_inspection("pairs", tmp_path, "train", 3)
+    assert "inspected: 3 pairs\n  3 of them cannot be read:" in report
+    assert report.endswith("No pair could be read: nothing is known of the geometry.")
+
+
+def wall(offset, depth=2.0):
+    """A wall seen head on from `offset` to the right; the focal length is the photo's width."""
+    pose = np.eye(4)
+    pose[0, 3] = offset
+    intrinsics = np.array([[64.0, 0, 31.5], [0, 64.0, 23.5], [0, 0, 1]])
+    return View(np.zeros((*SHAPE, 3), np.uint8), np.full(SHAPE, depth), intrinsics, pose)
+
+
+@pytest.mark.parametrize("columns", [0, 2, 16, 40, 64])
+def test_overlap_of_a_wall_is_what_the_shift_leaves(columns):
+    # A shift by b moves the picture by f·b/z = 32·b pixels.
+    found = agreement(thin_pair(Pair(wall(0), wall(columns / 32))))
+    assert found.points == 24 * 32  # every other pixel
+    assert found.overlap == pytest.approx(1 - columns / 64)
+    assert found.compared == found.agreeing == 24 * (64 - columns) // 2
+
+
+@pytest.mark.parametrize(("depth", "agrees"), [(2.0, True), (2.09, True), (1.91, True), (2.12, False), (1.89, False)])
+def test_depths_agree_within_five_percent_of_what_the_other_view_finds(depth, agrees):
+    found = agreement(thin_pair(Pair(wall(0, depth), wall(0, 2.0))))
+    assert found.share == float(agrees)
+    assert found.difference == pytest.approx(min(abs(depth / 2 - 1), 0.05))
+
+
+def test_what_lies_behind_the_camera_or_has_no_depth_is_not_compared():
+    behind = wall(0)._replace(cam2world=look_at(np.zeros(3), np.array([0.0, 0, -1]), 0.0))
+    assert agreement(thin_pair(Pair(wall(0), behind))).compared == 0
+    half = wall(0)._replace(depth=np.where(np.arange(64) < 32, np.full(SHAPE, 2.0), 0.0))
+    assert agreement(thin_pair(Pair(wall(0), half)))[:3] == (768, 384, 384)
+    assert agreement(thin_pair(Pair(half, wall(0))))[:3] == (384, 384, 384)
+
+
+def test_a_thinned_pair_agrees_like_the_full_one():
+    small, large = (
+        [
+            render(shape, np.diag([scale, scale, 1.0]) @ view.intrinsics, view.cam2world)
+            for view in make_views(2, (48, 64), seed=3, spread=0.2)
+        ]
+        for shape, scale in (((240, 320), 5), ((960, 1280), 20))
+    )
+    full, thinned = both_ways([thin_pair(Pair(*small))]), both_ways([thin_pair(Pair(*large))])
+    assert thin_pair(Pair(*large))[0].depth.shape == (192, 256)
+    assert thinned.share == pytest.approx(full.share, abs=0.03)
+    assert score(thinned) == pytest.approx(score(full), abs=0.03)
+
+
+def test_figures_are_those_of_the_views(tmp_path):
+    known = wall(0.5)._replace(depth=np.where(np.arange(64) < 16, 0.0, np.full(SHAPE, 2.0)))
+    write_pairs(tmp_path, [wall(0), known], [(0, 1), (0, 1)], "npy")
+    figures = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 5).figures[0]
+    assert figures.name == f"{tmp_path / 'v0.image.png'} and {tmp_path / 'v1.image.png'}"
+    assert figures.baseline_over_depth == pytest.approx(0.25)
+    first, second = figures.views
+    assert first.size == (64, 48) and first.depth == (2, 2, 2)
+    assert (first.valid, second.valid) == (1, 0.75)
+    assert first.field_of_view == pytest.approx(math.degrees(2 * math.atan(0.5)))
+    # Columns 16 … 63 of view 1 are columns 0 … 47 of view 2, which knows depth from 16 on.
+    assert figures.forward.overlap == pytest.approx(32 / 64)
+
+
+def test_cameras_that_hardly_move_are_pointed_out(tmp_path):
+    views = [view._replace(depth=view.depth * 1000) for view in make_views(6, SHAPE, seed=3, spread=0.01)]
+    write_pairs(tmp_path, views, PAIRS, "npy")
+    assert "The cameras are hardly apart compared with the depth" in run_inspection("pairs", tmp_path, "train", 20)
+
+
+def test_single_pairs_that_disagree_are_named(tmp_path, views):
+    stray = views[0]._replace(cam2world=views[0].cam2world @ OPENGL)
+    write_pairs(tmp_path, [*views, stray], [*PAIRS, (6, 1)], "npy")
+    report = run_inspection("pairs", tmp_path, "train", 20)
+    named = f"    {tmp_path / 'v6.image.png'} and {tmp_path / 'v1.image.png'}"
+    assert f"1 pairs agree in less than 30 % of what both see, or see nothing in common:\n{named}\nThe geometry is consistent" in report
+
+
+def test_corrected_poses_are_poses_and_all_different(views):
+    corrected = [mistake.correct(thin_pair(Pair(views[0], views[1]))) for mistake in POSES]
+    np.testing.assert_allclose(np.linalg.det([view.cam2world for pair in corrected for view in pair]), 1)
+    given = np.linalg.inv(views[0].cam2world) @ views[1].cam2world
+    relative = np.stack([given, *(np.linalg.inv(view1.cam2world) @ view2.cam2world for view1, view2 in corrected)])
+    apart = np.abs(relative[:, None] - relative).max(axis=(2, 3)) + 9 * np.eye(len(relative))
+    assert apart.min() > 1e-3
+    assert len({mistake.symptom for mistake in POSES}) == len(POSES) == 52  # 23 turns, of cam2world and world2cam, and 6 more
+
+
+@pytest.mark.parametrize(
+    ("size", "other"), [((48, 64), (24, 32)), ((48, 64), (192, 256)), ((480, 640), (480, 640)), ((1080, 1920), (720, 1280))]
+)
+def test_intrinsics_of_another_size_are_scaled_to_the_photo_exactly(size, other):
+    (height, width), (other_height, other_width) = size, other
+    right = np.array([[width * 0.8, 0, width * 0.51 - 0.5], [0, width * 0.8, height * 0.49 - 0.5], [0, 0, 1]])
+    x, y = other_width / width, other_height / height
+    wrong = np.array([[right[0, 0] * x, 0, other_width * 0.51 - 0.5], [0, right[1, 1] * y, other_height * 0.49 - 0.5], [0, 0, 1]])
+    view = View(np.zeros((*size, 3), np.uint8), np.ones(size), wrong, np.eye(4))
+    [mistake] = [mistake for mistake in INTRINSICS if "another image size" in mistake.symptom]
+    np.testing.assert_allclose(mistake.correct(thin_pair(Pair(view, view)))[0].intrinsics, right)

@@ -1,0 +1,1 @@
+"""The usual mistakes in depth and cameras, and how to undo each."""
