@@ -738,3 +738,11 @@ def test_any_names_and_shapes_give_a_plan_or_a_user_error() -> None:
         shapes = [tensors[name] for leaf, rows in found.names.items() for row in rows for name in row if leaf.endswith("kernel")]
         assert len(shapes) == sum(len(g.layer_ids) * len(g.biases) for g in found.config.groups) * (1 + (found.config.views == "separate"))
     assert 100 < planned < 500
+
+
+def test_linear_probes_of_tokens_as_wide_as_their_output_are_no_chain():
+    tensors = {key: shape for i in range(3) for key, shape in mlp(f"probes.{i}.mlp", ("0",), (1024, 1024)).items()}
+    layers = ("encoder.3.mlp", "encoder.7.mlp", "encoder.norm")
+    config = plan(tensors, probe_layers=layers).config
+    assert config.layer_ids == layers
+    assert [group.widths for group in config.groups] == [(1024, 1024)]

@@ -117,10 +117,10 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
     # One leaf at a time: without a limit, Orbax has a second copy of the whole tree in flight.
     in_flight = max((leaf.nbytes for leaf in jax.tree.leaves(tree)), default=0) + 1
     # A folder a leaf: Orbax's other layout, one database for all, buffers what it writes (0.3 GB at full size).
-    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9, use_ocdbt=False)
+    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9, use_ocdbt=False, **_alone())
     chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
     try:
-        with ocp.Checkpointer(handler) as checkpointer:
+        with ocp.Checkpointer(handler, **_alone()) as checkpointer:
             checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(tree, save_args=chunked))
     except ValueError as error:  # what TensorStore makes of the system's error
         raise OSError(" ".join(str(error).split())) from error
@@ -139,7 +139,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"{path} is missing; the checkpoint is incomplete: convert it again")
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as checkpointer:
             metadata = checkpointer.metadata(path.resolve()).item_metadata
             if metadata is None:
                 raise ValueError("its metadata cannot be read")
@@ -148,6 +148,17 @@ def read_tree(path: Path) -> dict[str, Any]:
     except (ValueError, FileNotFoundError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {reason}); convert it again") from error
+
+
+def _alone() -> dict[str, Any]:
+    """Tells Orbax that this process reads or writes for itself: it would otherwise wait for all others of a distributed run to do so too."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    own = jax.process_index()
+    prefix = f"process{own}"
+    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=prefix)
+    return {"multiprocessing_options": options}
 
 
 def _probe_config(content: dict[str, Any]) -> ProbeConfig:

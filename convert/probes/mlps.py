@@ -96,7 +96,9 @@ def _splits(linears: Sequence[Module], depth: int, widths: Widths) -> bool:
     if all(_SPLITTING & set(tokens(branch[0].parts[depth])) for branch in branches):
         return True
     shapes = {tuple(module.shape for module in order) for order in orders if order}
-    return len(shapes) == 1 and len(branches[0]) > 1
+    # One linear layer each, from tokens as wide as the output, could be a chain; a name of its own for each MLP says otherwise.
+    named = all("mlp" in branch[0].parts[depth + 1 : -1] for branch in branches)
+    return len(shapes) == 1 and (len(branches[0]) > 1 or named)
 
 
 def _branches(modules: Iterable[Module], depth: int) -> list[list[Module]]:

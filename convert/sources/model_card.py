@@ -58,7 +58,7 @@ def _first_source(value: Any) -> str | None:
 
 def _card_metadata(card: Path) -> dict[str, Any]:
     from huggingface_hub.repocard import metadata_load
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     try:
         with reading(card):
