@@ -1,0 +1,213 @@
+"""Which pairs a batch holds: decided by the seed and the batch's number, whatever the hosts, workers and interruptions."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data_sets import make_views, write_pairs
+from train.data import loader
+from train.data.batch import NOT_RENDERED
+from train.data.loader import Feed, open_sources, shape_of_step
+from train.data.records import Pair, UnreadablePair, View
+from train.data.specification import DataSpec, parse_data
+from und3rstand_jax.errors import UserError
+
+SHAPES = ((32, 48), (48, 32), (16, 16))
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Pairs whose depth is their index, and whose focal length the first number of the crop jitter."""
+
+    name: str = "numbered"
+    count: int = 10
+    broken: frozenset[int] = frozenset()
+
+    def __len__(self):
+        return self.count
+
+    def load(self, index, shape, rng):
+        if index in self.broken:
+            raise UnreadablePair(f"frame{index}.jpg is no image")
+        jitter = 0.0 if rng is None else rng.random()
+        view = View(np.zeros((*shape, 3), np.uint8), np.full(shape, index, np.float32), np.eye(3, dtype=np.float32) * jitter, np.eye(4))
+        return Pair(view, view)
+
+
+@pytest.fixture
+def numbered(monkeypatch):
+    opened = {}
+
+    def open_pairs(kind, root, split):
+        return opened.get(str(root), Numbered())
+
+    monkeypatch.setattr(loader, "open_pairs", open_pairs)
+    return opened
+
+
+def feed(*data, **changes):
+    options = {"specs": parse_data(data), "shapes": ((16, 16),), "batch_size": 4, "seed": 3} | changes
+    return Feed(**options)
+
+
+def training_batches(config, start):
+    return loader.training_batches(config, open_sources(config.specs, "train"), start)
+
+
+def validation_batches(config, pairs):
+    sources = open_sources(config.specs, "val")
+    return loader.validation_batches(config, sources, loader.held_out(config, sources, pairs))
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def indices(deliveries):
+    return [int(depth[0, 0]) for delivery in deliveries for depth in delivery.batch.pair.view1.depth]
+
+
+def equal(one, other):
+    return all(
+        np.array_equal(a, b)
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip([*x.batch[:2], *x.batch.pair.view1, x.shape], [*y.batch[:2], *y.batch.pair.view1, y.shape], strict=True)
+    )
+
+
+def test_every_pair_comes_once_before_any_comes_again(numbered):
+    numbers = indices(take(training_batches(feed("pairs:a", batch_size=5), 0), 6))
+    rounds = [numbers[i : i + 10] for i in (0, 10, 20)]
+    assert all(sorted(one) == list(range(10)) for one in rounds)
+    assert rounds[0] != rounds[1] and rounds[0] != list(range(10))
+
+
+def test_the_order_is_the_seeds(numbered):
+    orders = [tuple(indices(take(training_batches(feed("pairs:a", seed=seed), 0), 5))) for seed in (3, 3, 4)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_two_hosts_together_read_what_one_reads(numbered):
+    whole = take(training_batches(feed("pairs:a", shapes=SHAPES), 0), 6)
+    halves = [take(training_batches(feed("pairs:a", shapes=SHAPES, host=host, hosts=2), 0), 6) for host in (0, 1)]
+    for full, *parts in zip(whole, *halves, strict=True):
+        assert [len(part.batch.position) for part in parts] == [2, 2]
+        assert np.array_equal(full.batch.position, np.concatenate([part.batch.position for part in parts]))
+        depths = [part.batch.pair.view2.depth for part in parts]
+        assert np.array_equal(full.batch.pair.view2.depth, np.concatenate(depths))
+        jitters = [part.batch.pair.view1.intrinsics for part in parts]
+        assert np.array_equal(full.batch.pair.view1.intrinsics, np.concatenate(jitters))
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_going_on_from_batch_n_gives_what_an_uninterrupted_run_gets(numbered, hosts):
+    config = feed("pairs:a", "0.5*synthetic", shapes=SHAPES, hosts=hosts, host=hosts - 1)
+    assert equal(take(training_batches(config, 7), 3), take(training_batches(config, 0), 10)[7:])
+
+
+def test_worker_processes_change_nothing(tmp_path):
+    # Spawned workers open real files: a monkeypatched source would not reach them.
+    views = make_views(4, (48, 64))
+    write_pairs(tmp_path, views, [(i, j) for i in range(4) for j in range(4) if i != j])
+    config = feed(f"pairs:{tmp_path}", shapes=SHAPES)
+    with_workers = take(training_batches(dataclasses.replace(config, workers=2), 2), 3)
+    assert equal(with_workers, take(training_batches(config, 2), 3))
+    assert with_workers[0].batch.pair.view1.depth.max() > 0
+
+
+def test_a_mixture_has_the_weights_shares_and_renders_the_rest(numbered):
+    numbered["a"] = Numbered(count=1000)
+    batches = take(training_batches(feed("0.7*pairs:a", "0.3*synthetic", batch_size=10), 0), 20)
+    scenes = np.concatenate([delivery.batch.scene for delivery in batches])
+    assert (scenes != NOT_RENDERED).sum() == pytest.approx(60, abs=1)
+    assert np.array_equal(scenes[scenes != NOT_RENDERED], np.arange((scenes != NOT_RENDERED).sum()))
+    files = np.concatenate([delivery.batch.pair.view1.intrinsics[:, 0, 0] for delivery in batches])
+    assert np.array_equal(files == 1, scenes != NOT_RENDERED)  # blanks where a scene is to be rendered, jitter elsewhere
+
+
+def test_scenes_alone_need_no_arrays_and_never_repeat():
+    batches = take(training_batches(feed("synthetic"), 5), 3)
+    assert all(delivery.batch.pair is None for delivery in batches)
+    assert np.concatenate([delivery.batch.scene for delivery in batches]).tolist() == list(range(20, 32))
+
+
+def test_a_batch_has_one_shape_and_all_shapes_come(numbered):
+    config = feed("pairs:a", shapes=SHAPES)
+    batches = take(training_batches(config, 0), 30)
+    assert {delivery.shape for delivery in batches} == set(SHAPES)
+    for step, delivery in enumerate(batches):
+        assert delivery.batch.pair.view1.image.shape == (4, *delivery.shape, 3)
+        assert delivery.shape == shape_of_step(config, step)
+
+
+def test_an_unreadable_pair_is_replaced_and_told_of(numbered):
+    numbered["a"] = Numbered(broken=frozenset({2, 7}))
+    batches = take(training_batches(feed("pairs:a", batch_size=5), 0), 4)
+    told = [message for delivery in batches for message in delivery.skipped]
+    assert set(indices(batches)) == set(range(10)) - {2, 7}
+    assert {source for source, _ in told} == {"numbered"}
+    # Each comes up twice in two rounds, and now and then as a replacement.
+    assert [sum(f"frame{n}.jpg" in text for _, text in told) >= 2 for n in (2, 7)] == [True, True]
+    assert len(told) < 12
+
+
+def test_unreadable_pairs_end_the_run_where_that_is_asked_for(numbered):
+    numbered["a"] = Numbered(broken=frozenset(range(10)))
+    with pytest.raises(UserError, match=r"frame\d.jpg is no image.*--unreadable skip"):
+        take(training_batches(feed("pairs:a", unreadable="fail"), 0), 1)
+    with pytest.raises(UserError, match="numbered: 20 pairs in a row could not be read, the last because frame"):
+        take(training_batches(feed("pairs:a"), 0), 1)
+
+
+def test_validation_takes_each_sources_share_evenly_spaced_without_jitter(numbered):
+    numbered["a"], numbered["b"] = Numbered(count=100), Numbered(count=40)
+    batches = list(validation_batches(feed("pairs:a", "3*pairs:b", crop_jitter=False), 16))
+    assert indices(batches) == [0, 25, 50, 75, *[int(i * 40 / 12) for i in range(12)]]
+    assert all((delivery.batch.pair.view1.intrinsics == 0).all() for delivery in batches)
+
+
+def test_validation_takes_no_pair_twice_and_fills_the_last_batch_up(numbered):
+    numbered["a"] = Numbered(count=6)
+    (first, last) = validation_batches(feed("pairs:a"), 50)
+    assert indices([first, last]) == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert last.batch.position.tolist() == [4, 5, 6, 7]
+
+
+def test_validation_scenes_are_not_training_scenes():
+    held_out = np.concatenate([delivery.batch.scene for delivery in validation_batches(feed("synthetic"), 8)])
+    trained = np.concatenate([delivery.batch.scene for delivery in take(training_batches(feed("synthetic"), 0), 100)])
+    assert len(set(held_out)) == 8 and not set(held_out) & set(trained) and held_out.min() >= 2**30
+
+
+def test_a_batch_that_does_not_divide_among_hosts_is_refused():
+    with pytest.raises(UserError, match="4 pairs does not divide among 3 hosts"):
+        take(training_batches(feed("synthetic", hosts=3), 0), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cod3:x", "there is no source 'cod3'"),
+        ("co3d", r"needs a folder: co3d:DIR"),
+        ("co3d:", r"needs a folder"),
+        ("-1*synthetic", "a weight is a positive number"),
+        ("x*synthetic", "a weight is a positive number"),
+        ("nan*synthetic", "a weight is a positive number"),
+        ("", r"is not \[WEIGHT\*\]KIND"),
+        ("synthetic:overlap=2-3", "overlap"),
+    ],
+)
+def test_a_source_that_cannot_be_meant_is_refused_by_name(text, told):
+    with pytest.raises(UserError, match=told):
+        parse_data([text])
+
+
+def test_sources_are_read_as_documented():
+    co3d, scenes = parse_data(["0.7*co3d:/data/co3d:v2", "0.3*synthetic:overlap=0.5-0.9"])
+    assert co3d == DataSpec("co3d", Path("/data/co3d:v2"), None, 0.7)
+    assert (scenes.weight, scenes.scenes.overlap, scenes.root) == (0.3, (0.5, 0.9), None)
+    with pytest.raises(UserError, match="twice"):
+        parse_data(["synthetic", "synthetic"])

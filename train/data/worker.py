@@ -1,0 +1,24 @@
+"""What a process that reads files does when its run is interrupted. No JAX here."""
+
+import os
+import signal
+import threading
+import time
+
+
+def live_and_die_with_the_run(worker: int, workers: int) -> None:
+    """Prepares a worker process: it takes no notice of signals to stop, and ends when the run itself is gone, however that went.
+
+    Ctrl-C and batch systems signal all processes of a run; the run is to finish its step and save, and needs its readers until then.
+    Killed outright, a run cannot end its workers, and they would wait for it for ever.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # An orphan gets another parent.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
