@@ -85,13 +85,17 @@ def _backbone(folder: Path, info: CheckpointInfo, dtype: Any, attention: Attenti
         raise UserError(f"dtype must be float32 or bfloat16; found {name}")
     dtype = jnp.dtype(dtype)
 
-    def cast(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
-        # Only what is multiplied in bfloat16 is stored so; norms, biases and heads stay exact.
-        in_trunk_product = not path[0].key.startswith("head") and path[-1].key == "kernel"
-        return leaf.astype(dtype if in_trunk_product else np.float32)
-
-    params = _to_device(read_tree(folder / "backbone"), cast)
+    params = _to_device(read_tree(folder / "backbone"), lambda path, leaf: leaf.astype(stored_dtype(path, dtype)))
     return Backbone(DUSt3R(info.backbone, dtype=dtype, attention=attention), params, ProbedLayers(info.probed_layers))
+
+
+def stored_dtype(path: tuple[Any, ...], dtype: Any) -> Any:
+    """What a leaf of the backbone's tree is kept in where the trunk computes in `dtype`; `path` as jax.tree_util gives it.
+
+    Only what is multiplied in bfloat16 is stored so; norms, biases and heads stay exact.
+    """
+    in_trunk_product = not path[0].key.startswith("head") and path[-1].key == "kernel"
+    return dtype if in_trunk_product else jnp.dtype(jnp.float32)
 
 
 def _to_device(tree: Any, cast: Any) -> Any:

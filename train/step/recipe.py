@@ -1,0 +1,58 @@
+"""How parameters are updated: DUSt3R's recipe (Wang et al., CVPR 2024, supplementary), every part of it settable."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from und3rstand_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """AdamW, its learning rate a linear warm-up from 0 and half a cosine from `learning_rate` to `final_learning_rate`.
+
+    Weight decay is taken on matrices alone, never on biases and norms.
+    """
+
+    steps: int
+    warmup_steps: int
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-6
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
+            raise UserError(f"steps must be at least 1 and warm-up steps between 0 and steps; found {self.steps} and {self.warmup_steps}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UserError(f"betas must be at least 0 and below 1; found {self.beta1}, {self.beta2}")
+        rates = (self.learning_rate, self.final_learning_rate, self.weight_decay)
+        if not all(0 <= rate < float("inf") for rate in rates):
+            raise UserError(f"learning rates and weight decay must be finite and at least 0; found {', '.join(map(str, rates))}")
+
+
+def schedule(recipe: Recipe) -> optax.Schedule:
+    """Learning rate of each step, counted from 0. Step 0 of a warm-up already moves: it takes 1/warmup of the peak."""
+    cosine = optax.cosine_decay_schedule(
+        recipe.learning_rate,
+        max(recipe.steps - recipe.warmup_steps, 1),
+        recipe.final_learning_rate / recipe.learning_rate if recipe.learning_rate else 0.0,
+    )
+    if recipe.warmup_steps == 0:
+        return cosine
+    first = recipe.learning_rate / recipe.warmup_steps
+    warmup = optax.linear_schedule(first, recipe.learning_rate, max(recipe.warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, cosine], [recipe.warmup_steps])
+
+
+def optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """The transformation for one probe's parameters."""
+    return optax.adamw(schedule(recipe), b1=recipe.beta1, b2=recipe.beta2, weight_decay=recipe.weight_decay, mask=matrices)
+
+
+def matrices(params: Any) -> Any:
+    """Which leaves are matrices: their name says it, since stacked biases have as many axes."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
