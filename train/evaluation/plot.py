@@ -1,0 +1,189 @@
+"""The figure that shows at which layer geometry appears: point errors and pose errors by layer."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from train.evaluation.results import Evaluation, LayerResult, PoseResult
+
+_INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
+_LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
+_LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
+_NARROW = 1000  # below this ratio of largest to smallest value, a decade has more than one tick
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the layers behind one kind of step look, in colours (Okabe and Ito's) that the colour-blind can tell apart."""
+
+    label: str
+    marker: str
+    colour: str
+
+
+_KINDS = {
+    "self_attn": _Kind("after self-attention", "o", "#0072b2"),
+    "cross_attn": _Kind("after cross-attention", "s", "#d55e00"),
+    "mlp": _Kind("after MLP", "^", "#009e73"),
+    "embed": _Kind("the decoder's input", "D", "#cc79a7"),
+    "norm": _Kind("after the last norm", "P", "#3f3f46"),
+}
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One line of a panel: filled markers on a solid line, or open ones on a dashed line."""
+
+    label: str
+    of: Callable[[LayerResult], float]
+    is_filled: bool
+
+    @property
+    def style(self) -> Literal["-", "--"]:
+        """Matplotlib's name of the line."""
+        return "-" if self.is_filled else "--"
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    unit: str
+    series: tuple[_Series, _Series]
+    greatest: float = math.inf
+
+
+def _pose(of: Callable[[PoseResult], float]) -> Callable[[LayerResult], float]:
+    return lambda result: math.nan if result.pose is None else of(result.pose)
+
+
+_POINTS = _Panel(
+    "Error of each layer's points",
+    "distance in the ground truth's unit,\nscale and depth shift taken out",
+    (_Series("view 1", lambda result: result.view1.invariant, True), _Series("view 2", lambda result: result.view2.invariant, False)),
+)
+_POSE = _Panel(
+    "Error of the second camera's pose that each layer's points imply",
+    "angle in degrees, median over pairs",
+    (
+        _Series("rotation", _pose(lambda pose: pose.rotation_degrees), True),
+        _Series("direction of translation", _pose(lambda pose: pose.translation_degrees), False),
+    ),
+    greatest=180,
+)
+
+
+def plot_layers(path: Path, evaluation: Evaluation) -> None:
+    """Writes `layers_figure` as PNG."""
+    layers_figure(evaluation).savefig(path)
+
+
+def layers_figure(evaluation: Evaluation) -> Figure:
+    """Errors of both views' points and, where poses were found, of view 2's pose: a panel each, a marker a layer."""
+    layers = [result.layer_id for result in evaluation.layers]
+    panels = [_POINTS, _POSE] if any(result.pose for result in evaluation.layers) else [_POINTS]
+    width = min(max(_LAYER_WIDTH * len(layers) + 2.5, _LEAST_WIDTH), _MOST_WIDTH)
+    figure = Figure(figsize=(width, _PANEL_HEIGHT * len(panels) + 1.0), dpi=110, layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw_panel(axes, panel, evaluation)
+        _draw_blocks(axes, layers)
+    _name_stacks(all_axes[-1], layers)
+    handles = [_marker(_KINDS[step]) for step in _KINDS if step in map(_step, layers)]
+    handles += [Line2D([], [], color=_HEAD, label="the model's own head")] if evaluation.head else []
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(width / 2)), frameon=False, columnspacing=1.4)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: _Panel, evaluation: Evaluation) -> None:
+    layers = [result.layer_id for result in evaluation.layers]
+    drawn = [series.of(result) for series in panel.series for result in evaluation.layers]
+    missing = sum(not math.isfinite(value) for value in drawn)
+    legend = []
+    for series in panel.series:
+        _draw_series(axes, layers, [series.of(result) for result in evaluation.layers], series)
+        face = _FAINT if series.is_filled else "white"
+        legend.append(Line2D([], [], color=_FAINT, linestyle=series.style, marker="o", markerfacecolor=face, label=series.label))
+    for series in panel.series:
+        value = series.of(evaluation.head) if evaluation.head else math.nan
+        if math.isfinite(value):
+            drawn.append(value)
+            axes.axhline(value, color=_HEAD, linestyle=series.style)
+    _scale(axes, [value for value in drawn if math.isfinite(value)])
+    # Matplotlib's own margin, but no decade of angles that there are not.
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * panel.greatest))
+    note = f" ({missing} values are not finite and not drawn)" if missing else ""
+    axes.set_title(panel.title + note, loc="left", fontsize=13, color=_INK, pad=24)
+    axes.set_ylabel(panel.unit, color=_INK)
+    corner = {"bbox_to_anchor": (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
+    axes.legend(handles=legend, loc="lower left", ncols=len(legend), fontsize=10, frameon=False, **corner)
+
+
+def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: _Series) -> None:
+    shown = [value if math.isfinite(value) else math.nan for value in values]
+    axes.plot(range(len(layers)), shown, color=_FAINT, linestyle=series.style, linewidth=1.1)
+    for step in dict.fromkeys(map(_step, layers)):
+        kind, at = _KINDS[step], [index for index, layer in enumerate(layers) if _step(layer) == step]
+        face = kind.colour if series.is_filled else "white"
+        axes.plot(at, [shown[index] for index in at], kind.marker, color=kind.colour, markerfacecolor=face, markersize=6.5)
+
+
+def _marker(kind: _Kind) -> Line2D:
+    return Line2D([], [], color=kind.colour, marker=kind.marker, linestyle="none", label=kind.label)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, unless a value is 0."""
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if values and min(values) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < _NARROW * min(values) else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:
+    """A band and a number a block."""
+    spans = _spans(layers, lambda layer: layer.rpartition(".")[0] if _is_in_block(layer) else layer)
+    for number, (_, start, stop) in enumerate(spans):
+        if number % 2 == 0:
+            axes.axvspan(start - 0.5, stop - 0.5, color=_BAND, zorder=0)
+    blocks = [(block.rpartition(".")[2], (start + stop - 1) / 2) for block, start, stop in spans if _is_in_block(layers[start])]
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    axes.set_xticks([middle for _, middle in blocks], [number for number, _ in blocks])
+    axes.tick_params(axis="x", length=0)
+
+
+def _name_stacks(axes: Axes, layers: Sequence[str]) -> None:
+    """Below the blocks' numbers, whose blocks they are."""
+    spans = _spans(layers, lambda layer: layer.partition(".")[0])
+    below = axes.secondary_xaxis(location=0)
+    below.set_xticks([(start + stop - 1) / 2 for _, start, stop in spans], [f"\n{stack} block" for stack, _, _ in spans])
+    below.tick_params(length=0)
+
+
+def _is_in_block(layer: str) -> bool:
+    return layer.count(".") == 2
+
+
+def _spans(layers: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, int, int]]:
+    """(name, start, stop) of consecutive layers with one key."""
+    spans, start = [], 0
+    for name, members in itertools.groupby(layers, key):
+        stop = start + len(list(members))
+        spans.append((name, start, stop))
+        start = stop
+    return spans
+
+
+def _step(layer: str) -> str:
+    return layer.rpartition(".")[2]

@@ -1,0 +1,121 @@
+"""Where view 2's camera stands, by its pointmap alone: perspective-n-point between predicted points and the pixels that hold them.
+
+A pointmap gives 2D–3D correspondences for free (DUSt3R, Wang et al., CVPR 2024, section 3.3): RANSAC with SQPnP (Terzakis and
+Lourakis, ECCV 2020) finds the pose, Levenberg-Marquardt refines it on the inliers. OpenCV does both, with random numbers of its own
+that start anew in each call: equal input gives equal poses.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int
+
+Pose = Float[np.ndarray, "4 4"]
+
+_LEAST_POINTS = 6
+_ITERATIONS = 100
+_CONFIDENCE = 0.999
+_REFINEMENTS = 8
+_LEAST_BASELINE = 1e-3  # of the scene's size; below it, a translation has no direction worth the name
+
+
+def camera_pose(
+    points: Float[np.ndarray, "N 3"], pixels: Float[np.ndarray, "N 2"], intrinsics: Float[np.ndarray, "3 3"], threshold: float = 5.0
+) -> Pose | None:
+    """The pose of the camera in which `points` appear at `pixels`.
+
+    Args:
+        points: in view 1's frame, in any unit; those that are not finite are left out.
+        pixels: (column, row) of each, pixel centres at integers.
+        intrinsics: of that camera, without distortion.
+        threshold: pixels by which an inlier's reprojection may be off.
+
+    Returns:
+        Camera to view 1's frame, its translation in the points' unit; None if there are too few points or no pose explains them.
+    """
+    finite = np.isfinite(points).all(axis=-1)
+    points, pixels = points[finite].astype(np.float64), pixels[finite].astype(np.float64)
+    unit = float(np.median(np.linalg.norm(points, axis=-1))) if len(points) >= _LEAST_POINTS else 0.0
+    if not (np.isfinite(unit) and unit > 0):
+        return None
+    points = points / unit  # OpenCV's solvers hold absolute tolerances
+    try:
+        pose = _solve(points, pixels, intrinsics.astype(np.float64), threshold)
+    except cv2.error:  # how OpenCV says that points are degenerate
+        return None
+    if pose is None or not np.isfinite(pose).all():
+        return None
+    pose[:3, 3] *= unit
+    return pose
+
+
+def _solve(
+    points: Float[np.ndarray, "N 3"], pixels: Float[np.ndarray, "N 2"], intrinsics: Float[np.ndarray, "3 3"], threshold: float
+) -> Pose | None:
+    found, turn, shift, inliers = cv2.solvePnPRansac(
+        points,
+        pixels,
+        intrinsics,
+        None,
+        iterationsCount=_ITERATIONS,
+        reprojectionError=threshold,
+        confidence=_CONFIDENCE,
+        flags=cv2.SOLVEPNP_SQPNP,
+    )
+    if not found or inliers is None or len(inliers) < _LEAST_POINTS:
+        return None
+    chosen = inliers[:, 0]
+    for _ in range(_REFINEMENTS):
+        turn, shift = cv2.solvePnPRefineLM(points[chosen], pixels[chosen], intrinsics, None, turn, shift)
+        # A minimal sample's pose is off by its points' noise, and so are its inliers: the refined pose finds more.
+        more = _inliers(points, pixels, intrinsics, turn, shift, threshold)
+        if len(more) <= len(chosen):
+            break
+        chosen = more
+    rotation, _ = cv2.Rodrigues(turn)
+    pose = np.eye(4)
+    pose[:3, :3] = rotation.T
+    pose[:3, 3] = -rotation.T @ shift[:, 0]
+    return pose
+
+
+def _inliers(
+    points: Float[np.ndarray, "N 3"],
+    pixels: Float[np.ndarray, "N 2"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    turn: np.ndarray,
+    shift: np.ndarray,
+    threshold: float,
+) -> Int[np.ndarray, " M"]:
+    projected, _ = cv2.projectPoints(points, turn, shift, intrinsics, None)
+    return np.flatnonzero(np.linalg.norm(projected[:, 0] - pixels, axis=-1) <= threshold)
+
+
+def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[float, float]:
+    """Angles in degrees, at most 180: of the rotation between two poses, and between the directions of their translations.
+
+    Args:
+        estimated, true: camera to view 1's frame; the units of their translations may differ.
+        scene_size: a typical distance of the scene's points, in `true`'s unit. The direction is NaN where the true camera stands less
+            than a thousandth of it from view 1's.
+    """
+    difference = estimated[:3, :3].T @ true[:3, :3]
+    # atan2 of sine and cosine keeps small angles exact, where the arc cosine of the trace would lose half the digits.
+    sine = np.linalg.norm([difference[2, 1] - difference[1, 2], difference[0, 2] - difference[2, 0], difference[1, 0] - difference[0, 1]])
+    rotation = np.degrees(np.arctan2(sine / 2, (np.trace(difference) - 1) / 2))
+    a, b = estimated[:3, 3], true[:3, 3]
+    if not has_baseline(true, scene_size):
+        return float(rotation), float("nan")
+    if not a.any():  # no direction where there is one is as wrong as the opposite one
+        return float(rotation), 180.0
+    return float(rotation), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
+
+
+def has_baseline(true: Pose, scene_size: float) -> bool:
+    """Whether a camera stands so far from view 1's that the direction to it means something."""
+    baseline = float(np.linalg.norm(true[:3, 3]))
+    return baseline > 0 and baseline >= _LEAST_BASELINE * scene_size
+
+
+def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:
+    """Indices of the more confident half, the first of equal ones; NaN counts as least."""
+    return np.argsort(-np.nan_to_num(confidence, nan=-np.inf, posinf=np.inf), kind="stable")[: (len(confidence) + 1) // 2]
