@@ -1,0 +1,219 @@
+"""A run from end to end in this process: what it leaves behind, and how it goes on. Pairs come from files, which compiles fastest."""
+
+import csv
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny
+from tests.conversion import converted
+from tests.data_sets import make_views, write_pairs
+from train.__main__ import main
+from und3rstand_jax import load_backbone_and_probe
+from und3rstand_jax.checkpoint import read_checkpoint_info, read_tree
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """A tiny backbone with its arguments, and a data set."""
+    folder = tmp_path_factory.mktemp("material")
+    backbone = converted(tiny.save_backbone(folder / "source"), folder / "backbone")
+    views = make_views(5, (48, 64))
+    write_pairs(folder / "data", views, [(i, j) for i in range(5) for j in range(5) if i != j])
+    return ["--backbone", str(backbone), "--data", f"pairs:{folder / 'data'}", "--workers", "0", "--val-pairs", "2"]
+
+
+def arguments(material, out, **options):
+    given = {"steps": STEPS, "batch-size": 4, "hidden": 8, "depth": 2, "log-every": 5, "save-every": 4, "validate-every": 8} | options
+    named = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return [*material, *named, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def finished(material, tmp_path_factory):
+    """The folder of a run that went through."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert main(arguments(material, out)) == 0
+    return out
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(out):
+    return sorted(int(path.name) for path in (out / "checkpoints").iterdir())
+
+
+def test_losses_are_logged_by_layer_and_view(finished):
+    losses = [line for line in lines(finished) if "layers" in line]
+    assert [line["step"] for line in losses] == [5, 10, 12]
+    for line in losses:
+        assert list(line["layers"]) == list(tiny.LAYERS)
+        for values in line["layers"].values():
+            assert values["total"] == pytest.approx(values["view1"] + values["view2"], rel=1e-5)
+            assert all(math.isfinite(value) for value in values.values())
+        assert line["pairs_per_second"] > 0
+    assert losses[0]["learning_rate"] == pytest.approx(1e-4, rel=0.3)
+
+
+def test_validations_come_when_asked_and_at_the_end(finished):
+    validations = [line for line in lines(finished) if "validation" in line]
+    assert [line["step"] for line in validations] == [8, 12]
+    assert list(validations[0]["validation"]) == list(tiny.LAYERS)
+    assert all(value > 0 for views in validations[0]["validation"].values() for value in views.values())
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(finished):
+    errors = {
+        line["step"]: np.mean([list(v.values()) for v in line["validation"].values()]) for line in lines(finished) if "validation" in line
+    }
+    assert saved(finished) == sorted({8, 12} | {min(errors, key=errors.get)})
+
+
+def test_tensorboard_has_the_same_figures(finished):
+    from tensorboardX.proto import event_pb2
+
+    found = {}
+    (file,) = (finished / "tensorboard").iterdir()
+    content = file.read_bytes()
+    while content:
+        # A record: length (8 bytes), its checksum (4), data, checksum (4).
+        length = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + length])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        content = content[16 + length :]
+    for line in lines(finished):
+        for layer, values in line.get("layers", {}).items():
+            assert found[f"view2/{layer}", line["step"]] == pytest.approx(values["view2"])
+        for layer, values in line.get("validation", {}).items():
+            assert found[f"validation_view1/{layer}", line["step"]] == pytest.approx(values["view1"])
+
+
+def test_the_end_is_a_checkpoint_that_everything_takes(finished):
+    backbone, probes = load_backbone_and_probe(finished / "probes")
+    assert probes.layer_ids == backbone.probed_layers.layer_ids == tiny.LAYERS
+    assert probes.config.groups[0].widths == (16, 8, 1024)
+    training = read_checkpoint_info(finished / "probes").provenance["probes"]["training"]
+    assert training["step"] == STEPS and training["frozen"] == {} and training["options"]["hidden"] == 8
+    newest = read_tree(finished / "checkpoints" / str(STEPS) / "state")
+    trained = newest["groups"]["group0"]["params"]
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(probes.params["group0"]), strict=True))
+
+
+def test_table_and_plot_say_what_the_metrics_say(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    with (finished / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows] == [*tiny.LAYERS, "head"]
+    for row, layer in zip(rows, metrics["layers"], strict=False):
+        assert float(row["view2_invariant"]) == pytest.approx(layer["view2"]["invariant"])
+    last = [line for line in lines(finished) if "validation" in line][-1]["validation"]
+    for layer in metrics["layers"]:
+        assert layer["view1"]["invariant"] == pytest.approx(last[layer["layer_id"]]["view1"], rel=1e-4)
+    with Image.open(finished / "layers.png") as image:
+        assert image.width > 600
+
+
+def test_evaluate_finds_again_what_the_run_found(finished, material, tmp_path):
+    data = material[material.index("--data") + 1]
+    options = ["--checkpoint", str(finished / "probes"), "--data", data, "--pairs", "2", "--workers", "0", "--out", str(tmp_path / "again")]
+    assert main(["evaluate", *options]) == 0
+    first, again = (json.loads((folder / "metrics.json").read_text()) for folder in (finished, tmp_path / "again"))
+    assert again["layers"] == first["layers"] and again["head"] == first["head"]
+    assert again["facts"]["data"] == [data] and (tmp_path / "again" / "layers.png").is_file()
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, material, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "probes").rglob("*")}
+    assert main(arguments(material, finished)) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (finished / "probes").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hidden": 16}, "was started with --hidden 8 (now 16)"),
+        ({"steps": 13}, "was started with --steps 12 (now 13)"),
+        ({"seed": 1, "learning-rate": 1e-3}, "--learning-rate 0.0001 (now 0.001), --seed 0 (now 1)"),
+        ({"layers": "decoder.*.mlp"}, "--layers all (now decoder.*.mlp)"),
+        ({"resolution": "48x32"}, "--resolution 32x32 (now 48x32)"),
+    ],
+)
+def test_flags_that_do_not_fit_the_checkpoint_are_named(finished, material, capsys, options, told):
+    assert main(arguments(material, finished, **options)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_another_backbone_in_the_same_place_is_noticed(finished, material, capsys, tmp_path):
+    record = finished / "run.json"
+    content = json.loads(record.read_text())
+    try:
+        record.write_text(json.dumps(content | {"backbone_sha256": {"model.safetensors": "0"}}))
+        assert main(arguments(material, finished)) == 2
+        assert "another backbone" in capsys.readouterr().err
+    finally:
+        record.write_text(json.dumps(content))
+
+
+def test_the_best_checkpoint_can_be_what_the_run_ends_with(finished, material, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    errors = {
+        line["step"]: np.mean([list(v.values()) for v in line["validation"].values()]) for line in lines(copy) if "validation" in line
+    }
+    best = min(errors, key=errors.get)
+    assert main(arguments(material, copy, export="best")) == 0
+    assert json.loads((copy / "metrics.json").read_text())["facts"]["step"] == best
+    expected = read_tree(copy / "checkpoints" / str(best) / "state")["groups"]["group0"]["params"]
+    found = read_tree(copy / "probes" / "probes")["group0"]
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True))
+
+
+def test_a_folder_of_somebody_else_is_left_alone(material, tmp_path, capsys):
+    (tmp_path / "letter.txt").write_text("dear")
+    assert main(arguments(material, tmp_path)) == 2
+    assert "is no training run" in capsys.readouterr().err
+    assert main([*arguments(material, tmp_path), "--overwrite"]) == 2
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_a_damaged_checkpoint_is_one_line_that_says_what_to_do(finished, material, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    for file in (copy / "checkpoints" / str(STEPS) / "state").rglob("*"):
+        if file.is_file() and file.name not in ("_METADATA", "_CHECKPOINT_METADATA"):
+            file.write_bytes(b"")
+    assert main(arguments(material, copy)) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: checkpoint 12 in") and "--overwrite" in told
+
+
+def test_unreadable_files_are_counted_and_listed(material, tmp_path, capsys):
+    import shutil
+    from pathlib import Path
+
+    source = Path(material[material.index("--data") + 1].removeprefix("pairs:"))
+    shutil.copytree(source, tmp_path / "data")
+    broken = sorted((tmp_path / "data").glob("*.image.png"))[1]
+    broken.write_bytes(b"no image")
+    given = [text.replace(str(source), str(tmp_path / "data")) for text in arguments(material, tmp_path / "out", steps=3)]
+    assert main(given) == 0
+    told = capsys.readouterr().err
+    assert f"cannot read {broken}" in told and "another pair takes its place" in told
+    listed = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    counted = [line for line in lines(tmp_path / "out") if "unreadable" in line][-1]["unreadable"]
+    assert counted == len(listed) > 0 and all(broken.name in line for line in listed)
+    assert main([*given[:-1], str(tmp_path / "strict"), "--unreadable", "fail"]) == 2
+    assert "--unreadable skip goes on" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""The command line: `python -m train --layers all`, and `inspect`, `evaluate`, `plan` beside it."""
+
+import shlex
+import sys
+from collections.abc import Callable
+
+from train.options import TrainOptions
+from und3rstand_jax.command_line import run_command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
+    argv = sys.argv[1:] if argv is None else argv
+    # Commands are told apart by hand: training itself has no name of its own, so that its options come right after `train`.
+    if argv and argv[0] in _COMMANDS:
+        return _COMMANDS[argv[0]](argv[1:])
+    return _train(argv)
+
+
+def _train(argv: list[str]) -> int:
+    from train.run.command import parse
+
+    options = parse(argv)
+    return options if isinstance(options, int) else run_command(lambda: _run(options, argv), options.debug)
+
+
+def _run(options: TrainOptions, argv: list[str]) -> None:
+    # Imported here because it brings in JAX and more, which --help does not need.
+    from train.run.training import train
+
+    train(options, f"python -m train {shlex.join(argv)}")
+
+
+def _inspect(argv: list[str]) -> int:
+    from train.data.command import main
+
+    return main(argv)
+
+
+def _evaluate(argv: list[str]) -> int:
+    from train.evaluation.command import main
+
+    return main(argv)
+
+
+def _plan(argv: list[str]) -> int:
+    from train.plan.command import main
+
+    return main(argv)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"inspect": _inspect, "evaluate": _evaluate, "plan": _plan}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The folder of a run: which run it is, and whether the options at hand go on with it.
+
+config.yaml     every option, as the run uses it          checkpoints/    the newest and the best states
+run.json        what was trained on what                  metrics.jsonl   losses and validations       tensorboard/
+probes/         the trained probes with their backbone    metrics.json, layers.csv, layers.png         the evaluation at the end
+skipped.txt     pairs that could not be read, if any
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.options import CHANGEABLE, NOT_PART_OF_A_RUN, TrainOptions
+from train.run.config_file import option_values, read_config, write_config
+from und3rstand_jax.errors import UserError
+
+CONFIG, RECORD, CHECKPOINTS, PROBES = "config.yaml", "run.json", "checkpoints", "probes"
+FORMAT = "und3rstand_jax training run"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return _record(folder).get("format") == FORMAT
+
+
+def earlier_options(options: TrainOptions) -> TrainOptions:
+    """The options with what an earlier run in the same folder decided where these leave it open (a batch size by default, say)."""
+    if options.overwrite or not is_run(options.out):
+        return options
+    earlier = read_config(options.out / CONFIG)
+    open_fields = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) in (None, ())]
+    return dataclasses.replace(options, **{name: earlier[name] for name in open_fields if name in earlier})
+
+
+def open_folder(options: TrainOptions, record: Mapping[str, Any]) -> None:
+    """Makes the folder of a new run, or checks that the options are those of the run that is there.
+
+    Args:
+        options: complete, with nothing left open.
+        record: what else a run must have in common with its checkpoints; plain values.
+
+    Raises:
+        UserError: the folder holds something else, or another run; the message names the options that differ.
+    """
+    folder = options.out
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; --out must name a folder")
+    if is_run(folder):
+        if not options.overwrite:
+            _check_same(folder, options, record)
+            write_config(folder / CONFIG, option_values(options))
+            return
+        shutil.rmtree(folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds something that is no training run; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder / CONFIG, option_values(options))
+    # Last, since it is what makes the folder a run.
+    (folder / RECORD).write_text(json.dumps({"format": FORMAT, **record}, indent=1) + "\n")
+
+
+def _check_same(folder: Path, options: TrainOptions, record: Mapping[str, Any]) -> None:
+    earlier = read_config(folder / CONFIG)
+    fixed = [field.name for field in dataclasses.fields(options) if field.name not in (*NOT_PART_OF_A_RUN, *CHANGEABLE)]
+    differing = [
+        f"--{name.replace('_', '-')} {_told(earlier.get(name))} (now {_told(getattr(options, name))})"
+        for name in fixed
+        if earlier.get(name) != getattr(options, name)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder} was started with {', '.join(differing)}: give the same to go on, another --out for another run, or --overwrite"
+        )
+    changed = [key for key, value in json.loads(json.dumps(record)).items() if _record(folder).get(key) != value]
+    if changed:
+        raise UserError(
+            f"{folder} was started on another backbone than --backbone {options.backbone} is now ({', '.join(changed)} differ): "
+            "give the same, another --out, or --overwrite"
+        )
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / RECORD).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise UserError(f"{folder / RECORD} is damaged ({error}); start anew with another --out") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,48 @@
+"""Several processes as one run: how they find each other, and what the first tells the others."""
+
+from typing import TypeVar
+
+import jax
+
+from train.options import TrainOptions
+from und3rstand_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def join(options: TrainOptions) -> None:
+    """Connects this process with the others of the run; before anything else is asked of JAX.
+
+    Raises:
+        UserError: half of what is needed was given.
+    """
+    given = (options.coordinator, options.processes, options.process)
+    if all(value is None for value in given):
+        if options.distributed:
+            jax.distributed.initialize()
+        return
+    if any(value is None for value in given):
+        raise UserError("--coordinator, --processes and --process go together; on a TPU pod or under Slurm --distributed alone will do")
+    jax.distributed.initialize(options.coordinator, options.processes, options.process)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def from_first(tree: T) -> T:
+    """The first process's values of a tree of arrays, on every process."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

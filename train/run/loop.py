@@ -1,0 +1,177 @@
+"""The loop: a batch, a step, and now and then a line of the log, a validation, a checkpoint."""
+
+import collections
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from train.data.loader import Delivery, open_sources, training_batches
+from train.data.records import Shape
+from train.loss import PairLoss
+from train.run.checkpoints import Checkpoints
+from train.run.metrics_log import LossWindow, MetricsLog
+from train.run.progress import Progress
+from train.run.validation import Validation, mean_error
+from train.setup import Setup
+from train.step.data_parallel import first, parallel, split, total
+from train.step.probe_step import probe_step
+from train.step.recipe import schedule
+from train.step.state import NOT_FROZEN, ProbesState
+
+_IN_FLIGHT = 2  # steps handed to the devices before the first of them is waited for
+
+
+class Loop:
+    """Trains from where the state is to the last step, or until told to stop.
+
+    Checkpoints and logs are those of the first process; on the others both are None, and all else is the same.
+    """
+
+    def __init__(self, setup: Setup, backbone: Any, checkpoints: Checkpoints | None, log: MetricsLog | None, progress: Progress) -> None:
+        """`backbone` is replicated."""
+        self._setup, self._backbone = setup, backbone
+        self._checkpoints, self._log, self._progress = checkpoints, log, progress
+        self._programs: dict[Shape, Any] = {}
+        self._validation = Validation(setup)
+        self._window = LossWindow()
+        self._frozen: dict[str, int] = {}
+        self._unreadable = 0
+        self._since = time.monotonic()
+
+    def run(self, state: Any, step: int, record: dict[str, Any], stop: Callable[[int], bool]) -> tuple[Any, int]:
+        """Runs on.
+
+        Args:
+            state: replicated; given away.
+            step: how many steps it has behind it.
+            record: of the checkpoint it is from, empty at the start.
+            stop: asked before every step.
+
+        Returns:
+            The state, and the steps it has behind it: fewer than all if it was told to stop. Either way it is saved.
+        """
+        options = self._setup.options
+        self._take_up(record)
+        pending: collections.deque[tuple[int, dict[str, PairLoss]]] = collections.deque()
+        batches = self._batches(step)
+        saved = step
+        while step < options.steps and not stop(step):
+            delivery = next(batches)
+            self._report_skipped(step, delivery)
+            state, losses = self._program(delivery.shape)(state, self._backbone, split(delivery.batch))
+            step += 1
+            pending.append((step, losses))
+            ends = step == options.steps
+            logs, validates = step % options.log_every == 0 or ends, step % options.validate_every == 0 or ends
+            saves = validates or step % options.save_every == 0
+            self._take_in(pending, 0 if logs or saves else _IN_FLIGHT)
+            if logs:
+                self._write_losses(step, state)
+            if saves:
+                self._save(step, state, self._validate(step, state) if validates else None)
+                saved = step
+        self._take_in(pending, 0)
+        if saved != step:
+            self._save(step, state, None)
+        return state, step
+
+    def _batches(self, step: int) -> Iterator[Delivery]:
+        feed = self._setup.feed
+        sources = open_sources(feed.specs, "train")
+        for source in sources:
+            if source is not None:
+                for note in source.notes:
+                    self._progress.say(f"{source.name}: {note}")
+        return training_batches(feed, sources, step)
+
+    def _take_up(self, record: dict[str, Any]) -> None:
+        if record:
+            self._window = LossWindow(**record["window"])
+            self._frozen = dict(record["frozen"])
+            self._unreadable = record["unreadable"]
+
+    def _program(self, shape: Shape) -> Any:
+        """The step for one shape, compiled when it is first called."""
+        if shape not in self._programs:
+            self._progress.say(f"compiling the step for {shape[1]}×{shape[0]} pixels")
+            self._programs[shape] = parallel(functools.partial(probe_step, self._setup.task(shape), total), donate=(0,))
+        return self._programs[shape]
+
+    def _take_in(self, pending: collections.deque[tuple[int, dict[str, PairLoss]]], left: int) -> None:
+        """Waits for steps until only `left` are under way, and adds their losses to the window."""
+        while len(pending) > left:
+            _, losses = pending.popleft()
+            self._window.add(self._by_layer({name: first(loss) for name, loss in losses.items()}))
+            self._progress.step()
+
+    def _by_layer(self, groups: dict[str, PairLoss]) -> dict[str, PairLoss]:
+        found: dict[str, PairLoss] = {}
+        for number, group in enumerate(self._setup.probes.groups):
+            losses = groups[f"group{number}"]
+            found |= {layer: PairLoss(*(values[i] for values in losses)) for i, layer in enumerate(group.layer_ids)}
+        return {layer: found[layer] for layer in self._setup.probes.layer_ids}
+
+    def _write_losses(self, step: int, state: ProbesState) -> None:
+        options = self._setup.options
+        steps, means = self._window.steps, self._window.means()
+        now = time.monotonic()
+        rate, self._since = steps * (options.batch_size or 0) / max(now - self._since, 1e-9), now
+        finite = [values["total"] for values in means.values() if math.isfinite(values["total"])]
+        self._progress.figures(step, float(np.mean(finite)) if finite else math.nan, rate)
+        self._report_frozen(step, state)
+        if self._log is not None:
+            rates = {"pairs_per_second": rate, "learning_rate": float(schedule(self._setup.recipe)(step - 1))}
+            self._log.losses(step, means, rates | {"unreadable": self._unreadable})
+            self._log.flush()
+
+    def _report_frozen(self, step: int, state: ProbesState) -> None:
+        for number, group in enumerate(self._setup.probes.groups):
+            frozen_at = first(state.groups[f"group{number}"].frozen_at)
+            for layer, at in zip(group.layer_ids, frozen_at, strict=True):
+                if at != NOT_FROZEN and layer not in self._frozen:
+                    self._frozen[layer] = int(at)
+                    text = f"{layer}: loss or gradient not finite in step {at + 1}; frozen at the last good parameters, the others go on"
+                    self._progress.say(text)
+                    if self._log is not None:
+                        self._log.event(step, text)
+
+    def _validate(self, step: int, state: ProbesState) -> float:
+        self._progress.say(f"validating after step {step}")
+        errors = self._validation(self._backbone, state.params)
+        if self._log is not None:
+            self._log.validation(step, errors)
+            self._log.flush()
+        self._since = time.monotonic()
+        return mean_error(errors)
+
+    def _save(self, step: int, state: ProbesState, error: float | None) -> None:
+        self._report_frozen(step, state)
+        if self._checkpoints is None:
+            return
+        record = {
+            "step": step,
+            "pairs": step * (self._setup.options.batch_size or 0),
+            "window": self._window.record(),
+            "frozen": self._frozen,
+            "unreadable": self._unreadable,
+        }
+        # A copy of our own: the next step takes the state's memory while this is still being written.
+        self._checkpoints.save(step, first(state), record, error)
+
+    def _report_skipped(self, step: int, delivery: Delivery) -> None:
+        """Names what this host could not read in its own file, the first of it on stderr too."""
+        if not delivery.skipped:
+            return
+        file = self._setup.options.out / f"skipped{jax.process_index() or ''}.txt"
+        if self._unreadable == 0:
+            print(f"cannot read {delivery.skipped[0][1]}: another pair takes its place; {file} lists all such", file=sys.stderr, flush=True)
+        self._unreadable += len(delivery.skipped)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as lines:
+            lines.writelines(f"step {step + 1}\t{source}\t{told}\n" for source, told in delivery.skipped)

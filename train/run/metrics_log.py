@@ -1,0 +1,93 @@
+"""Losses and validations of every layer and view, as lines of JSON and for TensorBoard."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.loss import PairLoss
+
+JSONL, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+
+class MetricsLog:
+    """Writes both. A run that goes on from a checkpoint first takes back what was written after it."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Opens the logs of a run that has done `step` steps."""
+        from tensorboardX import SummaryWriter
+
+        self._file = folder / JSONL
+        if self._file.exists():
+            self._file.write_text("".join(line for line in self._file.read_text().splitlines(True) if _is_before(line, step)))
+        self._lines = self._file.open("a")
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
+
+    def losses(self, step: int, layers: Mapping[str, Mapping[str, float]], facts: Mapping[str, float]) -> None:
+        """Mean losses of each layer over the steps since the last line, and figures of the run as a whole."""
+        self._write({"step": step, **facts, "layers": layers})
+        for layer, values in layers.items():
+            for name, value in values.items():
+                self._board.add_scalar(f"{name}/{layer}", value, step)
+        for name, value in facts.items():
+            self._board.add_scalar(f"run/{name}", value, step)
+
+    def validation(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> None:
+        """Test metric of each layer and view on held-out pairs."""
+        self._write({"step": step, "validation": layers})
+        for layer, values in layers.items():
+            for view, value in values.items():
+                self._board.add_scalar(f"validation_{view}/{layer}", value, step)
+
+    def event(self, step: int, text: str) -> None:
+        """Something that happened once: a probe frozen, an interruption."""
+        self._write({"step": step, "event": text})
+        self._board.add_text("events", text, step)
+
+    def flush(self) -> None:
+        """Puts on disk what was written so far."""
+        self._lines.flush()
+        self._board.flush()
+
+    def close(self) -> None:
+        """Ends both."""
+        self._lines.close()
+        self._board.close()
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        self._lines.write(json.dumps(content) + "\n")
+
+
+class LossWindow:
+    """Sums of losses since the last line of the log. Plain floats, so that a checkpoint carries them on exactly."""
+
+    def __init__(self, steps: int = 0, sums: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        """Empty, or as `record` gave it."""
+        self.steps = steps
+        self._sums = {layer: dict(values) for layer, values in (sums or {}).items()}
+
+    def add(self, losses: Mapping[str, PairLoss]) -> None:
+        """One step's losses of every layer."""
+        self.steps += 1
+        for layer, loss in losses.items():
+            held = self._sums.setdefault(layer, dict.fromkeys(PairLoss._fields, 0.0))
+            for name, value in zip(PairLoss._fields, loss, strict=True):
+                held[name] += float(value)
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Means over the steps of the window; it is empty afterwards."""
+        means = {layer: {name: total / self.steps for name, total in values.items()} for layer, values in self._sums.items()}
+        self.steps, self._sums = 0, {}
+        return means
+
+    def record(self) -> dict[str, Any]:
+        """What the window holds, as plain values."""
+        return {"steps": self.steps, "sums": self._sums}
+
+
+def _is_before(line: str, step: int) -> bool:
+    """Whether a line belongs to the steps done; a line cut short by a kill does not."""
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError):
+        return False

@@ -1,0 +1,182 @@
+"""From options to everything a run is made of; what is left to a default is decided here, and nothing is loaded."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax import lax
+
+from train.data.loader import Feed
+from train.data.records import Shape
+from train.data.specification import SYNTHETIC, parse_data, scenes_of
+from train.options import TrainOptions
+from train.probe_architecture import probe_config
+from train.step.probe_step import ProbeTask
+from train.step.recipe import Recipe
+from und3rstand_jax.checkpoint import is_checkpoint, read_checkpoint_info
+from und3rstand_jax.config import BackboneConfig
+from und3rstand_jax.dust3r import DUSt3R
+from und3rstand_jax.errors import UserError
+from und3rstand_jax.layers import select_layers
+from und3rstand_jax.loading import converted_checkpoint
+from und3rstand_jax.probe_config import ProbeConfig
+
+PAIRS_PER_DEVICE = 4
+
+_PUBLISHED = {
+    "DUSt3R_ViTLarge_BaseDecoder_224_linear": BackboneConfig.dust3r_224_linear,
+    "DUSt3R_ViTLarge_BaseDecoder_512_linear": BackboneConfig.dust3r_512_linear,
+    "DUSt3R_ViTLarge_BaseDecoder_512_dpt": BackboneConfig.dust3r_512_dpt,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run, ready to be built: configs, recipe, and where pairs come from."""
+
+    options: TrainOptions
+    backbone: BackboneConfig
+    probes: ProbeConfig
+    recipe: Recipe
+    feed: Feed
+    val_feed: Feed
+
+    @property
+    def val_task(self) -> ProbeTask:
+        """The same probes on batches of held-out pairs."""
+        return dataclasses.replace(self.task(self.val_feed.shapes[0]), scenes=scenes_of(self.val_feed.specs), colour_jitter=False)
+
+    def task(self, shape: Shape) -> ProbeTask:
+        """The step for batches of this shape."""
+        options = self.options
+        return ProbeTask(
+            module=DUSt3R(self.backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
+            probes=self.probes,
+            recipe=self.recipe,
+            shape=shape,
+            scenes=scenes_of(self.feed.specs),
+            colour_jitter=options.augment,
+            seed=options.seed,
+            accumulate=options.accumulate,
+            side_by_side=options.side_by_side,
+            precision=lax.Precision[options.precision.upper()],
+        )
+
+
+def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1) -> Setup:
+    """Decides all that options leave open.
+
+    Args:
+        options: as given.
+        backbone: what is probed.
+        devices: of all hosts together.
+        host: which one this is.
+        hosts: how many there are.
+
+    Raises:
+        UserError: an option cannot be met; the message names it.
+    """
+    options = _completed(options, backbone, devices)
+    layers = select_layers(options.layers, backbone.layer_ids)
+    assert options.batch_size is not None and options.warmup_steps is not None  # completed above
+    feed = Feed(
+        specs=parse_data(options.data),
+        shapes=tuple(image_shape(text, backbone.patch_size) for text in options.resolution),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        crop_jitter=options.augment,
+        unreadable=options.unreadable,
+        workers=options.workers,
+        host=host,
+        hosts=hosts,
+    )
+    _check_batch(options, devices)
+    # Every host validates on all pairs, with its own devices: a few pairs are not worth an exchange between hosts.
+    val_feed = dataclasses.replace(
+        feed, specs=parse_data(options.val_data, "--val-data"), shapes=feed.shapes[:1], crop_jitter=False, host=0, hosts=1
+    )
+    return Setup(
+        options=options,
+        backbone=backbone,
+        probes=probe_config(backbone, layers, options.hidden, options.depth, options.activation, options.norm, options.views),
+        recipe=Recipe(
+            options.steps,
+            options.warmup_steps,
+            options.learning_rate,
+            options.final_learning_rate,
+            options.beta1,
+            options.beta2,
+            options.weight_decay,
+        ),
+        feed=feed,
+        val_feed=val_feed,
+    )
+
+
+def backbone_config(source: str) -> BackboneConfig:
+    """The architecture of a backbone, of a published one without its weights.
+
+    Raises:
+        UserError: the source cannot be read, or holds no backbone.
+    """
+    published = _PUBLISHED.get(source.removeprefix("naver/"))
+    if published is not None and not Path(source).exists():
+        return published()
+    return config_of(converted_checkpoint(source) if not is_checkpoint(source) else Path(source))
+
+
+def config_of(folder: Path) -> BackboneConfig:
+    """The architecture of a converted checkpoint's backbone.
+
+    Raises:
+        UserError: it holds none.
+    """
+    config = read_checkpoint_info(folder).backbone
+    if config is None:
+        raise UserError(f"{folder} holds probes and no backbone; --backbone takes a checkpoint with one")
+    return config
+
+
+def _completed(options: TrainOptions, backbone: BackboneConfig, devices: int) -> TrainOptions:
+    """The same options with every default that depends on something else filled in."""
+    if options.steps < 1:
+        raise UserError(f"--steps must be at least 1; found {options.steps}")
+    data = options.data or (SYNTHETIC,)
+    return dataclasses.replace(
+        options,
+        data=data,
+        val_data=options.val_data or data,
+        batch_size=PAIRS_PER_DEVICE * devices * options.accumulate if options.batch_size is None else options.batch_size,
+        resolution=options.resolution or (f"{backbone.img_size[1]}x{backbone.img_size[0]}",),
+        warmup_steps=options.steps // 10 if options.warmup_steps is None else options.warmup_steps,
+    )
+
+
+def _check_batch(options: TrainOptions, devices: int) -> None:
+    parts = devices * options.accumulate
+    for name in ("accumulate", "side_by_side", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(options, name)}")
+    if options.workers < 0:
+        raise UserError(f"--workers must be at least 0; found {options.workers}")
+    if options.batch_size is None or options.batch_size < 1 or options.batch_size % parts:
+        raise UserError(
+            f"--batch-size {options.batch_size} does not divide among {devices} devices × {options.accumulate} parts (--accumulate): "
+            f"take a multiple of {parts}"
+        )
+
+
+def image_shape(text: str, patch_size: int) -> Shape:
+    """`WIDTHxHEIGHT` as (height, width).
+
+    Raises:
+        UserError: it is none, or a side is no multiple of the patch size.
+    """
+    matched = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
+    if matched is None:
+        raise UserError(f"--resolution {text!r} is not WIDTHxHEIGHT, such as 512x384")
+    width, height = int(matched[1]), int(matched[2])
+    if not width or not height or width % patch_size or height % patch_size:
+        raise UserError(f"--resolution {text}: both sides must be multiples of {patch_size}")
+    return height, width
