@@ -24,8 +24,8 @@ def views():
 
 @pytest.fixture
 def own(tmp_path, views):
-    """Two views, one pair for each order; every 10th is held out, so a third one comes first."""
-    write_pairs(tmp_path, views[:2], [(0, 1), (0, 1), (1, 0)])
+    """Two views, one pair for each order."""
+    write_pairs(tmp_path, views[:2], [(0, 1), (1, 0)])
     return tmp_path
 
 
@@ -206,12 +206,12 @@ def test_the_five_documented_lines_write_a_list_that_can_be_read(tmp_path, monke
     pair = open_pairs("pairs", Path("my_data"), "train").load(0, (384, 512), None)
     np.testing.assert_allclose(pair.view1.depth, 1.5)
     np.testing.assert_allclose(pair.view2.intrinsics, [[420, 0, 255.5], [0, 420, 191.5], [0, 0, 1]])
-    np.testing.assert_allclose(np.linalg.inv(pair.view2.cam2world) @ pair.view1.cam2world, views[1].cam2world, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.inv(pair.view1.cam2world) @ pair.view2.cam2world, views[1].cam2world, atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", ["png", "npy"])
 def test_own_pairs_give_back_what_was_written(tmp_path, views, depth):
-    write_pairs(tmp_path, views[:3], [(0, 0), (2, 1)], depth)
+    write_pairs(tmp_path, views[:3], [(2, 1)], depth)
     pair = open_pairs("pairs", tmp_path, "train").read(0)
     for view, written in zip(pair, (views[2], views[1]), strict=True):
         assert_view(view, written, depth_atol=5.1e-4 if depth == "png" else 1e-6, image_atol=0)
@@ -232,25 +232,26 @@ def test_all_three_forms_of_the_list_mean_the_same(tmp_path, views):
             (path.parent / file.name).hardlink_to(file)
         path.write_text(text)
         source = open_pairs("pairs", path.parent, "train")
-        assert source.notes == ("2 pairs of 2 views are listed, 1 of them for 'train'",)
-        pair = source.read(0)
+        assert source.notes == ("2 pairs of 2 views are listed, 2 of them for 'train'",)
+        pair = source.read(1)
         assert_view(pair.view1, views[1], 5.1e-4, 0)
         assert_view(pair.view2, views[0], 5.1e-4, 0)
 
 
 def test_depth_scale_is_the_unit_per_stored_step(tmp_path, views):
-    write_pairs(tmp_path / "png", views[:2], [(0, 1), (0, 1)], "png", {"depth_scale": 0.25})
-    write_pairs(tmp_path / "npy", views[:2], [(0, 1), (0, 1)], "npy", {"depth_scale": 3})
+    write_pairs(tmp_path / "png", views[:2], [(0, 1)], "png", {"depth_scale": 0.25})
+    write_pairs(tmp_path / "npy", views[:2], [(0, 1)], "npy", {"depth_scale": 3})
     stored = np.asarray(Image.open(tmp_path / "png/v0.png")).astype(float)
     np.testing.assert_allclose(open_pairs("pairs", tmp_path / "png", "train").read(0).view1.depth, 0.25 * stored, rtol=1e-6)
     np.testing.assert_allclose(open_pairs("pairs", tmp_path / "npy", "train").read(0).view1.depth, 3 * views[0].depth, rtol=1e-6)
 
 
-def test_every_tenth_own_pair_is_held_out_unless_entries_say(tmp_path, views):
-    listed = write_pairs(tmp_path, views, [(i % 12, (i + 1) % 12) for i in range(23)])
-    found = {split: open_pairs("pairs", tmp_path, split).listing.pairs[:, 0].tolist() for split in ("train", "val")}
-    assert found["val"] == [0, 10, 20 % 12]
-    assert found["train"] == [i % 12 for i in range(23) if i % 10]
+def test_every_tenth_two_views_are_held_out_in_either_order_unless_entries_say(tmp_path, views):
+    around = [(i % 12, (i + 1) % 12) for i in range(12)]
+    listed = write_pairs(tmp_path, views, [*around, *(pair[::-1] for pair in around)])
+    found = {split: open_pairs("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")}
+    assert found["val"] == [[9, 10], [10, 9]]
+    assert len(found["train"]) == 22 and not any(sorted(pair) == [9, 10] for pair in found["train"])
     edit(
         listed, lambda content: content.update(pairs=[{"view1": "v0", "view2": f"v{i}", "split": s} for i, s in ((1, "train"), (2, "val"))])
     )
@@ -285,16 +286,16 @@ IDENTITY = np.eye(4).tolist()
         (faulty_view(depth="v0.exr"), "depth v0.exr is neither .png .* nor .npy"),
         (faulty_view(image=3), "image must be a path, not 3"),
         (lambda content: content["views"].update(v0=[1]), "a view must have image, depth, K, cam2world; found \\[1\\]"),
-        (lambda content: content["pairs"].append(["v0", "v9"]), "pair 3, view2: there is no 'v9' in \"views\""),
-        (lambda content: content["pairs"].append(["v0"]), 'pair 3: expected {"view1"'),
-        (lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "splt": "val"}), 'pair 3: expected {"view1"'),
+        (lambda content: content["pairs"].append(["v0", "v9"]), "pair 2, view2: there is no 'v9' in \"views\""),
+        (lambda content: content["pairs"].append(["v0"]), 'pair 2: expected {"view1"'),
+        (lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "splt": "val"}), 'pair 2: expected {"view1"'),
         (
             lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "split": "test"}),
             '"split" must be "train" or "val", not "test"',
         ),
         (
             lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "split": "val"}),
-            '3 pairs have no "split" while others have one',
+            '2 pairs have no "split" while others have one',
         ),
         (lambda content: content.update(extra=1), "expected a list of pairs"),
         (lambda content: content.pop("pairs"), "expected a list of pairs"),
@@ -337,8 +338,8 @@ def test_two_lists_are_one_too_many(own):
 
 def test_a_split_without_pairs_fails(tmp_path, views):
     write_pairs(tmp_path, views[:2], [(0, 1)])
-    with pytest.raises(UserError, match=r"has no pairs for the split 'train' \(1 pairs of 2 views are listed, 0 of them for 'train'\)"):
-        open_pairs("pairs", tmp_path, "train")
+    with pytest.raises(UserError, match=r"has no pairs for the split 'val' \(1 pairs .*, 0 of them for 'val'\); name other data .* --val-data"):
+        open_pairs("pairs", tmp_path, "val")
 
 
 # All kinds
@@ -374,7 +375,7 @@ def trees(tmp_path, views):
     write_co3d(tmp_path / "co3d", {"apple/a": views[:6]})
     blendedmvs(tmp_path / "blendedmvs", views)
     write_pairs(tmp_path / "pairs", views[:2], [(0, 1), (0, 1)])
-    write_pairs(tmp_path / "npy", views[:2], [(0, 1), (0, 1)], "npy")
+    write_pairs(tmp_path / "npy", views[:2], [(0, 1)], "npy")
     return tmp_path
 
 
@@ -493,7 +494,7 @@ def test_a_photo_in_grey_or_with_transparency_is_read(own, views):
 
 
 def test_depth_of_another_shape_is_refused(tmp_path, views):
-    write_pairs(tmp_path, views[:2], [(0, 1), (0, 1)], "npy")
+    write_pairs(tmp_path, views[:2], [(0, 1)], "npy")
     np.save(tmp_path / "v0.npy", views[0].depth[None])
     with pytest.raises(
         UnreadablePair, match=r"v0.npy: depth, numbers of shape \(height, width\), .* found an array of float64 of shape \(1, 48, 64\)"

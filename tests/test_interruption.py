@@ -28,8 +28,8 @@ def setting(tmp_path_factory):
     """Command and environment of a run of rendered scenes and files together, read by worker processes."""
     folder = tmp_path_factory.mktemp("setting")
     backbone = converted(tiny.save_backbone(folder / "source"), folder / "backbone")
-    views = make_views(4, (48, 64))
-    write_pairs(folder / "data", views, [(i, j) for i in range(4) for j in range(4) if i != j])
+    views = make_views(5, (48, 64))
+    write_pairs(folder / "data", views, [(i, j) for i in range(5) for j in range(5) if i != j])
     options = f"--layers all --backbone {backbone} --data 0.5*synthetic --data 0.5*pairs:{folder / 'data'} --hidden 8 --depth 2"
     options += f" --steps {STEPS} --batch-size 4 --log-every 7 --save-every 10 --validate-every 150 --val-pairs 2 --workers 1"
     # Every process compiles the same programs: the second and later ones find them here.
@@ -81,7 +81,8 @@ def assert_bit_identical(one, other):
         a, b = (jax.tree.leaves(read_tree(folder / tree)) for folder in (one, other))
         assert len(a) == len(b) and all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
     assert figures(one) == figures(other)
-    assert [json.loads((folder / "metrics.json").read_text())["layers"] for folder in (one, other)][0]
+    first, second = (json.loads((folder / "metrics.json").read_text())["layers"] for folder in (one, other))
+    assert first == second
 
 
 def test_killed_at_random_and_resumed_it_ends_bit_identical(setting, undisturbed, tmp_path):

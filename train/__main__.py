@@ -28,7 +28,8 @@ def _run(options: TrainOptions, argv: list[str]) -> None:
     # Imported here because it brings in JAX and more, which --help does not need.
     from train.run.training import train
 
-    train(options, f"python -m train {shlex.join(argv)}")
+    # To go on with what was saved is not to replace it once more.
+    train(options, f"python -m train {shlex.join(word for word in argv if word != '--overwrite')}")
 
 
 def _inspect(argv: list[str]) -> int:

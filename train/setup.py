@@ -33,7 +33,7 @@ _PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A run, ready to be built: configs, recipe, and where pairs come from."""
+    """A run, ready to be built: configs, recipe, where pairs come from, and how many of them a device takes at once."""
 
     options: TrainOptions
     backbone: BackboneConfig
@@ -41,6 +41,7 @@ class Setup:
     recipe: Recipe
     feed: Feed
     val_feed: Feed
+    pairs_at_once: int
 
     @property
     def val_task(self) -> ProbeTask:
@@ -111,6 +112,7 @@ def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: 
         ),
         feed=feed,
         val_feed=val_feed,
+        pairs_at_once=options.batch_size // (devices * options.accumulate),
     )
 
 
@@ -158,6 +160,8 @@ def _check_batch(options: TrainOptions, devices: int) -> None:
     for name in ("accumulate", "side_by_side", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(options, name)}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
     if options.workers < 0:
         raise UserError(f"--workers must be at least 0; found {options.workers}")
     if options.batch_size is None or options.batch_size < 1 or options.batch_size % parts:

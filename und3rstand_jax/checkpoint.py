@@ -151,7 +151,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def _alone() -> dict[str, Any]:
-    """Tells Orbax that this process reads or writes for itself: it would otherwise wait for all others of a distributed run to do so too."""
+    """Tells Orbax that this process reads or writes for itself: it would otherwise wait for all others of a distributed run to do so."""
     import jax
     import orbax.checkpoint as ocp
 

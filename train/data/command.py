@@ -45,6 +45,8 @@ def _inspect(options: InspectOptions) -> None:
 
     if options.pairs < 1:
         raise UserError(f"--pairs must be at least 1; found {options.pairs}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
     shape = image_shape(options.resolution, patch_size=16)
     for spec in parse_data(options.data):
         if spec.scenes is not None:

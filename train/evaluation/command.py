@@ -17,7 +17,7 @@ class EvaluateOptions:
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """The probes/ of a run, a converted checkpoint with probes, or what python -m convert takes."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("evaluation")
     """Folder for table and plot; files of their names are replaced."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
     """As for training; its held-out pairs are taken. By default synthetic."""
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(options: EvaluateOptions) -> None:
-    from train.data.loader import Feed
+    from train.data.loader import Feed, open_sources
     from train.data.specification import SYNTHETIC, parse_data
     from train.evaluation.on_data import evaluate_on
     from train.evaluation.tables import format_table, write_results
@@ -60,6 +60,8 @@ def _evaluate(options: EvaluateOptions) -> None:
     specs = parse_data(data)
     if options.pairs < 1 or options.batch_size < 1:
         raise UserError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out} is a file; --out must name a folder")
     backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
@@ -75,8 +77,14 @@ def _evaluate(options: EvaluateOptions) -> None:
         workers=options.workers,
     )
     print(f"evaluating {len(probes.layer_ids)} layers on {options.pairs} pairs of {', '.join(data)}", file=sys.stderr, flush=True)
-    evaluation = evaluate_on(backbone, probes, feed, options.pairs, show_progress=True)
+    sources = open_sources(specs, "val")
+    for source in sources:
+        if source is not None:
+            for note in source.notes:
+                print(f"{source.name}: {note}", file=sys.stderr)
+    evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.pairs, show_progress=True)
     facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
+    facts |= {"unreadable": unreadable}
     write_results(options.out, evaluation, facts | {"data": list(data), "resolution": f"{shape[1]}x{shape[0]}"})
     print(format_table(evaluation))
     print(f"table: {options.out / 'layers.csv'}\nplot:  {options.out / 'layers.png'}")

@@ -1,8 +1,10 @@
 """The run's checkpoints: asynchronous, the newest few and the best, each complete or not there at all."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -41,6 +43,9 @@ class Checkpoints:
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([preservation_policy.LatestN(n=keep), best]),
+                # Without it Orbax would not write the errors down, and a run that goes on would not know its best.
+                best_fn=lambda metrics: metrics[ERROR],
+                best_mode="min",
                 enable_async_checkpointing=True,
                 # What a killed process left half-written is of no use to anybody.
                 cleanup_tmp_directories=True,
@@ -60,6 +65,9 @@ class Checkpoints:
             state: a tree of arrays that stay as they are.
             record: plain values.
             error: validation error, where there was a validation just now.
+
+        Raises:
+            OSError: this checkpoint, or the one before, could not be written.
         """
         import orbax.checkpoint as ocp
 
@@ -67,7 +75,8 @@ class Checkpoints:
             return
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), record=ocp.args.JsonSave(record))
         metrics = None if error is None or not np.isfinite(error) else {ERROR: error}
-        self._manager.save(step, args=args, metrics=metrics, force=True)
+        with _told_of_the_disk():
+            self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def newest(self) -> int | None:
         """How many steps the newest checkpoint has behind it; None if there is none."""
@@ -99,9 +108,35 @@ class Checkpoints:
         return Saved(read["state"], read["record"])
 
     def wait(self) -> None:
-        """Returns once everything is written."""
-        self._manager.wait_until_finished()
+        """Returns once everything is written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        with _told_of_the_disk():
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Waits, and ends the writers."""
+        self.close()
 
     def close(self) -> None:
-        """Waits, and ends the writers."""
-        self._manager.close()
+        """Waits, and ends the writers.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        with _told_of_the_disk():
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _told_of_the_disk() -> Iterator[None]:
+    """What TensorStore makes of the system's errors, as errors of the system again."""
+    try:
+        yield
+    except ValueError as error:
+        raise OSError(f"a checkpoint could not be written: {' '.join(str(error).split())[:300]}") from error

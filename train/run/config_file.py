@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from train.options import TrainOptions
+from train.options import NOT_PART_OF_A_RUN, TrainOptions
 from und3rstand_jax.errors import UserError
 
-_NOT_IN_A_FILE = ("config", "overwrite", "debug")
+# Which of several processes this is, is no matter of a file that all of them may read.
+_NOT_IN_A_FILE = tuple(name for name in NOT_PART_OF_A_RUN if name != "out")
 
 
 def option_values(options: TrainOptions) -> dict[str, Any]:
@@ -24,7 +26,16 @@ def option_values(options: TrainOptions) -> dict[str, Any]:
 
 def write_config(file: Path, values: Mapping[str, Any]) -> None:
     """Writes options in the order in which --help lists them."""
-    file.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    replace_text(file, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a file whole or not at all; one that says the same already is left as it is."""
+    if file.exists() and file.read_text() == text:
+        return
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, file)
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -41,21 +52,30 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold options and their values, such as `steps: 1000`; found {type(content).__name__}")
+    return typed_options(content, str(file))
+
+
+def typed_options(content: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    """Plain values, as a file called `name` holds them, each as the type that the option has.
+
+    Raises:
+        UserError: see `read_config`.
+    """
     hints = typing.get_type_hints(TrainOptions)
     known = {field.name: hints[field.name] for field in dataclasses.fields(TrainOptions) if field.name not in _NOT_IN_A_FILE}
     complaints, values = [], {}
     for key, value in content.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        option = str(key).replace("-", "_")
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
             complaints.append(f"there is no option {key!r}{f'; did you mean {near[0]}?' if near else ''}")
             continue
         try:
-            values[name] = _typed(value, known[name])
+            values[option] = _typed(value, known[option])
         except (TypeError, ValueError):
-            complaints.append(f"{key} is {value!r}, which is not {_type_name(known[name])}")
+            complaints.append(f"{key} is {value!r}, which is not {_type_name(known[option])}")
     if complaints:
-        raise UserError(f"{file}: {'; '.join(complaints)}")
+        raise UserError(f"{name}: {'; '.join(complaints)}")
     return values
 
 

@@ -1,10 +1,12 @@
 """What a run ends with: the probes as a checkpoint, and what they are worth."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from train.data.loader import Sources
 from train.evaluation.on_data import evaluate_on
 from train.evaluation.tables import METRICS, PLOT, TABLE, format_table, write_results
 from train.run.checkpoints import Checkpoints
@@ -17,11 +19,12 @@ from und3rstand_jax.checkpoint import is_checkpoint
 from und3rstand_jax.loading import load_backbone_and_probe
 
 
-def finish(setup: Setup, source: Path, checkpoints: Checkpoints, state: ProbesState) -> None:
+def finish(setup: Setup, sources: Sources, source: Path, checkpoints: Checkpoints, state: ProbesState) -> None:
     """Writes `probes/`, evaluates them as anybody would who loads them, and writes table and plot.
 
     Args:
         setup: of the run.
+        sources: opened, of what it is validated on.
         source: the converted checkpoint that holds the backbone.
         checkpoints: to take the best from, where that is asked for.
         state: after the last step; NumPy arrays.
@@ -37,8 +40,10 @@ def finish(setup: Setup, source: Path, checkpoints: Checkpoints, state: ProbesSt
     write_trained_probes(out / PROBES, source, setup.probes, state.params, facts, overwrite=True)
     print("evaluating", file=sys.stderr, flush=True)
     backbone, probes = load_backbone_and_probe(out / PROBES, dtype=options.dtype, attention=options.attention)
-    evaluation = evaluate_on(backbone, probes, setup.val_feed, options.val_pairs, show_progress=True)
-    write_results(out, evaluation, facts)
+    # On one device, with what one device takes at once in training.
+    feed = dataclasses.replace(setup.val_feed, batch_size=setup.pairs_at_once)
+    evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.val_pairs, show_progress=True)
+    write_results(out, evaluation, facts | {"unreadable": unreadable})
     print(format_table(evaluation))
     print(f"probes: {out / PROBES}\ntable:  {out / TABLE}\nplot:   {out / PLOT}")
 
@@ -56,4 +61,9 @@ def _is_done(out: Path, facts: dict[str, Any]) -> bool:
     """Whether an earlier call has written just this."""
     if not is_checkpoint(out / PROBES) or not all((out / name).is_file() for name in (METRICS, TABLE, PLOT)):
         return False
-    return json.loads((out / METRICS).read_text()).get("facts") == json.loads(json.dumps(facts))
+    try:
+        earlier = json.loads((out / METRICS).read_text())["facts"]
+    except ValueError:  # half written when the run was killed
+        return False
+    earlier.pop("unreadable", None)
+    return earlier == json.loads(json.dumps(facts))

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.data.specification import parse_data
 from train.options import CHANGEABLE, NOT_PART_OF_A_RUN, TrainOptions
-from train.run.config_file import option_values, read_config, write_config
+from train.run.config_file import option_values, read_config, replace_text, write_config
 from und3rstand_jax.errors import UserError
 
 CONFIG, RECORD, CHECKPOINTS, PROBES = "config.yaml", "run.json", "checkpoints", "probes"
@@ -28,7 +29,7 @@ def is_run(folder: Path) -> bool:
 
 def earlier_options(options: TrainOptions) -> TrainOptions:
     """The options with what an earlier run in the same folder decided where these leave it open (a batch size by default, say)."""
-    if options.overwrite or not is_run(options.out):
+    if options.overwrite or not is_run(options.out) or not (options.out / CONFIG).exists():
         return options
     earlier = read_config(options.out / CONFIG)
     open_fields = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) in (None, ())]
@@ -49,17 +50,26 @@ def open_folder(options: TrainOptions, record: Mapping[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --out must name a folder")
     if is_run(folder):
-        if not options.overwrite:
+        if not options.overwrite and (folder / CONFIG).exists():
             _check_same(folder, options, record)
             write_config(folder / CONFIG, option_values(options))
             return
+        _check_apart(folder, options)
         shutil.rmtree(folder)
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds something that is no training run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
+    # First, since it is what makes the folder a run: a kill from here on leaves one that can be started again.
+    replace_text(folder / RECORD, json.dumps({"format": FORMAT, **record}, indent=1) + "\n")
     write_config(folder / CONFIG, option_values(options))
-    # Last, since it is what makes the folder a run.
-    (folder / RECORD).write_text(json.dumps({"format": FORMAT, **record}, indent=1) + "\n")
+
+
+def _check_apart(folder: Path, options: TrainOptions) -> None:
+    """Refuses to remove a run that holds what the new one is to be made of."""
+    roots = [spec.root for spec in (*parse_data(options.data), *parse_data(options.val_data)) if spec.root is not None]
+    for path in (Path(options.backbone), *roots):
+        if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"--overwrite would remove {path}, which the new run needs; choose another --out")
 
 
 def _check_same(folder: Path, options: TrainOptions, record: Mapping[str, Any]) -> None:

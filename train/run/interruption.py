@@ -2,33 +2,67 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
 
 
-@contextlib.contextmanager
-def interruption() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that says, before a step, whether to stop instead; all processes of a run get the same answer.
+class Stopped(BaseException):
+    """The run was told to stop where nothing needed to be finished first."""
 
-    On several hosts JAX's own service passes the news on, so that all stop at the same step. A second Ctrl-C is a KeyboardInterrupt.
-    """
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
 
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    told: list[int] = []
+class Interruption:
+    """Whether the run was told to stop. Outside of `finishing`, being told raises `Stopped` on the spot."""
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and told:
+    def __init__(self) -> None:
+        """Not told yet."""
+        self._told = self._finishing = False
+
+    def __call__(self, step: int) -> bool:
+        """Whether to stop instead of taking this step; all processes of a run get the same answer.
+
+        On several hosts JAX's own service passes the news of a SIGTERM on, so that all stop at the same step.
+        """
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            self._told = self._told or multihost_utils.reached_preemption_sync_point(step)
+        return self._told
+
+    @property
+    def told(self) -> bool:
+        """Whether this process knows that it is to stop."""
+        return self._told
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Inside, what is under way is finished and saved first: whoever runs there asks now and then."""
+        self._finishing = True
+        try:
+            yield
+        finally:
+            self._finishing = False
+
+    def tell(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signals. A second Ctrl-C is a KeyboardInterrupt."""
+        if self._told and number == signal.SIGINT:
             raise KeyboardInterrupt
-        told.append(number)
+        self._told = True
+        if not self._finishing:
+            raise Stopped
 
-    earlier = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Takes the signals of this process; on several hosts SIGTERM is left to JAX, and Ctrl-C to Python."""
+    stop = Interruption()
+    if jax.process_count() > 1:
+        yield stop
+        return
+    earlier = {number: signal.signal(number, stop.tell) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda step: bool(told)
+        yield stop
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

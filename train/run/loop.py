@@ -1,20 +1,23 @@
 """The loop: a batch, a step, and now and then a line of the log, a validation, a checkpoint."""
 
 import collections
+import dataclasses
 import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from train.data.loader import Delivery, open_sources, training_batches
+from train.data.loader import Delivery, Sources, training_batches
 from train.data.records import Shape
 from train.loss import PairLoss
 from train.run.checkpoints import Checkpoints
+from train.run.config_file import replace_text
+from train.run.interruption import Interruption
 from train.run.metrics_log import LossWindow, MetricsLog
 from train.run.progress import Progress
 from train.run.validation import Validation, mean_error
@@ -23,8 +26,17 @@ from train.step.data_parallel import first, parallel, split, total
 from train.step.probe_step import probe_step
 from train.step.recipe import schedule
 from train.step.state import NOT_FROZEN, ProbesState
+from und3rstand_jax.errors import UserError
 
 _IN_FLIGHT = 2  # steps handed to the devices before the first of them is waited for
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Opened sources of the two feeds of a run."""
+
+    train: Sources
+    val: Sources
 
 
 class Loop:
@@ -33,18 +45,21 @@ class Loop:
     Checkpoints and logs are those of the first process; on the others both are None, and all else is the same.
     """
 
-    def __init__(self, setup: Setup, backbone: Any, checkpoints: Checkpoints | None, log: MetricsLog | None, progress: Progress) -> None:
+    def __init__(
+        self, setup: Setup, data: Data, backbone: Any, checkpoints: Checkpoints | None, log: MetricsLog | None, progress: Progress
+    ) -> None:
         """`backbone` is replicated."""
-        self._setup, self._backbone = setup, backbone
+        self._setup, self._data, self._backbone = setup, data, backbone
         self._checkpoints, self._log, self._progress = checkpoints, log, progress
         self._programs: dict[Shape, Any] = {}
-        self._validation = Validation(setup)
+        self._validation = Validation(setup, data.val)
+        self._validation_due = False
         self._window = LossWindow()
         self._frozen: dict[str, int] = {}
         self._unreadable = 0
         self._since = time.monotonic()
 
-    def run(self, state: Any, step: int, record: dict[str, Any], stop: Callable[[int], bool]) -> tuple[Any, int]:
+    def run(self, state: Any, step: int, record: dict[str, Any], stop: Interruption) -> tuple[Any, int]:
         """Runs on.
 
         Args:
@@ -55,11 +70,17 @@ class Loop:
 
         Returns:
             The state, and the steps it has behind it: fewer than all if it was told to stop. Either way it is saved.
+
+        Raises:
+            UserError: pairs cannot be read, or no probe is left that trains; the state is saved.
+            OSError: a checkpoint cannot be written.
         """
         options = self._setup.options
-        self._take_up(record)
+        self._take_up(step, record)
+        if self._validation_due:
+            self._validate(step, state, stop)
         pending: collections.deque[tuple[int, dict[str, PairLoss]]] = collections.deque()
-        batches = self._batches(step)
+        batches = training_batches(self._setup.feed, self._data.train, step)
         saved = step
         while step < options.steps and not stop(step):
             delivery = next(batches)
@@ -74,27 +95,28 @@ class Loop:
             if logs:
                 self._write_losses(step, state)
             if saves:
-                self._save(step, state, self._validate(step, state) if validates else None)
+                self._save(step, state, self._validate(step, state, stop) if validates else None)
                 saved = step
+            if len(self._frozen) == len(self._setup.probes.layer_ids):
+                self._save(step, state, None)
+                raise UserError(
+                    f"after step {step} no probe is left whose loss is finite; look at metrics.jsonl, try a lower --learning-rate"
+                )
         self._take_in(pending, 0)
         if saved != step:
             self._save(step, state, None)
         return state, step
 
-    def _batches(self, step: int) -> Iterator[Delivery]:
-        feed = self._setup.feed
-        sources = open_sources(feed.specs, "train")
-        for source in sources:
-            if source is not None:
-                for note in source.notes:
-                    self._progress.say(f"{source.name}: {note}")
-        return training_batches(feed, sources, step)
-
-    def _take_up(self, record: dict[str, Any]) -> None:
+    def _take_up(self, step: int, record: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's record; what was listed as unreadable after it will be again."""
         if record:
             self._window = LossWindow(**record["window"])
             self._frozen = dict(record["frozen"])
             self._unreadable = record["unreadable"]
+            self._validation_due = record["validation_due"]
+        if self._unreadable_list.exists():
+            lines = self._unreadable_list.read_text().splitlines(True)
+            replace_text(self._unreadable_list, "".join(line for line in lines if int(line.split("\t")[0]) <= step))
 
     def _program(self, shape: Shape) -> Any:
         """The step for one shape, compiled when it is first called."""
@@ -141,13 +163,17 @@ class Loop:
                     if self._log is not None:
                         self._log.event(step, text)
 
-    def _validate(self, step: int, state: ProbesState) -> float:
+    def _validate(self, step: int, state: ProbesState, stop: Interruption) -> float | None:
+        """The mean error; None if the run was told to stop, which then leaves the validation to the next."""
         self._progress.say(f"validating after step {step}")
-        errors = self._validation(self._backbone, state.params)
+        errors = self._validation(self._backbone, state.params, stop, lambda delivery: self._report_skipped(step - 1, delivery))
+        self._validation_due = errors is None
+        self._since = time.monotonic()
+        if errors is None:
+            return None
         if self._log is not None:
             self._log.validation(step, errors)
             self._log.flush()
-        self._since = time.monotonic()
         return mean_error(errors)
 
     def _save(self, step: int, state: ProbesState, error: float | None) -> None:
@@ -160,6 +186,7 @@ class Loop:
             "window": self._window.record(),
             "frozen": self._frozen,
             "unreadable": self._unreadable,
+            "validation_due": self._validation_due,
         }
         # A copy of our own: the next step takes the state's memory while this is still being written.
         self._checkpoints.save(step, first(state), record, error)
@@ -168,10 +195,15 @@ class Loop:
         """Names what this host could not read in its own file, the first of it on stderr too."""
         if not delivery.skipped:
             return
-        file = self._setup.options.out / f"skipped{jax.process_index() or ''}.txt"
+        file = self._unreadable_list
         if self._unreadable == 0:
             print(f"cannot read {delivery.skipped[0][1]}: another pair takes its place; {file} lists all such", file=sys.stderr, flush=True)
         self._unreadable += len(delivery.skipped)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as lines:
-            lines.writelines(f"step {step + 1}\t{source}\t{told}\n" for source, told in delivery.skipped)
+            lines.writelines(f"{step + 1}\t{source}\t{told}\n" for source, told in delivery.skipped)
+
+    @property
+    def _unreadable_list(self) -> Path:
+        """A line for each pair that this host could not read: step, source, reason."""
+        return self._setup.options.out / f"skipped{jax.process_index() or ''}.txt"

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.evaluation.strict_json import strict_json
 from train.loss import PairLoss
+from train.run.config_file import replace_text
 
 JSONL, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
@@ -19,7 +21,7 @@ class MetricsLog:
 
         self._file = folder / JSONL
         if self._file.exists():
-            self._file.write_text("".join(line for line in self._file.read_text().splitlines(True) if _is_before(line, step)))
+            replace_text(self._file, "".join(line for line in self._file.read_text().splitlines(True) if _is_before(line, step)))
         self._lines = self._file.open("a")
         self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
 
@@ -40,7 +42,7 @@ class MetricsLog:
                 self._board.add_scalar(f"validation_{view}/{layer}", value, step)
 
     def event(self, step: int, text: str) -> None:
-        """Something that happened once: a probe frozen, an interruption."""
+        """Something that happened once, such as a probe frozen."""
         self._write({"step": step, "event": text})
         self._board.add_text("events", text, step)
 
@@ -55,7 +57,7 @@ class MetricsLog:
         self._board.close()
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        self._lines.write(json.dumps(content) + "\n")
+        self._lines.write(json.dumps(strict_json(content), allow_nan=False) + "\n")
 
 
 class LossWindow:

@@ -16,7 +16,7 @@ class Progress:
         self._bar = tqdm(total=steps, initial=done, unit="step", desc="training", disable=None if shown else True, dynamic_ncols=True)
         # In a log a bar's carriage returns would run into each other.
         self._lines = shown and not sys.stderr.isatty()
-        self._steps, self._told = steps, 0.0
+        self._steps, self._done, self._told, self._start = steps, done, 0.0, time.monotonic()
 
     def step(self) -> None:
         """One more is done."""
@@ -28,7 +28,11 @@ class Progress:
         now = time.monotonic()
         if self._lines and (now - self._told > _SECONDS_BETWEEN_LINES or step == self._steps):
             self._told = now
-            self.say(f"step {step} of {self._steps}: loss {loss:.4f}, {pairs_per_second:.3g} pairs/s")
+            self.say(f"step {step} of {self._steps}: loss {loss:.4f}, {pairs_per_second:.3g} pairs/s, {self._left(step)} left")
+
+    def _left(self, step: int) -> str:
+        seconds = (time.monotonic() - self._start) / max(step - self._done, 1) * (self._steps - step)
+        return tqdm.format_interval(seconds)
 
     def say(self, text: str) -> None:
         """A line that stays."""

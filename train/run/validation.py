@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,9 @@ from jax import lax
 
 from train.data.assemble import assemble
 from train.data.batch import Batch
-from train.data.loader import Sources, held_out, open_sources, validation_batches
+from train.data.loader import Delivery, Sources, held_out, validation_batches
 from train.evaluation.metrics import pair_errors
+from train.run.interruption import Interruption
 from train.setup import Setup
 from train.step.data_parallel import parallel, split
 from train.step.probe_step import ProbeTask, captured_tokens
@@ -27,25 +28,29 @@ Errors = dict[str, dict[str, float]]
 class Validation:
     """Held-out pairs and the compiled program that measures on them."""
 
-    def __init__(self, setup: Setup) -> None:
-        """Nothing is read or compiled before the first call."""
-        self._setup = setup
-        self._sources: Sources | None = None
+    def __init__(self, setup: Setup, sources: Sources) -> None:
+        """Nothing is compiled before the first call."""
+        self._setup, self._sources = setup, sources
         self._measure = parallel(functools.partial(layer_errors, setup.val_task))
 
-    def __call__(self, backbone: Any, params: Any) -> Errors:
-        """The errors of probes with these (replicated) parameters."""
-        if self._sources is None:
-            self._sources = open_sources(self._setup.val_feed.specs, "val")
+    def __call__(self, backbone: Any, params: Any, stop: Interruption, report: Callable[[Delivery], None]) -> Errors | None:
+        """The errors of probes with these (replicated) parameters; None if this process is told to stop meanwhile.
+
+        `report` is told of pairs that could not be read.
+        """
         places = held_out(self._setup.val_feed, self._sources, self._setup.options.val_pairs)
         feed = dataclasses.replace(self._setup.val_feed, batch_size=_batch_size(self._setup, len(places)))
         found: dict[str, list[np.ndarray]] = {}
         for delivery in validation_batches(feed, self._sources, places):
+            report(delivery)
             measured = self._measure(params, backbone, split(delivery.batch))
             new = delivery.batch.position < len(places)
             for name, errors in measured.items():
                 local = np.concatenate([np.asarray(shard.data)[0] for shard in errors.addressable_shards], axis=1)
                 found.setdefault(name, []).append(local[:, new])
+            # One of several hosts may not leave alone: the others would wait for it.
+            if stop.told and jax.process_count() == 1:
+                return None
         return _by_layer(self._setup, {name: np.concatenate(batches, axis=1) for name, batches in found.items()})
 
 
@@ -75,8 +80,7 @@ def mean_error(errors: Errors) -> float:
 def _batch_size(setup: Setup, pairs: int) -> int:
     """Pairs at once on this host: as many for each device as a training step takes at once, or as there are."""
     devices = jax.local_device_count()
-    at_most = (setup.options.batch_size or 1) // (jax.device_count() * setup.options.accumulate)
-    return devices * max(1, min(at_most, -(-pairs // devices)))
+    return devices * max(1, min(setup.pairs_at_once, -(-pairs // devices)))
 
 
 def _by_layer(setup: Setup, errors: Mapping[str, np.ndarray]) -> Errors:

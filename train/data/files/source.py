@@ -97,7 +97,8 @@ def open_pairs(kind: str, root: Path, split: Split) -> FilePairs:
     name = f"{kind}:{root}"
     listing = _OPENERS[kind](Path(root), split)
     if not len(listing):
-        raise UserError(f"{name} has no pairs for the split {split!r} ({'; '.join(listing.notes)})")
+        hint = "; name other data to validate on with --val-data" if split == "val" else ""
+        raise UserError(f"{name} has no pairs for the split {split!r} ({'; '.join(listing.notes)}){hint}")
     return FilePairs(name, listing)
 
 
