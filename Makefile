@@ -16,7 +16,7 @@ $(VENV)/.demo: pyproject.toml
 # PyTorch by an exact version; TORCH chooses another, or another build (the default one for Linux brings CUDA along).
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable .[torch,test]
+	$(BIN)/pip install --quiet --editable .[torch,test,tpu]
 	touch $@
 
 demo: $(VENV)/.demo
@@ -25,6 +25,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m convert --repo .demo/source/probes --out .demo/checkpoint --verify --overwrite
 	$(BIN)/python -m und3rstand_jax .demo/photos/a.png .demo/photos/b.png --checkpoint .demo/checkpoint --out .demo/result --overwrite
 	@echo "Open .demo/result/contact_sheet.png, and .demo/result/point_clouds/*.ply in any mesh viewer."
+
+# The TPU's compiler is installed for one test; without this, JAX would look for a TPU in all of them.
+test test-slow: export JAX_PLATFORMS ?= cpu
+test test-slow: export TPU_SKIP_MDS_QUERY ?= 1
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2

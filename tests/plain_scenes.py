@@ -1,0 +1,24 @@
+"""Pairs that take no time to compile, in place of rendered scenes, for tests of the step's own memory and work."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from train.data.records import Pair, View
+
+
+def render_plain_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here to the end of the test."""
+    monkeypatch.setattr("train.data.assemble.render_pair", _render_pair)
+    monkeypatch.setattr("train.data.assemble.render_pairs", _render_pairs)
+
+
+def _render_pairs(seed, indices, shape, config):
+    return jax.lax.map(lambda index: _render_pair(seed, index, shape, config), indices)
+
+
+def _render_pair(seed, index, shape, config):
+    depth = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index), shape) + 1
+    image = jnp.broadcast_to((depth[..., None] * 100).astype(jnp.uint8), (*shape, 3))
+    view = View(image, depth, jnp.diag(jnp.array([90.0, 90.0, 1.0])), jnp.eye(4))
+    return Pair(view, view)
