@@ -1,35 +1,44 @@
-"""The table of every training option, from their definition: `python -m tests.options_table` writes docs/training_options.md."""
+"""The tables of all options of training, from their definitions: `python -m tests.options_table` writes docs/training_options.md."""
 
 import ast
 import dataclasses
 import inspect
+import sys
 from pathlib import Path
+from typing import Any
 
-from train import options
+from train.data.command import InspectOptions
+from train.evaluation.command import EvaluateOptions
 from train.options import TrainOptions
+from train.plan.command import PlanOptions
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "training_options.md"
 
-_HEAD = """# Options of `python -m train`
-
-Made by `python -m tests.options_table` from `train/options.py`. A config file (`--config`, YAML or JSON) holds them by the same names,
-with `_` or `-`.
-
-| option | default | what it does |
-|---|---|---|
-"""
+_COMMANDS: dict[str, tuple[Any, str]] = {
+    "python -m train": (TrainOptions, "A config file (`--config`, YAML or JSON) holds these by the same names, with `_` or `-`."),
+    "python -m train evaluate": (EvaluateOptions, ""),
+    "python -m train inspect": (InspectOptions, ""),
+    "python -m train plan": (PlanOptions, "And all options of `python -m train`."),
+}
 
 
 def table() -> str:
     """The document."""
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
-    rows = [f"| `--{name.replace('_', '-')}` | {_told(defaults[name])} | {text} |" for name, text in _descriptions().items()]
-    return _HEAD + "\n".join(rows) + "\n"
+    head = "# Options of `python -m train` and the commands beside it\n\nMade by `python -m tests.options_table` from their definitions.\n"
+    return head + "".join(_section(command, *described) for command, described in _COMMANDS.items())
 
 
-def _descriptions() -> dict[str, str]:
+def _section(command: str, options: Any, note: str) -> str:
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    rows = [f"| `--{name.replace('_', '-')}` | {_told(defaults[name])} | {text} |" for name, text in _descriptions(options).items()]
+    lines = [f"\n## `{command}`\n", *([f"{note}\n"] if note else []), "| option | default | what it does |", "|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _descriptions(options: Any) -> dict[str, str]:
     """Name -> the text under each field, which Python itself does not keep."""
-    (definition,) = (node for node in ast.parse(inspect.getsource(options)).body if isinstance(node, ast.ClassDef))
+    tree = ast.parse(inspect.getsource(sys.modules[options.__module__]))
+    (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == options.__name__)
     described = {}
     for field, text in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
@@ -39,6 +48,8 @@ def _descriptions() -> dict[str, str]:
 
 
 def _told(value: object) -> str:
+    if value is dataclasses.MISSING:
+        return "required"
     return "–" if value is None or value == () else f"`{value}`"
 
 

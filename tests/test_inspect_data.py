@@ -8,7 +8,8 @@ import pytest
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
 from train.data.diagnosis import explain, score
 from train.data.files.source import open_pairs
-from train.data.inspection import describe, inspect_pairs, run_inspection
+from train.data.inspection import inspect_pairs
+from train.data.inspection_text import describe
 from train.data.mistakes.intrinsics import INTRINSICS
 from train.data.mistakes.poses import POSES
 from train.data.overlap import agreement, both_ways, thin_pair
@@ -16,6 +17,10 @@ from train.data.records import Pair, View
 
 PAIRS = [(0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]
 SHAPE = (48, 64)
+
+
+def run_inspection(kind, root, split, count):
+    return describe(inspect_pairs(open_pairs(kind, root, split), count))
 
 
 @pytest.fixture(scope="module")

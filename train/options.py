@@ -25,7 +25,7 @@ class TrainOptions:
     backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = PUBLISHED_BACKBONE
     """Hub id, PyTorch folder or file, or converted checkpoint; its own probes, if any, are left alone."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
-    """synthetic[:overlap=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR; repeat it for a mixture. By default synthetic."""
+    """synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR; may be repeated. Default: synthetic."""
     val_data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
     """What is validated on, always on pairs held out of training; by default as --data."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("run")
@@ -40,7 +40,7 @@ class TrainOptions:
     accumulate: int = 1
     """Parts a device takes its pairs of a step in, one after the other; the result is that of one part, the memory a part's."""
     resolution: Annotated[Several, tyro.conf.arg(metavar="WxH")] = ()
-    """Size of both views in pixels, multiples of 16; repeat it for several, one of which each batch has. By default the backbone's."""
+    """Size of both views in pixels, multiples of 16; of several each batch has one, validation the first. Default: the backbone's."""
     augment: bool = True
     """DUSt3R's augmentation in training: random crops (of files) and colours."""
 

@@ -1,7 +1,6 @@
 """What a data set holds, and whether its geometry is consistent: figures over a sample of its pairs."""
 
 import sys
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,9 +8,6 @@ from tqdm import tqdm
 
 from train.data.diagnosis import explain
 from train.data.figures import Inspection, pair_figures
-from train.data.files.listing import Split
-from train.data.files.source import open_pairs
-from train.data.inspection_text import describe
 from train.data.overlap import thin_pair, total
 from train.data.records import Pair, Shape, UnreadablePair
 
@@ -78,8 +74,3 @@ def inspect_pairs(source: InspectedPairs, count: int, shape: Shape = DEFAULT_SHA
         agreement=total(pair.both for pair in figures),
         explanations=tuple(explanations),
     )
-
-
-def run_inspection(kind: str, root: Path, split: Split, count: int) -> str:
-    """The report of `python -m train inspect`. Raises UserError, see `open_pairs`."""
-    return describe(inspect_pairs(open_pairs(kind, root, split), count))

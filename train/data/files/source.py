@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -19,24 +18,6 @@ from und3rstand_jax.errors import UserError
 _OPENERS: dict[str, Callable[[Path, Split], Listing]] = {"co3d": open_co3d, "blendedmvs": open_blendedmvs, "pairs": open_own_pairs}
 
 KINDS: tuple[str, ...] = tuple(_OPENERS)
-
-
-class PairSource(Protocol):
-    """A numbered list of pairs, from which worker processes load. Cheap to pickle."""
-
-    @property
-    def name(self) -> str:
-        """How messages and reports call it, for example "co3d:DIR"."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def load(self, index: int, shape: Shape, rng: np.random.Generator | None) -> Pair:
-        """One pair cropped and resized to exactly `shape` (H, W). `rng` draws the crop jitter; None: no augmentation.
-
-        The result depends on the arguments alone. Raises UnreadablePair.
-        """
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
