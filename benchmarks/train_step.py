@@ -5,9 +5,10 @@
 an AdamW for each, in two orders: all outputs before the first loss, as the published probes are called, and probe by probe, which
 needs the least memory. Ours is `probe_step` in `parallel`, as a run takes it. Sides run in turn, each in its own process.
 
-Memory beyond the backbone is the process's peak of resident memory less its base: what is resident when the trunk's weights are
-loaded, before there is a probe, freed memory given back to the system. The peak is that after the base was taken, of the probes'
-initialisation, compilation and all steps, loading left out. On a GPU both are what the framework has allocated there.
+Memory beyond the backbone is the process's peak of resident memory less its base: what is resident before anything is loaded, with
+the libraries imported, and the bytes of the trunk's weights. Not what is resident after loading: that holds freed memory too, which
+the allocator has kept and gives to the step. The peak is that after loading: of the probes' initialisation, compilation and all
+steps. On a GPU both are what the framework has allocated there.
 
 Bars, against the first order: 1.5 times PyTorch's pairs/s, half its memory beyond the backbone.
 """
@@ -78,12 +79,14 @@ def build_torch(work: Workload, order: str) -> tuple[Callable[[], None], dict[st
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = json.loads((work.torch_folder / "config.json").read_text()) | {"head_type": None}
+    before = _resident()
     # Copied out of the file: a mapped one is resident only as far as it has been read.
     weights = load_file(work.torch_folder / "model.safetensors").items()
     tensors = {name: tensor.to(device, copy=True) for name, tensor in weights if not name.startswith("downstream_head")}
     model = load_reference(config, tensors, attention="sdpa").to(getattr(torch, work.dtype)).requires_grad_(False)
     del weights, tensors
-    facts = {"base_gb": _torch_base(device) / 1e9}
+    weights_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    facts = {"base_gb": (_restart_torch_peak() if device == "cuda" else _restart_peak(before + weights_bytes)) / 1e9}
 
     features = training.hook_decoder(model)
     probes = {}
@@ -107,18 +110,22 @@ class OurStep:
     """Ours as a run sets it up, and what it is made of."""
 
     def __init__(self, work: Workload) -> None:
-        """Loads the trunk and takes the base; then makes the probes."""
+        """Takes the base and loads the trunk; then makes the probes."""
         import jax
+        import orbax.checkpoint  # noqa: F401, what the loader imports is to count among the libraries
 
+        from train.run.freed_memory import give_back_freed_memory
         from train.step.data_parallel import replicate
         from train.step.probe_step import ProbeTask
         from train.step.recipe import Recipe
         from train.step.state import initial_state
 
         self.work = work
+        stats, before = jax.local_devices()[0].memory_stats(), _resident()
         self.module, self.backbone = _replicated_trunk(work)
-        jax.block_until_ready(self.backbone)
-        self.base = _jax_base()
+        weights_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(self.backbone)))
+        give_back_freed_memory()  # as a run does
+        self.base = stats["bytes_in_use"] + weights_bytes if stats else _restart_peak(before + weights_bytes)
         probes, recipe = _probe_config(work), Recipe(steps=TrainOptions.steps, warmup_steps=0)
         self.task = ProbeTask(self.module, probes, recipe, work.shape, side_by_side=TrainOptions.side_by_side)
         self.state = replicate(initial_state(probes, recipe, TrainOptions.seed))
@@ -253,27 +260,22 @@ def _in_turn(runs: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, li
     return {key: values[1:] for key, values in seconds.items()}
 
 
-def _torch_base(device: str) -> int:
+def _restart_torch_peak() -> int:
     import torch
 
-    if device == "cpu":
-        return _resident_base()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
 
 
-def _jax_base() -> int:
-    import jax
-
-    stats = jax.local_devices()[0].memory_stats()
-    return stats["bytes_in_use"] if stats else _resident_base()
-
-
-def _resident_base() -> int:
-    """Resident bytes once freed memory is given back; the process's peak, as the system counts it, starts again from here."""
+def _restart_peak(base: int) -> int:
+    """`base`, once the process's peak, as the system counts it, starts again from what is resident now."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
+    return base
+
+
+def _resident() -> int:
+    """Bytes of this process that lie in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -304,7 +306,9 @@ def main() -> None:
     width, height = map(int, args.size.split("x"))
     with tempfile.TemporaryDirectory() as temporary:
         folders = _checkpoints(args.case, args.work or Path(temporary))
-        _resident_base()  # a process's peak starts at that of the one that started it
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        _restart_peak(0)  # a process's peak starts at that of the one that started it
         work = Workload(*folders, args.batch, (height, width))
         if args.side_by_side:
             _print_side_by_side(work, measure_side_by_side(work, list(map(int, args.side_by_side.split(","))), args.rounds))

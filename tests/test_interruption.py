@@ -120,6 +120,21 @@ def test_told_to_stop_it_saves_exits_0_and_says_how_to_go_on(setting, undisturbe
     assert_bit_identical(undisturbed, out)
 
 
+def test_told_to_stop_while_it_evaluates_it_leaves_that_to_the_next(setting, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    process = start(setting, out)
+    wait_for_step(process, out, STEPS)
+    while not (out / "probes").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    told, _ = finish(process)
+    assert "stopped; everything is saved. To go on: python -m train" in told
+    assert not (out / "layers.png").exists()
+    finish(start(setting, out))
+    assert_bit_identical(undisturbed, out)
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("localhost", 0))

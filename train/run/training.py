@@ -12,6 +12,7 @@ from train.options import TrainOptions
 from train.run.checkpoints import Checkpoints
 from train.run.ending import finish
 from train.run.folder import CHECKPOINTS, open_folder
+from train.run.freed_memory import give_back_freed_memory
 from train.run.hosts import agreed_options, from_first, is_first, join, wait_for_all
 from train.run.interruption import Interruption, Stopped, interruption
 from train.run.loop import Data, Loop
@@ -95,7 +96,9 @@ def _run(
     """Trains the state on, which is given away; returns the new one, on every device, and the steps it has behind it."""
     log = MetricsLog(setup.options.out, step) if is_first() else None
     progress = Progress(setup.options.steps, step, is_first())
-    loop = Loop(setup, data, replicate(_trunk(setup, source)), checkpoints, log, progress)
+    backbone = replicate(_trunk(setup, source))
+    give_back_freed_memory()
+    loop = Loop(setup, data, backbone, checkpoints, log, progress)
     with stop.finishing():
         state, step = loop.run(state, step, record, stop)
     progress.close()
