@@ -132,11 +132,14 @@ class OurStep:
 
     def compiled(self, batch: Batch, **options: Any) -> Any:
         """The step, compiled for batches like this one; `options` replace fields of the task."""
+        from train.run.freed_memory import give_back_freed_memory
         from train.step.data_parallel import parallel, total
         from train.step.probe_step import probe_step
 
         task = dataclasses.replace(self.task, **options)
-        return parallel(functools.partial(probe_step, task, total), donate=(0,)).lower(self.state, self.backbone, batch).compile()
+        program = parallel(functools.partial(probe_step, task, total), donate=(0,)).lower(self.state, self.backbone, batch).compile()
+        give_back_freed_memory()
+        return program
 
     def take(self, program: Any, batch: Batch) -> None:
         """One step."""

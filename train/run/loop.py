@@ -17,6 +17,7 @@ from train.data.records import Shape
 from train.loss import PairLoss
 from train.run.checkpoints import Checkpoints
 from train.run.config_file import replace_text
+from train.run.freed_memory import give_back_freed_memory
 from train.run.interruption import Interruption
 from train.run.metrics_log import LossWindow, MetricsLog
 from train.run.progress import Progress
@@ -85,7 +86,9 @@ class Loop:
         while step < options.steps and not stop(step):
             delivery = next(batches)
             self._report_skipped(step, delivery)
-            state, losses = self._program(delivery.shape)(state, self._backbone, split(delivery.batch))
+            arguments = (state, self._backbone, split(delivery.batch))
+            state, losses = self._program(delivery.shape, *arguments)(*arguments)
+            del arguments
             step += 1
             pending.append((step, losses))
             ends = step == options.steps
@@ -118,11 +121,16 @@ class Loop:
             lines = self._unreadable_list.read_text().splitlines(True)
             replace_text(self._unreadable_list, "".join(line for line in lines if int(line.split("\t")[0]) <= step))
 
-    def _program(self, shape: Shape) -> Any:
-        """The step for one shape, compiled when it is first called."""
+    def _program(self, shape: Shape, *arguments: Any) -> Any:
+        """The step for one shape, compiled when it is first asked for."""
         if shape not in self._programs:
             self._progress.say(f"compiling the step for {shape[1]}×{shape[0]} pixels")
-            self._programs[shape] = parallel(functools.partial(probe_step, self._setup.task(shape), total), donate=(0,))
+            program = parallel(functools.partial(probe_step, self._setup.task(shape), total), donate=(0,))
+            if jax.process_count() == 1:
+                # Ahead of its first call, so that what compiling has freed is given back before the step needs memory.
+                program = program.lower(*arguments).compile()
+                give_back_freed_memory()
+            self._programs[shape] = program
         return self._programs[shape]
 
     def _take_in(self, pending: collections.deque[tuple[int, dict[str, PairLoss]]], left: int) -> None:
