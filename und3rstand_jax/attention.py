@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, in the implementations that JAX offers for each platform."""
+"""Scaled dot-product attention, in the implementations that JAX offers for each platform, and its weights."""
 
 from typing import Literal, get_args
 
@@ -43,6 +43,17 @@ def attend(
     if implementation == "per_head":
         return _per_head(query, key, value, precision)
     return _batched(query, key, value, implementation, precision)
+
+
+def attention_weights(
+    query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], heads: slice, precision: lax.Precision
+) -> Float[Array, "B h N M"]:
+    """softmax(q kᵀ / √D) of the h heads that `heads` keeps, in float32 whatever the dtype of q and k.
+
+    For looking at: `attend` mixes with weights of its own, most of which never exist as one array.
+    """
+    logits = jnp.einsum("bnhd,bmhd->bhnm", query[:, :, heads], key[:, :, heads], precision=precision, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
 
 
 def _batched(query: Array, key: Array, value: Array, implementation: Literal["xla", "cudnn"], precision: lax.Precision) -> Array:

@@ -1,9 +1,10 @@
 """Transformer blocks of DUSt3R (Wang et al., CVPR 2024, section 3.1; blocks as in CroCo v2).
 
-A block returns its output and the residual stream after each of its steps, named as in layer ids. `until` ends it
-after the named step: what nobody reads is not traced.
+A block returns the residual stream after each of its steps, named as in layer ids, and those attention weights that
+`captured` names (`und3rstand_jax.attention_ids`). `until` ends it after the named step: what nobody reads is not traced.
 """
 
+from collections.abc import Collection
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from und3rstand_jax.attention import AttentionImplementation, attend
+from und3rstand_jax.attention import AttentionImplementation, attend, attention_weights
+from und3rstand_jax.attention_ids import heads_of_weights
 from und3rstand_jax.rope import Rotation, rotate
 
 Tokens = Float[Array, "B N C"]
@@ -45,29 +47,42 @@ def run(block: nn.Module, params: Any, *args: Any) -> Steps:
     return cast(Steps, block.apply({"params": params}, *args))
 
 
-class SelfAttention(Arithmetic):
-    """Multi-head self-attention with rotary positions."""
+class Attention(Arithmetic):
+    """What both kinds of multi-head attention share."""
 
     num_heads: int
 
+    def weights(self, step: str, query: Array, key: Array, captured: Collection[str]) -> Steps:
+        """Those weights of this attention, `step` of its block, that are captured: (B, heads, N, M) each."""
+        groups = heads_of_weights(step, captured)
+        return {name: attention_weights(query, key, heads, self.precision) for name, heads in groups.items()}
+
+
+class SelfAttention(Attention):
+    """Multi-head self-attention with rotary positions."""
+
     @nn.compact
-    def __call__(self, x: Tokens, rotation: Rotation) -> Tokens:
-        """Mixes the tokens of one view."""
+    def __call__(self, x: Tokens, rotation: Rotation, captured: Collection[str], until: str) -> tuple[Steps, Tokens | None]:
+        """The captured weights, and the mixed tokens of the view unless it ends with those."""
         batch, length, width = x.shape
         qkv = self.dense(3 * width, "qkv")(x).reshape(batch, length, 3, self.num_heads, -1)
         query, key, value = (qkv[:, :, i] for i in range(3))
-        mixed = attend(rotate(query, rotation), rotate(key, rotation), value, self.attention, self.precision)
-        return self.dense(width, "proj")(mixed.reshape(x.shape))
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        weights = self.weights("self_attn", query, key, captured)
+        if until in weights:
+            return weights, None
+        mixed = attend(query, key, value, self.attention, self.precision)
+        return weights, self.dense(width, "proj")(mixed.reshape(x.shape))
 
 
-class CrossAttention(Arithmetic):
+class CrossAttention(Attention):
     """Multi-head attention of one view's tokens to the other's, each with its own positions."""
 
-    num_heads: int
-
     @nn.compact
-    def __call__(self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation) -> Tokens:
-        """Mixes the tokens `y` of the other view into one update for each token of `x`."""
+    def __call__(
+        self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation, captured: Collection[str], until: str
+    ) -> tuple[Steps, Tokens | None]:
+        """The captured weights, and the tokens `y` mixed into an update for each token of `x` unless it ends with those."""
         width = x.shape[-1]
 
         def heads(tokens: Array) -> Array:
@@ -75,9 +90,12 @@ class CrossAttention(Arithmetic):
 
         query = rotate(heads(self.dense(width, "projq")(x)), rotation)
         key = rotate(heads(self.dense(width, "projk")(y)), other_rotation)
+        weights = self.weights("cross_attn", query, key, captured)
+        if until in weights:
+            return weights, None
         value = heads(self.dense(width, "projv")(y))
         mixed = attend(query, key, value, self.attention, self.precision)
-        return self.dense(width, "proj")(mixed.reshape(x.shape))
+        return weights, self.dense(width, "proj")(mixed.reshape(x.shape))
 
 
 class Mlp(Arithmetic):
@@ -100,11 +118,13 @@ class EncoderBlock(Arithmetic):
     mlp_ratio: int
 
     @nn.compact
-    def __call__(self, x: Tokens, rotation: Rotation, until: str = "mlp") -> Steps:
-        """The residual stream after each step up to and with `until`."""
-        steps: Steps = {}
+    def __call__(self, x: Tokens, rotation: Rotation, until: str = "mlp", captured: Collection[str] = ()) -> Steps:
+        """The residual stream after each step up to and with `until`, and the captured weights on the way."""
         attn = SelfAttention(**self.arithmetic, num_heads=self.num_heads, name="attn")
-        x = steps["self_attn"] = x + attn(self.layer_norm("norm1")(x), rotation)
+        steps, update = attn(self.layer_norm("norm1")(x), rotation, captured, until)
+        if update is None:
+            return steps
+        x = steps["self_attn"] = x + update
         if until == "self_attn":
             return steps
         mlp = Mlp(**self.arithmetic, ratio=self.mlp_ratio, name="mlp")
@@ -119,16 +139,27 @@ class DecoderBlock(Arithmetic):
     mlp_ratio: int
 
     @nn.compact
-    def __call__(self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation, until: str = "mlp") -> Steps:
-        """The residual stream of `x` after each step up to and with `until`; `y` is the other view before this block."""
-        steps: Steps = {}
+    def __call__(
+        self, x: Tokens, y: Tokens, rotation: Rotation, other_rotation: Rotation, until: str = "mlp", captured: Collection[str] = ()
+    ) -> Steps:
+        """The residual stream of `x` after each step up to and with `until`, and the captured weights on the way.
+
+        `y` is the other view before this block.
+        """
         attn = SelfAttention(**self.arithmetic, num_heads=self.num_heads, name="attn")
-        x = steps["self_attn"] = x + attn(self.layer_norm("norm1")(x), rotation)
+        steps, update = attn(self.layer_norm("norm1")(x), rotation, captured, until)
+        if update is None:
+            return steps
+        x = steps["self_attn"] = x + update
         if until == "self_attn":
             return steps
         cross_attn = CrossAttention(**self.arithmetic, num_heads=self.num_heads, name="cross_attn")
         other = self.layer_norm("norm_y")(y)
-        x = steps["cross_attn"] = x + cross_attn(self.layer_norm("norm2")(x), other, rotation, other_rotation)
+        weights, update = cross_attn(self.layer_norm("norm2")(x), other, rotation, other_rotation, captured, until)
+        steps |= weights
+        if update is None:
+            return steps
+        x = steps["cross_attn"] = x + update
         if until == "cross_attn":
             return steps
         mlp = Mlp(**self.arithmetic, ratio=self.mlp_ratio, name="mlp")

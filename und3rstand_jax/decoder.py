@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from und3rstand_jax.attention_ids import with_weights
 from und3rstand_jax.blocks import Arithmetic, DecoderBlock, run
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.layers import DECODER_STEPS, stack_positions
@@ -32,11 +33,11 @@ class Decoder(Arithmetic):
         init = stacked(lambda key: block.init(key, token, token, alone, alone), config.dec_depth)
         blocks = (self.param("blocks1", init), self.param("blocks2", init))
 
-        def run_block(params: Any, streams: Streams, until: str) -> dict[str, Streams]:
+        def run_block(params: Any, streams: Streams, until: str, captured: Collection[str]) -> dict[str, Streams]:
             # Both blocks of a pair read both views as they were before the pair.
             x1, x2 = streams
-            steps1 = run(block, params[0], x1, x2, turn1, turn2, until)
-            steps2 = run(block, params[1], x2, x1, turn2, turn1, until)
+            steps1 = run(block, params[0], x1, x2, turn1, turn2, until, captured)
+            steps2 = run(block, params[1], x2, x1, turn2, turn1, until, captured)
             return {step: (steps1[step], steps2[step]) for step in steps1}
 
         positions = stack_positions("decoder", needed)
@@ -45,7 +46,8 @@ class Decoder(Arithmetic):
             positions.add(last)
         embed = self.dense(config.dec_embed_dim, "embed")
         layers = {"decoder.embed": pair(embed(tokens) for tokens in encoded)}
-        runs = plan_runs(DECODER_STEPS, config.dec_depth, positions)
+        steps = with_weights(DECODER_STEPS, {step for _, step in positions})
+        runs = plan_runs(steps, config.dec_depth, positions)
         kept = run_stack(run_block, blocks, layers["decoder.embed"], runs, self.unroll)
         layers |= {f"decoder.{index}.{step}": pair(streams) for (index, step), streams in kept.items()}
         if "decoder.norm" in needed:

@@ -15,12 +15,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.attention import AttentionImplementation
+from und3rstand_jax.attention_ids import select_captures
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.decoder import Decoder
 from und3rstand_jax.dpt import DPTHead, head_depths
 from und3rstand_jax.encoder import Encoder
 from und3rstand_jax.errors import UserError
-from und3rstand_jax.layers import select_layers
 from und3rstand_jax.linear_head import LinearHead
 from und3rstand_jax.output import BackboneOutput, Grids, ViewTokens, pair
 from und3rstand_jax.pointmap import Pointmap, to_pointmap
@@ -60,14 +60,16 @@ class DUSt3R(nn.Module):
         Args:
             view1, view2: RGB in [-1, 1], (B, H, W, 3) or (B, 3, H, W); sides are multiples of 16, the views' sizes may
                 differ.
-            capture: layer patterns, see `und3rstand_jax.layers`; the output holds exactly the layers they match.
+            capture: layer patterns, see `und3rstand_jax.layers`; the output holds exactly the layers they match. Patterns
+                of attention weights (`decoder.*.cross_attn.weights`, `decoder.3.cross_attn.weights:0-3`), see
+                `und3rstand_jax.attention_ids`, add 4·B·heads·N·M bytes a view and block.
             head: whether to run the heads.
 
         Returns:
-            The captured layers' tokens and, with `head`, both pointmaps in view 1's frame.
+            The captured layers' tokens and attention weights and, with `head`, both pointmaps in view 1's frame.
 
         Raises:
-            UserError: a pattern matches no layer, a view is no image batch, or there is no head to run.
+            UserError: a pattern matches nothing, a view is no image batch, or there is no head to run.
         """
         config = self.config
         if head and config.head_type is None:
@@ -75,10 +77,10 @@ class DUSt3R(nn.Module):
         views = (as_view(view1, config.patch_size, "view1"), as_view(view2, config.patch_size, "view2"))
         if views[0].shape[0] != views[1].shape[0]:
             raise UserError(f"view1 holds {views[0].shape[0]} images and view2 {views[1].shape[0]}; pairs need as many of each")
-        captured = select_layers(capture, config.layer_ids)
+        captured = select_captures(capture, config)
         needed = {*captured, *(head_layers(config) if head else ())}
         if self.is_initializing():
-            needed = set(config.layer_ids)
+            needed |= set(config.layer_ids)
 
         sizes = pair((view.shape[1], view.shape[2]) for view in views)
         grids = pair((height // config.patch_size, width // config.patch_size) for height, width in sizes)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from und3rstand_jax.attention_ids import with_weights
 from und3rstand_jax.blocks import Arithmetic, EncoderBlock, Steps, run
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.layers import ENCODER_STEPS, stack_positions
@@ -33,8 +34,8 @@ class Encoder(Arithmetic):
         alone = rotation((1, 1), config.enc_embed_dim // config.enc_num_heads, config.rope_base)
         blocks = self.param("blocks", stacked(lambda key: block.init(key, token, alone), config.enc_depth))
 
-        def run_block(params: Any, streams: Streams, until: str) -> dict[str, Streams]:
-            steps: list[Steps] = [run(block, params, x, turn, until) for x, turn in zip(streams, rotations, strict=True)]
+        def run_block(params: Any, streams: Streams, until: str, captured: Collection[str]) -> dict[str, Streams]:
+            steps: list[Steps] = [run(block, params, x, turn, until, captured) for x, turn in zip(streams, rotations, strict=True)]
             return {step: tuple(s[step] for s in steps) for step in steps[0]}
 
         positions = stack_positions("encoder", needed)
@@ -43,7 +44,8 @@ class Encoder(Arithmetic):
             positions.add(last)
         patches = self._patch_embedding()
         tokens = tuple(patches(image.astype(self.dtype)).reshape(len(image), -1, config.enc_embed_dim) for image in images)
-        runs = plan_runs(ENCODER_STEPS, config.enc_depth, positions)
+        steps = with_weights(ENCODER_STEPS, {step for _, step in positions})
+        runs = plan_runs(steps, config.enc_depth, positions)
         kept = run_stack(run_block, blocks, tokens, runs, self.unroll)
         layers = {f"encoder.{index}.{step}": streams for (index, step), streams in kept.items()}
         if "encoder.norm" in needed:

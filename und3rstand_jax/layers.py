@@ -7,6 +7,8 @@ A layer id names the residual stream *after* one step of the network, for both v
 
 `all` stands for the layers that "Understanding Multi-View Transformers" (arXiv 2510.24907) probes: the decoder's
 residual stream after every skip connection, three layers a block.
+
+Attention weights have ids of their own (`und3rstand_jax.attention_ids`); they are captured like layers and are none.
 """
 
 import difflib
@@ -50,7 +52,7 @@ def network_order(layer_id: str) -> tuple[int, ...]:
 
 def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
     """(block, step) of those layers that lie in the blocks of `encoder` or `decoder`."""
-    parts = (layer.split(".") for layer in layers)
+    parts = (layer.split(".", 2) for layer in layers)
     return {(int(part[1]), part[2]) for part in parts if part[0] == stack and len(part) == 3}
 
 
@@ -65,16 +67,19 @@ def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tu
     Raises:
         UserError: a pattern matches nothing; the message lists the ids nearest to it.
     """
-    if isinstance(patterns, str):
-        patterns = patterns.split(",")
-    wanted = [pattern for pattern in (p.strip() for p in patterns) if pattern]
     chosen: set[str] = set()
-    for pattern in wanted:
+    for pattern in split_patterns(patterns):
         matches = [layer for layer in available if _matches(layer, pattern)]
         if not matches:
-            raise UserError(_unknown(pattern, available))
+            raise UserError(unknown_id(pattern, available))
         chosen.update(matches)
     return tuple(layer for layer in available if layer in chosen)
+
+
+def split_patterns(patterns: str | Iterable[str]) -> list[str]:
+    """The patterns of one comma-separated string, or several as they are; empty ones fall away."""
+    parts = patterns.split(",") if isinstance(patterns, str) else patterns
+    return [pattern for pattern in (part.strip() for part in parts) if pattern]
 
 
 def _matches(layer: str, pattern: str) -> bool:
@@ -83,8 +88,9 @@ def _matches(layer: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(layer, pattern)
 
 
-def _unknown(pattern: str, available: Sequence[str]) -> str:
+def unknown_id(pattern: str, available: Sequence[str], what: str = "layer") -> str:
+    """The complaint about a pattern that matches none of the ids, with those nearest to it."""
     near = difflib.get_close_matches(pattern, available, n=3, cutoff=0.5)
     hint = f"; the nearest are {', '.join(near)}" if near else ""
     span = f"{available[0]} … {available[-1]}" if available else "none"
-    return f"no layer matches {pattern!r}{hint} (there are {len(available)} layers here: {span})"
+    return f"no {what} matches {pattern!r}{hint} (there are {len(available)} {what}s here: {span})"

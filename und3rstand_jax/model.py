@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from und3rstand_jax.attention_ids import select_captures
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.errors import UserError
-from und3rstand_jax.layers import select_layers
 from und3rstand_jax.output import BackboneOutput, ImageSizes, ViewTokens
 from und3rstand_jax.pointmap import Pointmap
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
@@ -54,8 +54,8 @@ class Backbone:
             capture = self.probed_layers.layer_ids
         if head is None:
             head = not self.probed_layers.layer_ids and self.config.head_type is not None
-        layers = select_layers(capture, self.config.layer_ids)
-        return _apply(self.module, self.params, _as_array(view1), _as_array(view2), layers, head)
+        captured = select_captures(capture, self.config)
+        return _apply(self.module, self.params, _as_array(view1), _as_array(view2), captured, head)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

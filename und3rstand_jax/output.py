@@ -28,8 +28,12 @@ class BackboneOutput(Mapping[str, ViewTokens]):
     """The captured layers, and the pointmaps where the heads were run.
 
     A mapping from layer id to (tokens of view 1, tokens of view 2), each (B, N, C), in network order; `activations`
-    is the same mapping as a plain dict. `pred1` and `pred2` are the model's own pointmaps, both in view 1's frame, or
-    None. `image_sizes` are the (height, width) of both views, which tokens alone do not tell.
+    is the same mapping as a plain dict. Captured attention weights stand in it under their ids
+    (`und3rstand_jax.attention_ids`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
+    the tokens they attend to, which in cross-attention are view 2's; then view 2's.
+
+    `pred1` and `pred2` are the model's own pointmaps, both in view 1's frame, or None. `image_sizes` are the
+    (height, width) of both views, which tokens alone do not tell.
 
     It is a pytree (jit, vmap and device_get take it); the ids and sizes are its static part.
     """

@@ -16,8 +16,8 @@ from jax import lax
 Streams = tuple[jax.Array, ...]
 """Token arrays that go through a stack together: (B, N, C) each."""
 
-Block = Callable[[Any, Streams, str], dict[str, Streams]]
-"""(parameters of one block, streams, last step to run) -> streams after each step."""
+Block = Callable[[Any, Streams, str, Collection[str]], dict[str, Streams]]
+"""(parameters of one block, streams, last step to run, captured steps) -> streams after each step."""
 
 Position = tuple[int, str]
 """One place in a stack: index of the block, name of the step."""
@@ -72,7 +72,7 @@ def run_stack(block: Block, params: Any, streams: Streams, runs: tuple[Run, ...]
 
         def body(streams: Streams, index: jax.Array | int, run: Run = run) -> tuple[Streams, dict[str, Streams]]:
             # Indexing inside the loop reads one block's weights; slicing the stack outside would copy the run's.
-            after = block(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], params), streams, run.until)
+            after = block(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], params), streams, run.until, run.captured)
             return after[run.until], {step: after[step] for step in run.captured}
 
         if unroll or run.stop - run.start == 1:
