@@ -1,4 +1,4 @@
-"""`python -m und3rstand_jax`: the command line of `und3rstand_jax.run`."""
+"""`python -m und3rstand_jax`: the command line of `und3rstand_jax.run`, and `report` beside it."""
 
 import dataclasses
 import sys
@@ -19,6 +19,8 @@ class Arguments:
     together in a contact sheet (contact_sheet.png). All pointmaps, of both photos,
     are in the camera frame of the first photo: x right, y down, z forward.
     At 512×512 a layer takes about 16 MB.
+
+    `python -m und3rstand_jax report` makes a page to look at and figures: see its own --help.
     """
 
     image1: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IMG1")]]
@@ -43,9 +45,15 @@ class Arguments:
     """Show the traceback of an error."""
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs it and returns the exit status: 0, or 2 after one line about what was wrong."""
-    arguments = tyro.cli(Arguments, prog="python -m und3rstand_jax")
+    argv = sys.argv[1:] if argv is None else argv
+    # Told apart by hand: the plain run has no name of its own, so that its photos come first. A photo of that name is ./report.
+    if argv and argv[0] == "report":
+        from und3rstand_jax.report.command import main as report
+
+        return report(argv[1:])
+    arguments = tyro.cli(Arguments, prog="python -m und3rstand_jax", args=argv)
     return run_command(lambda: _run(arguments), arguments.debug)
 
 

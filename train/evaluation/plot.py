@@ -1,16 +1,16 @@
-"""The figure that shows at which layer geometry appears: point errors and pose errors by layer."""
+"""Figures that show at which layer geometry appears, a marker a layer: of point and pose errors, and of others' panels in the same look."""
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from train.evaluation.results import Evaluation, LayerResult, PoseResult
 
@@ -38,13 +38,25 @@ _KINDS = {
 }
 
 
+class OfLayer(Protocol):
+    """What was found of one layer."""
+
+    @property
+    def layer_id(self) -> str:
+        """As in `und3rstand_jax.layers`."""
+        ...
+
+
+Result = TypeVar("Result", bound=OfLayer)
+
+
 @dataclass(frozen=True)
-class _Series:
-    """One line of a panel: filled markers on a solid line, or open ones on a dashed line."""
+class Series(Generic[Result]):
+    """One line of a panel: filled markers on a solid line, or open ones on a dashed line. What `of` gives may be NaN."""
 
     label: str
-    of: Callable[[LayerResult], float]
-    is_filled: bool
+    of: Callable[[Result], float]
+    is_filled: bool = True
 
     @property
     def style(self) -> Literal["-", "--"]:
@@ -53,28 +65,31 @@ class _Series:
 
 
 @dataclass(frozen=True)
-class _Panel:
+class Panel(Generic[Result]):
+    """What is drawn over the layers: a title, the label of the axis, lines. Shares are drawn from 0 to 100 %, all else by its logarithm."""
+
     title: str
     unit: str
-    series: tuple[_Series, _Series]
+    series: tuple[Series[Result], ...]
     greatest: float = math.inf
+    is_share: bool = False
 
 
 def _pose(of: Callable[[PoseResult], float]) -> Callable[[LayerResult], float]:
     return lambda result: math.nan if result.pose is None else of(result.pose)
 
 
-_POINTS = _Panel(
+_POINTS: Panel[LayerResult] = Panel(
     "Error of each layer's points",
     "distance in the ground truth's unit,\nscale and depth shift taken out",
-    (_Series("view 1", lambda result: result.view1.invariant, True), _Series("view 2", lambda result: result.view2.invariant, False)),
+    (Series("view 1", lambda result: result.view1.invariant, True), Series("view 2", lambda result: result.view2.invariant, False)),
 )
-_POSE = _Panel(
+_POSE: Panel[LayerResult] = Panel(
     "Error of the second camera's pose that each layer's points imply",
     "angle in degrees, median over pairs",
     (
-        _Series("rotation", _pose(lambda pose: pose.rotation_degrees), True),
-        _Series("direction of translation", _pose(lambda pose: pose.translation_degrees), False),
+        Series("rotation", _pose(lambda pose: pose.rotation_degrees), True),
+        Series("direction of translation", _pose(lambda pose: pose.translation_degrees), False),
     ),
     greatest=180,
 )
@@ -87,38 +102,48 @@ def plot_layers(path: Path, evaluation: Evaluation) -> None:
 
 def layers_figure(evaluation: Evaluation) -> Figure:
     """Errors of both views' points and, where poses were found, of view 2's pose: a panel each, a marker a layer."""
-    layers = [result.layer_id for result in evaluation.layers]
     panels = [_POINTS, _POSE] if any(result.pose for result in evaluation.layers) else [_POINTS]
+    return panels_figure(panels, evaluation.layers, evaluation.head)
+
+
+def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], head: Result | None) -> Figure:
+    """Panels above one another over the same layers, in the order of `results`; the head, where there is one, is a line across."""
+    layers = [result.layer_id for result in results]
     width = min(max(_LAYER_WIDTH * len(layers) + 2.5, _LEAST_WIDTH), _MOST_WIDTH)
     figure = Figure(figsize=(width, _PANEL_HEIGHT * len(panels) + 1.0), dpi=110, layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(all_axes, panels, strict=True):
-        _draw_panel(axes, panel, evaluation)
+        _draw_panel(axes, panel, results, head)
         _draw_blocks(axes, layers)
     _name_stacks(all_axes[-1], layers)
     handles = [_marker(_KINDS[step]) for step in _KINDS if step in map(_step, layers)]
-    handles += [Line2D([], [], color=_HEAD, label="the model's own head")] if evaluation.head else []
+    handles += [Line2D([], [], color=_HEAD, label="the model's own head")] if head else []
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(width / 2)), frameon=False, columnspacing=1.4)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: _Panel, evaluation: Evaluation) -> None:
-    layers = [result.layer_id for result in evaluation.layers]
-    drawn = [series.of(result) for series in panel.series for result in evaluation.layers]
+def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], head: Result | None) -> None:
+    layers = [result.layer_id for result in results]
+    drawn = [series.of(result) for series in panel.series for result in results]
     missing = sum(not math.isfinite(value) for value in drawn)
     legend = []
     for series in panel.series:
-        _draw_series(axes, layers, [series.of(result) for result in evaluation.layers], series)
+        _draw_series(axes, layers, [series.of(result) for result in results], series)
         face = _FAINT if series.is_filled else "white"
         legend.append(Line2D([], [], color=_FAINT, linestyle=series.style, marker="o", markerfacecolor=face, label=series.label))
     for series in panel.series:
-        value = series.of(evaluation.head) if evaluation.head else math.nan
+        value = series.of(head) if head else math.nan
         if math.isfinite(value):
             drawn.append(value)
             axes.axhline(value, color=_HEAD, linestyle=series.style)
-    _scale(axes, [value for value in drawn if math.isfinite(value)])
-    # Matplotlib's own margin, but no decade of angles that there are not.
-    axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * panel.greatest))
+    _frame(axes)
+    if panel.is_share:
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        _scale(axes, [value for value in drawn if math.isfinite(value)])
+        # Matplotlib's own margin, but no decade of angles that there are not.
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * panel.greatest))
     note = f" ({missing} values are not finite and not drawn)" if missing else ""
     axes.set_title(panel.title + note, loc="left", fontsize=13, color=_INK, pad=24)
     axes.set_ylabel(panel.unit, color=_INK)
@@ -126,7 +151,7 @@ def _draw_panel(axes: Axes, panel: _Panel, evaluation: Evaluation) -> None:
     axes.legend(handles=legend, loc="lower left", ncols=len(legend), fontsize=10, frameon=False, **corner)
 
 
-def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: _Series) -> None:
+def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: Series[Result]) -> None:
     shown = [value if math.isfinite(value) else math.nan for value in values]
     axes.plot(range(len(layers)), shown, color=_FAINT, linestyle=series.style, linewidth=1.1)
     for step in dict.fromkeys(map(_step, layers)):
@@ -139,11 +164,14 @@ def _marker(kind: _Kind) -> Line2D:
     return Line2D([], [], color=kind.colour, marker=kind.marker, linestyle="none", label=kind.label)
 
 
-def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers, unless a value is 0."""
+def _frame(axes: Axes) -> None:
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, unless a value is 0."""
     if values and min(values) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < _NARROW * min(values) else (1,)))

@@ -1,0 +1,250 @@
+"""What a report says of layers that say what they are told: the truth, the truth at another scale or turned, and nonsense."""
+
+import numpy as np
+import pytest
+
+from tests.report_cases import HEADS, HEIGHT, WIDTH, ToldModel, room, room_inputs, said, told_probes, told_report
+from train.evaluation.pose import pose_errors
+from und3rstand_jax.report.attention_figure import chosen_patch
+from und3rstand_jax.report.content import ViewGeometry, ViewTruth
+from und3rstand_jax.report.matching import mutual_matches, true_places
+from und3rstand_jax.report.measure import measure
+from und3rstand_jax.report.point_errors import point_errors
+from und3rstand_jax.report.poses import centred_intrinsics, focal_length
+from und3rstand_jax.report.stopwatch import Stopwatch
+from und3rstand_jax.report.table import format_table
+
+LAYERS = ("decoder.0.mlp", "decoder.1.self_attn", "decoder.1.cross_attn", "decoder.1.mlp")
+
+
+def turned(degrees):
+    """A turn about view 1's vertical axis."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def outputs():
+    """Layers that say the truth, the truth five times too large and without confidence, view 2 turned by 20°, and nonsense."""
+    _, (view1, view2), _, _ = room()
+    rng = np.random.default_rng(0)
+    nonsense = (rng.normal(size=view.shape) + [0, 0, 4] for view in (view1, view2))
+    told = said(view1, view2), said(5 * view1, 5 * view2, confident=False), said(view1, view2 @ turned(20).T), said(*nonsense)
+    return dict(zip(LAYERS, told, strict=True))
+
+
+@pytest.fixture(scope="module")
+def report():
+    return told_report(outputs(), head=said(*room()[1]))
+
+
+@pytest.fixture(scope="module")
+def photo_report():
+    return told_report(outputs(), head=said(*(2 * view for view in room()[1])), has_truth=False)
+
+
+def plain_errors(points, true, valid):
+    """The normalised errors, written out in float64."""
+    scale = np.mean(np.concatenate([np.linalg.norm(p[v], axis=-1) for p, v in zip(points, valid, strict=True)]))
+    true_scale = np.mean(np.concatenate([np.linalg.norm(t[v], axis=-1) for t, v in zip(true, valid, strict=True)]))
+    return [np.linalg.norm(p[v] / scale - t[v] / true_scale, axis=-1).mean() for p, t, v in zip(points, true, valid, strict=True)]
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_layers_that_say_the_truth_at_any_scale_have_no_error(report, place):
+    layer = report.layers[place]
+    np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
+    assert layer.pose.rotation_degrees < 0.01 and layer.pose.translation_degrees < 0.01
+    assert layer.accuracy == 1
+    assert np.isfinite(layer.correspondences.offsets).sum() > 200
+    # The nearest pixel is half a diagonal away at most, where the surface faces both cameras.
+    assert np.nanmedian(layer.correspondences.offsets) < 0.75
+
+
+def test_a_turn_of_view_2_is_found_as_a_turn_of_its_camera(report):
+    pose = report.layers[2].pose
+    turn = np.eye(4)
+    turn[:3, :3] = turned(20)
+    np.testing.assert_allclose(pose.camera2_to_1, turn @ report.true_pose, atol=1e-3)
+    expected = pose_errors(turn @ report.true_pose, report.true_pose)
+    np.testing.assert_allclose([pose.rotation_degrees, pose.translation_degrees], expected, atol=0.02)
+    np.testing.assert_allclose(expected[0], 20)
+
+
+def test_unrelated_points_match_at_random(report):
+    nonsense = report.layers[3]
+    assert nonsense.accuracy < 0.1
+    assert min(nonsense.errors) > 0.2
+    assert len(nonsense.correspondences.pixels1) > 100
+
+
+def test_errors_are_those_of_the_definition(report):
+    true = [view.points.astype(np.float64) for view in report.truth]
+    valid = [view.valid for view in report.truth]
+    for layer in report.layers[2:4]:
+        points = [view.points.astype(np.float64) for view in layer.views]
+        np.testing.assert_allclose(layer.errors, plain_errors(points, true, valid), rtol=1e-4, atol=1e-6)
+
+
+def test_pixels_without_truth_change_no_error_whatever_a_layer_says_there():
+    rng = np.random.default_rng(1)
+    points, true = (rng.normal(size=(2, 4, 6, 3)).astype(np.float32) for _ in range(2))
+    valid = rng.random((2, 4, 6)) < 0.6
+    expected = plain_errors(points, true, valid)
+    points[~valid] = np.nan
+    views, truth = [ViewGeometry(p, None) for p in points], [ViewTruth(t, v) for t, v in zip(true, valid, strict=True)]
+    np.testing.assert_allclose(point_errors(views, truth), expected, rtol=1e-5)
+
+
+def test_a_layer_that_is_not_finite_is_infinitely_wrong_and_a_view_without_truth_has_no_error():
+    true = np.ones((2, 4, 6, 3), np.float32)
+    known = np.ones((4, 6), bool)
+    spoilt = true.copy()
+    spoilt[0, 1, 2, 0] = np.nan
+    truth = [ViewTruth(view, known) for view in true]
+    assert point_errors([ViewGeometry(p, None) for p in spoilt], truth) == (np.inf, np.inf)
+    unknown = [truth[0], ViewTruth(true[1], ~known)]
+    np.testing.assert_array_equal(point_errors([ViewGeometry(p, None) for p in true], unknown), (0, np.nan))
+
+
+def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_block():
+    told = outputs()
+    model = ToldModel(head=said(*room()[1]), blocks=2)
+    stopwatch = Stopwatch()
+    found = measure(model, told_probes(told), LAYERS, room_inputs(), {"source": "here"}, stopwatch)
+    weights = ("decoder.0.cross_attn.weights", "decoder.1.cross_attn.weights")
+    assert model.calls == [((*LAYERS, *weights), True)]
+    assert [layer.layer_id for layer in found.layers] == [*LAYERS, "head"]
+    assert found.grids == ((HEIGHT // 16, WIDTH // 16),) * 2
+    tokens = HEIGHT * WIDTH // 256
+    assert [block.block for block in found.attention] == [0, 1]
+    for block in found.attention:
+        assert block.from_view1.shape == block.from_view2.shape == (HEADS, tokens, tokens)
+        np.testing.assert_allclose(block.from_view2.sum(-1), 1, rtol=1e-5)
+    assert list(stopwatch.seconds) == ["forward", "probes", "errors", "poses", "matches"]
+    assert found.facts["source"] == "here" and found.facts["intrinsics"]["view2"][0][0] == pytest.approx(0.77 * WIDTH)
+    assert (found.reference, found.match_threshold) == ("ground truth", pytest.approx(0.03 * WIDTH))
+    assert found.layers[1].views[0].confidence is None
+
+
+def test_without_truth_layers_are_measured_against_the_head(photo_report):
+    assert photo_report.reference == "the model's own final pointmaps"
+    assert photo_report.truth is None and photo_report.true_pose is None
+    truthful, scaled, rotated, nonsense, head = photo_report.layers
+    for layer in (truthful, scaled, head):
+        np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
+        assert layer.pose.rotation_degrees < 0.01
+        assert layer.accuracy is None and layer.correspondences.offsets is None
+    np.testing.assert_allclose(rotated.pose.rotation_degrees, 20, atol=0.05)
+    assert rotated.errors[0] < 0.05 < rotated.errors[1] and min(nonsense.errors) > 0.2
+    focal = photo_report.facts["intrinsics"]["view1"][0][0]
+    np.testing.assert_allclose(focal, 0.77 * WIDTH, rtol=1e-4)
+
+
+def test_without_truth_and_head_the_last_layer_is_the_reference():
+    told = dict(list(outputs().items())[::-1])
+    found = told_report(told, head=None, has_truth=False)
+    assert found.reference == f"the last probed layer's pointmaps ({LAYERS[0]})"
+    assert [layer.layer_id for layer in found.layers] == list(told)
+    np.testing.assert_allclose(found.layers[-1].errors, 0, atol=1e-6)
+    assert found.layers[0].errors[0] > 0.2
+
+
+def test_a_focal_length_that_cannot_be_told_leaves_poses_unknown():
+    flat = np.ones((HEIGHT, WIDTH, 3)) * [0, 0, 2]
+    found = told_report({LAYERS[0]: said(*room()[1])}, head=said(flat, flat), has_truth=False)
+    assert found.facts["intrinsics"] is None
+    assert {(layer.pose.camera2_to_1, layer.pose.rotation_degrees) for layer in found.layers} == {(None, None)}
+
+
+def seen_points(focal, height=48, width=64):
+    """The pointmap of a wavy surface in its own camera."""
+    v, u = np.mgrid[:height, :width].astype(float)
+    depth = 3 + np.sin(u / 9) + 0.5 * np.cos(v / 7)
+    return np.stack([(u - (width - 1) / 2) / focal * depth, (v - (height - 1) / 2) / focal * depth, depth], -1)
+
+
+@pytest.mark.parametrize("focal", [40.0, 300.0])
+def test_the_focal_length_of_exact_points_is_found(focal):
+    np.testing.assert_allclose(focal_length(seen_points(focal)), focal, rtol=1e-6)
+
+
+def test_the_focal_length_stands_outliers_and_heeds_confidence():
+    points = seen_points(55.0)
+    rng = np.random.default_rng(0)
+    wrong = rng.random(points.shape[:2]) < 0.3
+    points[wrong] = rng.normal(size=(wrong.sum(), 3)) * 3
+    points[0, 0] = np.nan
+    np.testing.assert_allclose(focal_length(points), 55, rtol=0.01)
+    # A majority is wrong alike; what is sure of itself is right.
+    halved = seen_points(55.0)
+    halved[:, 20:, :2] *= 2
+    confidence = np.where(np.arange(halved.shape[1]) < 20, 50.0, 1.0) * np.ones(halved.shape[:2])
+    np.testing.assert_allclose(focal_length(halved, confidence), 55, rtol=1e-3)
+
+
+def test_points_behind_the_camera_or_on_its_axis_tell_no_focal_length():
+    assert focal_length(-seen_points(55.0)) is None
+    assert focal_length(np.ones((8, 8, 3)) * [0, 0, 1]) is None
+
+
+def test_matches_of_the_same_points_are_the_same_pixels_and_of_shifted_points_shifted():
+    points = seen_points(60.0)
+    pixels1, pixels2 = mutual_matches(points, points)
+    np.testing.assert_array_equal(pixels1, pixels2)
+    assert len(pixels1) == points.shape[0] * points.shape[1]
+    pixels1, pixels2 = mutual_matches(points, points[:, 5:])
+    np.testing.assert_array_equal(pixels1 - pixels2, np.broadcast_to([5, 0], pixels1.shape))
+    assert len(pixels1) == points.shape[0] * (points.shape[1] - 5)
+
+
+def test_points_that_are_not_finite_match_nothing():
+    points = seen_points(60.0)
+    holed = points.copy()
+    holed[:, 10] = np.nan
+    pixels1, pixels2 = mutual_matches(holed, points)
+    assert 10 not in pixels1[:, 0] and len(pixels1) == points.shape[0] * (points.shape[1] - 1)
+    assert [len(pixels) for pixels in mutual_matches(points, np.full_like(points, np.nan))] == [0, 0]
+
+
+def test_of_a_large_view_a_grid_is_matched_with_every_pixel_of_the_other():
+    points = seen_points(200.0, 96, 200)
+    pixels1, pixels2 = mutual_matches(points, points[:, 1:])
+    # Every fifth column and every third row; none of them is the first column, which view 2 has lost.
+    assert len(pixels1) == (200 // 5) * (96 // 3)
+    np.testing.assert_array_equal(pixels1 - pixels2, np.broadcast_to([1, 0], pixels1.shape))
+
+
+def test_a_pixel_is_found_where_view_2_sees_its_point_and_nowhere_behind_what_hides_it():
+    height, width, focal = 24, 32, 20.0
+    intrinsics = centred_intrinsics(focal, (height, width))
+    v, u = np.mgrid[:height, :width].astype(float)
+
+    def plane(depth):
+        return np.stack([(u - intrinsics[0, 2]) / focal * depth, (v - intrinsics[1, 2]) / focal * depth, depth], -1)
+
+    pose = np.eye(4)
+    pose[0, 3] = 1.0  # a metre to the right of view 1: a plane at 4 m moves 5 pixels to the left
+    depth2 = np.full((height, width), 4.0)
+    depth2[:, 20:] = 2.0
+    truth = [ViewTruth(plane(np.full((height, width), 4.0)), v > 0), ViewTruth(plane(depth2) + pose[:3, 3], np.ones((height, width), bool))]
+    places = true_places(truth, pose, intrinsics)
+    seen = (u >= 5) & (u < 25) & (v > 0)  # not left of view 2, not behind what stands at 2 m, not unknown
+    np.testing.assert_array_equal(~np.isnan(places).any(-1), seen)
+    np.testing.assert_allclose(places[seen], np.stack([u - 5, v], -1)[seen], atol=1e-9)
+
+
+def test_the_patch_whose_attention_is_shown_has_matches_where_the_cross_is(report):
+    token, (x, y) = chosen_patch(report)
+    columns = report.grids[0][1]
+    matches = report.layers[-1].correspondences
+    inside = (matches.pixels1 // 16 == [token % columns, token // columns]).all(axis=-1)
+    assert inside.sum() > 10
+    np.testing.assert_allclose((x, y), np.median(matches.pixels2[inside], axis=0))
+
+
+def test_the_table_has_a_line_a_layer_and_a_dash_for_what_is_not_known(report, photo_report):
+    lines = format_table(report).splitlines()
+    assert lines[2].split() == ["decoder.0.mlp", "0.0000", "0.0000", "100.0%", f"{report.layers[0].pose.rotation_degrees:.2f}"]
+    assert lines[-2].startswith("the model's own head") and len(lines) == 2 + 5 + 1
+    assert lines[-1] == "errors and rotation against ground truth; matches within 2.88 pixels of the true place"
+    assert format_table(photo_report).splitlines()[2].split()[3] == "–"

@@ -1,0 +1,254 @@
+"""A report's files and its command: what is written is what was measured, and what cannot be done is said in a line."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from PIL import Image
+
+from tests import tiny
+from tests.conversion import converted
+from tests.report_cases import HEIGHT, WIDTH, room, said, told_report
+from und3rstand_jax.__main__ import main
+from und3rstand_jax.checkpoint import CheckpointInfo, write_checkpoint_info
+from und3rstand_jax.config import BackboneConfig
+from und3rstand_jax.images import load_image, to_uint8
+from und3rstand_jax.report.inputs import scene_inputs
+from und3rstand_jax.report.layer_figures import accuracy_figure, errors_figure, pose_figure
+from und3rstand_jax.report.match_figure import correspondences_figure
+from und3rstand_jax.report.numbers import write_arrays, write_numbers
+from und3rstand_jax.report.point_errors import point_errors
+
+LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.1.mlp")
+
+
+def noisy(spread, seed=0):
+    """The truth of both views, its points moved at random by about as much."""
+    rng = np.random.default_rng(seed)
+    return said(*(view + spread * rng.normal(size=view.shape) for view in room()[1]), confident=seed != 1)
+
+
+@pytest.fixture(scope="module")
+def report():
+    flat = np.zeros((HEIGHT, WIDTH, 3))
+    told = {LAYERS[0]: said(flat, flat), LAYERS[1]: noisy(0.5, seed=1), LAYERS[2]: noisy(0.05)}
+    return told_report(told, head=noisy(0.01))
+
+
+@pytest.fixture(scope="module")
+def written(report, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("numbers")
+    write_numbers(folder / "report.json", report)
+    write_arrays(folder / "arrays.npz", report)
+    return read_strictly(folder / "report.json"), np.load(folder / "arrays.npz")
+
+
+def read_strictly(file):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_numbers_and_arrays_say_the_same(report, written):
+    numbers, arrays = written
+    layers = numbers["layers"]
+    assert [layer["layer"] for layer in layers] == list(arrays["layer_ids"]) == [*LAYERS, "head"]
+    np.testing.assert_array_equal([layer["errors"] for layer in layers], arrays["errors"])
+    for index, layer in enumerate(layers):
+        name = layer["layer"]
+        for key, array in (("accuracy", "accuracies"), ("rotation_degrees",) * 2, ("translation_degrees",) * 2):
+            np.testing.assert_array_equal(np.nan if layer[key] is None else layer[key], arrays[array][index])
+        assert layer["matches"] == len(arrays[f"{name}/matches1"]) == len(arrays[f"{name}/matches2"])
+        known = arrays[f"{name}/offsets"][~np.isnan(arrays[f"{name}/offsets"])]
+        assert layer["matches_known"] == len(known)
+        if len(known):
+            assert layer["accuracy"] == np.mean(known <= numbers["match_threshold_pixels"])
+        if layer["camera2_to_1"] is None:
+            assert f"{name}/camera2_to_1" not in arrays
+        else:
+            np.testing.assert_array_equal(layer["camera2_to_1"], arrays[f"{name}/camera2_to_1"])
+    np.testing.assert_array_equal(numbers["true_camera2_to_1"], arrays["truth/camera2_to_1"])
+    assert numbers["reference"] == "ground truth" and numbers["grids"] == [[4, 6], [4, 6]]
+
+
+def test_arrays_hold_what_was_measured(report, written):
+    _, arrays = written
+    for layer in report.layers:
+        for view, geometry in enumerate(layer.views, start=1):
+            np.testing.assert_array_equal(arrays[f"{layer.layer_id}/points{view}"], geometry.points)
+            assert (f"{layer.layer_id}/confidence{view}" in arrays) == (geometry.confidence is not None)
+    assert f"{LAYERS[1]}/confidence1" not in arrays
+    for block in report.attention:
+        stored = arrays[f"attention/{block.block}/from_view1"]
+        assert stored.dtype == np.float16
+        np.testing.assert_allclose(stored, block.from_view1, rtol=1e-3, atol=1e-7)
+    np.testing.assert_array_equal(arrays["image2"], room()[0][1])
+    np.testing.assert_array_equal(arrays["truth/points2"], room()[1][1])
+
+
+def test_every_array_is_explained(written):
+    numbers, arrays = written
+    told = {key.strip() for keys in numbers["arrays"]["keys"] for key in keys.split(",")}
+    found = {re.sub(r"^attention/\d+", "attention/BLOCK", name) for name in arrays}
+    for layer in (*LAYERS, "head"):
+        found = {re.sub(f"^{re.escape(layer)}/", "LAYER/", name) for name in found}
+    assert found == told
+
+
+def test_a_pose_that_was_not_found_is_null_in_json(report, written):
+    assert report.layers[0].pose.camera2_to_1 is None
+    assert written[0]["layers"][0]["camera2_to_1"] is None and written[0]["layers"][0]["rotation_degrees"] is None
+
+
+def drawn(figure):
+    """All values that markers stand for in a figure's panel."""
+    (axes,) = figure.axes
+    points = [line for line in axes.lines if line.get_linestyle() == "None"]
+    return sorted(float(value) for line in points for value in line.get_ydata() if not np.isnan(value))
+
+
+def test_figures_show_the_layers_figures_and_the_head_as_a_line(report):
+    layers = report.layers[:-1]
+    np.testing.assert_allclose(drawn(errors_figure(report)), sorted(error for layer in layers for error in layer.errors))
+    shown = [angle for layer in layers for angle in (layer.pose.rotation_degrees, layer.pose.translation_degrees) if angle is not None]
+    np.testing.assert_allclose(drawn(pose_figure(report)), sorted(shown))
+    figure = accuracy_figure(report)
+    np.testing.assert_allclose(drawn(figure), sorted(layer.accuracy for layer in layers if layer.accuracy is not None))
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "linear" and axes.get_ylim() == (-0.02, 1.02)
+    assert report.layers[-1].accuracy in [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata())]
+
+
+def test_right_matches_are_blue_and_wrong_ones_orange(report):
+    figure = correspondences_figure(report)
+    assert len(figure.axes) == len(report.layers)
+    for axes, layer in zip(figure.axes, report.layers, strict=True):
+        (lines,) = [found for found in axes.collections if isinstance(found, LineCollection)] or [None]
+        if lines is None:
+            assert not len(layer.correspondences.pixels1)
+            continue
+        ends = {tuple(pixel): offset for pixel, offset in zip(layer.correspondences.pixels1, layer.correspondences.offsets, strict=True)}
+        for segment, colour in zip(lines.get_segments(), lines.get_colors(), strict=True):
+            offset = ends[tuple(segment[0].astype(int))]
+            if not np.isnan(offset):
+                assert (colour[2] > colour[0]) == (offset <= report.match_threshold)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return converted(tiny.save_probes(folder / "probes", tiny.save_backbone(folder / "backbone")), folder / "converted")
+
+
+@pytest.fixture(scope="module")
+def config_alone(tmp_path_factory):
+    """A checkpoint without weights: whoever reads them fails, but not with a UserError about what was asked."""
+    folder = tmp_path_factory.mktemp("config")
+    write_checkpoint_info(folder, CheckpointInfo(BackboneConfig(img_size=(32, 48)), provenance={"backbone": {}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "expected two images, or --scene NUMBER; found 0 images"),
+        (("a.png",), "expected two images, or --scene NUMBER; found 1 images"),
+        (("a.png", "b.png", "--scene", "3"), "expected two images or --scene 3, found both"),
+        (("a.png", "b.png", "--data", "synthetic"), "--data synthetic chooses how scenes are rendered"),
+        (("a.png", "b.png"), "no image at a.png"),
+        (("a.png", "b.png", "--size", "32x48"), "photos are brought to one side"),
+        (("--scene", "-1"), "expected the number of a held-out scene, 0 to"),
+        (("--scene", str(2**30)), "expected the number of a held-out scene, 0 to"),
+        (("--scene", "0", "--data", "co3d:somewhere"), "expected synthetic"),
+        (("--scene", "0", "--data", "synthetic:overlap=2"), "shares of view 1's pixels"),
+        (("--scene", "0", "--size", "40"), "expected multiples of 16, found 40×40"),
+        (("--scene", "0", "--size", "big"), "neither a side nor WIDTHxHEIGHT"),
+    ],
+)
+def test_what_cannot_be_reported_on_is_refused_in_a_line_before_weights_are_read(config_alone, tmp_path, capsys, arguments, told):
+    assert main(["report", *arguments, "--checkpoint", str(config_alone), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and told in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["report", "--scene", "3", "--checkpoint", str(checkpoint), "--out", str(out)]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()[2:8]] == list(tiny.LAYERS)
+    assert table.splitlines()[-1] == str(out / "report.html")
+
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    numbers = read_strictly(out / "report.json")
+    poses = {"pose_by_layer"} if any(layer["rotation_degrees"] is not None for layer in numbers["layers"]) else set()
+    names = {"errors_by_layer", "accuracy_by_layer", "correspondences", "attention"} | poses
+    figures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert files == figures | {"figures/depth_and_confidence.png", "report.html", "report.json", "arrays.npz"}
+    for figure in out.glob("figures/*.png"):
+        with Image.open(figure) as picture:
+            picture.load()
+
+    facts = numbers["facts"]
+    assert facts["scene"]["number"] == 3 and facts["images"] == [{"height": 32, "width": 32}] * 2
+    assert set(facts["checkpoint"]["backbone"]["sha256"]) == {"model.safetensors", "config.json"}
+    assert list(facts["seconds"]) == ["images", "load", "forward", "probes", "errors", "poses", "matches", "arrays", "figures", "page"]
+    assert facts["layers"] == list(tiny.LAYERS) and facts["head"] is True and "jax" in facts["versions"]
+
+    arrays = np.load(out / "arrays.npz")
+    scene = scene_inputs(3, "synthetic", (32, 32))
+    np.testing.assert_array_equal(arrays["image1"], scene.images[0])
+    np.testing.assert_allclose(arrays["attention/1/from_view2"].astype(np.float32).sum(-1), 1, rtol=1e-2)
+    np.testing.assert_array_equal(arrays["truth/points2"], scene.truth[1].points)
+
+    assert main(command) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_replaced_only_if_told(checkpoint, tmp_path):
+    photos = tmp_path / "a.png", tmp_path / "b.png"
+    for photo, pixels in zip(photos, room()[0], strict=True):
+        Image.fromarray(pixels).save(photo)
+    out = tmp_path / "out"
+    command = ["report", *map(str, photos), "--checkpoint", str(checkpoint), "--out", str(out)]
+    out.mkdir()
+    (out / "report.json").write_text("somebody else's")
+    assert main([*command, "--overwrite"]) == 2
+    (out / "report.html").touch()
+    assert main([*command, "--overwrite"]) == 0
+    numbers = read_strictly(out / "report.json")
+    assert numbers["reference"] == "the model's own final pointmaps"
+    np.testing.assert_allclose(numbers["layers"][-1]["errors"], 0, atol=1e-6)
+    assert [image["path"] for image in numbers["facts"]["images"]] == [str(photo) for photo in photos]
+    assert {layer["accuracy"] for layer in numbers["layers"]} == {None}
+    assert not (out / "figures" / "accuracy_by_layer.png").exists()
+    np.testing.assert_array_equal(np.load(out / "arrays.npz")["image1"], to_uint8(load_image(photos[0], "probe", 32))[0])
+
+
+def test_a_scenes_true_points_lie_behind_the_pixels_that_see_them():
+    scene = scene_inputs(3, "synthetic", (32, 32))
+    v, u = np.mgrid[:32, :32]
+    for true, pose, intrinsics in zip(scene.truth, (np.eye(4), scene.true_pose), scene.intrinsics, strict=True):
+        assert true.valid.mean() > 0.5
+        in_camera = (true.points[true.valid] - pose[:3, 3]) @ pose[:3, :3]
+        projected = in_camera @ intrinsics.T
+        pixels = np.stack([u, v], -1)[true.valid]
+        np.testing.assert_allclose(projected[:, :2] / projected[:, 2:], pixels, atol=1e-3)
+    assert 0.1 <= np.linalg.norm(scene.true_pose[:3, 3]) <= 3
+
+
+def test_a_scene_that_is_told_by_its_truth_has_no_error():
+    truth = scene_inputs(3, "synthetic", (32, 32)).truth
+    views = [dataclasses.replace(view, points=view.points * 7) for view in truth]
+    np.testing.assert_allclose(point_errors([*map(as_layer, views)], truth), 0, atol=1e-6)
+
+
+def as_layer(view):
+    from und3rstand_jax.report.content import ViewGeometry
+
+    return ViewGeometry(view.points, None)

@@ -1,0 +1,164 @@
+"""One forward pass, and all that a report says of it.
+
+views ─▶ model, once ─▶ tokens ─▶ each layer's probe ─▶ points ─┬─▶ errors
+              ├──────▶ the head ──────────────────────▶ points ─┼─▶ pose of view 2
+              └──────▶ cross-attention weights                  └─▶ matches between the views
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from und3rstand_jax.model import Backbone, Probes
+from und3rstand_jax.output import pair
+from und3rstand_jax.pointmap import Pointmap
+from und3rstand_jax.report.content import HEAD, Attention, Layer, Pose, Report, ViewGeometry, ViewTruth
+from und3rstand_jax.report.inputs import Inputs
+from und3rstand_jax.report.matching import THRESHOLD, correspondences, match_accuracy, true_places
+from und3rstand_jax.report.point_errors import point_errors
+from und3rstand_jax.report.poses import centred_intrinsics, focal_length, pose_against, second_camera
+from und3rstand_jax.report.stopwatch import Stopwatch
+
+Views = tuple[ViewGeometry, ViewGeometry]
+
+
+class _Reference(NamedTuple):
+    """What layers are measured against, and how it is called; `intrinsics` is view 2's camera, None where nothing tells it."""
+
+    name: str
+    points: tuple[ViewTruth, ViewTruth]
+    pose: Float[np.ndarray, "4 4"] | None
+    intrinsics: Float[np.ndarray, "3 3"] | None
+    facts: Mapping[str, Any]
+
+    @property
+    def scene_size(self) -> float:
+        """Mean distance of the known points to view 1's camera."""
+        distances = np.concatenate([np.linalg.norm(view.points[view.valid], axis=-1) for view in self.points])
+        return float(distances.mean()) if distances.size else 0.0
+
+
+def measure(
+    model: Backbone, probes: Probes | None, layers: Sequence[str], inputs: Inputs, facts: Mapping[str, Any], stopwatch: Stopwatch
+) -> Report:
+    """The report on a pair of views.
+
+    The weights of all cross-attention are held at once: 4 bytes for each block, head, token and token of the other view (a DUSt3R
+    takes 1.2 GB of them at 512×512, 0.7 GB at 512×384).
+
+    Args:
+        model: a backbone; its head runs where it has one.
+        probes: on its layers; None where there are none.
+        layers: which of them are read, in network order. Without layers there must be a head.
+        inputs: the views.
+        facts: what is to be said of where all this comes from.
+        stopwatch: is told what each stage takes.
+    """
+    blocks = range(model.config.dec_depth)
+    with stopwatch.time("forward"):
+        capture = (*layers, *(_weights_id(block) for block in blocks))
+        # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
+        features = jax.block_until_ready(model(*inputs.views, capture=capture, head=model.config.head_type is not None))
+    with stopwatch.time("probes"):
+        read = dict(_progress("reading layers", _read(features, probes, layers), len(layers) + 1))
+        attention = tuple(_attention(features, block) for block in blocks)
+    del features
+
+    reference = _truth(inputs) if inputs.truth is not None else _own_geometry(read)
+    with stopwatch.time("errors"):
+        errors = {layer: point_errors(views, reference.points) for layer, views in read.items()}
+    with stopwatch.time("poses"):
+        poses = dict(_progress("poses", _poses(read, reference), len(read)))
+    width2 = inputs.sizes[1][1]
+    with stopwatch.time("matches"):
+        places = None if inputs.truth is None else true_places(inputs.truth, *_camera2(inputs))
+        found = ((layer, correspondences(views, places)) for layer, views in read.items())
+        matches = dict(_progress("matches", found, len(read)))
+    patch = model.config.patch_size
+    return Report(
+        title=inputs.title,
+        images=inputs.images,
+        grids=pair((height // patch, width // patch) for height, width in inputs.sizes),
+        layers=tuple(
+            Layer(layer, views, errors[layer], poses[layer], matches[layer], match_accuracy(matches[layer], THRESHOLD * width2))
+            for layer, views in read.items()
+        ),
+        attention=attention,
+        truth=inputs.truth,
+        true_pose=inputs.true_pose,
+        reference=reference.name,
+        match_threshold=THRESHOLD * width2,
+        facts={**facts, **reference.facts},
+    )
+
+
+def _weights_id(block: int) -> str:
+    return f"decoder.{block}.cross_attn.weights"
+
+
+def _read(features: Any, probes: Probes | None, layers: Sequence[str]) -> Iterator[tuple[str, Views]]:
+    """Every layer's pointmaps on the host, one layer after the other, the head's last."""
+    if probes is not None:
+        for layer in layers:
+            yield layer, pair(map(_geometry, probes.read_layer(layer, features)))
+    if features.pred1 is not None and features.pred2 is not None:
+        yield HEAD, (_geometry(features.pred1), _geometry(features.pred2))
+
+
+def _geometry(pointmap: Pointmap) -> ViewGeometry:
+    confidence = np.asarray(pointmap["conf"][0], np.float32) if "conf" in pointmap else None
+    return ViewGeometry(np.asarray(pointmap["pts3d"][0], np.float32), confidence)
+
+
+def _attention(features: Any, block: int) -> Attention:
+    one, two = (np.asarray(weights, np.float32)[0] for weights in features[_weights_id(block)])
+    return Attention(block, one, two)
+
+
+def _truth(inputs: Inputs) -> _Reference:
+    assert inputs.truth is not None
+    pose, intrinsics = _camera2(inputs)
+    return _Reference("ground truth", inputs.truth, pose, intrinsics, {"intrinsics": _intrinsics_facts(inputs.intrinsics)})
+
+
+def _camera2(inputs: Inputs) -> tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"]]:
+    assert inputs.true_pose is not None and inputs.intrinsics is not None
+    return inputs.true_pose, inputs.intrinsics[1]
+
+
+def _own_geometry(read: Mapping[str, Views]) -> _Reference:
+    """The model's own last word: its head's pointmaps, or the last probed layer's where there is no head."""
+    layer, views = list(read.items())[-1]
+    name = "the model's own final pointmaps" if layer == HEAD else f"the last probed layer's pointmaps ({layer})"
+    points = pair(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
+    focal = focal_length(views[0].points, views[0].confidence)
+    if focal is None:
+        return _Reference(name, points, None, None, {"intrinsics": None})
+    # One camera took both photos, is assumed: view 2's own focal length would take a pass with the views swapped.
+    cameras = pair(centred_intrinsics(focal, (view.points.shape[0], view.points.shape[1])) for view in views)
+    facts = {"intrinsics": {**_intrinsics_facts(cameras), "estimated": f"focal length from view 1's points of {name}, for both views"}}
+    return _Reference(name, points, second_camera(views[1], cameras[1]), cameras[1], facts)
+
+
+def _intrinsics_facts(cameras: Any) -> dict[str, Any]:
+    return {f"view{number}": camera.tolist() for number, camera in enumerate(cameras, start=1)}
+
+
+def _poses(read: Mapping[str, Views], reference: _Reference) -> Iterator[tuple[str, Pose]]:
+    size = reference.scene_size
+    for layer, (_, view2) in read.items():
+        camera = None if reference.intrinsics is None else second_camera(view2, reference.intrinsics)
+        yield layer, pose_against(camera, reference.pose, size)
+
+
+def _progress(what: str, items: Iterator[tuple[str, Any]], total: int) -> Iterator[tuple[str, Any]]:
+    """A bar on stderr for what takes more than two seconds."""
+    with tqdm(items, desc=what, unit="layer", total=total, delay=2, file=sys.stderr, leave=False) as bar:
+        for name, item in bar:
+            bar.set_postfix_str(name, refresh=False)
+            yield name, item

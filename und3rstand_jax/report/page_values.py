@@ -1,0 +1,127 @@
+"""What the page shows besides arrays: layers, errors, poses, matches, facts, as JSON."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+
+from und3rstand_jax.report import page_attention, page_geometry
+from und3rstand_jax.report.content import Correspondences, Layer, Pose, Report
+from und3rstand_jax.report.page_attention import PackedAttention
+from und3rstand_jax.report.page_geometry import PackedGeometry
+
+MATCHES_SHOWN = 60
+
+_COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno"}
+
+
+def page_values(report: Report, geometry: PackedGeometry, attention: PackedAttention | None) -> dict[str, Any]:
+    """Everything the page's scripts read besides the packed arrays and the images, as plain JSON values.
+
+    Translations of cameras are divided by the same scale as the points beside them.
+    """
+    return {
+        "title": report.title,
+        "reference": report.reference,
+        "match_threshold": report.match_threshold,
+        "shapes": [list(image.shape[:2]) for image in report.images],
+        "grids": report.grids,
+        "focal": _focal(report),
+        "error_range": _error_range(report.layers),
+        "layers": [_layer(layer, scale) for layer, scale in zip(report.layers, geometry.scales, strict=True)],
+        "true_pose": _camera(report.true_pose, geometry.truth_scale or 1.0),
+        "geometry": page_geometry.describe(geometry),
+        "attention": page_attention.describe(attention),
+        "colormaps": {name: _colormap(of) for name, of in _COLORMAPS.items()},
+        "facts": report.facts,
+    }
+
+
+def to_json(value: Any) -> str:
+    """JSON without NaN and infinities (floats that are not finite become null), and safe inside a <script> of any type."""
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def evenly(count: int, wanted: int) -> np.ndarray:
+    """At most `wanted` indices below `count`, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)) if count else np.zeros(0, int)
+
+
+def _layer(layer: Layer, scale: float) -> dict[str, Any]:
+    return {
+        "id": layer.layer_id,
+        "scale": scale,
+        "errors": list(layer.errors),
+        "accuracy": layer.accuracy,
+        "pose": _pose(layer.pose, scale),
+        "matches": _matches(layer.correspondences),
+    }
+
+
+def _pose(pose: Pose, scale: float) -> dict[str, Any]:
+    return {"camera": _camera(pose.camera2_to_1, scale), "rotation": pose.rotation_degrees, "translation": pose.translation_degrees}
+
+
+def _camera(camera_to_1: Float[np.ndarray, "4 4"] | None, scale: float) -> list[list[float]] | None:
+    if camera_to_1 is None or not np.isfinite(camera_to_1).all():
+        return None
+    normalised = np.array(camera_to_1, np.float64)
+    normalised[:3, 3] /= scale
+    return normalised.tolist()
+
+
+def _matches(found: Correspondences) -> dict[str, Any]:
+    shown = evenly(len(found.pixels1), MATCHES_SHOWN)
+    offsets = None if found.offsets is None else found.offsets.astype(np.float64)
+    known = 0 if offsets is None else int(np.isfinite(offsets).sum())
+    return {
+        "count": len(found.pixels1),
+        "known": known,
+        "median_offset": float(np.nanmedian(offsets)) if offsets is not None and known else None,
+        "pixels1": found.pixels1[shown].tolist(),
+        "pixels2": found.pixels2[shown].tolist(),
+        "offsets": None if offsets is None else [round(offset, 2) for offset in offsets[shown].tolist()],
+    }
+
+
+def _focal(report: Report) -> float:
+    """Focal length in pixels of view 1, from the truth or else the last layer; only for how wide cameras are drawn.
+
+    Median over pixels of (distance to the image's centre) · z / (distance to the optical axis).
+    """
+    points = report.layers[-1].views[0].points if report.truth is None else report.truth[0].points
+    height, width = points.shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    radius = np.hypot(columns - (width - 1) / 2, rows - (height - 1) / 2)
+    across = np.hypot(points[..., 0], points[..., 1])
+    usable = np.isfinite(points).all(-1) & (points[..., 2] > 0) & (across > 0) & (radius > 0)
+    return float(np.median(radius[usable] * points[..., 2][usable] / across[usable])) if usable.any() else float(width)
+
+
+def _error_range(layers: tuple[Layer, ...]) -> float:
+    """Where the colour scale of point errors ends: at the worst layer's mean."""
+    errors = [error for layer in layers for error in layer.errors if math.isfinite(error)]
+    return max([*errors, 1e-3])
+
+
+def _colormap(name: str) -> str:
+    """256 colours as hexadecimal digits."""
+    colors = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
+    return np.rint(colors * 255).astype(np.uint8).tobytes().hex()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return _finite(value.item())
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value

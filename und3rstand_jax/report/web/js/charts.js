@@ -1,0 +1,44 @@
+// The three charts over layers: error, accuracy of the matches, angles of the pose.
+
+import { createChart } from "report/chart";
+import { byId, drawing, element } from "report/dom";
+import { kindName, kindsOf, symbol } from "report/layers";
+
+function decimals(value, step) {
+  const digits = step === undefined ? 3 : Math.max(0, Math.ceil(-Math.log10(step) + 1e-9) + (/^[^1-9]*25/.test(String(step)) ? 1 : 0));
+  return value.toFixed(digits);
+}
+
+const percent = (value) => `${(100 * value).toFixed(0)} %`;
+const degrees = (value, step) => `${step === undefined ? value.toFixed(1) : decimals(value, step)}°`;
+const ANGLE_STEPS = [1, 2, 5, 10, 15, 30, 45, 60];
+
+export function createCharts(state, layers, values) {
+  const pick = (read) => values.layers.map((layer) => read(layer) ?? null);
+  byId("errors-lead").textContent =
+    `Mean distance between a layer’s points and those of ${values.reference}, each pair of pointmaps divided by its mean distance to view 1’s camera. ` +
+    "Click a point to go to its layer.";
+  const views = [1, 2].map((view) => ({ name: `view ${view}`, colour: `view${view}`, values: pick((layer) => layer.errors[view - 1]) }));
+  createChart(byId("error-chart"), state, layers, views, { height: 300, format: decimals });
+
+  byId("accuracy-lead").textContent = `Share of mutual nearest neighbours within ${values.match_threshold} pixels of the true place.`;
+  const accuracy = [{ name: "correct", colour: "plain", values: pick((layer) => layer.accuracy) }];
+  createChart(byId("accuracy-chart"), state, layers, accuracy, { height: 210, format: percent, ceiling: 1 });
+
+  byId("angles-lead").replaceChildren(
+    `Angle to ${values.true_pose ? "the true" : "the head’s"} camera: `,
+    element("span", { class: "key rotation" }, "rotation"), ", ",
+    element("span", { class: "key translation" }, "direction of translation"), ".",
+  );
+  const angles = ["rotation", "translation"].map((name) => ({ name, colour: name, values: pick((layer) => layer.pose[name]) }));
+  createChart(byId("angles-chart"), state, layers, angles, { height: 210, format: degrees, steps: ANGLE_STEPS });
+  byId("legend").append(...legend(layers));
+}
+
+function legend(layers) {
+  const views = [1, 2].map((view) => element("span", { class: `key view${view}` }, `view ${view}`));
+  const kinds = kindsOf(layers).map((kind) =>
+    element("span", {}, drawing("svg", { viewBox: "-2 -2 4 4", width: 14, height: 14 }, symbol(kind, 0, 0, 1.2)), ` after ${kindName(kind)}`),
+  );
+  return [...views, ...kinds];
+}

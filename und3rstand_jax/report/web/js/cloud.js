@@ -1,0 +1,156 @@
+// Both views' points, cameras and the ground truth on the stage, and the controls below it.
+
+import { createCamera } from "report/cameras";
+import { byId, choice, element, themeColour, whenLookChanges } from "report/dom";
+import { TRUTH } from "report/geometry";
+import { createPoints } from "report/points";
+import { createStage } from "report/stage";
+import { errorColours, imageColours, readHex, viewColours } from "report/tints";
+
+const MOVE_MILLISECONDS = 550;
+const ease = (share) => share * share * (3 - 2 * share);
+const IDENTITY = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
+
+export function createCloud(state, geometry, values, colourMaps, photos) {
+  const centre = middle(geometry, geometry.hasTruth ? TRUTH : values.layers.length - 1);
+  let stage;
+  try {
+    stage = createStage(byId("stage"), centre);
+    document.body.dataset.webgl = "true";
+  } catch {
+    document.body.dataset.webgl = "false";
+    byId("stage-hint").hidden = true;
+    byId("stage").append(element("p", { class: "absent" }, "This browser gives no WebGL, which the 3D view needs. Everything else on the page works without."));
+    return;
+  }
+  const pixelAngle = geometry.stride / values.focal;
+  const views = [1, 2].map((view) => ({ view, points: createPoints(geometry.size(view).count, pixelAngle), colours: imageColours(photos[view - 1], values.shapes[view - 1], geometry.size(view), geometry.stride) }));
+  const truth = geometry.hasTruth ? [1, 2].map((view) => truthPoints(geometry, view, pixelAngle)) : [];
+  const marker = createPoints(1, 12 / 500);
+  const cameras = [createCamera(values.shapes[0], values.focal, photos[0]), createCamera(values.shapes[1], values.focal, photos[1])];
+  const trueCamera = createCamera(values.shapes[1], values.focal);
+  cameras[0].moveTo(IDENTITY);
+  trueCamera.moveTo(values.true_pose);
+  trueCamera.blend(1);
+  const everyPoints = [...views.map(({ points }) => points), ...truth, marker];
+  stage.world.add(...everyPoints.map(({ object }) => object), ...cameras.map(({ object }) => object), trueCamera.object);
+  stage.whenResized((pixels) => everyPoints.forEach(({ uniforms }) => (uniforms.pixelsPerUnit.value = pixels)));
+  const move = createMovement(stage, views, cameras);
+  // Who looks through a camera must not see its picture before all else.
+  stage.beforeFrame.push(() => (cameras[0].object.visible = stage.distanceToCamera1() > 0.12));
+
+  state.watch(["layer"], ({ layer }) => {
+    views.forEach(({ view, points }) => points.moveTo(geometry.points(view, layer), geometry.ranks(view, layer)));
+    cameras[1].moveTo(values.layers[layer].pose.camera);
+    move();
+  });
+  state.watch(["threshold"], ({ threshold }) => views.forEach(({ points }) => (points.uniforms.threshold.value = threshold)));
+  state.watch(["shown", "view1", "view2"], ({ shown, view1, view2 }) => {
+    const wanted = [view1, view2];
+    views.forEach(({ points }, i) => (points.object.visible = wanted[i] && shown !== "truth"));
+    truth.forEach(({ object, scale, uniforms }, i) => {
+      object.visible = wanted[i] && shown !== "layer";
+      // Beside the layer's points, finer and see-through.
+      scale(shown === "both" ? 0.6 : 1);
+      uniforms.opacity.value = shown === "both" ? 0.7 : 1;
+    });
+  });
+  const paint = () => {
+    const { tint, layer, shown } = state.values;
+    const own = [1, 2].map((view) => readHex(themeColour(`view${view}`)));
+    views.forEach(({ view, points, colours }, i) => {
+      if (tint === "image") points.paint(colours);
+      else if (tint === "view") points.paint(viewColours(colours, own[i]));
+      else points.paint(errorColours(geometry.errors(view, layer), values.error_range, colourMaps.error));
+    });
+    // Beside a layer the truth is one colour; alone it is painted like one.
+    truth.forEach((points, i) => {
+      const alone = tint === "view" ? viewColours(views[i].colours, own[i]) : views[i].colours;
+      points.paint(shown === "both" ? viewColours(views[i].colours, readHex(themeColour("truth"))) : alone);
+    });
+    cameras.forEach((camera, i) => camera.paint(themeColour(`view${i + 1}`)));
+    trueCamera.paint(themeColour("truth"));
+    marker.paint(readHex(themeColour("marker")));
+  };
+  state.watch(["tint", "shown"], paint);
+  state.watch(["layer"], () => state.values.tint === "error" && paint());
+  whenLookChanges(byId("stage"), paint);
+  state.watch(["pointed", "layer"], ({ pointed, layer }) => pointAt(marker, geometry, pointed, layer));
+  state.watch(["threshold", "shown", "view1", "view2", "tint", "pointed"], stage.redraw);
+  addControls(state, geometry, stage);
+}
+
+// Median of the points of view 1.
+function middle(geometry, layer) {
+  const points = geometry.points(1, layer);
+  return [0, 1, 2].map((axis) => {
+    const sorted = points.filter((value, i) => i % 3 === axis && !Number.isNaN(value)).sort();
+    return sorted.length ? sorted[sorted.length >> 1] : axis === 2 ? 1 : 0;
+  });
+}
+
+function truthPoints(geometry, view, pixelAngle) {
+  const points = createPoints(geometry.size(view).count, pixelAngle, 0.7);
+  points.moveTo(geometry.points(view, TRUTH), geometry.ranks(view, TRUTH));
+  points.uniforms.blend.value = 1;
+  return points;
+}
+
+function pointAt(marker, geometry, pointed, layer) {
+  marker.object.visible = pointed !== null;
+  if (pointed === null) return;
+  const [view, index] = pointed.split(" ").map(Number);
+  const place = geometry.points(view, layer).subarray(3 * index, 3 * index + 3);
+  marker.moveTo(place, [Number.isNaN(place[0]) ? -1 : 1]);
+  marker.uniforms.blend.value = 1;
+}
+
+// Points and camera 2 glide to the next layer; at once for who asked for less motion, and at first.
+function createMovement(stage, views, cameras) {
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  let start = null;
+  let first = true;
+  stage.beforeFrame.push((now) => {
+    if (start === null) return;
+    const share = calm.matches || first ? 1 : Math.min(1, Math.max(0, (now - start) / MOVE_MILLISECONDS));
+    views.forEach(({ points }) => (points.uniforms.blend.value = ease(share)));
+    cameras.forEach((camera) => camera.blend(ease(share)));
+    if (share < 1) return stage.redraw();
+    start = null;
+    first = false;
+  });
+  return () => {
+    start = performance.now();
+    stage.redraw();
+  };
+}
+
+function addControls(state, geometry, stage) {
+  const tint = choice("Colour", [["image", "image"], ["view", "view"], ["error", "error"]], (value) => state.set({ tint: value }));
+  const look = choice("Look from", [["side", "aside"], ["camera1", "camera 1"], ["above", "above"]], (value) => stage.lookFrom[value]());
+  state.watch(["tint"], (now) => tint.show(now.tint));
+  const rows = [tint.row];
+  if (geometry.hasTruth) {
+    const shown = choice("Show", [["layer", "layer"], ["both", "both"], ["truth", "truth"]], (value) => state.set({ shown: value }));
+    state.watch(["shown"], (now) => shown.show(now.shown));
+    rows.push(shown.row);
+  }
+  rows.push(look.row, viewSwitches(state));
+  if (geometry.hasConfidence) rows.push(thresholdSlider(state));
+  byId("cloud-controls").append(...rows);
+}
+
+function viewSwitches(state) {
+  const boxes = [1, 2].map((view) => {
+    const box = element("input", { type: "checkbox", checked: true, change: () => state.set({ [`view${view}`]: box.checked }) });
+    return element("label", { class: `key view${view}` }, box, `view ${view}`);
+  });
+  return element("div", { class: "switches" }, boxes);
+}
+
+function thresholdSlider(state) {
+  const output = element("output");
+  const slider = element("input", { type: "range", min: 0, max: 95, step: 5, value: 0, input: () => state.set({ threshold: slider.value / 100 }) });
+  state.watch(["threshold"], ({ threshold }) => (output.textContent = `${Math.round(100 * threshold)} %`));
+  return element("label", { class: "threshold" }, element("span", {}, "Hide least certain"), slider, output);
+}

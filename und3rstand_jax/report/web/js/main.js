@@ -1,0 +1,57 @@
+// Unpacks the page's data, builds its parts around one state, and says when it is ready.
+
+import { unpackArrays } from "report/arrays";
+import { createAttention } from "report/attention";
+import { createCharts } from "report/charts";
+import { createCloud } from "report/cloud";
+import { readColourMap } from "report/colours";
+import { byId } from "report/dom";
+import { createFacts } from "report/facts";
+import { createGeometry } from "report/geometry";
+import { readLayer } from "report/layers";
+import { createMaps } from "report/maps";
+import { createMatches } from "report/matches";
+import { createPose } from "report/pose";
+import { createState } from "report/state";
+import { createTimeline, layerFromAddress } from "report/timeline";
+
+// The result first; playing from the end starts over.
+const firstLayer = (layers) => layerFromAddress(layers) ?? layers.length - 1;
+
+// The middle of view 1.
+function firstQuery(attention) {
+  if (!attention) return null;
+  const [rows, columns] = attention.grids[0];
+  return { view: 1, token: Math.floor(rows / 2) * columns + Math.floor(columns / 2) };
+}
+
+function geometryNote({ shapes, geometry: { stride } }) {
+  const [height, width] = shapes[0];
+  return stride === 1 ? "" : `To keep this file small, every ${stride}th pixel is shown in both directions (of ${width}×${height}). `;
+}
+
+async function start() {
+  const values = JSON.parse(byId("values").textContent);
+  const photos = [byId("photo1"), byId("photo2")];
+  const [arrays] = await Promise.all([unpackArrays(), ...photos.map((photo) => photo.decode())]);
+  const layers = values.layers.map(({ id }) => readLayer(id));
+  const colourMaps = Object.fromEntries(Object.entries(values.colormaps).map(([name, hex]) => [name, readColourMap(hex)]));
+  const geometry = createGeometry(values, arrays);
+  const state = createState({
+    layer: firstLayer(layers), playing: false, pointed: null,
+    tint: "image", shown: "layer", view1: true, view2: true, threshold: 0,
+    block: 0, head: "mean", query: firstQuery(values.attention), linked: true,
+  });
+  byId("geometry-note").textContent = geometryNote(values);
+  createTimeline(state, layers);
+  createCloud(state, geometry, values, colourMaps, photos);
+  createMaps(state, geometry, values, colourMaps);
+  createCharts(state, layers, values);
+  createAttention(state, layers, values, arrays, colourMaps.attention, photos);
+  createMatches(state, values, colourMaps.depth, photos);
+  createPose(state, layers, values, geometry);
+  createFacts(values.facts);
+  document.body.dataset.ready = "true";
+}
+
+await start();

@@ -1,0 +1,55 @@
+// Depth, confidence and error of both views as maps with colour bars. Hovering a map reads its value and marks the point in 3D.
+
+import { byId, element } from "report/dom";
+import { paintBar, paintShares } from "report/colours";
+import { TRUTH } from "report/geometry";
+
+const shareOf = (values, low, high) => Float32Array.from(values, (value) => (value - low) / (high - low));
+const short = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2));
+
+export function createMaps(state, geometry, values, colourMaps) {
+  const [near, far] = values.geometry.depth_range;
+  const depth = { values: geometry.depth, range: [near, far], shares: (map) => shareOf(map, near, far), read: (value) => value };
+  const rows = [{ ...depth, title: "Depth", unit: "z in view 1’s frame", map: colourMaps.depth, layer: (layer) => layer }];
+  if (geometry.hasConfidence)
+    rows.push({
+      title: "Confidence", unit: "logarithmic", map: colourMaps.confidence, layer: (layer) => layer,
+      values: geometry.confidence, range: geometry.confidenceRange, shares: (map) => shareOf(map, 0, 255), read: geometry.confidenceValue,
+    });
+  rows.push({
+    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the final points", map: colourMaps.error, layer: (layer) => layer,
+    values: geometry.errors, range: [0, values.error_range], shares: (map) => shareOf(map, 0, values.error_range), read: (value) => value,
+  });
+  if (geometry.hasTruth) rows.push({ ...depth, title: "True depth", unit: "same scale", map: colourMaps.depth, layer: () => TRUTH });
+  byId("maps").append(...rows.map((row) => mapRow(row, state, geometry)));
+}
+
+function mapRow(row, state, geometry) {
+  const bar = element("canvas", { class: "bar" });
+  paintBar(bar, row.map);
+  const reading = element("span", { class: "reading" }, row.unit);
+  const views = [1, 2].map((view) => mapCanvas(row, view, state, geometry, reading));
+  const scale = element("div", { class: "scale" }, element("span", {}, short(row.range[0])), bar, element("span", {}, short(row.range[1])));
+  return element("div", { class: "map-row" }, element("div", { class: "map-head" }, element("b", {}, row.title), reading, scale), element("div", { class: "map-pair" }, views));
+}
+
+function mapCanvas(row, view, state, geometry, reading) {
+  const { width, height } = geometry.size(view);
+  const canvas = element("canvas", { class: `map of-view${view}`, role: "img", "aria-label": `${row.title}, view ${view}` });
+  canvas.style.aspectRatio = `${width} / ${height}`;
+  const paint = ({ layer }) => paintShares(canvas, width, height, row.shares(row.values(view, row.layer(layer))), row.map);
+  state.watch(["layer"], paint);
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const cell = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
+    const index = cell((event.clientY - box.top) / box.height, height) * width + cell((event.clientX - box.left) / box.width, width);
+    const value = row.values(view, row.layer(state.values.layer))[index];
+    reading.textContent = Number.isNaN(value) ? "no value" : `view ${view}: ${row.read(value).toFixed(3)}`;
+    state.set({ pointed: `${view} ${index}` });
+  });
+  canvas.addEventListener("pointerleave", () => {
+    reading.textContent = row.unit;
+    state.set({ pointed: null });
+  });
+  return canvas;
+}

@@ -1,0 +1,73 @@
+// A view's points on the graphics card: they move from one layer's places to another's, and the uncertain ones can be hidden.
+
+import { BufferAttribute, BufferGeometry, Points, ShaderMaterial } from "three";
+
+// A point covers what its pixel does, which grows with the distance to the camera that saw it.
+const VERTEX = `
+  attribute vec3 target;
+  attribute vec3 tint;
+  attribute float rank, targetRank;
+  uniform float blend, threshold, pixelAngle, pixelsPerUnit;
+  varying vec3 colour;
+  void main() {
+    vec3 place = mix(position, target, blend);
+    float certainty = blend < 0.5 ? rank : targetRank;
+    vec4 eye = modelViewMatrix * vec4(place, 1.0);
+    gl_Position = certainty < threshold ? vec4(2.0, 2.0, 2.0, 1.0) : projectionMatrix * eye;
+    gl_PointSize = clamp(length(place) * pixelAngle * pixelsPerUnit / max(0.01, -eye.z), 1.5, 24.0);
+    colour = tint;
+  }`;
+
+const FRAGMENT = `
+  varying vec3 colour;
+  uniform float opacity;
+  void main() {
+    vec2 off = gl_PointCoord - 0.5;
+    if (dot(off, off) > 0.25) discard;
+    gl_FragColor = vec4(colour, opacity);
+  }`;
+
+const withoutGaps = (places) => places.map((value) => (Number.isNaN(value) ? 0 : value));
+
+// pixelAngle: between neighbouring pixels, as a tangent.
+export function createPoints(count, pixelAngle, opacity = 1) {
+  const geometry = new BufferGeometry();
+  for (const [name, size] of [["position", 3], ["target", 3], ["tint", 3], ["rank", 1], ["targetRank", 1]])
+    geometry.setAttribute(name, new BufferAttribute(new Float32Array(size * count), size));
+  const material = new ShaderMaterial({
+    vertexShader: VERTEX,
+    fragmentShader: FRAGMENT,
+    transparent: opacity < 1,
+    uniforms: { blend: { value: 1 }, threshold: { value: 0 }, pixelAngle: { value: 0 }, pixelsPerUnit: { value: 500 }, opacity: { value: opacity } },
+  });
+  const object = new Points(geometry, material);
+  // Its bounds change with every layer.
+  object.frustumCulled = false;
+  const uniforms = material.uniforms;
+
+  function write(name, values) {
+    geometry.attributes[name].array.set(values);
+    geometry.attributes[name].needsUpdate = true;
+  }
+
+  // Discs a little larger than their pixels leave no gaps where a surface faces the viewer.
+  const scale = (share) => (uniforms.pixelAngle.value = 1.35 * share * pixelAngle);
+  scale(1);
+
+  return {
+    object,
+    uniforms,
+    scale,
+    paint: (colours) => write("tint", colours),
+    // From wherever the points are now, also amid a movement.
+    moveTo(places, ranks) {
+      const [from, to] = [geometry.attributes.position.array, geometry.attributes.target.array];
+      const { value: blend } = uniforms.blend;
+      write("position", from.map((value, i) => value + (to[i] - value) * blend));
+      write("rank", geometry.attributes.targetRank.array);
+      write("target", withoutGaps(places));
+      write("targetRank", ranks);
+      uniforms.blend.value = 0;
+    },
+  };
+}
