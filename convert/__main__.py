@@ -78,6 +78,8 @@ class Args:
     """Read back what was written and compare every tensor with the source, bit for bit."""
     to_torch: Path | None = None
     """Export the converted checkpoint --repo to this folder: model.safetensors and config.json."""
+    float16: Flag = False
+    """Store the export's tensors as float16: half the size, three digits of every value."""
     overwrite: Flag = False
     """Replace an earlier result."""
     debug: Flag = False
@@ -96,6 +98,8 @@ def _run(args: Args) -> None:
     if args.to_torch is not None:
         _export(args, args.to_torch)
         return
+    if args.float16:
+        raise UserError("--float16 says how an export is stored; it goes with --to-torch")
     from convert.inspection import describe
     from convert.planning import planned
     from und3rstand_jax.checkpoint import is_checkpoint
@@ -116,12 +120,14 @@ def _run(args: Args) -> None:
 
 
 def _export(args: Args, out: Path) -> None:
-    kept = Args(repo=args.repo, to_torch=args.to_torch, overwrite=args.overwrite, debug=args.debug)
+    kept = Args(repo=args.repo, to_torch=args.to_torch, float16=args.float16, overwrite=args.overwrite, debug=args.debug)
     if args != kept:
-        raise UserError("--to-torch exports a converted checkpoint as it is: beside it only --repo, --overwrite and --debug have a meaning")
+        raise UserError(
+            "--to-torch exports a converted checkpoint: beside it only --repo, --float16, --overwrite and --debug have a meaning"
+        )
     from convert.export import export_checkpoint
 
-    for folder in export_checkpoint(Path(args.repo), out, args.overwrite):
+    for folder in export_checkpoint(Path(args.repo), out, args.overwrite, args.float16):
         print(folder)
 
 

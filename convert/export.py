@@ -20,17 +20,17 @@ from und3rstand_jax.probe_config import ProbeConfig
 _MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header
 
 
-def export_checkpoint(folder: Path, out: Path, overwrite: bool = False) -> list[Path]:
+def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16: bool = False) -> list[Path]:
     """Writes the parts of a converted checkpoint as `model.safetensors` and `config.json`, as PyTorch reads them.
 
     Parts that came from one source, or a single part, go to `out` itself; a backbone and probes of different sources
-    go to `out/backbone` and `out/probes`. Tensors are bit for bit those that were converted.
+    go to `out/backbone` and `out/probes`. Tensors are bit for bit those that were converted, or with `float16` rounded to that.
 
     Returns:
         The folders written.
 
     Raises:
-        UserError: `folder` is no converted checkpoint, or `out` may not be written.
+        UserError: `folder` is no converted checkpoint, `out` may not be written, or a value is too large for float16.
     """
     info = read_checkpoint_info(folder)
     check_apart(out, [folder])
@@ -38,10 +38,10 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False) -> list[
     together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in parts}) == 1
     with output_folder(out, overwrite, _is_export) as written:
         if together:
-            _write(written, folder, info, parts)
+            _write(written, folder, info, parts, float16)
             return [out]
         for part in parts:
-            _write(written / part, folder, info, [part])
+            _write(written / part, folder, info, [part], float16)
         return [out / part for part in parts]
 
 
@@ -68,19 +68,29 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
         yield from load_file(unused_file(folder, part)).items()
 
 
-def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str]) -> None:
+def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str], float16: bool) -> None:
     from safetensors.numpy import save_file
 
     tensors = dict(named for part in parts for named in torch_tensors(folder, info, part))
     second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
     # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
     # PyTorch expects it, and so the hub's files have it.
-    stored = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if name not in second_names}
+    stored = {
+        name: np.ascontiguousarray(_as_float16(name, tensor) if float16 else tensor)
+        for name, tensor in tensors.items()
+        if name not in second_names
+    }
     target.mkdir(exist_ok=True)
     metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
     save_file(stored, target / "model.safetensors", metadata)
     # The original's reader takes bare Infinity, as its own files have it.
     (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
+
+
+def _as_float16(name: str, tensor: np.ndarray) -> np.ndarray:
+    if np.abs(tensor).max(initial=0.0) > np.finfo(np.float16).max:
+        raise UserError(f"{name} holds values up to {np.abs(tensor).max():g}, too large for float16; export without --float16")
+    return tensor.astype(np.float16)
 
 
 def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from train.backbone_options import BackboneOptions
 from train.data.command import InspectOptions
 from train.evaluation.command import EvaluateOptions
+from train.evaluation.two_view_command import TwoViewOptions
 from train.options import TrainOptions
 from train.plan.command import PlanOptions
 
@@ -16,6 +18,8 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "training_options.md"
 
 _COMMANDS: dict[str, tuple[Any, str]] = {
     "python -m train": (TrainOptions, "A config file (`--config`, YAML or JSON) holds these by the same names, with `_` or `-`."),
+    "python -m train backbone": (BackboneOptions, "A config file holds these as well."),
+    "python -m train two-views": (TwoViewOptions, ""),
     "python -m train evaluate": (EvaluateOptions, ""),
     "python -m train inspect": (InspectOptions, ""),
     "python -m train plan": (PlanOptions, "And all options of `python -m train`."),
@@ -37,13 +41,15 @@ def _section(command: str, options: Any, note: str) -> str:
 
 def _descriptions(options: Any) -> dict[str, str]:
     """Name -> the text under each field, which Python itself does not keep."""
-    tree = ast.parse(inspect.getsource(sys.modules[options.__module__]))
-    (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == options.__name__)
-    described = {}
-    for field, text in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-            described[field.target.id] = str(text.value.value).replace("|", "\\|")
+    described: dict[str, str] = {}
+    # What is a command's own before what it shares with others.
+    for kind in (base for base in options.__mro__ if dataclasses.is_dataclass(base)):
+        tree = ast.parse(inspect.getsource(sys.modules[kind.__module__]))
+        (definition,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+        for field, text in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+                described.setdefault(field.target.id, str(text.value.value).replace("|", "\\|"))
     return described
 
 

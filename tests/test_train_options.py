@@ -29,10 +29,10 @@ def file(tmp_path, text):
 
 def test_the_command_line_goes_before_the_file_and_the_file_before_defaults(tmp_path):
     path = file(tmp_path, "steps: 7\nlearning-rate: 2e-4\ndata: [synthetic]\nhidden: 64\n")
-    options = parse(["--config", str(path), "--steps", "9", "--data", "co3d:a", "--data", "2*pairs:b"])
+    options = parse(["--config", str(path), "--steps", "9", "--data", "co3d:a", "--data", "2*pairs:b"], TrainOptions, "python -m train")
     assert (options.steps, options.learning_rate, options.hidden, options.seed) == (9, 2e-4, 64, 0)
     assert options.data == ("co3d:a", "2*pairs:b")
-    assert parse(["--config", str(path)]).data == ("synthetic",)
+    assert parse(["--config", str(path)], TrainOptions, "python -m train").data == ("synthetic",)
 
 
 def test_json_is_taken_too(tmp_path):
@@ -66,7 +66,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text, told):
 
 
 def test_a_missing_config_file_is_one_line_and_status_2(tmp_path, capsys):
-    assert parse(["--config", str(tmp_path / "none.yaml")]) == 2
+    assert parse(["--config", str(tmp_path / "none.yaml")], TrainOptions, "python -m train") == 2
     assert "there is no config file" in capsys.readouterr().err
 
 

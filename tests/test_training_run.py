@@ -157,7 +157,7 @@ def test_another_backbone_in_the_same_place_is_noticed(finished, material, capsy
     try:
         record.write_text(json.dumps(content | {"backbone_sha256": {"model.safetensors": "0"}}))
         assert main(arguments(material, finished)) == 2
-        assert "another backbone" in capsys.readouterr().err
+        assert "another checkpoint" in capsys.readouterr().err
     finally:
         record.write_text(json.dumps(content))
 
@@ -247,7 +247,7 @@ def test_a_run_killed_while_its_folder_was_made_starts_again(finished, material,
 def test_a_run_without_a_probe_left_saves_and_ends(material, tmp_path, capsys):
     assert main(arguments(material, tmp_path / "out", **{"learning-rate": 1e30, "warmup-steps": 0, "log-every": 1})) == 2
     told = capsys.readouterr().err
-    assert "no probe is left whose loss is finite" in told
+    assert "nothing is left to train whose loss is finite" in told
     assert told.count("frozen at the last good parameters") == len(tiny.LAYERS)
     assert saved(tmp_path / "out")
     events = [line["event"] for line in lines(tmp_path / "out") if "event" in line]

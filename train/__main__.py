@@ -1,10 +1,10 @@
-"""The command line: `python -m train --layers all`, and `inspect`, `evaluate`, `plan` beside it."""
+"""The command line: `python -m train --layers all`, `python -m train backbone`, and what is measured beside them."""
 
 import shlex
 import sys
 from collections.abc import Callable
 
-from train.options import TrainOptions
+from train.options import RunOptions, TrainOptions
 from und3rstand_jax.command_line import run_command
 
 
@@ -18,18 +18,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(argv: list[str]) -> int:
+    return _start(argv, TrainOptions, "python -m train")
+
+
+def _backbone(argv: list[str]) -> int:
+    from train.backbone_options import BackboneOptions
+
+    return _start(argv, BackboneOptions, "python -m train backbone")
+
+
+def _start(argv: list[str], kind: type[RunOptions], prog: str) -> int:
     from train.run.command import parse
 
-    options = parse(argv)
-    return options if isinstance(options, int) else run_command(lambda: _run(options, argv), options.debug)
+    options = parse(argv, kind, prog)
+    return options if isinstance(options, int) else run_command(lambda: _run(options, argv, prog), options.debug)
 
 
-def _run(options: TrainOptions, argv: list[str]) -> None:
+def _run(options: RunOptions, argv: list[str], prog: str) -> None:
     # Imported here because it brings in JAX and more, which --help does not need.
     from train.run.training import train
 
     # To go on with what was saved is not to replace it once more.
-    train(options, f"python -m train {shlex.join(word for word in argv if word != '--overwrite')}")
+    train(options, f"{prog} {shlex.join(word for word in argv if word != '--overwrite')}")
+
+
+def _two_views(argv: list[str]) -> int:
+    from train.evaluation.two_view_command import main
+
+    return main(argv)
 
 
 def _inspect(argv: list[str]) -> int:
@@ -50,7 +66,13 @@ def _plan(argv: list[str]) -> int:
     return main(argv)
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"inspect": _inspect, "evaluate": _evaluate, "plan": _plan}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "backbone": _backbone,
+    "two-views": _two_views,
+    "inspect": _inspect,
+    "evaluate": _evaluate,
+    "plan": _plan,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,17 +13,9 @@ PUBLISHED_BACKBONE = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """Trains a probe for every chosen layer of a frozen DUSt3R, all at once, and says how well each layer can be read.
+class RunOptions:
+    """What every run has, whatever it trains."""
 
-    Other commands: python -m train inspect | evaluate | plan (each with its own --help).
-    Interrupted, by Ctrl-C, SIGTERM or worse, the same command goes on where the last checkpoint is.
-    """
-
-    layers: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "all"
-    """Layers to probe: ids or shell-style patterns, comma-separated ('decoder.*.mlp,encoder.norm'). all: the decoder's three a block."""
-    backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = PUBLISHED_BACKBONE
-    """Hub id, PyTorch folder or file, or converted checkpoint; its own probes, if any, are left alone."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
     """synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR; may be repeated. Default: synthetic."""
     val_data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
@@ -34,7 +26,7 @@ class TrainOptions:
     """YAML or JSON file of options by these names; the command line goes before it. A run writes its own to DIR/config.yaml."""
 
     steps: int = 10_000
-    """Updates of every probe."""
+    """Updates."""
     batch_size: int | None = None
     """Pairs a step, over all devices; by default 4 for each device."""
     accumulate: int = 1
@@ -44,19 +36,8 @@ class TrainOptions:
     augment: bool = True
     """DUSt3R's augmentation in training: random crops (of files) and colours."""
 
-    hidden: int | None = None
-    """Width of a probe's hidden layers; by default that of its tokens."""
-    depth: int = 5
-    """Linear layers of a probe."""
-    activation: str = "gelu"
-    """Between them: gelu, gelu_tanh, relu, silu, tanh or leaky_relu."""
-    norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
-    """What a probe's tokens go through first."""
-    views: Literal["shared", "separate"] = "shared"
-    """Whether one MLP reads both views of a layer, or each view has its own."""
-
     learning_rate: float = 1e-4
-    """AdamW's, after warm-up."""
+    """The optimiser's, after warm-up."""
     final_learning_rate: float = 1e-6
     """At the end of the cosine."""
     warmup_steps: int | None = None
@@ -66,18 +47,14 @@ class TrainOptions:
     beta2: float = 0.95
     """AdamW's."""
     weight_decay: float = 0.05
-    """AdamW's, on matrices only."""
+    """Of matrices only."""
     seed: int = 0
-    """Of probes, scenes, order of pairs and augmentation."""
+    """Of parameters, scenes, order of pairs and augmentation."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the backbone computes in; probes, loss and optimiser are float32 always."""
-    precision: Literal["highest", "high", "default"] = "highest"
-    """Of the probes' matrix products, where a GPU or TPU has several."""
+    """What the backbone computes in; heads, probes, loss and optimiser are float32 always."""
     attention: Literal["auto", "per_head", "xla", "cudnn"] = "auto"
     """How the backbone's attention is computed; cudnn needs an NVIDIA GPU and bfloat16."""
-    side_by_side: int = 1
-    """Layers whose probes are computed at once (the largest divisor of their number up to this): more memory, larger products."""
 
     validate_every: int = 500
     """Steps between validations."""
@@ -90,7 +67,7 @@ class TrainOptions:
     log_every: int = 10
     """Steps between lines of metrics.jsonl and points of TensorBoard: means over the steps since the last."""
     export: Literal["last", "best"] = "last"
-    """Which probes the run ends with: the last ones, or those of the checkpoint with the least validation error over all layers."""
+    """What the run ends with: the last parameters, or those of the checkpoint with the least validation error (over all layers)."""
     workers: int = 2
     """Processes that read files, on each host."""
     unreadable: Literal["skip", "fail"] = "skip"
@@ -108,6 +85,35 @@ class TrainOptions:
     """Replace the run in DIR instead of going on with it."""
     debug: Flag = False
     """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """Trains a probe for every chosen layer of a frozen DUSt3R, all at once, and says how well each layer can be read.
+
+    Other commands: python -m train backbone | two-views | inspect | evaluate | plan (each with its own --help).
+    Interrupted, by Ctrl-C, SIGTERM or worse, the same command goes on where the last checkpoint is.
+    """
+
+    layers: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "all"
+    """Layers to probe: ids or shell-style patterns, comma-separated ('decoder.*.mlp,encoder.norm'). all: the decoder's three a block."""
+    backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = PUBLISHED_BACKBONE
+    """Hub id, PyTorch folder or file, or converted checkpoint; its own probes, if any, are left alone."""
+
+    hidden: int | None = None
+    """Width of a probe's hidden layers; by default that of its tokens."""
+    depth: int = 5
+    """Linear layers of a probe."""
+    activation: str = "gelu"
+    """Between them: gelu, gelu_tanh, relu, silu, tanh or leaky_relu."""
+    norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
+    """What a probe's tokens go through first."""
+    views: Literal["shared", "separate"] = "shared"
+    """Whether one MLP reads both views of a layer, or each view has its own."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of the probes' matrix products, where a GPU or TPU has several."""
+    side_by_side: int = 1
+    """Layers whose probes are computed at once (the largest divisor of their number up to this): more memory, larger products."""
 
 
 NOT_PART_OF_A_RUN = ("out", "config", "distributed", "coordinator", "processes", "process", "overwrite", "debug")

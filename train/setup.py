@@ -3,15 +3,18 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
 
+from train.backbone_options import BackboneOptions
 from train.data.loader import Feed
 from train.data.records import Shape
 from train.data.specification import SYNTHETIC, parse_data, scenes_of
-from train.options import TrainOptions
+from train.options import RunOptions, TrainOptions
 from train.probe_architecture import probe_config
+from train.step.backbone_step import BackboneTask
 from train.step.probe_step import ProbeTask
 from train.step.recipe import Recipe
 from und3rstand_jax.checkpoint import is_checkpoint, read_checkpoint_info
@@ -24,6 +27,8 @@ from und3rstand_jax.probe_config import ProbeConfig
 
 PAIRS_PER_DEVICE = 4
 
+Options = TypeVar("Options", bound=RunOptions)
+
 _PUBLISHED = {
     "DUSt3R_ViTLarge_BaseDecoder_224_linear": BackboneConfig.dust3r_224_linear,
     "DUSt3R_ViTLarge_BaseDecoder_512_linear": BackboneConfig.dust3r_512_linear,
@@ -33,15 +38,27 @@ _PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A run, ready to be built: configs, recipe, where pairs come from, and how many of them a device takes at once."""
+    """What every run is made of: options, architecture, recipe, where pairs come from, and how many of them a device takes at once."""
 
-    options: TrainOptions
+    options: RunOptions
     backbone: BackboneConfig
-    probes: ProbeConfig
     recipe: Recipe
     feed: Feed
     val_feed: Feed
     pairs_at_once: int
+
+    @property
+    def module(self) -> DUSt3R:
+        """The backbone in the arithmetic of the run."""
+        return DUSt3R(self.backbone, dtype=jnp.dtype(self.options.dtype), attention=self.options.attention)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbesSetup(Setup):
+    """A run that trains probes on a frozen backbone."""
+
+    options: TrainOptions
+    probes: ProbeConfig
 
     @property
     def val_task(self) -> ProbeTask:
@@ -52,7 +69,7 @@ class Setup:
         """The step for batches of this shape."""
         options = self.options
         return ProbeTask(
-            module=DUSt3R(self.backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
+            module=self.module,
             probes=self.probes,
             recipe=self.recipe,
             shape=shape,
@@ -65,8 +82,32 @@ class Setup:
         )
 
 
-def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1) -> Setup:
-    """Decides all that options leave open.
+@dataclasses.dataclass(frozen=True)
+class BackboneSetup(Setup):
+    """A run that trains the backbone itself."""
+
+    options: BackboneOptions
+
+    @property
+    def val_task(self) -> BackboneTask:
+        """The same model on batches of held-out pairs."""
+        return dataclasses.replace(self.task(self.val_feed.shapes[0]), scenes=scenes_of(self.val_feed.specs), colour_jitter=False)
+
+    def task(self, shape: Shape) -> BackboneTask:
+        """The step for batches of this shape."""
+        return BackboneTask(
+            module=self.module,
+            recipe=self.recipe,
+            shape=shape,
+            scenes=scenes_of(self.feed.specs),
+            colour_jitter=self.options.augment,
+            seed=self.options.seed,
+            accumulate=self.options.accumulate,
+        )
+
+
+def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1) -> ProbesSetup:
+    """Decides all that options leave open for a run that trains probes.
 
     Args:
         options: as given.
@@ -79,8 +120,23 @@ def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: 
         UserError: an option cannot be met; the message names it.
     """
     options = _completed(options, backbone, devices)
+    if options.side_by_side < 1:
+        raise UserError(f"--side-by-side must be at least 1; found {options.side_by_side}")
     layers = select_layers(options.layers, backbone.layer_ids)
-    assert options.batch_size is not None and options.warmup_steps is not None  # completed above
+    probes = probe_config(backbone, layers, options.hidden, options.depth, options.activation, options.norm, options.views)
+    return ProbesSetup(**_shared(options, backbone, devices, host, hosts), probes=probes)
+
+
+def set_up_backbone(options: BackboneOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1) -> BackboneSetup:
+    """Decides all that options leave open for a run that trains a backbone; arguments and errors as of `set_up`."""
+    if backbone.head_type is None:
+        raise UserError("a backbone without a head (a trunk such as CroCo's) gives no pointmaps to train on; take one with a head")
+    return BackboneSetup(**_shared(_completed(options, backbone, devices), backbone, devices, host, hosts))
+
+
+def _shared(options: RunOptions, backbone: BackboneConfig, devices: int, host: int, hosts: int) -> dict[str, Any]:
+    """The fields of `Setup`, from complete options."""
+    assert options.batch_size is not None and options.warmup_steps is not None
     feed = Feed(
         specs=parse_data(options.data),
         shapes=tuple(image_shape(text, backbone.patch_size) for text in options.resolution),
@@ -97,23 +153,24 @@ def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: 
     val_feed = dataclasses.replace(
         feed, specs=parse_data(options.val_data, "--val-data"), shapes=feed.shapes[:1], crop_jitter=False, host=0, hosts=1
     )
-    return Setup(
-        options=options,
-        backbone=backbone,
-        probes=probe_config(backbone, layers, options.hidden, options.depth, options.activation, options.norm, options.views),
-        recipe=Recipe(
-            options.steps,
-            options.warmup_steps,
-            options.learning_rate,
-            options.final_learning_rate,
-            options.beta1,
-            options.beta2,
-            options.weight_decay,
-        ),
-        feed=feed,
-        val_feed=val_feed,
-        pairs_at_once=options.batch_size // (devices * options.accumulate),
+    recipe = Recipe(
+        options.steps,
+        options.warmup_steps,
+        options.learning_rate,
+        options.final_learning_rate,
+        options.beta1,
+        options.beta2,
+        options.weight_decay,
+        getattr(options, "optimizer", Recipe.optimizer),
     )
+    return {
+        "options": options,
+        "backbone": backbone,
+        "recipe": recipe,
+        "feed": feed,
+        "val_feed": val_feed,
+        "pairs_at_once": options.batch_size // (devices * options.accumulate),
+    }
 
 
 def backbone_config(source: str) -> BackboneConfig:
@@ -140,7 +197,31 @@ def config_of(folder: Path) -> BackboneConfig:
     return config
 
 
-def _completed(options: TrainOptions, backbone: BackboneConfig, devices: int) -> TrainOptions:
+_FROM_SCRATCH = {
+    "enc_depth": 4, "enc_width": 192, "enc_heads": 3, "dec_depth": 8, "dec_width": 128, "dec_heads": 4, "mlp_ratio": 3, "head": "linear",
+}  # fmt: skip
+_FIELDS = {"enc_width": "enc_embed_dim", "enc_heads": "enc_num_heads", "dec_width": "dec_embed_dim", "dec_heads": "dec_num_heads"} | {
+    "head": "head_type"
+}
+
+
+def architecture(options: BackboneOptions, source: Path | None) -> BackboneConfig:
+    """The architecture that the options ask for: that of the checkpoint to go on from, or one of its own.
+
+    Raises:
+        UserError: both are given, or no model is made like that.
+    """
+    given = {name: value for name in _FROM_SCRATCH if (value := getattr(options, name)) is not None}
+    if source is not None:
+        if given or options.image_size is not None:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, *(("image_size",) if options.image_size else ())))
+            raise UserError(f"{named} cannot be chosen with --start: the architecture is that of {options.start}")
+        return config_of(source)
+    fields: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in (_FROM_SCRATCH | given).items()}
+    return BackboneConfig(img_size=image_shape(options.image_size or "128x128", BackboneConfig.patch_size, "--image-size"), **fields)
+
+
+def _completed(options: Options, backbone: BackboneConfig, devices: int) -> Options:
     """The same options with every default that depends on something else filled in."""
     if options.steps < 1:
         raise UserError(f"--steps must be at least 1; found {options.steps}")
@@ -155,9 +236,9 @@ def _completed(options: TrainOptions, backbone: BackboneConfig, devices: int) ->
     )
 
 
-def _check_batch(options: TrainOptions, devices: int) -> None:
+def _check_batch(options: RunOptions, devices: int) -> None:
     parts = devices * options.accumulate
-    for name in ("accumulate", "side_by_side", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
+    for name in ("accumulate", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(options, name)}")
     if not 0 <= options.seed < 2**32:
@@ -171,7 +252,7 @@ def _check_batch(options: TrainOptions, devices: int) -> None:
         )
 
 
-def image_shape(text: str, patch_size: int) -> Shape:
+def image_shape(text: str, patch_size: int, option: str = "--resolution") -> Shape:
     """`WIDTHxHEIGHT` as (height, width).
 
     Raises:
@@ -179,8 +260,8 @@ def image_shape(text: str, patch_size: int) -> Shape:
     """
     matched = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
     if matched is None:
-        raise UserError(f"--resolution {text!r} is not WIDTHxHEIGHT, such as 512x384")
+        raise UserError(f"{option} {text!r} is not WIDTHxHEIGHT, such as 512x384")
     width, height = int(matched[1]), int(matched[2])
     if not width or not height or width % patch_size or height % patch_size:
-        raise UserError(f"--resolution {text}: both sides must be multiples of {patch_size}")
+        raise UserError(f"{option} {text}: both sides must be multiples of {patch_size}")
     return height, width

@@ -1,4 +1,4 @@
-"""Writes trained probes, with the backbone they were trained on, as a converted checkpoint: everything that takes one takes it.
+"""Writes what was trained as a converted checkpoint, probes with the backbone they were trained on: everything that takes one takes it.
 
 The probes' provenance names a PyTorch tensor for every leaf (`probes.{number}.mlp.{step}.weight`, numbers in network order, steps as in
 a Sequential), so that `python -m convert --to-torch` exports them and the converter reads the export back.
@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from convert.mapping import Leaf, flatten, unflatten
+from convert.backbone.names import backbone_leaves
+from convert.mapping import Leaf, LeafMap, flatten, unflatten
 from convert.planning import probe_leaves
 from convert.provenance import leaves_to_json
 from convert.room import check_apart
 from convert.writing import unused_file
 from train.evaluation.strict_json import strict_json
 from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info, write_checkpoint_info, write_tree
+from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.output_folder import output_folder
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
@@ -55,13 +57,54 @@ def write_trained_probes(
         raise UserError(f"{backbone_folder} holds no backbone; expected the converted checkpoint that the probes were trained on")
     tree = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(dict(params)).items()}
     _check_shapes(tree, config)
-    provenance = {"backbone": earlier.provenance["backbone"], "probes": _provenance(tree, config, training)}
+    provenance = {"backbone": earlier.provenance["backbone"], "probes": _origin("probes", tree, torch_leaves(config), training)}
     with output_folder(out, overwrite, is_checkpoint) as folder:
         shutil.copytree(backbone_folder / "backbone", folder / "backbone", copy_function=_link_or_copy)
         if unused_file(backbone_folder, "backbone").exists():
             _link_or_copy(unused_file(backbone_folder, "backbone"), unused_file(folder, "backbone"))
         write_tree(folder / "probes", unflatten(tree))
         write_checkpoint_info(folder, CheckpointInfo(earlier.backbone, config, provenance))
+
+
+def write_trained_backbone(
+    out: Path,
+    config: BackboneConfig,
+    params: Mapping[str, Any],
+    training: Mapping[str, Any],
+    start: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a trained backbone as the converted checkpoint `out`, which appears complete or not at all.
+
+    Args:
+        out: the folder.
+        config: the architecture.
+        params: its parameters, on whatever devices.
+        training: how they were trained, as JSON; NaN becomes null, an infinity a string.
+        start: the converted checkpoint that training went on from; its tensors that the model never reads are kept for the export.
+        overwrite: whether an earlier checkpoint there may be replaced.
+
+    Raises:
+        UserError: `out` may not be written, or the parameters are not those of `config`.
+    """
+    if start is not None:
+        check_apart(out, [start])
+    tree = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(dict(params)).items()}
+    leaves = backbone_leaves(config)
+    if tree.keys() != leaves.keys():
+        raise UserError(
+            f"the parameters are not those of the architecture: they differ in {', '.join(sorted(tree.keys() ^ leaves.keys()))}"
+        )
+    origin = _origin("backbone", tree, leaves, training)
+    earlier: Mapping[str, Any] = {} if start is None else read_checkpoint_info(start).provenance["backbone"]
+    if earlier:
+        origin |= {"unused": earlier["unused"], "second_names": earlier["second_names"], "leaves": earlier["leaves"]}
+        origin |= {"start": {name: earlier[name] for name in ("source", "kind", "revision", "sha256")}}
+    with output_folder(out, overwrite, is_checkpoint) as folder:
+        write_tree(folder / "backbone", unflatten(tree))
+        if start is not None and unused_file(start, "backbone").exists():
+            _link_or_copy(unused_file(start, "backbone"), unused_file(folder, "backbone"))
+        write_checkpoint_info(folder, CheckpointInfo(config, None, {"backbone": {**origin, "variant": "trained here"}}))
 
 
 def torch_leaves(config: ProbeConfig) -> dict[str, Leaf]:
@@ -92,17 +135,17 @@ def _tensors(group: ProbeGroup) -> Iterator[tuple[str, str]]:
             yield f"{kind}{number}/bias", f"{step}.bias"
 
 
-def _provenance(tree: Mapping[str, np.ndarray], config: ProbeConfig, training: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(part: str, tree: Mapping[str, np.ndarray], leaves: LeafMap, training: Mapping[str, Any]) -> dict[str, Any]:
     """The record that `convert.provenance` makes of what it converts, of what was trained."""
     return {
         "source": "trained",
         "kind": "training",
         "revision": None,
-        "sha256": {"probes": _digest(tree)},
+        "sha256": {part: _digest(tree)},
         "config": None,
         "metadata": {},
         "converter": f"und3rstand_jax {importlib.metadata.version('und3rstand_jax')}",
-        "leaves": leaves_to_json(torch_leaves(config)),
+        "leaves": leaves_to_json(leaves),
         "unused": {},
         "second_names": {},
         "findings": [],

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     from train.run.command import parse
 
     own, others = tyro.cli(PlanOptions, prog="python -m train plan", args=argv, return_unknown_args=True)
-    training = parse(others, prog="python -m train plan")
+    training = parse(others, TrainOptions, "python -m train plan")
     return training if isinstance(training, int) else run_command(lambda: _run(own, training), training.debug)
 
 

@@ -10,21 +10,21 @@ from train.plan.compile import NotCompiled, compile_step
 from train.plan.memory import Memory, step_memory
 from train.plan.shapes import Arguments, step_arguments
 from train.plan.topology import Topology, topology_devices
-from train.setup import Setup
+from train.setup import ProbesSetup
 from train.step.probe_step import ProbeTask
 
 
-def planned_task(setup: Setup) -> ProbeTask:
+def planned_task(setup: ProbesSetup) -> ProbeTask:
     """The step that is planned: of several resolutions the largest is what must fit."""
     return setup.task(max(setup.feed.shapes, key=math.prod))
 
 
-def planned_arguments(setup: Setup, pairs: int) -> Arguments:
+def planned_arguments(setup: ProbesSetup, pairs: int) -> Arguments:
     """Its arguments for `pairs` pairs a device."""
     return step_arguments(planned_task(setup), pairs, from_files=any(spec.root is not None for spec in setup.feed.specs))
 
 
-def measure(topology: Topology, setup: Setup, pairs: int) -> Memory:
+def measure(topology: Topology, setup: ProbesSetup, pairs: int) -> Memory:
     """Compiles the step for `pairs` pairs a device.
 
     Raises:
@@ -34,12 +34,12 @@ def measure(topology: Topology, setup: Setup, pairs: int) -> Memory:
     return _measure_apart(topology, setup, pairs) if topology.platform == "tpu" else _measure(topology, setup, pairs)
 
 
-def _measure(topology: Topology, setup: Setup, pairs: int) -> Memory:
+def _measure(topology: Topology, setup: ProbesSetup, pairs: int) -> Memory:
     task, arguments = planned_task(setup), planned_arguments(setup, pairs)
     return step_memory(compile_step(task, arguments, topology_devices(topology)), task, arguments)
 
 
-def _measure_apart(topology: Topology, setup: Setup, pairs: int) -> Memory:
+def _measure_apart(topology: Topology, setup: ProbesSetup, pairs: int) -> Memory:
     # Spawned, not forked: JAX has threads. The environment, and with it the compiler's, is inherited.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, initializer=_silence) as process:

@@ -15,7 +15,7 @@ from train.plan.measure import measure, planned_arguments, planned_task
 from train.plan.memory import Memory, memory_limit
 from train.plan.search import Largest, largest_batch
 from train.plan.topology import Topology, topology_devices
-from train.setup import Setup, backbone_config, set_up
+from train.setup import ProbesSetup, backbone_config, set_up
 from train.step.probe_step import ProbeTask
 from und3rstand_jax.errors import UserError
 
@@ -30,7 +30,7 @@ class Plan:
     None where no peaks are known of the device, `largest` where it was not asked for.
     """
 
-    setup: Setup
+    setup: ProbesSetup
     task: ProbeTask
     topology: Topology
     device_kind: str
@@ -82,7 +82,7 @@ def _fixed(memory: Memory | str) -> int:
     return 0 if isinstance(memory, str) else memory.total - memory.batch - memory.tokens - memory.temporaries
 
 
-def _attempt(say: Say, topology: Topology, setup: Setup, pairs: int) -> Memory | str:
+def _attempt(say: Say, topology: Topology, setup: ProbesSetup, pairs: int) -> Memory | str:
     """What a batch takes, or why it does not compile; says so as well."""
     say(f"compiling the step for {topology.name}, {pairs} pairs on each device …")
     since = time.monotonic()

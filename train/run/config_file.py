@@ -11,14 +11,14 @@ from typing import Any
 
 import yaml
 
-from train.options import NOT_PART_OF_A_RUN, TrainOptions
+from train.options import NOT_PART_OF_A_RUN, RunOptions, TrainOptions
 from und3rstand_jax.errors import UserError
 
 # Which of several processes this is, is no matter of a file that all of them may read.
 _NOT_IN_A_FILE = tuple(name for name in NOT_PART_OF_A_RUN if name != "out")
 
 
-def option_values(options: TrainOptions) -> dict[str, Any]:
+def option_values(options: RunOptions) -> dict[str, Any]:
     """All options that a file may hold, as plain values."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name not in _NOT_IN_A_FILE}
     return {name: _plain(value) for name, value in values.items()}
@@ -38,8 +38,8 @@ def replace_text(file: Path, text: str) -> None:
     os.replace(partial, file)
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """The options a file holds, each of the type that the option has.
+def read_config(file: Path, kind: type[RunOptions] = TrainOptions) -> dict[str, Any]:
+    """The options a file holds, each of the type that the option has in `kind`.
 
     Raises:
         UserError: the file is missing or no YAML, or holds an unknown option or a value of another type. All are named.
@@ -52,17 +52,17 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold options and their values, such as `steps: 1000`; found {type(content).__name__}")
-    return typed_options(content, str(file))
+    return typed_options(content, str(file), kind)
 
 
-def typed_options(content: Mapping[Any, Any], name: str) -> dict[str, Any]:
+def typed_options(content: Mapping[Any, Any], name: str, kind: type[RunOptions] = TrainOptions) -> dict[str, Any]:
     """Plain values, as a file called `name` holds them, each as the type that the option has.
 
     Raises:
         UserError: see `read_config`.
     """
-    hints = typing.get_type_hints(TrainOptions)
-    known = {field.name: hints[field.name] for field in dataclasses.fields(TrainOptions) if field.name not in _NOT_IN_A_FILE}
+    hints = typing.get_type_hints(kind)
+    known = {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.name not in _NOT_IN_A_FILE}
     complaints, values = [], {}
     for key, value in content.items():
         option = str(key).replace("-", "_")

@@ -12,14 +12,14 @@ from train.evaluation.tables import METRICS, PLOT, TABLE, format_table, write_re
 from train.run.checkpoints import Checkpoints
 from train.run.config_file import option_values
 from train.run.folder import PROBES
-from train.setup import Setup
+from train.setup import ProbesSetup
 from train.step.state import NOT_FROZEN, ProbesState
 from train.trained_checkpoint import write_trained_probes
 from und3rstand_jax.checkpoint import is_checkpoint
 from und3rstand_jax.loading import load_backbone_and_probe
 
 
-def finish(setup: Setup, sources: Sources, source: Path, checkpoints: Checkpoints, state: ProbesState) -> None:
+def finish(setup: ProbesSetup, sources: Sources, source: Path, checkpoints: Checkpoints, state: ProbesState) -> None:
     """Writes `probes/`, evaluates them as anybody would who loads them, and writes table and plot.
 
     Args:
@@ -48,7 +48,7 @@ def finish(setup: Setup, sources: Sources, source: Path, checkpoints: Checkpoint
     print(f"probes: {out / PROBES}\ntable:  {out / TABLE}\nplot:   {out / PLOT}")
 
 
-def frozen_layers(setup: Setup, state: ProbesState) -> dict[str, int]:
+def frozen_layers(setup: ProbesSetup, state: ProbesState) -> dict[str, int]:
     """Layers whose probes were frozen -> the step that gave no finite loss, counted from 1."""
     found: dict[str, int] = {}
     for number, group in enumerate(setup.probes.groups):

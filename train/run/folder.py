@@ -11,15 +11,18 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from train.data.specification import parse_data
-from train.options import CHANGEABLE, NOT_PART_OF_A_RUN, TrainOptions
+from train.options import CHANGEABLE, NOT_PART_OF_A_RUN, RunOptions
 from train.run.config_file import option_values, read_config, replace_text, write_config
 from und3rstand_jax.errors import UserError
 
 CONFIG, RECORD, CHECKPOINTS, PROBES = "config.yaml", "run.json", "checkpoints", "probes"
 FORMAT = "und3rstand_jax training run"
+TRAINS, TRAINS_PROBES = "trains", "probes"  # the record's word for what a run trains; without it, probes
+
+Options = TypeVar("Options", bound=RunOptions)
 
 
 def is_run(folder: Path) -> bool:
@@ -27,16 +30,17 @@ def is_run(folder: Path) -> bool:
     return _record(folder).get("format") == FORMAT
 
 
-def earlier_options(options: TrainOptions) -> TrainOptions:
+def earlier_options(options: Options, trains: str = TRAINS_PROBES) -> Options:
     """The options with what an earlier run in the same folder decided where these leave it open (a batch size by default, say)."""
     if options.overwrite or not is_run(options.out) or not (options.out / CONFIG).exists():
         return options
-    earlier = read_config(options.out / CONFIG)
+    _check_kind(options.out, trains)
+    earlier = read_config(options.out / CONFIG, type(options))
     open_fields = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) in (None, ())]
     return dataclasses.replace(options, **{name: earlier[name] for name in open_fields if name in earlier})
 
 
-def open_folder(options: TrainOptions, record: Mapping[str, Any]) -> None:
+def open_folder(options: RunOptions, record: Mapping[str, Any]) -> None:
     """Makes the folder of a new run, or checks that the options are those of the run that is there.
 
     Args:
@@ -64,16 +68,17 @@ def open_folder(options: TrainOptions, record: Mapping[str, Any]) -> None:
     write_config(folder / CONFIG, option_values(options))
 
 
-def _check_apart(folder: Path, options: TrainOptions) -> None:
+def _check_apart(folder: Path, options: RunOptions) -> None:
     """Refuses to remove a run that holds what the new one is to be made of."""
     roots = [spec.root for spec in (*parse_data(options.data), *parse_data(options.val_data)) if spec.root is not None]
-    for path in (Path(options.backbone), *roots):
+    for path in (*_checkpoints_named(options), *roots):
         if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"--overwrite would remove {path}, which the new run needs; choose another --out")
 
 
-def _check_same(folder: Path, options: TrainOptions, record: Mapping[str, Any]) -> None:
-    earlier = read_config(folder / CONFIG)
+def _check_same(folder: Path, options: RunOptions, record: Mapping[str, Any]) -> None:
+    _check_kind(folder, record.get(TRAINS, TRAINS_PROBES))
+    earlier = read_config(folder / CONFIG, type(options))
     fixed = [field.name for field in dataclasses.fields(options) if field.name not in (*NOT_PART_OF_A_RUN, *CHANGEABLE)]
     differing = [
         f"--{name.replace('_', '-')} {_told(earlier.get(name))} (now {_told(getattr(options, name))})"
@@ -87,9 +92,21 @@ def _check_same(folder: Path, options: TrainOptions, record: Mapping[str, Any]) 
     changed = [key for key, value in json.loads(json.dumps(record)).items() if _record(folder).get(key) != value]
     if changed:
         raise UserError(
-            f"{folder} was started on another backbone than --backbone {options.backbone} is now ({', '.join(changed)} differ): "
-            "give the same, another --out, or --overwrite"
+            f"{folder} was started on another checkpoint than {' and '.join(map(str, _checkpoints_named(options)))} is now "
+            f"({', '.join(changed)} differ): give the same, another --out, or --overwrite"
         )
+
+
+def _check_kind(folder: Path, trains: str) -> None:
+    """Refuses to go on with a run that trains something else."""
+    earlier = _record(folder).get(TRAINS, TRAINS_PROBES)
+    if earlier != trains:
+        raise UserError(f"{folder} holds a run that trains {earlier}, not {trains}; choose another --out, or --overwrite")
+
+
+def _checkpoints_named(options: RunOptions) -> list[Path]:
+    """What the options name as the checkpoint that a run is built on."""
+    return [Path(value) for name in ("backbone", "start") if (value := getattr(options, name, None)) is not None]
 
 
 def _record(folder: Path) -> dict[str, Any]:

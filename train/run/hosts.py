@@ -7,16 +7,17 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from train.options import TrainOptions
+from train.options import RunOptions
 from train.run.config_file import option_values, typed_options
 from train.run.folder import earlier_options
 from und3rstand_jax.errors import UserError
 
 T = TypeVar("T")
+Options = TypeVar("Options", bound=RunOptions)
 _LONGEST = 2**16  # bytes of all options as text
 
 
-def join(options: TrainOptions) -> None:
+def join(options: RunOptions) -> None:
     """Connects this process with the others of the run; before anything else is asked of JAX.
 
     Raises:
@@ -46,15 +47,15 @@ def from_first(tree: T) -> T:
     return multihost_utils.broadcast_one_to_all(tree)
 
 
-def agreed_options(options: TrainOptions) -> TrainOptions:
+def agreed_options(options: Options, trains: str) -> Options:
     """The options, with what an earlier run in the same folder decided: of several hosts the first alone need have the folder."""
     if jax.process_count() == 1:
-        return earlier_options(options)
-    text = json.dumps(option_values(earlier_options(options))) if is_first() else ""
+        return earlier_options(options, trains)
+    text = json.dumps(option_values(earlier_options(options, trains))) if is_first() else ""
     letters = np.zeros(_LONGEST, np.uint8)
     letters[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
     told = bytes(np.asarray(from_first(letters)).astype(np.uint8)).rstrip(b"\0").decode()
-    return dataclasses.replace(options, **typed_options(json.loads(told), "the first process's options"))
+    return dataclasses.replace(options, **typed_options(json.loads(told), "the first process's options", type(options)))
 
 
 def wait_for_all(name: str) -> None:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import math
 import sys
 import time
@@ -19,14 +18,13 @@ from train.run.checkpoints import Checkpoints
 from train.run.config_file import replace_text
 from train.run.freed_memory import give_back_freed_memory
 from train.run.interruption import Interruption
+from train.run.job import Job, by_name
 from train.run.metrics_log import LossWindow, MetricsLog
 from train.run.progress import Progress
 from train.run.validation import Validation, mean_error
-from train.setup import Setup
-from train.step.data_parallel import first, parallel, split, total
-from train.step.probe_step import probe_step
+from train.step.data_parallel import first, parallel, split
 from train.step.recipe import schedule
-from train.step.state import NOT_FROZEN, ProbesState
+from train.step.state import NOT_FROZEN
 from und3rstand_jax.errors import UserError
 
 _IN_FLIGHT = 2  # steps handed to the devices before the first of them is waited for
@@ -47,13 +45,13 @@ class Loop:
     """
 
     def __init__(
-        self, setup: Setup, data: Data, backbone: Any, checkpoints: Checkpoints | None, log: MetricsLog | None, progress: Progress
+        self, job: Job, data: Data, fixed: Any, checkpoints: Checkpoints | None, log: MetricsLog | None, progress: Progress
     ) -> None:
-        """`backbone` is replicated."""
-        self._setup, self._data, self._backbone = setup, data, backbone
+        """`fixed` is the job's, replicated."""
+        self._job, self._setup, self._data, self._fixed = job, job.setup, data, fixed
         self._checkpoints, self._log, self._progress = checkpoints, log, progress
         self._programs: dict[Shape, Any] = {}
-        self._validation = Validation(setup, data.val)
+        self._validation = Validation(job, data.val)
         self._validation_due = False
         self._window = LossWindow()
         self._frozen: dict[str, int] = {}
@@ -73,20 +71,20 @@ class Loop:
             The state, and the steps it has behind it: fewer than all if it was told to stop. Either way it is saved.
 
         Raises:
-            UserError: pairs cannot be read, or no probe is left that trains; the state is saved.
+            UserError: pairs cannot be read, or nothing is left that trains; the state is saved.
             OSError: a checkpoint cannot be written.
         """
         options = self._setup.options
         self._take_up(step, record)
         if self._validation_due:
             self._validate(step, state, stop)
-        pending: collections.deque[tuple[int, dict[str, PairLoss]]] = collections.deque()
+        pending: collections.deque[tuple[int, Any]] = collections.deque()
         batches = training_batches(self._setup.feed, self._data.train, step)
         saved = step
         while step < options.steps and not stop(step):
             delivery = next(batches)
             self._report_skipped(step, delivery)
-            arguments = (state, self._backbone, split(delivery.batch))
+            arguments = (state, self._fixed, split(delivery.batch))
             state, losses = self._program(delivery.shape, *arguments)(*arguments)
             del arguments
             step += 1
@@ -100,10 +98,10 @@ class Loop:
             if saves:
                 self._save(step, state, self._validate(step, state, stop) if validates else None)
                 saved = step
-            if len(self._frozen) == len(self._setup.probes.layer_ids):
+            if len(self._frozen) == len(self._job.order):
                 self._save(step, state, None)
                 raise UserError(
-                    f"after step {step} no probe is left whose loss is finite; look at metrics.jsonl, try a lower --learning-rate"
+                    f"after step {step} nothing is left to train whose loss is finite; look at metrics.jsonl, try a lower --learning-rate"
                 )
         self._take_in(pending, 0)
         if saved != step:
@@ -125,7 +123,7 @@ class Loop:
         """The step for one shape, compiled when it is first asked for."""
         if shape not in self._programs:
             self._progress.say(f"compiling the step for {shape[1]}×{shape[0]} pixels")
-            program = parallel(functools.partial(probe_step, self._setup.task(shape), total), donate=(0,))
+            program = parallel(self._job.step(shape), donate=(0,))
             if jax.process_count() == 1:
                 # Ahead of its first call, so that what compiling has freed is given back before the step needs memory.
                 program = program.lower(*arguments).compile()
@@ -133,21 +131,17 @@ class Loop:
             self._programs[shape] = program
         return self._programs[shape]
 
-    def _take_in(self, pending: collections.deque[tuple[int, dict[str, PairLoss]]], left: int) -> None:
+    def _take_in(self, pending: collections.deque[tuple[int, Any]], left: int) -> None:
         """Waits for steps until only `left` are under way, and adds their losses to the window."""
         while len(pending) > left:
             _, losses = pending.popleft()
-            self._window.add(self._by_layer({name: first(loss) for name, loss in losses.items()}))
+            self._window.add(self._by_name({name: first(loss) for name, loss in losses.items()}))
             self._progress.step()
 
-    def _by_layer(self, groups: dict[str, PairLoss]) -> dict[str, PairLoss]:
-        found: dict[str, PairLoss] = {}
-        for number, group in enumerate(self._setup.probes.groups):
-            losses = groups[f"group{number}"]
-            found |= {layer: PairLoss(*(values[i] for values in losses)) for i, layer in enumerate(group.layer_ids)}
-        return {layer: found[layer] for layer in self._setup.probes.layer_ids}
+    def _by_name(self, losses: Any) -> dict[str, PairLoss]:
+        return by_name(self._job, losses, lambda stack, index: PairLoss(*(values[index] for values in stack)))
 
-    def _write_losses(self, step: int, state: ProbesState) -> None:
+    def _write_losses(self, step: int, state: Any) -> None:
         options = self._setup.options
         steps, means = self._window.steps, self._window.means()
         now = time.monotonic()
@@ -160,21 +154,20 @@ class Loop:
             self._log.losses(step, means, rates | {"unreadable": self._unreadable})
             self._log.flush()
 
-    def _report_frozen(self, step: int, state: ProbesState) -> None:
-        for number, group in enumerate(self._setup.probes.groups):
-            frozen_at = first(state.groups[f"group{number}"].frozen_at)
-            for layer, at in zip(group.layer_ids, frozen_at, strict=True):
-                if at != NOT_FROZEN and layer not in self._frozen:
-                    self._frozen[layer] = int(at)
-                    text = f"{layer}: loss or gradient not finite in step {at + 1}; frozen at the last good parameters, the others go on"
-                    self._progress.say(text)
-                    if self._log is not None:
-                        self._log.event(step, text)
+    def _report_frozen(self, step: int, state: Any) -> None:
+        for name, at in by_name(self._job, self._job.frozen_at(state), lambda steps, index: int(steps[index])).items():
+            if at != NOT_FROZEN and name not in self._frozen:
+                self._frozen[name] = at
+                others = ", the others go on" if len(self._job.order) > 1 else ""
+                text = f"{name}: loss or gradient not finite in step {at + 1}; frozen at the last good parameters{others}"
+                self._progress.say(text)
+                if self._log is not None:
+                    self._log.event(step, text)
 
-    def _validate(self, step: int, state: ProbesState, stop: Interruption) -> float | None:
+    def _validate(self, step: int, state: Any, stop: Interruption) -> float | None:
         """The mean error; None if the run was told to stop, which then leaves the validation to the next."""
         self._progress.say(f"validating after step {step}")
-        errors = self._validation(self._backbone, state.params, stop, lambda delivery: self._report_skipped(step - 1, delivery))
+        errors = self._validation(self._fixed, state.params, stop, lambda delivery: self._report_skipped(step - 1, delivery))
         self._validation_due = errors is None
         self._since = time.monotonic()
         if errors is None:
@@ -184,7 +177,7 @@ class Loop:
             self._log.flush()
         return mean_error(errors)
 
-    def _save(self, step: int, state: ProbesState, error: float | None) -> None:
+    def _save(self, step: int, state: Any, error: float | None) -> None:
         self._report_frozen(step, state)
         if self._checkpoints is None:
             return

@@ -1,33 +1,32 @@
-"""`python -m train`: from options to a folder with trained probes and what they are worth."""
+"""`python -m train` and `python -m train backbone`: from options to a folder with what was trained and what it is worth."""
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from train.backbone_options import BackboneOptions
 from train.data.loader import open_sources
-from train.options import TrainOptions
+from train.options import RunOptions, TrainOptions
+from train.run.backbone_job import TRAINS_BACKBONE, BackboneJob
 from train.run.checkpoints import Checkpoints
-from train.run.ending import finish
-from train.run.folder import CHECKPOINTS, open_folder
+from train.run.folder import CHECKPOINTS, TRAINS_PROBES, open_folder
 from train.run.freed_memory import give_back_freed_memory
 from train.run.hosts import agreed_options, from_first, is_first, join, wait_for_all
 from train.run.interruption import Interruption, Stopped, interruption
+from train.run.job import Job
 from train.run.loop import Data, Loop
 from train.run.metrics_log import MetricsLog
+from train.run.probes_job import ProbesJob
 from train.run.progress import Progress
-from train.setup import Setup, config_of, set_up
-from train.step.backbone import trunk_params
+from train.setup import architecture, config_of, set_up, set_up_backbone
 from train.step.data_parallel import first, replicate
-from train.step.state import ProbesState, initial_state
-from und3rstand_jax.checkpoint import read_checkpoint_info
-from und3rstand_jax.loading import converted_checkpoint, load_backbone
+from und3rstand_jax.loading import converted_checkpoint
 
 
-def train(options: TrainOptions, command: str) -> None:
-    """Trains, or goes on training, and evaluates at the end.
+def train(options: RunOptions, command: str) -> None:
+    """Trains, or goes on training, and writes at the end what was trained and what it is worth.
 
     Args:
         options: as given.
@@ -45,37 +44,49 @@ def train(options: TrainOptions, command: str) -> None:
             print(f"stopped; everything is saved. To go on: {command}", flush=True)
 
 
-def _train(options: TrainOptions, command: str, stop: Interruption) -> None:
-    source = converted_checkpoint(options.backbone)
-    setup = set_up(agreed_options(options), config_of(source), jax.device_count(), jax.process_index(), jax.process_count())
+def _train(options: RunOptions, command: str, stop: Interruption) -> None:
+    job = _job(options)
+    setup = job.setup
     data = Data(open_sources(setup.feed.specs, "train"), open_sources(setup.val_feed.specs, "val"))
     # From here on the folder is the run's: whatever can be refused has been.
     if is_first():
-        open_folder(setup.options, _identity(setup, read_checkpoint_info(source).provenance["backbone"]))
+        open_folder(setup.options, job.identity)
     wait_for_all("folder")
     # However this ends, a checkpoint that is being written is written to its end.
     with Checkpoints(setup.options.out / CHECKPOINTS, setup.options.keep) if is_first() else contextlib.nullcontext() as checkpoints:
-        _train_and_finish(setup, data, source, checkpoints, command, stop)
+        _train_and_finish(job, data, checkpoints, command, stop)
     wait_for_all("end")
 
 
-def _train_and_finish(setup: Setup, data: Data, source: Path, checkpoints: Checkpoints | None, command: str, stop: Interruption) -> None:
-    state, record = _start(setup, checkpoints)
-    step = int(first(state.step))
-    _announce(setup, data, step)
-    if step < setup.options.steps:
-        state, step = _run(setup, data, source, state, step, record, checkpoints, stop)
+def _job(options: RunOptions) -> Job:
+    """What the options ask to train, nothing loaded yet."""
+    place = (jax.device_count(), jax.process_index(), jax.process_count())
+    if isinstance(options, BackboneOptions):
+        source = None if options.start is None else converted_checkpoint(options.start)
+        complete = agreed_options(options, TRAINS_BACKBONE)
+        return BackboneJob(set_up_backbone(complete, architecture(complete, source), *place), source)
+    assert isinstance(options, TrainOptions)
+    source = converted_checkpoint(options.backbone)
+    return ProbesJob(set_up(agreed_options(options, TRAINS_PROBES), config_of(source), *place), source)
+
+
+def _train_and_finish(job: Job, data: Data, checkpoints: Checkpoints | None, command: str, stop: Interruption) -> None:
+    state, record = _start(job, checkpoints)
+    step, steps = int(first(state.step)), job.setup.options.steps
+    _announce(job, data, step)
+    if step < steps:
+        state, step = _run(job, data, state, step, record, checkpoints, stop)
     if checkpoints is not None:
         checkpoints.wait()
-        if step < setup.options.steps or stop.told:
-            print(f"stopped after step {step} of {setup.options.steps}; everything is saved. To go on: {command}", flush=True)
+        if step < steps or stop.told:
+            print(f"stopped after step {step} of {steps}; everything is saved. To go on: {command}", flush=True)
         else:
-            finish(setup, data.val, source, checkpoints, first(state))
+            job.finish(data.val, checkpoints, first(state))
 
 
-def _start(setup: Setup, checkpoints: Checkpoints | None) -> tuple[ProbesState, dict[str, Any]]:
+def _start(job: Job, checkpoints: Checkpoints | None) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, on every device, and the record that came with it; no copy is left on the host."""
-    state: ProbesState = jax.device_get(initial_state(setup.probes, setup.recipe, setup.options.seed))
+    state = jax.device_get(job.initial_state())
     record: dict[str, Any] = {}
     if checkpoints is not None and (newest := checkpoints.newest()) is not None:
         saved = checkpoints.read(newest, state)
@@ -84,21 +95,15 @@ def _start(setup: Setup, checkpoints: Checkpoints | None) -> tuple[ProbesState, 
 
 
 def _run(
-    setup: Setup,
-    data: Data,
-    source: Path,
-    state: ProbesState,
-    step: int,
-    record: dict[str, Any],
-    checkpoints: Checkpoints | None,
-    stop: Interruption,
-) -> tuple[ProbesState, int]:
+    job: Job, data: Data, state: Any, step: int, record: dict[str, Any], checkpoints: Checkpoints | None, stop: Interruption
+) -> tuple[Any, int]:
     """Trains the state on, which is given away; returns the new one, on every device, and the steps it has behind it."""
-    log = MetricsLog(setup.options.out, step) if is_first() else None
-    progress = Progress(setup.options.steps, step, is_first())
-    backbone = replicate(_trunk(setup, source))
+    options = job.setup.options
+    log = MetricsLog(options.out, step) if is_first() else None
+    progress = Progress(options.steps, step, is_first())
+    fixed = replicate(job.fixed())
     give_back_freed_memory()
-    loop = Loop(setup, data, backbone, checkpoints, log, progress)
+    loop = Loop(job, data, fixed, checkpoints, log, progress)
     with stop.finishing():
         state, step = loop.run(state, step, record, stop)
     progress.close()
@@ -107,26 +112,16 @@ def _run(
     return state, step
 
 
-def _trunk(setup: Setup, source: Path) -> Any:
-    return trunk_params(load_backbone(source, dtype=setup.options.dtype, attention=setup.options.attention).params)
-
-
-def _identity(setup: Setup, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What a run and its checkpoints are tied to besides the options."""
-    return {"layers": list(setup.probes.layer_ids), "backbone": repr(setup.backbone), "backbone_sha256": provenance["sha256"]}
-
-
-def _announce(setup: Setup, data: Data, done: int) -> None:
+def _announce(job: Job, data: Data, done: int) -> None:
     if not is_first():
         return
     for source in dict.fromkeys(source for source in (*data.train, *data.val) if source is not None):
         for note in source.notes:
             print(f"{source.name}: {note}", file=sys.stderr)
-    options, layers = setup.options, setup.probes.layer_ids
-    span = layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}"
+    options = job.setup.options
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device{'s' if jax.device_count() > 1 else ''}"
     print(
-        f"{len(layers)} layers ({span}) of {options.backbone}, {options.batch_size} pairs a step on {devices}, "
+        f"{job.announcement()}, {options.batch_size} pairs a step on {devices}, "
         f"{'going on after step ' + str(done) if done else 'from the start'} to step {options.steps}; everything goes to {options.out}",
         file=sys.stderr,
         flush=True,

@@ -1,19 +1,27 @@
-"""How parameters are updated: DUSt3R's recipe (Wang et al., CVPR 2024, supplementary), every part of it settable."""
+"""How parameters are updated: DUSt3R's recipe (Wang et al., CVPR 2024, supplementary), every part of it settable.
+
+Muon (Jordan et al. 2024) is an alternative for training a backbone on few pairs.
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
+import optax.contrib
 
 from und3rstand_jax.errors import UserError
+
+_MUON_MOMENTUM = 0.95
+_ADAM_UPDATE_RMS = 0.2  # so that learning rates mean the same for both (Liu et al. 2025, arXiv 2502.16982)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """AdamW, its learning rate a linear warm-up from 0 and half a cosine from `learning_rate` to `final_learning_rate`.
 
-    Weight decay is taken on matrices alone, never on biases and norms.
+    Weight decay is taken on matrices alone, never on biases and norms. With `optimizer` "muon" the matrices of transformer blocks are
+    updated by their orthogonalised momentum, of the size that AdamW's updates have, and all else by AdamW without decay.
     """
 
     steps: int
@@ -23,6 +31,7 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.05
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
@@ -49,10 +58,32 @@ def schedule(recipe: Recipe) -> optax.Schedule:
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The transformation for one probe's parameters."""
-    return optax.adamw(schedule(recipe), b1=recipe.beta1, b2=recipe.beta2, weight_decay=recipe.weight_decay, mask=matrices)
+    """The transformation for the parameters of one probe, or of a backbone."""
+    rate = schedule(recipe)
+    if recipe.optimizer == "adamw":
+        return optax.adamw(rate, b1=recipe.beta1, b2=recipe.beta2, weight_decay=recipe.weight_decay, mask=matrices)
+    return optax.contrib.muon(
+        rate,
+        beta=_MUON_MOMENTUM,
+        weight_decay=recipe.weight_decay,
+        weight_decay_mask=matrices,
+        adam_b1=recipe.beta1,
+        adam_b2=recipe.beta2,
+        muon_weight_dimension_numbers=_block_matrices,
+        consistent_rms=_ADAM_UPDATE_RMS,
+    )
 
 
 def matrices(params: Any) -> Any:
     """Which leaves are matrices: their name says it, since stacked biases have as many axes."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _block_matrices(params: Any) -> Any:
+    """Which leaves Muon takes: the stacked matrices (block, in, out) of encoder and decoder blocks; None for the others."""
+
+    def numbers(path: Any, _: Any) -> Any:
+        inside = any(key.key.startswith("blocks") for key in path)
+        return optax.contrib.MuonDimensionNumbers(1, 2) if inside and path[-1].key == "kernel" else None
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
