@@ -1,9 +1,11 @@
-# make demo   a fresh clone to pictures: environment, conversion, every layer of two images
+# make demo   a fresh clone to a page to look at: environment, conversion, a minute of training, the layer report
 # make test   the fast tests; make test-slow the rest; make lint ruff and mypy
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+SCENE ?= 1
+DEMO_STEPS ?= 60
 
 .PHONY: demo test test-slow lint clean
 
@@ -19,12 +21,14 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/pip install --quiet --editable .[torch,test,tpu]
 	touch $@
 
+# Interrupted, the training goes on where it was when the same command is given again.
+demo: export JAX_PLATFORMS ?= cpu
 demo: $(VENV)/.demo
-	$(BIN)/python -m tests.make_checkpoint --case tiny_dpt --hidden 64 --out .demo/source
-	$(BIN)/python -m tests.demo_scene --out .demo/photos
-	$(BIN)/python -m convert --repo .demo/source/probes --out .demo/checkpoint --verify --overwrite
-	$(BIN)/python -m und3rstand_jax .demo/photos/a.png .demo/photos/b.png --checkpoint .demo/checkpoint --out .demo/result --overwrite
-	@echo "Open .demo/result/contact_sheet.png, and .demo/result/point_clouds/*.ply in any mesh viewer."
+	$(BIN)/python -m convert --repo pocket/probes --backbone pocket --out .demo/pocket --verify --overwrite
+	$(BIN)/python -m train --layers all --backbone .demo/pocket --out .demo/run --steps $(DEMO_STEPS) --batch-size 8 \
+	    --learning-rate 1e-3 --warmup-steps 10 --no-augment --val-pairs 32 --log-every 5 --save-every 20
+	$(BIN)/python -m und3rstand_jax report --scene $(SCENE) --checkpoint .demo/pocket --out .demo/report --overwrite
+	@echo "Click: file://$(CURDIR)/.demo/report/report.html"
 
 # The TPU's compiler is installed for one test; without this, JAX would look for a TPU in all of them.
 test test-slow: export JAX_PLATFORMS ?= cpu
