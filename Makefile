@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SCENE ?= 1
-DEMO_STEPS ?= 60
+DEMO_STEPS ?= 150
 
 .PHONY: demo test test-slow lint clean
 
@@ -26,7 +26,7 @@ demo: export JAX_PLATFORMS ?= cpu
 demo: $(VENV)/.demo
 	$(BIN)/python -m convert --repo pocket/probes --backbone pocket --out .demo/pocket --verify --overwrite
 	$(BIN)/python -m train --layers all --backbone .demo/pocket --out .demo/run --steps $(DEMO_STEPS) --batch-size 8 \
-	    --learning-rate 1e-3 --warmup-steps 10 --no-augment --val-pairs 32 --log-every 5 --save-every 20
+	    --learning-rate 2e-3 --warmup-steps 15 --no-augment --val-pairs 32 --log-every 10 --save-every 25
 	$(BIN)/python -m und3rstand_jax report --scene $(SCENE) --checkpoint .demo/pocket --out .demo/report --overwrite
 	@echo "Click: file://$(CURDIR)/.demo/report/report.html"
 
