@@ -27,7 +27,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m convert --repo pocket/probes --backbone pocket --out .demo/pocket --verify --overwrite
 	$(BIN)/python -m train --layers all --backbone .demo/pocket --out .demo/run --steps $(DEMO_STEPS) --batch-size 8 \
 	    --learning-rate 2e-3 --warmup-steps 15 --no-augment --val-pairs 32 --log-every 10 --save-every 25
-	$(BIN)/python -m und3rstand_jax report --scene $(SCENE) --checkpoint .demo/pocket --out .demo/report --overwrite
+	$(BIN)/python -m und3rstand_jax report --scene $(SCENE) --checkpoint .demo/run/probes --out .demo/report --overwrite
 	@echo "Click: file://$(CURDIR)/.demo/report/report.html"
 
 # The TPU's compiler is installed for one test; without this, JAX would look for a TPU in all of them.
