@@ -14,32 +14,35 @@ from und3rstand_jax.report.measure import measure
 from und3rstand_jax.report.stopwatch import Stopwatch
 
 HEIGHT, WIDTH = 64, 96
+SIZES = ((HEIGHT, WIDTH), (HEIGHT, WIDTH))
 HEADS = 2
 
 
 @functools.cache
-def room(height=HEIGHT, width=WIDTH):
-    """Both pictures, both views' points in view 1's frame, camera 2 to camera 1, and the intrinsics of both."""
-    pictures, points = zip(*(render(camera, width, height, samples=1) for camera in (0, 1)), strict=True)
+def room(sizes=SIZES):
+    """Both pictures of (height, width), both views' points in view 1's frame, camera 2 to camera 1, and the intrinsics of each."""
+    pictures, points = zip(*(render(camera, width, height, samples=1) for camera, (height, width) in enumerate(sizes)), strict=True)
     cameras = []
     for place, looks_at in CAMERAS:
         camera = np.eye(4)
         camera[:3, :3] = camera_axes(place, looks_at).T
         camera[:3, 3] = place
         cameras.append(camera)
-    intrinsics = np.array([[0.77 * width, 0, (width - 1) / 2], [0, 0.77 * width, (height - 1) / 2], [0, 0, 1]])
+    intrinsics = tuple(
+        np.array([[0.77 * width, 0, (width - 1) / 2], [0, 0.77 * width, (height - 1) / 2], [0, 0, 1]]) for height, width in sizes
+    )
     return pictures, points, np.linalg.inv(cameras[0]) @ cameras[1], intrinsics
 
 
-def room_inputs(has_truth=True, size=(HEIGHT, WIDTH)):
+def room_inputs(has_truth=True, sizes=SIZES):
     """The room as a report takes it, or as if it were two photos."""
-    pictures, points, pose, intrinsics = room(*size)
+    pictures, points, pose, intrinsics = room(sizes)
     one, two = (picture[None].astype(np.float32) / 127.5 - 1 for picture in pictures)
     facts = {"images": "the demo's room"}
     if not has_truth:
         return Inputs("a.png and b.png", (one, two), None, None, None, facts)
-    truth = tuple(ViewTruth(view, np.ones(size, bool)) for view in points)
-    return Inputs("the demo's room", (one, two), truth, pose, (intrinsics, intrinsics), facts)
+    truth = tuple(ViewTruth(view, np.ones(view.shape[:2], bool)) for view in points)
+    return Inputs("the demo's room", (one, two), truth, pose, intrinsics, facts)
 
 
 def said(view1, view2, confident=True):
@@ -89,7 +92,7 @@ def told_probes(outputs):
     return SimpleNamespace(layer_ids=tuple(outputs), read_layer=lambda layer, features: outputs[layer])
 
 
-def told_report(outputs, head=None, has_truth=True, size=(HEIGHT, WIDTH), blocks=2) -> Report:
+def told_report(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2) -> Report:
     """The report on the room of a model whose layers and head say that."""
     model = ToldModel(head, blocks)
-    return measure(model, told_probes(outputs), tuple(outputs), room_inputs(has_truth, size), {}, Stopwatch())
+    return measure(model, told_probes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())

@@ -149,10 +149,30 @@ def test_without_truth_and_head_the_last_layer_is_the_reference():
     assert found.layers[0].errors[0] > 0.2
 
 
+@pytest.mark.parametrize("has_truth", [True, False])
+def test_views_of_two_sizes_have_each_their_own_camera_and_grid(has_truth):
+    sizes = (64, 96), (48, 32)
+    _, points, pose, intrinsics = room(sizes)
+    told = {LAYERS[0]: said(*points)}
+    found = told_report(told, head=None if has_truth else said(*points), has_truth=has_truth, sizes=sizes)
+    assert found.grids == ((4, 6), (3, 2)) and found.attention[0].from_view2.shape == (HEADS, 6, 24)
+    layer = found.layers[0]
+    np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
+    assert layer.correspondences.pixels1.max() > 63 and (layer.correspondences.pixels2.max(axis=0) < (32, 48)).all()
+    if has_truth:
+        np.testing.assert_array_equal(found.intrinsics, intrinsics)
+        np.testing.assert_allclose(layer.pose.camera2_to_1, pose, atol=1e-3)
+        assert layer.accuracy == 1
+    else:
+        # Of photos, one lens is assumed: view 1's, in pixels, about the middle of each view.
+        np.testing.assert_allclose(found.intrinsics[0], intrinsics[0], rtol=1e-4)
+        np.testing.assert_allclose(found.intrinsics[1], centred_intrinsics(found.intrinsics[0][0, 0], sizes[1]))
+
+
 def test_a_focal_length_that_cannot_be_told_leaves_poses_unknown():
     flat = np.ones((HEIGHT, WIDTH, 3)) * [0, 0, 2]
     found = told_report({LAYERS[0]: said(*room()[1])}, head=said(flat, flat), has_truth=False)
-    assert found.facts["intrinsics"] is None
+    assert found.facts["intrinsics"] is None and found.intrinsics is None
     assert {(layer.pose.camera2_to_1, layer.pose.rotation_degrees) for layer in found.layers} == {(None, None)}
 
 

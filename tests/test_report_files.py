@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import numpy as np
@@ -16,7 +17,7 @@ from und3rstand_jax.__main__ import main
 from und3rstand_jax.checkpoint import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.images import load_image, to_uint8
-from und3rstand_jax.report.inputs import scene_inputs
+from und3rstand_jax.report.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.report.layer_figures import accuracy_figure, errors_figure, pose_figure
 from und3rstand_jax.report.match_figure import correspondences_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
@@ -104,6 +105,18 @@ def test_a_pose_that_was_not_found_is_null_in_json(report, written):
     assert written[0]["layers"][0]["camera2_to_1"] is None and written[0]["layers"][0]["rotation_degrees"] is None
 
 
+def test_numbers_of_photos_whose_names_are_no_utf_8_are_written_and_come_back(report, tmp_path):
+    photos = [tmp_path / os.fsdecode(name) for name in (b"caf\xe9.png", "café.png".encode())]
+    for photo, pixels in zip(photos, room()[0], strict=True):
+        Image.fromarray(pixels).save(photo)
+    inputs = photo_inputs(tuple(photos), "probe", 32)
+    assert inputs.title == "caf\\udce9.png and café.png"
+    write_numbers(tmp_path / "report.json", dataclasses.replace(report, title=inputs.title, facts=inputs.facts))
+    numbers = read_strictly(tmp_path / "report.json")
+    assert [image["path"] for image in numbers["facts"]["images"]] == list(map(str, photos))
+    assert "café.png" in (tmp_path / "report.json").read_text("utf-8")
+
+
 def drawn(figure):
     """All values that markers stand for in a figure's panel."""
     (axes,) = figure.axes
@@ -121,6 +134,17 @@ def test_figures_show_the_layers_figures_and_the_head_as_a_line(report):
     (axes,) = figure.axes
     assert axes.get_yscale() == "linear" and axes.get_ylim() == (-0.02, 1.02)
     assert report.layers[-1].accuracy in [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata())]
+
+
+def test_axes_name_the_reference_that_there_is():
+    told = {layer: noisy(0.05) for layer in LAYERS}
+    labels = [
+        pose_figure(told_report(told, head, has_truth)).axes[0].get_ylabel()
+        for head, has_truth in ((None, True), (noisy(0.01), False), (None, False))
+    ]
+    assert labels == [
+        f"angle in degrees\nto {named}" for named in ("the truth", "the model's final points", "the last probed layer's points")
+    ]
 
 
 def test_right_matches_are_blue_and_wrong_ones_orange(report):

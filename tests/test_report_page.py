@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import functools
 import gzip
+import io
 import json
 import re
 import shutil
@@ -13,58 +14,70 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from und3rstand_jax.errors import UserError
+from und3rstand_jax.report import page as page_module
 from und3rstand_jax.report.content import HEAD, Attention, Correspondences, Layer, Pose, Report, ViewGeometry, ViewTruth
+from und3rstand_jax.report.matching import drawn_matches
 from und3rstand_jax.report.page import LARGEST_PAGE, page_text, write_page
 from und3rstand_jax.report.page_arrays import pack
-from und3rstand_jax.report.page_attention import pool_attention, quantise_weights
+from und3rstand_jax.report.page_attention import pack_attention, pool_attention, quantise_weights
 from und3rstand_jax.report.page_geometry import NO_POINT, STEPS_PER_UNIT, mean_distance, pack_geometry, quantise_confidence, quantise_points
-from und3rstand_jax.report.page_values import evenly, to_json
+from und3rstand_jax.report.page_values import to_json
 
 NASTY = "</script><script>document.body.dataset.error='run'</script><b>&\"'é"
 STEPS = ("self_attn", "cross_attn", "mlp")
 
 
-def make_report(size, blocks, heads, has_truth=True, confident=True, seed=0, title="a pair"):
-    """Layers that approach a slanted wall, each in a unit of its own; attention at random."""
-    rng = np.random.default_rng(seed)
-    height, width = size
+def wall(height, width):
+    """Points of a slanted wall that a camera sees, and its intrinsics."""
     rows, columns = np.mgrid[:height, :width]
-    focal = 0.8 * width
+    intrinsics = np.array([[0.8 * width, 0, (width - 1) / 2], [0, 0.8 * width, (height - 1) / 2], [0, 0, 1]])
     depth = 2 + rows / height + 0.5 * np.sin(columns / width * 6)
-    wall = np.stack([(columns - (width - 1) / 2) / focal * depth, (rows - (height - 1) / 2) / focal * depth, depth], -1)
+    return np.stack([columns, rows, np.ones((height, width))], -1) @ np.linalg.inv(intrinsics).T * depth[..., None], intrinsics
+
+
+def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, title="a pair"):
+    """Layers that approach a slanted wall, each in a unit of its own; attention at random. sizes: of both views, or one for both."""
+    rng = np.random.default_rng(seed)
+    sizes = sizes if isinstance(sizes[0], tuple) else (sizes, sizes)
+    walls, intrinsics = zip(*(wall(*size) for size in sizes), strict=True)
     pose = np.eye(4)
     pose[0, 3] = 1.5
     ids = [*(f"decoder.{block}.{step}" for block in range(blocks) for step in STEPS), HEAD]
     layers = []
     for index, layer_id in enumerate(ids):
         noise, unit = 0.2 * (1 - index / len(ids)), 1.0 + index
-        coarse = rng.normal(size=(2, -(-height // 16), -(-width // 16), 3)) * noise
-        bumps = np.repeat(np.repeat(coarse, 16, 1), 16, 2)[:, :height, :width]
-        fine = rng.normal(size=(2, height, width, 3)) * 0.02 * noise
-        confidence = np.exp(rng.normal(size=(2, height, width)) * 0.1 + index / 10).astype(np.float32) if confident else (None, None)
-        views = tuple(ViewGeometry(np.float32((wall + bumps[v] + fine[v]) * unit), confidence[v]) for v in (0, 1))
+        views = []
+        for (height, width), true in zip(sizes, walls, strict=True):
+            coarse = rng.normal(size=(-(-height // 16), -(-width // 16), 3)) * noise
+            bumps = np.repeat(np.repeat(coarse, 16, 0), 16, 1)[:height, :width]
+            fine = rng.normal(size=(height, width, 3)) * 0.02 * noise
+            confidence = np.exp(rng.normal(size=(height, width)) * 0.1 + index / 10).astype(np.float32) if confident else None
+            views.append(ViewGeometry(np.float32((true + bumps + fine) * unit), confidence))
         known = Pose(np.diag([1.0, 1, 1, 1]) + (pose - np.eye(4)) * unit, 3.0 + index, 4.0) if index else Pose(None, None, None)
-        pixels = np.stack([rng.integers(0, width, 90), rng.integers(0, height, 90)], -1)
+        pixels = [np.stack([rng.integers(0, width, 90), rng.integers(0, height, 90)], -1) for height, width in sizes]
         offsets = np.where(np.arange(90) % 3, np.arange(90.0), np.nan) if has_truth else None
         layers.append(
             Layer(
                 layer_id,
-                views,
+                tuple(views),
                 (0.5 / (index + 1), float("nan")),
                 known,
-                Correspondences(pixels, pixels, offsets),
+                Correspondences(*pixels, offsets),
                 0.25 if has_truth else None,
             )
         )
-    grid = (height // 16, width // 16)
-    tokens = grid[0] * grid[1]
-    weights = rng.standard_gamma(0.3, size=(2, heads, tokens, tokens), dtype=np.float32)
-    weights /= weights.sum(-1, keepdims=True)
+    grids = tuple((height // 16, width // 16) for height, width in sizes)
+    tokens = [rows * columns for rows, columns in grids]
+    weights = [rng.standard_gamma(0.3, size=(heads, *shape), dtype=np.float32) for shape in (tokens, tokens[::-1])]
+    for of_view in weights:
+        of_view /= of_view.sum(-1, keepdims=True)
     # Every block has the same heads in another order: drawing so many numbers takes its time.
     attention = [Attention(block, np.roll(weights[0], block, 0), np.roll(weights[1], block, 0)) for block in range(blocks)]
-    truth = tuple(ViewTruth(wall, depth < 3.2) for _ in (0, 1)) if has_truth else None
-    images = tuple(rng.integers(0, 255, (height, width, 3), np.uint8) for _ in (0, 1))
+    truth = tuple(ViewTruth(true, true[..., 2] < 3.2) for true in walls) if has_truth else None
+    images = tuple(rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes)
     reference = "ground truth" if has_truth else "the model's own final pointmaps"
     facts = {
         "checkpoint": NASTY,
@@ -73,7 +86,8 @@ def make_report(size, blocks, heads, has_truth=True, confident=True, seed=0, tit
         "nothing": None,
         "not finite": float("inf"),
     }
-    return Report(title, images, (grid, grid), tuple(layers), tuple(attention), truth, pose if has_truth else None, reference, 5.0, facts)
+    true_pose = pose if has_truth else None
+    return Report(title, images, grids, tuple(layers), tuple(attention), truth, true_pose, intrinsics, reference, 5.0, facts)
 
 
 @functools.cache
@@ -221,13 +235,42 @@ def test_a_row_of_zeros_stays_zero():
     assert not weights.any() and np.isfinite(peaks).all()
 
 
-def test_matches_are_drawn_evenly_and_counted_in_full():
+def test_the_page_draws_the_matches_that_the_figure_draws_and_counts_all():
     matches = Page(small_page()).values()["layers"][0]["matches"]
+    found = small_report().layers[0].correspondences
+    drawn = drawn_matches(found)
+    assert len(set(drawn.tolist())) == 60
+    np.testing.assert_array_equal(matches["pixels2"], found.pixels2[drawn])
+    assert matches["offsets"] == [None if np.isnan(offset) else offset for offset in found.offsets[drawn]]
+    assert drawn_matches(Correspondences(found.pixels1[:2], found.pixels2[:2], None)).size == 2
     assert matches["count"] == 90 and matches["known"] == 60 and len(matches["pixels1"]) == 60
     assert matches["median_offset"] == np.median(np.arange(90)[np.arange(90) % 3 > 0])
-    assert matches["offsets"][0] is None
-    np.testing.assert_array_equal(evenly(5, 3), [0, 2, 4])
-    assert evenly(0, 3).size == 0
+
+
+def test_each_camera_is_drawn_with_its_own_lens():
+    report = make_report(((64, 96), (48, 32)), 1, 1)
+    lens = report.intrinsics[1].copy()
+    lens[0, 2] += 5
+    values = Page(page_text(dataclasses.replace(report, intrinsics=(report.intrinsics[0], lens)))).values()
+    assert values["shapes"] == [[64, 96], [48, 32]] and values["grids"] == [[4, 6], [3, 2]]
+    np.testing.assert_allclose(values["intrinsics"], [report.intrinsics[0], lens], rtol=1e-6)
+    untold = Page(page_text(dataclasses.replace(report, intrinsics=None))).values()
+    np.testing.assert_allclose(untold["intrinsics"][1], [[32, 0, 15.5], [0, 32, 23.5], [0, 0, 1]])
+
+
+def test_attention_between_views_of_two_sizes_is_pooled_each_on_its_own_grid():
+    grids = (8, 12), (5, 3)
+    rng = np.random.default_rng(0)
+    weights = [rng.dirichlet(np.full(keys, 0.3), (2, queries)).astype(np.float32) for queries, keys in ((96, 15), (15, 96))]
+    packed = pack_attention([Attention(block, *weights) for block in range(3)], grids, 4000)
+    assert packed.pool == 2 and packed.grids == ((4, 6), (3, 2)) and packed.spans == ((4, 6), (2.5, 1.5))
+    arrays = {array.name: unpack(array.spec, array.text) for array in packed.arrays}
+    for view, (given, (own, other)) in enumerate(zip(weights, (grids, grids[::-1]), strict=True), start=1):
+        expected = pool_attention(given, own, other, 2)
+        peaks = arrays[f"peaks{view}"][2][..., None]
+        back = peaks * (arrays[f"weights{view}"][2] / packed.levels) ** 2
+        assert back.shape == expected.shape == (2, (24, 6)[view - 1], (6, 24)[view - 1])
+        assert (np.abs(back - expected) <= peaks * (1 / packed.levels + 1 / (4 * packed.levels**2)) + 1e-7).all()
 
 
 def test_a_full_size_report_fits_and_says_what_was_left_out():
@@ -253,6 +296,35 @@ def test_a_budget_that_is_short_coarsens_the_grid():
         -(-(64 - coarse.stride // 2) // coarse.stride),
         -(-(96 - coarse.stride // 2) // coarse.stride),
     ]
+
+
+def test_a_page_that_cannot_be_made_small_enough_is_refused_with_what_to_change(monkeypatch):
+    monkeypatch.setattr(page_module, "LARGEST_PAGE", 500_000)
+    told = r"would take [\d.]+ MB, more than 0.5, with 10 layers and views of 96×64 pixels; choose fewer --layers or a smaller --size"
+    with pytest.raises(UserError, match=told):
+        page_text(small_report())
+
+
+def test_large_photos_are_brought_to_1024_pixels_and_small_ones_left_alone():
+    report = small_report()
+    images = (np.zeros((1500, 2048, 3), np.uint8), report.images[1])
+    large = dataclasses.replace(report, layers=report.layers[:1], attention=(), images=images)
+    page = Page(page_text(large))
+    photos = [
+        Image.open(io.BytesIO(base64.b64decode(value.partition(",")[2])))
+        for _, name, value in page.attributes
+        if name == "src" and value.startswith("data:image/")
+    ]
+    assert [photo.size for photo in photos] == [(1024, 750), (96, 64)]
+    np.testing.assert_array_equal(np.asarray(photos[1]), report.images[1])
+    assert page.values()["shapes"] == [[1500, 2048], [64, 96]]
+
+
+def test_a_page_of_the_head_alone_speaks_of_no_probes():
+    report = small_report()
+    alone = Page(page_text(dataclasses.replace(report, layers=report.layers[-1:]))).words
+    assert "own probe" not in alone and "The model’s own head sees a 3D point" in alone
+    assert "read out by its own probe" in Page(small_page()).words
 
 
 def test_a_report_without_confidence_attention_or_truth_makes_a_page():
@@ -371,3 +443,119 @@ def test_a_bare_report_of_one_layer_comes_up_in_a_browser(tmp_path):
     write_page(page, dataclasses.replace(report, attention=(), layers=report.layers[-1:]))
     body = body_after(page, tmp_path / "profile", "#layer=decoder.9.mlp", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
     assert body.get("data-error") is None and body["data-ready"] == "true"
+
+
+# Ranks of points by confidence, computed by the page's own module.
+RANKS = """<script type="module">
+import { createGeometry, TRUTH } from "report/geometry";
+const array = (shape, values) => ({ shape, values });
+const view = (levels, gap) => {
+  const count = levels.length;
+  const points = Int16Array.from({ length: 3 * count }, (_, i) => (i % count === gap ? -9 : 5));
+  return [array([1, 3, 1, count], points), array([1, 1, count], Uint8Array.from(levels)), array([3, 1, count], points)];
+};
+const ranks = (levels1, levels2) => {
+  const [[points1, confidence1, truth1], [points2, confidence2, truth2]] = [view(levels1, 0), view(levels2, -1)];
+  const values = { layers: [{}], geometry: { steps_per_unit: 1, no_point: -9, stride: 1 } };
+  const geometry = createGeometry(values, { points1, points2, confidence1, confidence2, truth1, truth2 });
+  return [1, 2].map((view) => [...geometry.ranks(view, 0)]).concat([[...geometry.ranks(1, TRUTH)]]);
+};
+document.body.dataset.ranks = JSON.stringify({ tied: ranks([7, 7], [7, 7, 7]), half: ranks([7, 7, 9], [2]) });
+</script>"""
+
+
+# Picks patches in view 2 by mouse and by keys, once the page is ready.
+PICK = """<script>
+addEventListener("load", () => {
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    const seen = [], layer = document.getElementById("now-id").textContent;
+    const note = () => seen.push(document.querySelector("#attention .status").textContent);
+    const canvas = document.querySelectorAll(".attention-views canvas")[1];
+    const box = canvas.getBoundingClientRect();
+    const click = { clientX: box.left + 0.75 * box.width, clientY: box.top + 0.9 * box.height, bubbles: true };
+    document.querySelectorAll(".small-multiples button")[1].click();
+    canvas.dispatchEvent(new MouseEvent("click", click)); note();
+    for (const key of ["ArrowUp", "ArrowRight", "ArrowLeft"]) {
+      canvas.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true })); note();
+    }
+    document.body.dataset.seen = seen.join("|");
+    document.body.dataset.stayed = document.getElementById("now-id").textContent === layer;
+    document.querySelector(".table").dispatchEvent(new KeyboardEvent("keydown", { key: "Home", bubbles: true }));
+    document.body.dataset.scrolled = document.getElementById("now-id").textContent === layer;
+    document.querySelectorAll("#pose tbody button")[1].click();
+    document.body.dataset.layer = document.getElementById("now-id").textContent;
+    document.body.dataset.charts = [...document.querySelectorAll(".chart svg")].every((svg) => svg.getAttribute("aria-label"));
+  }, 20);
+});
+</script>"""
+
+
+@needs_browser
+def test_a_patch_of_a_view_of_another_size_is_picked_by_mouse_and_keys_in_a_browser(tmp_path):
+    report = make_report(((64, 96), (48, 32)), 2, 2)
+    page = tmp_path / "report.html"
+    page.write_text(page_text(report) + PICK + RANKS, "ascii")
+    body = body_after(page, tmp_path / "profile", "#layer=%", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    assert "data-error" not in body
+    seen = body["data-seen"].split("|")
+    for text, (row, column) in zip(seen, ((3, 2), (2, 2), (2, 2), (2, 1)), strict=True):
+        # One step is 1/255 of the square root; percent with two digits, or one.
+        peak = 100 * report.attention[0].from_view2[0, 2 * (row - 1) + column - 1].max()
+        found = re.match(rf"Block 0, head 0: the patch in row {row}, column {column} of view 2 puts ([\d.]+) % of", text)
+        assert found and float(found[1]) == pytest.approx(peak, abs=0.06), text
+        assert text.endswith(f"each would have {100 / 24:.2f} %.")
+    assert body["data-stayed"] == body["data-scrolled"] == body["data-charts"] == "true"
+    assert body["data-layer"] == "decoder.0.cross_attn"
+
+    ranks = json.loads(body["data-ranks"])
+    # No gap in view 2. Hidden is what is no greater than the threshold, at most 0.95: no point of equal certainty.
+    assert ranks["tied"] == [[-1, 1], [1, 1, 1], [-1, 1]]
+    assert ranks["half"] == [[-1, 0.75, 1], [0.25], [-1, 1, 1]]
+
+
+# Counts what is drawn on the stage at several thresholds of certainty, then without the views. Frames are drawn when told: the browser
+# would not keep up with its virtual time, and lets go of what it drew after each.
+HIDE = """<script>
+const waiting = [];
+window.requestAnimationFrame = (draw) => waiting.push(draw);
+const frame = () => waiting.splice(0).forEach((draw) => draw(performance.now()));
+addEventListener("load", () => {
+  const drawn = () => {
+    const canvas = document.querySelector("#stage canvas");
+    const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+    context.drawImage(canvas, 0, 0);
+    return context.getImageData(0, 0, canvas.width, canvas.height).data.filter((value, i) => i % 4 === 3 && value > 0).length;
+  };
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    frame();
+    const counts = [];
+    const slider = document.querySelector(".threshold input");
+    for (const percent of [0, 45, 50, 95]) {
+      slider.value = percent;
+      slider.dispatchEvent(new Event("input"));
+      frame();
+      counts.push(drawn());
+    }
+    document.querySelectorAll(".switches input").forEach((box) => box.click());
+    frame();
+    document.body.dataset.counts = JSON.stringify([...counts, drawn()]);
+  }, 20);
+});
+</script>"""
+
+
+@needs_browser
+def test_the_least_certain_are_hidden_and_a_view_whose_points_are_all_alike_as_a_whole_or_not_at_all(tmp_path):
+    report = make_report((32, 48), 1, 1, has_truth=False)
+    sure = [dataclasses.replace(view, confidence=np.full((32, 48), 1.0 + v, np.float32)) for v, view in enumerate(report.layers[-1].views)]
+    page = tmp_path / "report.html"
+    page.write_text(
+        page_text(dataclasses.replace(report, layers=(dataclasses.replace(report.layers[-1], views=tuple(sure)),))) + HIDE, "ascii"
+    )
+    body = body_after(page, tmp_path / "profile", "", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    all_of_it, below_half, half, most, none = json.loads(body["data-counts"])
+    assert all_of_it == below_half > half == most > none

@@ -16,6 +16,7 @@ class ReportOptions:
     Writes into one folder a page to look at (report.html), figures for papers (figures/, PNG and SVG) and
     all numbers (report.json, arrays.npz): of every probed layer and of the model's own head the points, their error,
     the second camera's pose and the matches between the views, and the cross-attention of every decoder block.
+    arrays.npz takes 0.6 GB for all layers of a DUSt3R at 512×384, mostly attention, and 0.9 GB at 512×512.
     """
 
     images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2")]] = ()

@@ -13,6 +13,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 HEAD = "head"
 """Stands in place of a layer id for the model's own head."""
 
+GROUND_TRUTH, OWN_POINTMAPS = "ground truth", "the model's own final pointmaps"
+"""What layers may be measured against, as `Report.reference` calls it."""
+
+
+def layer_name(layer_id: str) -> str:
+    """A layer as texts call it."""
+    return "the model's own head" if layer_id == HEAD else layer_id
+
 
 @dataclasses.dataclass(frozen=True)
 class ViewGeometry:
@@ -36,8 +44,8 @@ class ViewTruth:
 class Pose:
     """Camera of view 2 in view 1's frame, by PnP on a layer's pointmap of view 2; its translation is in that pointmap's unit.
 
-    Angles (degrees) are against the ground truth, or against the model's own head where there is none; None where nothing was found
-    or nothing is known to compare with.
+    Angles (degrees) are against the reference's camera (`Report.reference`); None where nothing was found or nothing is known to compare
+    with.
     """
 
     camera2_to_1: Float[np.ndarray, "4 4"] | None
@@ -66,8 +74,7 @@ class Layer:
         layer_id: as in `und3rstand_jax.layers`, or HEAD.
         views: both views' geometry.
         errors: normalised point error of each view: mean distance between its points and the reference's after each pair of pointmaps is
-            divided by its mean distance to the origin (DUSt3R's regression loss). The reference is the ground truth where there is
-            one, else the model's own final pointmaps.
+            divided by its mean distance to the origin (DUSt3R's regression loss). `Report.reference` says what that is.
         pose: of view 2.
         correspondences: between the views.
         accuracy: share of the correspondences with a known true place that lie within `Report.match_threshold` pixels of it; None
@@ -106,7 +113,11 @@ class Report:
         attention: of every decoder block, in order.
         truth: of both views, where the images were rendered.
         true_pose: view 2's camera in view 1's frame, where known.
-        reference: what `Layer.errors` are measured against: "ground truth" or "the model's own final pointmaps".
+        intrinsics: of both views' cameras in pixels, pixel centres at integers: the true ones where they are known, else those that
+            poses were found with: the focal length by the reference's points of view 1, for both views, since view 2's points, in view
+            1's frame, tell none of its own. None where nothing tells a focal length; then there are no poses either.
+        reference: what `Layer.errors` are measured against: GROUND_TRUTH; without it OWN_POINTMAPS, the head's; without a head "the last
+            probed layer's pointmaps (ID)".
         match_threshold: pixels.
         facts: what was run: checkpoint, provenance, layers, seconds, versions; plain JSON values, nested.
     """
@@ -118,6 +129,7 @@ class Report:
     attention: tuple[Attention, ...]
     truth: tuple[ViewTruth, ViewTruth] | None
     true_pose: Float[np.ndarray, "4 4"] | None
+    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]] | None
     reference: str
     match_threshold: float
     facts: Mapping[str, Any]

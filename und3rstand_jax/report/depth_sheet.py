@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from und3rstand_jax.contact_sheet import ContactSheet
-from und3rstand_jax.report.content import HEAD, Report, ViewGeometry
+from und3rstand_jax.report.content import Report, ViewGeometry, layer_name
 
 
 def write_depth_sheet(path: Path, report: Report) -> None:
     """Writes the contact sheet of all layers as PNG."""
     sheet = ContactSheet(*report.images, rows=len(report.layers), title=f"What each layer knows of {report.title}")
     for layer in report.layers:
-        name = "the model's own head" if layer.layer_id == HEAD else layer.layer_id
-        sheet.add_row(name, *(_prediction(view) for view in layer.views))
+        sheet.add_row(layer_name(layer.layer_id), *(_prediction(view) for view in layer.views))
     sheet.write(path)
 
 

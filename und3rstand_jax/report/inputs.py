@@ -75,7 +75,12 @@ def photo_inputs(photos: tuple[Path, Path], preprocessing: Preprocessing, side: 
     one, two = (load_image(photo, preprocessing, side) for photo in photos)
     images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(photos, (one, two), strict=True)]
     facts = {"images": images, "preprocessing": preprocessing}
-    return Inputs(f"{photos[0].name} and {photos[1].name}", (one, two), None, None, None, facts)
+    return Inputs(" and ".join(_shown_name(photo) for photo in photos), (one, two), None, None, None, facts)
+
+
+def _shown_name(file: Path) -> str:
+    """A file's name, in which bytes that are not UTF-8 are written out: no figure or page can show them."""
+    return file.name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def scene_inputs(number: int, data: str, size: Size) -> Inputs:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from train.evaluation.plot import Panel, Series, panels_figure
-from und3rstand_jax.report.content import HEAD, Layer, Report
+from und3rstand_jax.report.content import GROUND_TRUTH, HEAD, OWN_POINTMAPS, Layer, Report
 
 
 def errors_figure(report: Report) -> Figure:
@@ -56,4 +56,5 @@ def _or_nan(of: Callable[[Layer], float | None]) -> Callable[[Layer], float]:
 
 
 def _short(reference: str) -> str:
-    return "the truth" if reference == "ground truth" else "the model's final points"
+    """The reference in few words, for an axis."""
+    return {GROUND_TRUTH: "the truth", OWN_POINTMAPS: "the model's final points"}.get(reference, "the last probed layer's points")

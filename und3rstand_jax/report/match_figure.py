@@ -7,9 +7,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from und3rstand_jax.report.content import HEAD, Layer, Report
+from und3rstand_jax.report.content import Layer, Report, layer_name
+from und3rstand_jax.report.matching import drawn_matches
 
-_MOST_LAYERS, _MOST_LINES = 4, 60
+_MOST_LAYERS = 4
 _GAP = 0.06  # between the views, of their width
 _RIGHT, _WRONG, _UNKNOWN = "#0072b2", "#d55e00", "#a1a1aa"  # Okabe and Ito's, which the colour-blind can tell apart
 _ROW_WIDTH = 7.2  # inches
@@ -44,9 +45,8 @@ def _chosen(layers: tuple[Layer, ...]) -> list[Layer]:
 
 
 def _title(layer: Layer) -> str:
-    name = "the model's own head" if layer.layer_id == HEAD else layer.layer_id
     accuracy = "" if layer.accuracy is None else f", {layer.accuracy:.0%} of those that can be checked are right"
-    return f"{name}: {len(layer.correspondences.pixels1)} matches{accuracy}"
+    return f"{layer_name(layer.layer_id)}: {len(layer.correspondences.pixels1)} matches{accuracy}"
 
 
 def _side_by_side(images: tuple[UInt8[np.ndarray, "H W 3"], ...]) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
@@ -63,8 +63,7 @@ def _draw_matches(axes: Axes, layer: Layer, left2: int, report: Report) -> None:
     matches = layer.correspondences
     if not len(matches.pixels1):
         return
-    # Spread over the image: matches come row by row of view 1.
-    drawn = np.random.default_rng(0).permutation(len(matches.pixels1))[:_MOST_LINES]
+    drawn = drawn_matches(matches)
     starts, ends = matches.pixels1[drawn].astype(float), matches.pixels2[drawn] + np.array([left2, 0.0])
     if matches.offsets is None:
         colours = _colours_of_places(starts, report.images[0].shape[:2])

@@ -10,6 +10,9 @@ from und3rstand_jax.report.content import Correspondences, ViewGeometry, ViewTru
 THRESHOLD = 0.03
 """Share of the width of view 2 within which a match counts as right."""
 
+MOST_DRAWN = 60
+"""Matches of a layer that pictures show."""
+
 _SAME_DEPTH = 0.02  # relative; what view 2 sees there farther off than this is another surface
 
 
@@ -77,6 +80,14 @@ def match_accuracy(matches: Correspondences, threshold: float) -> float | None:
         return None
     known = matches.offsets[~np.isnan(matches.offsets)]
     return float((known <= threshold).mean()) if known.size else None
+
+
+def drawn_matches(matches: Correspondences) -> Int[np.ndarray, " D"]:
+    """Indices of the at most `MOST_DRAWN` matches that are drawn: drawn by lot, the same at every call.
+
+    Matches come row by row of view 1's grid, in which every so-manieth would make a pattern.
+    """
+    return np.random.default_rng(0).permutation(len(matches.pixels1))[:MOST_DRAWN]
 
 
 def _nearest(points: Float[np.ndarray, "N 3"], asked: Float[np.ndarray, "M 3"]) -> Int[np.ndarray, " M"]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from und3rstand_jax.model import Backbone, Probes
 from und3rstand_jax.output import pair
 from und3rstand_jax.pointmap import Pointmap
-from und3rstand_jax.report.content import HEAD, Attention, Layer, Pose, Report, ViewGeometry, ViewTruth
+from und3rstand_jax.report.content import GROUND_TRUTH, HEAD, OWN_POINTMAPS, Attention, Layer, Pose, Report, ViewGeometry, ViewTruth
 from und3rstand_jax.report.inputs import Inputs
 from und3rstand_jax.report.matching import THRESHOLD, correspondences, match_accuracy, true_places
 from und3rstand_jax.report.point_errors import point_errors
@@ -28,12 +28,12 @@ Views = tuple[ViewGeometry, ViewGeometry]
 
 
 class _Reference(NamedTuple):
-    """What layers are measured against, and how it is called; `intrinsics` is view 2's camera, None where nothing tells it."""
+    """What layers are measured against, and how it is called; `intrinsics` are of both views, None where nothing tells them."""
 
     name: str
     points: tuple[ViewTruth, ViewTruth]
     pose: Float[np.ndarray, "4 4"] | None
-    intrinsics: Float[np.ndarray, "3 3"] | None
+    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]] | None
     facts: Mapping[str, Any]
 
     @property
@@ -76,7 +76,7 @@ def measure(
         poses = dict(_progress("poses", _poses(read, reference), len(read)))
     width2 = inputs.sizes[1][1]
     with stopwatch.time("matches"):
-        places = None if inputs.truth is None else true_places(inputs.truth, *_camera2(inputs))
+        places = _true_places(inputs)
         found = ((layer, correspondences(views, places)) for layer, views in read.items())
         matches = dict(_progress("matches", found, len(read)))
     patch = model.config.patch_size
@@ -91,6 +91,7 @@ def measure(
         attention=attention,
         truth=inputs.truth,
         true_pose=inputs.true_pose,
+        intrinsics=reference.intrinsics,
         reference=reference.name,
         match_threshold=THRESHOLD * width2,
         facts={**facts, **reference.facts},
@@ -121,28 +122,31 @@ def _attention(features: Any, block: int) -> Attention:
 
 
 def _truth(inputs: Inputs) -> _Reference:
-    assert inputs.truth is not None
-    pose, intrinsics = _camera2(inputs)
-    return _Reference("ground truth", inputs.truth, pose, intrinsics, {"intrinsics": _intrinsics_facts(inputs.intrinsics)})
+    assert inputs.truth is not None and inputs.intrinsics is not None
+    facts = {"intrinsics": _intrinsics_facts(inputs.intrinsics)}
+    return _Reference(GROUND_TRUTH, inputs.truth, inputs.true_pose, inputs.intrinsics, facts)
 
 
-def _camera2(inputs: Inputs) -> tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"]]:
+def _true_places(inputs: Inputs) -> Float[np.ndarray, "H1 W1 2"] | None:
+    if inputs.truth is None:
+        return None
     assert inputs.true_pose is not None and inputs.intrinsics is not None
-    return inputs.true_pose, inputs.intrinsics[1]
+    return true_places(inputs.truth, inputs.true_pose, inputs.intrinsics[1])
 
 
 def _own_geometry(read: Mapping[str, Views]) -> _Reference:
     """The model's own last word: its head's pointmaps, or the last probed layer's where there is no head."""
     layer, views = list(read.items())[-1]
-    name = "the model's own final pointmaps" if layer == HEAD else f"the last probed layer's pointmaps ({layer})"
+    name = OWN_POINTMAPS if layer == HEAD else f"the last probed layer's pointmaps ({layer})"
     points = pair(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
     focal = focal_length(views[0].points, views[0].confidence)
     if focal is None:
         return _Reference(name, points, None, None, {"intrinsics": None})
-    # One camera took both photos, is assumed: view 2's own focal length would take a pass with the views swapped.
+    # One camera took both photos, is assumed: view 2's points lie in view 1's frame, so that its own focal length would take a pass
+    # with the views swapped.
     cameras = pair(centred_intrinsics(focal, (view.points.shape[0], view.points.shape[1])) for view in views)
     facts = {"intrinsics": {**_intrinsics_facts(cameras), "estimated": f"focal length from view 1's points of {name}, for both views"}}
-    return _Reference(name, points, second_camera(views[1], cameras[1]), cameras[1], facts)
+    return _Reference(name, points, second_camera(views[1], cameras[1]), cameras, facts)
 
 
 def _intrinsics_facts(cameras: Any) -> dict[str, Any]:
@@ -152,7 +156,7 @@ def _intrinsics_facts(cameras: Any) -> dict[str, Any]:
 def _poses(read: Mapping[str, Views], reference: _Reference) -> Iterator[tuple[str, Pose]]:
     size = reference.scene_size
     for layer, (_, view2) in read.items():
-        camera = None if reference.intrinsics is None else second_camera(view2, reference.intrinsics)
+        camera = None if reference.intrinsics is None else second_camera(view2, reference.intrinsics[1])
         yield layer, pose_against(camera, reference.pose, size)
 
 

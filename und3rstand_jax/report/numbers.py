@@ -59,17 +59,20 @@ def write_numbers(path: Path, report: Report) -> None:
         "arrays": {"file": ARRAYS, "keys": _KEYS},
         "facts": report.facts,
     }
-    path.write_text(json.dumps(strict_json(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(strict_json(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    # A file name that is not UTF-8 has surrogates, which UTF-8 cannot write; with a backslash they are JSON's own escapes.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_arrays(path: Path, report: Report) -> None:
     """Writes `arrays.npz`; its keys are told in `report.json`."""
+    # As float64, None becomes NaN.
     arrays: dict[str, Any] = {
         "layer_ids": np.array([layer.layer_id for layer in report.layers]),
         "errors": np.array([layer.errors for layer in report.layers]),
-        "accuracies": _or_nan([layer.accuracy for layer in report.layers]),
-        "rotation_degrees": _or_nan([layer.pose.rotation_degrees for layer in report.layers]),
-        "translation_degrees": _or_nan([layer.pose.translation_degrees for layer in report.layers]),
+        "accuracies": np.array([layer.accuracy for layer in report.layers], np.float64),
+        "rotation_degrees": np.array([layer.pose.rotation_degrees for layer in report.layers], np.float64),
+        "translation_degrees": np.array([layer.pose.translation_degrees for layer in report.layers], np.float64),
         "image1": report.images[0],
         "image2": report.images[1],
     }
@@ -111,7 +114,3 @@ def _layer_arrays(layer: Layer) -> Iterator[tuple[str, np.ndarray]]:
         yield "offsets", layer.correspondences.offsets
     if layer.pose.camera2_to_1 is not None:
         yield "camera2_to_1", layer.pose.camera2_to_1
-
-
-def _or_nan(values: list[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from und3rstand_jax.errors import UserError
 from und3rstand_jax.report.content import HEAD, Report
 from und3rstand_jax.report.page_arrays import PackedArray, size
 from und3rstand_jax.report.page_attention import pack_attention
@@ -27,6 +28,7 @@ LARGEST_PAGE = 9_800_000
 
 _SHARE_OF_GEOMETRY = 0.55
 _LARGEST_PNG = 200_000
+_LONGEST_SIDE = 1024  # pixels of a photo on the page
 
 
 def write_page(path: Path, report: Report) -> None:
@@ -37,17 +39,26 @@ def write_page(path: Path, report: Report) -> None:
     Args:
         path: of the HTML file; its folder must exist.
         report: what to show.
+
+    Raises:
+        UserError: the page would be larger than `LARGEST_PAGE`.
+        OSError: the file cannot be written.
     """
     path.write_text(page_text(report), encoding="ascii")
 
 
 def page_text(report: Report) -> str:
-    """The page's HTML, in ASCII."""
+    """The page's HTML, in ASCII.
+
+    Raises:
+        UserError: it would be larger than `LARGEST_PAGE`.
+    """
     pictures = [_data_url(image) for image in report.images]
     modules = {f"report/{name}": text for name, text in _scripts().items()} | {"three": _web("vendor", "three.min.js")}
     fixed = {
         "title": html.escape(report.title),
         "summary": html.escape(_summary(report)),
+        "seen": _seen(report),
         "image1": pictures[0],
         "image2": pictures[1],
         "style": _web("style.css"),
@@ -59,7 +70,13 @@ def page_text(report: Report) -> str:
     attention = pack_attention(report.attention, report.grids, left - size(geometry.arrays))
     values = to_json(page_values(report, geometry, attention))
     arrays = geometry.arrays + (attention.arrays if attention else ())
-    return _fill(_web("template.html"), fixed | {"values": values, "arrays": "\n".join(map(_array_script, arrays))})
+    page = _fill(_web("template.html"), fixed | {"values": values, "arrays": "\n".join(map(_array_script, arrays))})
+    if len(page) > LARGEST_PAGE:
+        raise UserError(
+            f"the report's page would take {len(page) / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.1f}, with {len(report.layers)} layers "
+            f"and views of {_sizes(report)} pixels; choose fewer --layers or a smaller --size"
+        )
+    return page
 
 
 def _fill(template: str, texts: dict[str, str]) -> str:
@@ -69,13 +86,28 @@ def _fill(template: str, texts: dict[str, str]) -> str:
 
 
 def _summary(report: Report) -> str:
-    (height1, width1), (height2, width2) = (image.shape[:2] for image in report.images)
-    sizes = f"{width1}×{height1}" if (height1, width1) == (height2, width2) else f"{width1}×{height1} and {width2}×{height2}"
     head = any(layer.layer_id == HEAD for layer in report.layers)
     layers = len(report.layers) - head
     return (
         f"{layers} {'layer' if layers == 1 else 'layers'}{' and the model’s own head' if head else ''}, "
-        f"two views of {sizes} pixels; errors are measured against {report.reference}."
+        f"two views of {_sizes(report)} pixels; errors are measured against {report.reference}."
+    )
+
+
+def _sizes(report: Report) -> str:
+    return " and ".join(dict.fromkeys(f"{image.shape[1]}×{image.shape[0]}" for image in report.images))
+
+
+def _seen(report: Report) -> str:
+    """Who sees the points that the page shows, and in which unit."""
+    if all(layer.layer_id == HEAD for layer in report.layers):
+        return (
+            "The model’s own head sees a 3D point for every pixel of both views, in the frame of view 1’s camera. "
+            "Here they are divided by their mean distance to that camera."
+        )
+    return (
+        "Each layer, read out by its own probe, sees a 3D point for every pixel of both views, in the frame of view 1’s camera. "
+        "Every layer has its own unit; here all are divided by their mean distance to that camera."
     )
 
 
@@ -89,10 +121,12 @@ def _module_url(text: str) -> str:
 
 
 def _data_url(image: UInt8[np.ndarray, "H W 3"]) -> str:
-    """PNG, or JPEG where that would be large."""
+    """PNG, or JPEG where that would be large; of at most `_LONGEST_SIDE` pixels a side."""
+    photo = Image.fromarray(image)
+    photo.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 92, "subsampling": 0})):
         file = io.BytesIO()
-        Image.fromarray(image).save(file, kind, **options)
+        photo.save(file, kind, **options)
         if kind == "jpeg" or file.tell() <= _LARGEST_PNG:
             return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
     raise AssertionError("JPEG is always taken")

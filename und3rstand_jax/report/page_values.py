@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from und3rstand_jax.report import page_attention, page_geometry
 from und3rstand_jax.report.content import Correspondences, Layer, Pose, Report
+from und3rstand_jax.report.matching import drawn_matches
 from und3rstand_jax.report.page_attention import PackedAttention
 from und3rstand_jax.report.page_geometry import PackedGeometry
-
-MATCHES_SHOWN = 60
+from und3rstand_jax.report.poses import centred_intrinsics
 
 _COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno"}
 
@@ -30,7 +30,7 @@ def page_values(report: Report, geometry: PackedGeometry, attention: PackedAtten
         "match_threshold": report.match_threshold,
         "shapes": [list(image.shape[:2]) for image in report.images],
         "grids": report.grids,
-        "focal": _focal(report),
+        "intrinsics": [camera.tolist() for camera in _intrinsics(report)],
         "error_range": _error_range(report.layers),
         "layers": [_layer(layer, scale) for layer, scale in zip(report.layers, geometry.scales, strict=True)],
         "true_pose": _camera(report.true_pose, geometry.truth_scale or 1.0),
@@ -45,11 +45,6 @@ def to_json(value: Any) -> str:
     """JSON without NaN and infinities (floats that are not finite become null), and safe inside a <script> of any type."""
     text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def evenly(count: int, wanted: int) -> np.ndarray:
-    """At most `wanted` indices below `count`, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)) if count else np.zeros(0, int)
 
 
 def _layer(layer: Layer, scale: float) -> dict[str, Any]:
@@ -76,7 +71,7 @@ def _camera(camera_to_1: Float[np.ndarray, "4 4"] | None, scale: float) -> list[
 
 
 def _matches(found: Correspondences) -> dict[str, Any]:
-    shown = evenly(len(found.pixels1), MATCHES_SHOWN)
+    shown = drawn_matches(found)
     offsets = None if found.offsets is None else found.offsets.astype(np.float64)
     known = 0 if offsets is None else int(np.isfinite(offsets).sum())
     return {
@@ -89,18 +84,12 @@ def _matches(found: Correspondences) -> dict[str, Any]:
     }
 
 
-def _focal(report: Report) -> float:
-    """Focal length in pixels of view 1, from the truth or else the last layer; only for how wide cameras are drawn.
-
-    Median over pixels of (distance to the image's centre) · z / (distance to the optical axis).
-    """
-    points = report.layers[-1].views[0].points if report.truth is None else report.truth[0].points
-    height, width = points.shape[:2]
-    rows, columns = np.mgrid[:height, :width]
-    radius = np.hypot(columns - (width - 1) / 2, rows - (height - 1) / 2)
-    across = np.hypot(points[..., 0], points[..., 1])
-    usable = np.isfinite(points).all(-1) & (points[..., 2] > 0) & (across > 0) & (radius > 0)
-    return float(np.median(radius[usable] * points[..., 2][usable] / across[usable])) if usable.any() else float(width)
+def _intrinsics(report: Report) -> Sequence[Float[np.ndarray, "3 3"]]:
+    """What both cameras are drawn with: where nothing tells a focal length, and only view 1 has a camera, one that is a view's width."""
+    if report.intrinsics is not None:
+        return report.intrinsics
+    sizes = [(image.shape[0], image.shape[1]) for image in report.images]
+    return [centred_intrinsics(float(width), (height, width)) for height, width in sizes]
 
 
 def _error_range(layers: tuple[Layer, ...]) -> float:
@@ -116,6 +105,7 @@ def _colormap(name: str) -> str:
 
 
 def _finite(value: Any) -> Any:
+    """Unlike `strict_json`: the scripts take what is not finite for unknown, and seven digits are enough for them."""
     if isinstance(value, Mapping):
         return {str(key): _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
 """The report as a table for the terminal."""
 
-from und3rstand_jax.report.content import HEAD, Layer, Report
+from und3rstand_jax.report.content import Layer, Report, layer_name
 
 _HEADINGS = (("", "error", "error", "match", "rotation"), ("layer", "view 1", "view 2", "accuracy", "°"))
 
@@ -17,7 +17,6 @@ def format_table(report: Report) -> str:
 
 
 def _cells(layer: Layer) -> tuple[str, ...]:
-    name = "the model's own head" if layer.layer_id == HEAD else layer.layer_id
     accuracy, rotation = layer.accuracy, layer.pose.rotation_degrees
     numbers = (*(f"{error:.4f}" for error in layer.errors), "–" if accuracy is None else f"{accuracy:.1%}")
-    return (name, *numbers, "–" if rotation is None else f"{rotation:.2f}")
+    return (layer_name(layer.layer_id), *numbers, "–" if rotation is None else f"{rotation:.2f}")

@@ -37,7 +37,7 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   }
   const weightsOf = createReader(info, arrays);
   byId("attention-note").textContent = note(info, values.grids);
-  const status = element("p", { class: "status" });
+  const status = element("p", { class: "status", role: "status" });
   const panels = [1, 2].map((view) => createPanel(view, state, info, photos[view - 1], colourMap, status));
   const grid = createGrid(state, info, colourMap, values.shapes);
   // A wide grid leaves room for one photo beside it, not for two.
@@ -49,16 +49,24 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
     const weights = weightsOf(query.view, block, head, query.token);
     panels.forEach((panel, i) => (i + 1 === query.view ? panel.showQuery(query.token) : panel.showWeights(weights)));
     const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
-    status.dataset.text = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}: ${percent(peak)} of its weight is on the brightest patch; spread evenly, each would have ${percent(1 / weights.length)}.`;
+    const who = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}`;
+    const [row, column] = rowAndColumn(info, query);
+    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each would have ${percent(1 / weights.length)}.`;
     status.textContent = status.dataset.text;
   });
   state.watch(["query"], ({ query }) => grid.paint((block, head) => toShares(weightsOf(query.view, block, head, query.token)), query.view));
   state.watch(["block", "head"], ({ block, head }) => grid.mark(block, head));
 }
 
+// Counted from 1.
+function rowAndColumn(info, { view, token }) {
+  const [, columns] = info.grids[view - 1];
+  return [Math.floor(token / columns) + 1, (token % columns) + 1];
+}
+
 function note(info, grids) {
-  const [rows, columns] = grids[0];
-  const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are taken together (of ${rows}×${columns}). `;
+  const sizes = new Set(grids.map(([rows, columns]) => `${rows}×${columns}`));
+  const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are taken together (of ${[...sizes].join(" and ")}). `;
   const steps = info.levels < 63 ? `Weights are kept in ${info.levels} steps. ` : "";
   return `${pooled}${steps}Each map is brightest at its own largest weight.`;
 }
@@ -74,7 +82,7 @@ function followSlider(state, layers, info) {
 
 function createPanel(view, state, info, photo, colourMap, status) {
   const [rows, columns] = info.grids[view - 1];
-  const canvas = element("canvas", { class: `of-view${view}`, role: "img", "aria-label": `Attention, view ${view}` });
+  const canvas = element("canvas", { class: `of-view${view}`, tabindex: 0, role: "application", "aria-label": `View ${view}: arrow keys choose the patch whose attention is shown` });
   const caption = element("figcaption", { class: `of-view${view}` });
   const heat = document.createElement("canvas");
   const scale = Math.max(1, Math.round(640 / photo.naturalWidth));
@@ -91,6 +99,19 @@ function createPanel(view, state, info, photo, colourMap, status) {
     const row = Math.floor(((event.clientY - box.top) / box.height) * spanRows);
     return Math.min(rows - 1, Math.max(0, row)) * columns + Math.min(columns - 1, Math.max(0, column));
   }
+  // By one cell; from the middle where the patch is in the other view.
+  canvas.addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    if (!steps || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    // The same keys step through the layers elsewhere.
+    event.stopPropagation();
+    const { query } = state.values;
+    const from = query.view === view ? query.token : Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+    const move = (place, by, count) => Math.min(count - 1, Math.max(0, place + by));
+    const token = move(Math.floor(from / columns), steps[0], rows) * columns + move(from % columns, steps[1], columns);
+    state.set({ query: { view, token } });
+  });
   canvas.addEventListener("click", (event) => state.set({ query: { view, token: cellAt(event) } }));
   canvas.addEventListener("pointermove", (event) => {
     if (weights) status.textContent = `Weight here: ${percent(weights[cellAt(event)])}.`;

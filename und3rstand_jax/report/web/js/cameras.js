@@ -4,24 +4,30 @@ import { BufferAttribute, BufferGeometry, DoubleSide, Group, LineBasicMaterial, 
 
 const DEPTH = 0.16;
 
-function corners(shape, focal) {
-  const [height, width] = shape;
-  const [x, y] = [(DEPTH * width) / 2 / focal, (DEPTH * height) / 2 / focal];
-  return [[-x, -y, DEPTH], [x, -y, DEPTH], [x, y, DEPTH], [-x, y, DEPTH]];
+// Where the image's edges are at a depth in front of its camera. Its outermost pixels have their centres at 0 and at side - 1.
+export function imageEdges([height, width], intrinsics, depth) {
+  const [[fx, , cx], [, fy, cy]] = intrinsics;
+  const at = (pixel, centre, focal) => (depth * (pixel - centre)) / focal;
+  return { left: at(-0.5, cx, fx), right: at(width - 0.5, cx, fx), top: at(-0.5, cy, fy), bottom: at(height - 0.5, cy, fy) };
 }
 
-function outline(shape, focal) {
-  const around = corners(shape, focal);
-  const [left, right] = around;
+function corners(shape, intrinsics) {
+  const { left, right, top, bottom } = imageEdges(shape, intrinsics, DEPTH);
+  return [[left, top, DEPTH], [right, top, DEPTH], [right, bottom, DEPTH], [left, bottom, DEPTH]];
+}
+
+function outline(shape, intrinsics) {
+  const around = corners(shape, intrinsics);
+  const [left, right, , below] = around;
   // A small roof tells which way is up.
-  const roof = [(left[0] + right[0]) / 2, left[1] * 1.35, DEPTH];
+  const roof = [(left[0] + right[0]) / 2, left[1] - 0.175 * (below[1] - left[1]), DEPTH];
   const lines = around.flatMap((corner, i) => [[0, 0, 0], corner, corner, around[(i + 1) % 4]]);
   return [...lines, left, roof, roof, right].flat();
 }
 
-function picture(shape, focal, photo) {
+function picture(shape, intrinsics, photo) {
   const geometry = new BufferGeometry();
-  geometry.setAttribute("position", new BufferAttribute(new Float32Array(corners(shape, focal).flat()), 3));
+  geometry.setAttribute("position", new BufferAttribute(new Float32Array(corners(shape, intrinsics).flat()), 3));
   geometry.setAttribute("uv", new BufferAttribute(new Float32Array([0, 1, 1, 1, 1, 0, 0, 0]), 2));
   geometry.setIndex([0, 1, 2, 0, 2, 3]);
   const texture = new Texture(photo);
@@ -30,12 +36,13 @@ function picture(shape, focal, photo) {
   return new Mesh(geometry, new MeshBasicMaterial({ map: texture, side: DoubleSide, transparent: true, opacity: 0.85 }));
 }
 
-export function createCamera(shape, focal, photo = null) {
+// shape: [height, width] of the view; intrinsics: rows of its matrix, in pixels.
+export function createCamera(shape, intrinsics, photo = null) {
   const geometry = new BufferGeometry();
-  geometry.setAttribute("position", new BufferAttribute(new Float32Array(outline(shape, focal)), 3));
+  geometry.setAttribute("position", new BufferAttribute(new Float32Array(outline(shape, intrinsics)), 3));
   const material = new LineBasicMaterial();
   const object = new Group().add(new LineSegments(geometry, material));
-  if (photo) object.add(picture(shape, focal, photo));
+  if (photo) object.add(picture(shape, intrinsics, photo));
   const from = { place: new Vector3(), turn: new Quaternion() };
   const to = { place: new Vector3(), turn: new Quaternion() };
   let placed = false;

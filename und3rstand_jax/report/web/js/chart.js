@@ -12,8 +12,8 @@ function niceStep(highest, wanted, steps = []) {
   return [...steps, ...[1, 2, 2.5, 5, 10].map((factor) => factor * power)].find((step) => step >= rough);
 }
 
-// series: [{ name, colour (a class), values (null where unknown) }]; options: { height, format, ceiling, steps }.
-export function createChart(container, state, layers, series, { height = 260, format, ceiling = null, steps }) {
+// series: [{ name, colour (a class), values (null where unknown) }]; options: { label, height, format, ceiling, steps }.
+export function createChart(container, state, layers, series, { label, height = 260, format, ceiling = null, steps }) {
   const known = series.flatMap(({ values }) => values).filter((value) => value !== null);
   if (!known.length) {
     container.append(element("p", { class: "absent" }, "Not known for this pair."));
@@ -33,7 +33,7 @@ export function createChart(container, state, layers, series, { height = 260, fo
     const x = (index) => MARGIN.left + (index + 0.5) * slot;
     const y = (value) => MARGIN.top + inner.height * (1 - value / top);
     const radius = Math.min(4.2, Math.max(2.2, slot * 0.22));
-    const svg = drawing("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
+    const svg = drawing("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
     svg.append(...bands(layers, x, slot, inner), ...grid(y, top, stepY, inner, format));
     const current = drawing("line", { class: "current-line", y1: MARGIN.top - 4, y2: MARGIN.top + inner.height });
     svg.append(current, ...series.flatMap((one) => line(one, x, y, layers, radius)));

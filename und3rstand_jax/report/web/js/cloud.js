@@ -13,22 +13,20 @@ const IDENTITY = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
 
 export function createCloud(state, geometry, values, colourMaps, photos) {
   const centre = middle(geometry, geometry.hasTruth ? TRUTH : values.layers.length - 1);
-  let stage;
-  try {
-    stage = createStage(byId("stage"), centre);
-    document.body.dataset.webgl = "true";
-  } catch {
-    document.body.dataset.webgl = "false";
+  const canDraw = hasWebGL();
+  document.body.dataset.webgl = canDraw;
+  if (!canDraw) {
     byId("stage-hint").hidden = true;
-    byId("stage").append(element("p", { class: "absent" }, "This browser gives no WebGL, which the 3D view needs. Everything else on the page works without."));
+    byId("stage").append(element("p", { class: "absent" }, "This browser gives no WebGL 2, which the 3D view needs. Everything else on the page works without."));
     return;
   }
-  const pixelAngle = geometry.stride / values.focal;
-  const views = [1, 2].map((view) => ({ view, points: createPoints(geometry.size(view).count, pixelAngle), colours: imageColours(photos[view - 1], values.shapes[view - 1], geometry.size(view), geometry.stride) }));
-  const truth = geometry.hasTruth ? [1, 2].map((view) => truthPoints(geometry, view, pixelAngle)) : [];
+  const stage = createStage(byId("stage"), centre);
+  const pixelAngles = values.intrinsics.map(([[fx], [, fy]]) => geometry.stride / Math.min(fx, fy));
+  const views = [1, 2].map((view) => ({ view, points: createPoints(geometry.size(view).count, pixelAngles[view - 1]), colours: imageColours(photos[view - 1], values.shapes[view - 1], geometry.size(view), geometry.stride) }));
+  const truth = geometry.hasTruth ? [1, 2].map((view) => truthPoints(geometry, view, pixelAngles[view - 1], values.true_pose)) : [];
   const marker = createPoints(1, 12 / 500);
-  const cameras = [createCamera(values.shapes[0], values.focal, photos[0]), createCamera(values.shapes[1], values.focal, photos[1])];
-  const trueCamera = createCamera(values.shapes[1], values.focal);
+  const cameras = photos.map((photo, i) => createCamera(values.shapes[i], values.intrinsics[i], photo));
+  const trueCamera = createCamera(values.shapes[1], values.intrinsics[1]);
   cameras[0].moveTo(IDENTITY);
   trueCamera.moveTo(values.true_pose);
   trueCamera.blend(1);
@@ -40,8 +38,9 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   stage.beforeFrame.push(() => (cameras[0].object.visible = stage.distanceToCamera1() > 0.12));
 
   state.watch(["layer"], ({ layer }) => {
-    views.forEach(({ view, points }) => points.moveTo(geometry.points(view, layer), geometry.ranks(view, layer)));
-    cameras[1].moveTo(values.layers[layer].pose.camera);
+    const { camera } = values.layers[layer].pose;
+    views.forEach(({ view, points }) => points.moveTo(geometry.points(view, layer), geometry.ranks(view, layer), view === 1 ? undefined : placeOf(camera)));
+    cameras[1].moveTo(camera);
     move();
   });
   state.watch(["threshold"], ({ threshold }) => views.forEach(({ points }) => (points.uniforms.threshold.value = threshold)));
@@ -80,6 +79,16 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   addControls(state, geometry, stage);
 }
 
+// Asked on a spare canvas, so that what else may fail on the stage is not taken for it; the spare one's context is given back.
+function hasWebGL() {
+  const context = document.createElement("canvas").getContext("webgl2");
+  context?.getExtension("WEBGL_lose_context")?.loseContext();
+  return context !== null;
+}
+
+// Where a camera stands; undefined where there is none.
+const placeOf = (pose) => pose?.slice(0, 3).map((row) => row[3]);
+
 // Median of the points of view 1.
 function middle(geometry, layer) {
   const points = geometry.points(1, layer);
@@ -89,9 +98,9 @@ function middle(geometry, layer) {
   });
 }
 
-function truthPoints(geometry, view, pixelAngle) {
+function truthPoints(geometry, view, pixelAngle, truePose) {
   const points = createPoints(geometry.size(view).count, pixelAngle, 0.7);
-  points.moveTo(geometry.points(view, TRUTH), geometry.ranks(view, TRUTH));
+  points.moveTo(geometry.points(view, TRUTH), geometry.ranks(view, TRUTH), view === 1 ? undefined : placeOf(truePose));
   points.uniforms.blend.value = 1;
   return points;
 }

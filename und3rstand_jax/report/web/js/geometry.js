@@ -12,13 +12,13 @@ function remember(compute) {
   };
 }
 
-// Share of all points of both views that are less certain, by confidence level.
+// Share of all points of both views that are no more certain, by confidence level: where all are alike none is among the least certain.
 function ranksByLevel(maps) {
   const counts = new Float64Array(256);
   let total = 0;
   for (const map of maps) for (const level of map) counts[level]++, total++;
   let below = 0;
-  return Float32Array.from(counts, (count) => [below / total, (below += count)][0]);
+  return Float32Array.from(counts, (count) => (below += count) / total);
 }
 
 export function createGeometry(values, arrays) {
@@ -61,7 +61,7 @@ export function createGeometry(values, arrays) {
   const [low, high] = values.geometry.log_confidence_range ?? [0, 1];
   const confidenceValue = (level) => Math.exp(low + (level / 255) * (high - low));
 
-  // Share of both views' points that the layer is less sure of; -1 where there is no point.
+  // Share of both views' points that the layer is no surer of, so 1 for the surest; -1 where there is no point.
   const ranks = remember((view, layer) => {
     const place = points(view, layer);
     const { count } = size(view);

@@ -26,8 +26,8 @@ function firstQuery(attention) {
 }
 
 function geometryNote({ shapes, geometry: { stride } }) {
-  const [height, width] = shapes[0];
-  return stride === 1 ? "" : `To keep this file small, every ${stride}th pixel is shown in both directions (of ${width}×${height}). `;
+  const sizes = new Set(shapes.map(([height, width]) => `${width}×${height}`));
+  return stride === 1 ? "" : `To keep this file small, one pixel of ${stride}×${stride} is shown (of ${[...sizes].join(" and ")}). `;
 }
 
 async function start() {

@@ -17,7 +17,7 @@ export function createMaps(state, geometry, values, colourMaps) {
       values: geometry.confidence, range: geometry.confidenceRange, shares: (map) => shareOf(map, 0, 255), read: geometry.confidenceValue,
     });
   rows.push({
-    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the final points", map: colourMaps.error, layer: (layer) => layer,
+    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the reference’s points", map: colourMaps.error, layer: (layer) => layer,
     values: geometry.errors, range: [0, values.error_range], shares: (map) => shareOf(map, 0, values.error_range), read: (value) => value,
   });
   if (geometry.hasTruth) rows.push({ ...depth, title: "True depth", unit: "same scale", map: colourMaps.depth, layer: () => TRUTH });

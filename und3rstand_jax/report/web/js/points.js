@@ -1,20 +1,23 @@
 // A view's points on the graphics card: they move from one layer's places to another's, and the uncertain ones can be hidden.
 
-import { BufferAttribute, BufferGeometry, Points, ShaderMaterial } from "three";
+import { BufferAttribute, BufferGeometry, Points, ShaderMaterial, Vector3 } from "three";
 
-// A point covers what its pixel does, which grows with the distance to the camera that saw it.
+// A point covers what its pixel does, which grows with the distance to the camera that saw it. Hidden are the share `threshold` of the
+// least certain, and those without a place, whose certainty is -1.
 const VERTEX = `
   attribute vec3 target;
   attribute vec3 tint;
   attribute float rank, targetRank;
   uniform float blend, threshold, pixelAngle, pixelsPerUnit;
+  uniform vec3 camera, targetCamera;
   varying vec3 colour;
   void main() {
     vec3 place = mix(position, target, blend);
     float certainty = blend < 0.5 ? rank : targetRank;
     vec4 eye = modelViewMatrix * vec4(place, 1.0);
-    gl_Position = certainty < threshold ? vec4(2.0, 2.0, 2.0, 1.0) : projectionMatrix * eye;
-    gl_PointSize = clamp(length(place) * pixelAngle * pixelsPerUnit / max(0.01, -eye.z), 1.5, 24.0);
+    gl_Position = certainty <= threshold ? vec4(2.0, 2.0, 2.0, 1.0) : projectionMatrix * eye;
+    float seenFrom = distance(place, mix(camera, targetCamera, blend));
+    gl_PointSize = clamp(seenFrom * pixelAngle * pixelsPerUnit / max(0.01, -eye.z), 1.5, 24.0);
     colour = tint;
   }`;
 
@@ -38,7 +41,10 @@ export function createPoints(count, pixelAngle, opacity = 1) {
     vertexShader: VERTEX,
     fragmentShader: FRAGMENT,
     transparent: opacity < 1,
-    uniforms: { blend: { value: 1 }, threshold: { value: 0 }, pixelAngle: { value: 0 }, pixelsPerUnit: { value: 500 }, opacity: { value: opacity } },
+    uniforms: {
+      blend: { value: 1 }, threshold: { value: 0 }, pixelAngle: { value: 0 }, pixelsPerUnit: { value: 500 }, opacity: { value: opacity },
+      camera: { value: new Vector3() }, targetCamera: { value: new Vector3() },
+    },
   });
   const object = new Points(geometry, material);
   // Its bounds change with every layer.
@@ -59,14 +65,16 @@ export function createPoints(count, pixelAngle, opacity = 1) {
     uniforms,
     scale,
     paint: (colours) => write("tint", colours),
-    // From wherever the points are now, also amid a movement.
-    moveTo(places, ranks) {
+    // From wherever the points are now, also amid a movement. camera: where they are seen from, view 1's where it is not known.
+    moveTo(places, ranks, camera = [0, 0, 0]) {
       const [from, to] = [geometry.attributes.position.array, geometry.attributes.target.array];
       const { value: blend } = uniforms.blend;
       write("position", from.map((value, i) => value + (to[i] - value) * blend));
       write("rank", geometry.attributes.targetRank.array);
       write("target", withoutGaps(places));
       write("targetRank", ranks);
+      uniforms.camera.value.lerp(uniforms.targetCamera.value, blend);
+      uniforms.targetCamera.value.set(...camera);
       uniforms.blend.value = 0;
     },
   };

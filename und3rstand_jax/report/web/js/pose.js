@@ -1,5 +1,6 @@
 // The relative pose: cameras and points seen from above, and a table of the angles.
 
+import { imageEdges } from "report/cameras";
 import { byId, element, themeColour, whenLookChanges } from "report/dom";
 import { TRUTH } from "report/geometry";
 
@@ -12,7 +13,7 @@ export function createPose(state, layers, values, geometry) {
   const { holder, showCurrent } = table(state, layers, values);
   byId("pose-body").append(figure, holder);
   state.watch(["layer"], showCurrent);
-  byId("pose-note").textContent = values.true_pose ? "Angles are to the true camera." : "Without a ground truth, angles are to the camera of the model’s own head.";
+  byId("pose-note").textContent = values.true_pose ? "Angles are to the true camera." : `Without a ground truth, angles are to the camera of ${values.reference}.`;
   const extent = extentFromAbove(geometry, geometry.hasTruth ? TRUTH : layers.length - 1);
   const draw = () => drawPlan(canvas, state.values.layer, values, geometry, extent);
   whenLookChanges(figure, draw);
@@ -44,11 +45,13 @@ function drawPlan(canvas, layer, values, geometry, [left, right, near, far]) {
   const middle = (width - unit * (right - left)) / 2;
   const place = (x, z) => [middle + (x - left) * unit, height - (z - near) * unit];
   for (const view of [1, 2]) scatter(context, geometry.points(view, layer), place, themeColour(`view${view}`));
-  const wedge = (pose, colour, size = 0.2, filled = false) => pose && drawCamera(context, pose, values, place, colour, size, filled);
-  values.layers.forEach(({ pose }, i) => i !== layer && wedge(pose.camera, themeColour("faint"), 0.09));
-  wedge(values.true_pose, themeColour("truth"), 0.26);
-  wedge([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], themeColour("view1"), 0.2, true);
-  wedge(values.layers[layer].pose.camera, themeColour("view2"), 0.2, true);
+  const wedge = (view, pose, colour, size = 0.2, filled = false) => {
+    if (pose) drawCamera(context, pose, imageEdges(values.shapes[view - 1], values.intrinsics[view - 1], size), place, colour, size, filled);
+  };
+  values.layers.forEach(({ pose }, i) => i !== layer && wedge(2, pose.camera, themeColour("faint"), 0.09));
+  wedge(2, values.true_pose, themeColour("truth"), 0.26);
+  wedge(1, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], themeColour("view1"), 0.2, true);
+  wedge(2, values.layers[layer].pose.camera, themeColour("view2"), 0.2, true);
 }
 
 function scatter(context, points, place, colour) {
@@ -62,13 +65,12 @@ function scatter(context, points, place, colour) {
   context.globalAlpha = 1;
 }
 
-function drawCamera(context, pose, values, place, colour, size, filled) {
-  const half = (size * values.shapes[0][1]) / 2 / values.focal;
+function drawCamera(context, pose, { left, right }, place, colour, size, filled) {
   const corner = (x) => place(...[0, 2].map((axis) => pose[axis][0] * x + pose[axis][2] * size + pose[axis][3]));
   context.beginPath();
   context.moveTo(...place(pose[0][3], pose[2][3]));
-  context.lineTo(...corner(-half));
-  context.lineTo(...corner(half));
+  context.lineTo(...corner(left));
+  context.lineTo(...corner(right));
   context.closePath();
   context.strokeStyle = context.fillStyle = colour;
   context.lineWidth = size > 0.1 ? 2 : 1;
@@ -84,13 +86,17 @@ function table(state, layers, values) {
   const angle = (value) => (value === null ? "–" : `${value.toFixed(2)}°`);
   const rows = layers.map(({ id }, index) => {
     const { rotation, translation } = values.layers[index].pose;
-    const cells = [id, angle(rotation), angle(translation)].map((text) => element("td", {}, text));
+    // A button for the keyboard; its click is the row's.
+    const cells = [element("button", { type: "button" }, id), angle(rotation), angle(translation)].map((content) => element("td", {}, content));
     return element("tr", { click: () => state.set({ layer: index, playing: false }) }, cells);
   });
-  const head = element("thead", {}, element("tr", {}, ["layer", "rotation", "translation"].map((text) => element("th", {}, text))));
+  const head = element("thead", {}, element("tr", {}, ["layer", "rotation", "translation"].map((text) => element("th", { scope: "col" }, text))));
   const holder = element("div", { class: "table", tabindex: 0 }, element("table", {}, head, element("tbody", {}, rows)));
   const showCurrent = ({ layer }) => {
-    rows.forEach((row, i) => row.classList.toggle("current", i === layer));
+    rows.forEach((row, i) => {
+      row.classList.toggle("current", i === layer);
+      row.querySelector("button").setAttribute("aria-pressed", i === layer);
+    });
     // Within its own box only; the page must not jump.
     holder.scrollTop = rows[layer].offsetTop - holder.clientHeight / 2;
   };

@@ -2,17 +2,25 @@
 
 import { Group, OrbitControls, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRenderer } from "three";
 
-import { whenLookChanges } from "report/dom";
+import { element, whenLookChanges } from "report/dom";
 
 const FIELD_OF_VIEW = 42;
 
-// Throws where WebGL is not there. centre: what to look at first, in view 1's frame.
+// centre: what to look at first, in view 1's frame.
 export function createStage(holder, centre) {
   const renderer = new WebGLRenderer({ antialias: true, alpha: true });
   const canvas = renderer.domElement;
   canvas.tabIndex = 0;
   canvas.setAttribute("aria-label", "Point clouds of both views");
   holder.append(canvas);
+  // The renderer asks for the context back; whether it comes is the browser's choice.
+  const lost = element("p", { class: "absent", hidden: true }, "The 3D view lost the graphics card. If it does not come back, load the page again.");
+  holder.append(lost);
+  canvas.addEventListener("webglcontextlost", () => (lost.hidden = false));
+  canvas.addEventListener("webglcontextrestored", () => {
+    lost.hidden = true;
+    redraw();
+  });
   const scene = new Scene();
   // From x right, y down, z forward to the screen's x right, y up, z backward.
   const world = new Group();

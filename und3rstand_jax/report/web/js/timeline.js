@@ -7,7 +7,8 @@ const MILLISECONDS_A_LAYER = 900;
 
 // Index of the layer that the address asks for, or null.
 export function layerFromAddress(layers) {
-  const asked = decodeURIComponent(location.hash.match(/layer=([^&]*)/)?.[1] ?? "");
+  // Unlike decodeURIComponent, takes any text, also a lone percent sign.
+  const asked = new URLSearchParams(location.hash.slice(1)).get("layer") ?? "";
   const named = layers.findIndex((layer) => layer.id === asked);
   if (named >= 0) return named;
   const number = Number(asked);
@@ -70,11 +71,14 @@ function onKey(event, state, layers) {
   const actions = {
     ArrowLeft: () => step(state, layers, -1),
     ArrowRight: () => step(state, layers, 1),
-    Home: () => step(state, layers, -layers.length),
-    End: () => step(state, layers, layers.length),
   };
-  // Space presses a button or ticks a box that has the focus, and opens what can be opened.
-  if (!target.matches?.("button, summary, input[type=checkbox]")) actions[" "] = () => togglePlay(state, layers);
+  // Elsewhere these scroll, press a button, tick a box or open what can be opened.
+  if (target.matches?.("body, #slider, #stage canvas"))
+    Object.assign(actions, {
+      Home: () => step(state, layers, -layers.length),
+      End: () => step(state, layers, layers.length),
+      " ": () => togglePlay(state, layers),
+    });
   if (!actions[event.key]) return;
   event.preventDefault();
   actions[event.key]();

@@ -7,7 +7,8 @@ export function imageColours(photo, [height, width], size, stride) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height];
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(photo, 0, 0);
+  // The page may carry a smaller photo than the views were.
+  context.drawImage(photo, 0, 0, width, height);
   const { data } = context.getImageData(0, 0, width, height);
   const first = Math.floor(stride / 2);
   const colours = new Float32Array(3 * size.count);
