@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.attention import AttentionImplementation, attend, attention_weights
 from und3rstand_jax.attention_ids import heads_of_weights
+from und3rstand_jax.gelu import gelu
 from und3rstand_jax.rope import Rotation, rotate
 
 Tokens = Float[Array, "B N C"]
@@ -107,7 +108,7 @@ class Mlp(Arithmetic):
     def __call__(self, x: Tokens) -> Tokens:
         """Transforms each token alone."""
         width = x.shape[-1]
-        hidden = nn.gelu(self.dense(self.ratio * width, "fc1")(x), approximate=False)
+        hidden = gelu(self.dense(self.ratio * width, "fc1")(x))
         return self.dense(width, "fc2")(hidden)
 
 

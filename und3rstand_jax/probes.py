@@ -14,13 +14,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.gelu import gelu
 from und3rstand_jax.linear_head import shuffle_pixels
 from und3rstand_jax.output import BackboneOutput, ImageSizes, pair
 from und3rstand_jax.pointmap import Pointmap, to_pointmap
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
 
 _ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
