@@ -131,6 +131,20 @@ def test_the_architecture_is_the_checkpoints_and_no_option(data, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+def test_confidence_is_begun_again_where_it_is_asked_for_and_there_is_one(data, tmp_path, capsys):
+    start = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "start")
+    still = {"learning-rate": 0, "final-learning-rate": 0, "optimizer": "adamw", "steps": 1}
+    assert main(arguments(data, tmp_path / "out", "--start", str(start), "--fresh-confidence", **still)) == 0
+    head, before = (u3d.load_backbone(folder).params["head2"]["proj"] for folder in (tmp_path / "out" / "backbone", start))
+    for name in ("kernel", "bias"):
+        points, confidence = np.split(head[name], [3 * 16 * 16], axis=-1)
+        assert np.array_equal(points, before[name][..., : 3 * 16 * 16])
+        assert not confidence.any() and before[name][..., 3 * 16 * 16 :].any()
+
+    assert main(arguments(data, tmp_path / "scratch", "--fresh-confidence")) == 2
+    assert "--fresh-confidence goes with --start" in capsys.readouterr().err
+
+
 def test_a_trunk_without_a_head_is_refused(data, tmp_path, capsys):
     trunk = tiny.save_backbone(tmp_path / "source", tiny.croco_tensors(), tiny.CROCO_CONFIG)
     start = converted(trunk, tmp_path / "start")

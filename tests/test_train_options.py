@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from tests.options_table import DOCUMENT, table
+from train.backbone_architecture import backbone_config
 from train.options import TrainOptions
 from train.run.command import parse
 from train.run.config_file import option_values, read_config, write_config
-from train.setup import backbone_config, set_up
+from train.setup import set_up
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.errors import UserError
 

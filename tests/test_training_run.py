@@ -129,6 +129,16 @@ def test_evaluate_finds_again_what_the_run_found(finished, material, tmp_path):
     assert again["facts"]["data"] == [data] and (tmp_path / "again" / "layers.png").is_file()
 
 
+def test_a_run_from_before_an_option_existed_goes_on_with_its_default(finished, material, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = folder / "config.yaml"
+    lines = config.read_text().splitlines()
+    config.write_text("\n".join(line for line in lines if not line.startswith("beta1:")) + "\n")
+    assert main(arguments(material, folder)) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert config.read_text().splitlines() == [f"out: {folder}" if line.startswith("out:") else line for line in lines]
+
+
 def test_a_finished_run_says_so_and_changes_nothing(finished, material, capsys):
     before = {path: path.stat().st_mtime_ns for path in (finished / "probes").rglob("*")}
     assert main(arguments(material, finished)) == 0

@@ -20,6 +20,8 @@ class BackboneOptions(RunOptions):
 
     start: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
     """Hub id, PyTorch folder or file, or converted checkpoint to go on from; the options of the architecture are then the checkpoint's."""
+    fresh_confidence: bool = False
+    """Begin with a confidence of 2 in every pixel in place of the checkpoint's: one that has sunk to its bound has no gradient left."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("backbone_run")
     """Folder of the run, on the first of several hosts; the others write there only what they could not read."""
 
@@ -42,4 +44,4 @@ class BackboneOptions(RunOptions):
     head: Literal["linear", "dpt"] | None = None
     """What turns tokens into pointmaps; linear from scratch."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """Muon takes the blocks' matrices and leaves the rest to AdamW; it learns from fewer pairs."""
+    """Muon takes the blocks' matrices and leaves the rest to AdamW."""

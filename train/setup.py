@@ -1,9 +1,7 @@
 """From options to everything a run is made of; what is left to a default is decided here, and nothing is loaded."""
 
 import dataclasses
-import re
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -12,28 +10,21 @@ from train.backbone_options import BackboneOptions
 from train.data.loader import Feed
 from train.data.records import Shape
 from train.data.specification import SYNTHETIC, parse_data, scenes_of
+from train.image_shape import image_shape
 from train.options import RunOptions, TrainOptions
 from train.probe_architecture import probe_config
 from train.step.backbone_step import BackboneTask
 from train.step.probe_step import ProbeTask
 from train.step.recipe import Recipe
-from und3rstand_jax.checkpoint import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.layers import select_layers
-from und3rstand_jax.loading import converted_checkpoint
 from und3rstand_jax.probe_config import ProbeConfig
 
 PAIRS_PER_DEVICE = 4
 
 Options = TypeVar("Options", bound=RunOptions)
-
-_PUBLISHED = {
-    "DUSt3R_ViTLarge_BaseDecoder_224_linear": BackboneConfig.dust3r_224_linear,
-    "DUSt3R_ViTLarge_BaseDecoder_512_linear": BackboneConfig.dust3r_512_linear,
-    "DUSt3R_ViTLarge_BaseDecoder_512_dpt": BackboneConfig.dust3r_512_dpt,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +122,12 @@ def set_up_backbone(options: BackboneOptions, backbone: BackboneConfig, devices:
     """Decides all that options leave open for a run that trains a backbone; arguments and errors as of `set_up`."""
     if backbone.head_type is None:
         raise UserError("a backbone without a head (a trunk such as CroCo's) gives no pointmaps to train on; take one with a head")
-    return BackboneSetup(**_shared(_completed(options, backbone, devices), backbone, devices, host, hosts))
+    return BackboneSetup(**_shared(_completed(options, backbone, devices), backbone, devices, host, hosts, options.optimizer))
 
 
-def _shared(options: RunOptions, backbone: BackboneConfig, devices: int, host: int, hosts: int) -> dict[str, Any]:
+def _shared(
+    options: RunOptions, backbone: BackboneConfig, devices: int, host: int, hosts: int, optimizer: Literal["adamw", "muon"] = "adamw"
+) -> dict[str, Any]:
     """The fields of `Setup`, from complete options."""
     assert options.batch_size is not None and options.warmup_steps is not None
     feed = Feed(
@@ -161,7 +154,7 @@ def _shared(options: RunOptions, backbone: BackboneConfig, devices: int, host: i
         options.beta1,
         options.beta2,
         options.weight_decay,
-        getattr(options, "optimizer", Recipe.optimizer),
+        optimizer,
     )
     return {
         "options": options,
@@ -171,54 +164,6 @@ def _shared(options: RunOptions, backbone: BackboneConfig, devices: int, host: i
         "val_feed": val_feed,
         "pairs_at_once": options.batch_size // (devices * options.accumulate),
     }
-
-
-def backbone_config(source: str) -> BackboneConfig:
-    """The architecture of a backbone, of a published one without its weights.
-
-    Raises:
-        UserError: the source cannot be read, or holds no backbone.
-    """
-    published = _PUBLISHED.get(source.removeprefix("naver/"))
-    if published is not None and not Path(source).exists():
-        return published()
-    return config_of(converted_checkpoint(source) if not is_checkpoint(source) else Path(source))
-
-
-def config_of(folder: Path) -> BackboneConfig:
-    """The architecture of a converted checkpoint's backbone.
-
-    Raises:
-        UserError: it holds none.
-    """
-    config = read_checkpoint_info(folder).backbone
-    if config is None:
-        raise UserError(f"{folder} holds probes and no backbone; --backbone takes a checkpoint with one")
-    return config
-
-
-_FROM_SCRATCH = {
-    "enc_depth": 4, "enc_width": 192, "enc_heads": 3, "dec_depth": 8, "dec_width": 128, "dec_heads": 4, "mlp_ratio": 3, "head": "linear",
-}  # fmt: skip
-_FIELDS = {"enc_width": "enc_embed_dim", "enc_heads": "enc_num_heads", "dec_width": "dec_embed_dim", "dec_heads": "dec_num_heads"} | {
-    "head": "head_type"
-}
-
-
-def architecture(options: BackboneOptions, source: Path | None) -> BackboneConfig:
-    """The architecture that the options ask for: that of the checkpoint to go on from, or one of its own.
-
-    Raises:
-        UserError: both are given, or no model is made like that.
-    """
-    given = {name: value for name in _FROM_SCRATCH if (value := getattr(options, name)) is not None}
-    if source is not None:
-        if given or options.image_size is not None:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, *(("image_size",) if options.image_size else ())))
-            raise UserError(f"{named} cannot be chosen with --start: the architecture is that of {options.start}")
-        return config_of(source)
-    fields: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in (_FROM_SCRATCH | given).items()}
-    return BackboneConfig(img_size=image_shape(options.image_size or "128x128", BackboneConfig.patch_size, "--image-size"), **fields)
 
 
 def _completed(options: Options, backbone: BackboneConfig, devices: int) -> Options:
@@ -250,18 +195,3 @@ def _check_batch(options: RunOptions, devices: int) -> None:
             f"--batch-size {options.batch_size} does not divide among {devices} devices × {options.accumulate} parts (--accumulate): "
             f"take a multiple of {parts}"
         )
-
-
-def image_shape(text: str, patch_size: int, option: str = "--resolution") -> Shape:
-    """`WIDTHxHEIGHT` as (height, width).
-
-    Raises:
-        UserError: it is none, or a side is no multiple of the patch size.
-    """
-    matched = re.fullmatch(r"(\d+)[x×](\d+)", text.strip())
-    if matched is None:
-        raise UserError(f"{option} {text!r} is not WIDTHxHEIGHT, such as 512x384")
-    width, height = int(matched[1]), int(matched[2])
-    if not width or not height or width % patch_size or height % patch_size:
-        raise UserError(f"{option} {text}: both sides must be multiples of {patch_size}")
-    return height, width

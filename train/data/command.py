@@ -40,7 +40,7 @@ def _inspect(options: InspectOptions) -> None:
     from train.data.inspection_text import describe
     from train.data.rendered import RenderedPairs
     from train.data.specification import parse_data
-    from train.setup import image_shape
+    from train.image_shape import image_shape
     from und3rstand_jax.errors import UserError
 
     if options.pairs < 1:

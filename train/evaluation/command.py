@@ -52,7 +52,7 @@ def _evaluate(options: EvaluateOptions) -> None:
     from train.data.specification import SYNTHETIC, parse_data
     from train.evaluation.on_data import evaluate_on
     from train.evaluation.tables import format_table, write_results
-    from train.setup import image_shape
+    from train.image_shape import image_shape
     from und3rstand_jax.errors import UserError
     from und3rstand_jax.loading import load_backbone_and_probe
 

@@ -50,7 +50,7 @@ def _two_views(options: TwoViewOptions) -> None:
     from train.data.loader import Feed, open_sources
     from train.data.specification import SYNTHETIC, parse_data
     from train.evaluation.two_view import predictor, two_views_on
-    from train.setup import image_shape
+    from train.image_shape import image_shape
     from und3rstand_jax.loading import load_backbone
 
     _check(options)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 
+from train.backbone_architecture import backbone_config
 from train.options import TrainOptions
 from train.plan.chips import Chip, gpu, tpu
 from train.plan.compile import NotCompiled
@@ -15,7 +16,7 @@ from train.plan.measure import measure, planned_arguments, planned_task
 from train.plan.memory import Memory, memory_limit
 from train.plan.search import Largest, largest_batch
 from train.plan.topology import Topology, topology_devices
-from train.setup import ProbesSetup, backbone_config, set_up
+from train.setup import ProbesSetup, set_up
 from train.step.probe_step import ProbeTask
 from und3rstand_jax.errors import UserError
 

@@ -13,6 +13,7 @@ from train.data.records import Shape
 from train.run.backbone_ending import finish_backbone
 from train.run.checkpoints import Checkpoints
 from train.run.folder import TRAINS
+from train.run.fresh_confidence import with_fresh_confidence
 from train.setup import BackboneSetup
 from train.step.backbone_step import MODEL, BackboneState, backbone_errors, backbone_step, initial_backbone_state
 from train.step.data_parallel import first, total
@@ -51,6 +52,8 @@ class BackboneJob:
         if self._source is None:
             return jax.jit(lambda: initial_backbone_state(self._params(), self.setup.recipe))()
         params = load_backbone(self._source, attention=self.setup.options.attention).params
+        if self.setup.options.fresh_confidence:
+            params = with_fresh_confidence(params)
         return initial_backbone_state(jax.tree.map(jnp.asarray, params), self.setup.recipe)
 
     def fixed(self) -> tuple[()]:

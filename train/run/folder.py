@@ -78,7 +78,8 @@ def _check_apart(folder: Path, options: RunOptions) -> None:
 
 def _check_same(folder: Path, options: RunOptions, record: Mapping[str, Any]) -> None:
     _check_kind(folder, record.get(TRAINS, TRAINS_PROBES))
-    earlier = read_config(folder / CONFIG, type(options))
+    # An option that did not exist when the run was started has the value that leaves everything as it was.
+    earlier = {field.name: field.default for field in dataclasses.fields(options)} | read_config(folder / CONFIG, type(options))
     fixed = [field.name for field in dataclasses.fields(options) if field.name not in (*NOT_PART_OF_A_RUN, *CHANGEABLE)]
     differing = [
         f"--{name.replace('_', '-')} {_told(earlier.get(name))} (now {_told(getattr(options, name))})"

@@ -1,8 +1,17 @@
-"""How a backbone learned: from a run's log to a picture."""
+"""How a backbone learned: from a run's log to a picture, or from the logs of several runs that went on from each other.
 
+python -m train.run.learning_curve runs/easy/metrics.jsonl runs/hard/metrics.jsonl --batch-size 16 --out curve.png
+"""
+
+import argparse
 import dataclasses
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from und3rstand_jax.command_line import run_command
+from und3rstand_jax.errors import UserError
 
 HEAD = "head"
 
@@ -17,6 +26,13 @@ class Curve:
 
     training: tuple[tuple[int, dict[str, float]], ...]
     validations: tuple[tuple[int, dict[str, float]], ...]
+    begins: tuple[int, ...] = ()
+    """Steps after which another run went on."""
+
+    @property
+    def steps(self) -> int:
+        """Done in all."""
+        return max((step for step, _ in (*self.training, *self.validations)), default=0)
 
 
 def read_curve(log: Path) -> Curve:
@@ -29,6 +45,17 @@ def read_curve(log: Path) -> Curve:
         elif "validation" in line:
             validations.append((line["step"], line["validation"][HEAD]))
     return Curve(tuple(training), tuple(validations))
+
+
+def joined(curves: Sequence[Curve]) -> Curve:
+    """One curve of runs that went on from each other, each of which counts its steps from 0."""
+    whole = Curve((), ())
+    for curve in curves:
+        before = whole.steps
+        later = [tuple((before + step, errors) for step, errors in points) for points in (curve.training, curve.validations)]
+        begins = (*whole.begins, before) if before else ()
+        whole = Curve(whole.training + later[0], whole.validations + later[1], begins)
+    return whole
 
 
 def plot_curve(file: Path, curve: Curve, batch_size: int) -> None:
@@ -46,9 +73,33 @@ def plot_curve(file: Path, curve: Curve, batch_size: int) -> None:
         if curve.validations:
             pairs, errors = zip(*[(step * batch_size, errors[view]) for step, errors in curve.validations], strict=True)
             axes.plot(pairs, errors, color=colour, marker="o", markersize=3, label=f"{name}, held-out scenes")
+    for step in curve.begins:
+        axes.axvline(step * batch_size, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="pairs seen", ylabel="normalised point error", yscale="log")
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(file, dpi=150)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="metrics.jsonl of each run, in their order")
+    parser.add_argument("--batch-size", type=int, required=True, help="pairs a step, the same in all of them")
+    parser.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture to write (default: ./learning_curve.png)")
+    options = parser.parse_args(argv)
+    return run_command(lambda: _draw(options.logs, options.batch_size, options.out), debug=False)
+
+
+def _draw(logs: list[Path], batch_size: int, out: Path) -> None:
+    missing = [str(log) for log in logs if not log.is_file()]
+    if missing:
+        raise UserError(f"there is no log {' and no log '.join(missing)}; expected the metrics.jsonl of runs")
+    plot_curve(out, joined([read_curve(log) for log in logs]), batch_size)
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

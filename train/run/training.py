@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from train.backbone_architecture import architecture, check_start, config_of
 from train.backbone_options import BackboneOptions
 from train.data.loader import open_sources
 from train.options import RunOptions, TrainOptions
@@ -20,7 +21,7 @@ from train.run.loop import Data, Loop
 from train.run.metrics_log import MetricsLog
 from train.run.probes_job import ProbesJob
 from train.run.progress import Progress
-from train.setup import architecture, config_of, set_up, set_up_backbone
+from train.setup import set_up, set_up_backbone
 from train.step.data_parallel import first, replicate
 from und3rstand_jax.loading import converted_checkpoint
 
@@ -62,9 +63,11 @@ def _job(options: RunOptions) -> Job:
     """What the options ask to train, nothing loaded yet."""
     place = (jax.device_count(), jax.process_index(), jax.process_count())
     if isinstance(options, BackboneOptions):
-        source = None if options.start is None else converted_checkpoint(options.start)
         complete = agreed_options(options, TRAINS_BACKBONE)
-        return BackboneJob(set_up_backbone(complete, architecture(complete, source), *place), source)
+        check_start(complete)
+        source = None if complete.start is None else converted_checkpoint(complete.start)
+        config = architecture(complete) if source is None else config_of(source, "--start")
+        return BackboneJob(set_up_backbone(complete, config, *place), source)
     assert isinstance(options, TrainOptions)
     source = converted_checkpoint(options.backbone)
     return ProbesJob(set_up(agreed_options(options, TRAINS_PROBES), config_of(source), *place), source)
