@@ -8,12 +8,16 @@ from safetensors.numpy import load_file
 
 import convert.__main__ as convert
 import und3rstand_jax as u3d
+from train.data.loader import Feed, open_sources
+from train.data.specification import parse_data
+from train.evaluation.two_view import predictor, two_views_on
+from train.evaluation.two_view_result import CONSTANT, MODEL, OTHER_VIEW2
 from und3rstand_jax.report.inputs import scene_inputs
 from und3rstand_jax.report.measure import measure
 from und3rstand_jax.report.stopwatch import Stopwatch
 
 POCKET = Path(__file__).parent.parent / "pocket"
-SCENES = 6
+SCENES = 3
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +48,17 @@ def test_there_is_a_probe_for_every_decoder_layer(loaded):
     assert probes.layer_ids == tuple(f"decoder.{block}.{step}" for block in range(8) for step in ("self_attn", "cross_attn", "mlp"))
 
 
-def test_its_pointmaps_are_near_the_truth_where_a_constant_is_not(reports):
-    # 512 scenes gave 0.140 and 0.198, and a constant 0.268 and 0.418.
-    errors = np.mean([report.layers[-1].errors for report in reports], axis=0)
-    assert errors[0] < 0.2 and errors[1] < 0.3
+def test_it_is_nearer_to_the_truth_than_any_constant_and_needs_both_views(loaded):
+    model, _ = loaded
+    specs = parse_data(("synthetic",))
+    feed = Feed(specs, (model.config.img_size,), 16, 0, crop_jitter=False)
+    sources = open_sources(specs, "val"), open_sources(specs, "train")
+    errors = two_views_on(predictor(model), feed, *sources, pairs=48, constant_pairs=256, show_progress=False).errors
+    model_errors, constant, other = errors[MODEL], errors[CONSTANT], errors[OTHER_VIEW2]
+    # The model card's figures over 512 scenes, with room for there being 48.
+    assert model_errors.view1 < VIEW1 * constant.view1
+    assert model_errors.view2 < 0.5 * constant.view2
+    assert model_errors.view2 < 0.4 * other.view2
 
 
 def test_geometry_forms_over_the_layers(reports):

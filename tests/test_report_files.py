@@ -189,7 +189,7 @@ def config_alone(tmp_path_factory):
         (("--scene", str(2**30)), "expected the number of a held-out scene, 0 to"),
         (("--scene", "0", "--data", "co3d:somewhere"), "expected synthetic"),
         (("--scene", "0", "--data", "synthetic:overlap=2"), "shares of view 1's pixels"),
-        (("--scene", "0", "--size", "40"), "expected multiples of 16, found 40×40"),
+        (("--scene", "0", "--size", "40"), "both sides must be multiples of 16; found 40×40"),
         (("--scene", "0", "--size", "big"), "neither a side nor WIDTHxHEIGHT"),
     ],
 )

@@ -98,7 +98,7 @@ def test_layers_of_other_widths_get_groups_of_their_own():
         ({"steps": 0}, "--steps must be at least 1"),
         ({"warmup_steps": 11, "steps": 10}, "between 0 and steps"),
         ({"resolution": ("500x512",)}, "multiples of 16"),
-        ({"resolution": ("big",)}, "is not WIDTHxHEIGHT"),
+        ({"resolution": ("big",)}, "neither a side nor WIDTHxHEIGHT"),
         ({"layers": "decoder.9.mlp"}, "no layer matches"),
         ({"layers": ","}, "no layers to probe"),
         ({"learning_rate": float("nan")}, "must be finite"),

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from train.backbone_options import BackboneOptions
-from train.image_shape import image_shape
 from und3rstand_jax.checkpoint import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.image_size import parse_image_size
 from und3rstand_jax.loading import converted_checkpoint
 
 _PUBLISHED = {
@@ -70,7 +70,7 @@ def architecture(options: BackboneOptions) -> BackboneConfig:
         UserError: no model is made like that.
     """
     given = _given(options)
-    size = image_shape(given.pop("image_size", "128x128"), BackboneConfig.patch_size, "--image-size")
+    size = parse_image_size(given.pop("image_size", "128x128"), BackboneConfig.patch_size, "--image-size")
     fields: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in (_FROM_SCRATCH | given).items()}
     return BackboneConfig(img_size=size, **fields)
 

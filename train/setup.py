@@ -10,7 +10,6 @@ from train.backbone_options import BackboneOptions
 from train.data.loader import Feed
 from train.data.records import Shape
 from train.data.specification import SYNTHETIC, parse_data, scenes_of
-from train.image_shape import image_shape
 from train.options import RunOptions, TrainOptions
 from train.probe_architecture import probe_config
 from train.step.backbone_step import BackboneTask
@@ -19,6 +18,7 @@ from train.step.recipe import Recipe
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.image_size import parse_image_size
 from und3rstand_jax.layers import select_layers
 from und3rstand_jax.probe_config import ProbeConfig
 
@@ -132,7 +132,7 @@ def _shared(
     assert options.batch_size is not None and options.warmup_steps is not None
     feed = Feed(
         specs=parse_data(options.data),
-        shapes=tuple(image_shape(text, backbone.patch_size) for text in options.resolution),
+        shapes=tuple(parse_image_size(text, backbone.patch_size, "--resolution") for text in options.resolution),
         batch_size=options.batch_size,
         seed=options.seed,
         crop_jitter=options.augment,

@@ -40,14 +40,14 @@ def _inspect(options: InspectOptions) -> None:
     from train.data.inspection_text import describe
     from train.data.rendered import RenderedPairs
     from train.data.specification import parse_data
-    from train.image_shape import image_shape
     from und3rstand_jax.errors import UserError
+    from und3rstand_jax.image_size import parse_image_size
 
     if options.pairs < 1:
         raise UserError(f"--pairs must be at least 1; found {options.pairs}")
     if not 0 <= options.seed < 2**32:
         raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
-    shape = image_shape(options.resolution, patch_size=16)
+    shape = parse_image_size(options.resolution, 16, "--resolution")
     for spec in parse_data(options.data):
         if spec.scenes is not None:
             source: RenderedPairs | FilePairs = RenderedPairs(spec.scenes, options.seed, options.split, options.pairs, shape)

@@ -52,8 +52,8 @@ def _evaluate(options: EvaluateOptions) -> None:
     from train.data.specification import SYNTHETIC, parse_data
     from train.evaluation.on_data import evaluate_on
     from train.evaluation.tables import format_table, write_results
-    from train.image_shape import image_shape
     from und3rstand_jax.errors import UserError
+    from und3rstand_jax.image_size import parse_image_size
     from und3rstand_jax.loading import load_backbone_and_probe
 
     data = options.data or (SYNTHETIC,)
@@ -66,7 +66,7 @@ def _evaluate(options: EvaluateOptions) -> None:
         raise UserError(f"{options.out} is a file; --out must name a folder")
     backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
     height, width = backbone.config.img_size
-    shape = image_shape(options.resolution or f"{width}x{height}", backbone.config.patch_size)
+    shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(
         specs=specs,
         shapes=(shape,),

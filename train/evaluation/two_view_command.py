@@ -50,7 +50,7 @@ def _two_views(options: TwoViewOptions) -> None:
     from train.data.loader import Feed, open_sources
     from train.data.specification import SYNTHETIC, parse_data
     from train.evaluation.two_view import predictor, two_views_on
-    from train.image_shape import image_shape
+    from und3rstand_jax.image_size import parse_image_size
     from und3rstand_jax.loading import load_backbone
 
     _check(options)
@@ -59,7 +59,7 @@ def _two_views(options: TwoViewOptions) -> None:
     backbone = load_backbone(options.checkpoint, dtype=options.dtype)
     predict = predictor(backbone)
     height, width = backbone.config.img_size
-    shape = image_shape(options.resolution or f"{width}x{height}", backbone.config.patch_size)
+    shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), options.batch_size, options.seed, crop_jitter=False, workers=options.workers)
     opened = open_sources(specs, "val"), open_sources(specs, "train")
     result = two_views_on(predict, feed, *opened, options.pairs, options.constant_pairs, show_progress=True)

@@ -1,7 +1,6 @@
 """What a report looks at: two photos, or a rendered scene of which everything is known."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,21 +48,6 @@ class Inputs:
     def sizes(self) -> tuple[Size, Size]:
         """Of both views."""
         return (self.views[0].shape[1], self.views[0].shape[2]), (self.views[1].shape[1], self.views[1].shape[2])
-
-
-def parse_size(text: str, patch_size: int) -> Size:
-    """`SIDE` or `WIDTHxHEIGHT` as (height, width).
-
-    Raises:
-        UserError: it is neither, or a side is no multiple of the patch size.
-    """
-    matched = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
-    if matched is None:
-        raise UserError(f"--size {text!r} is neither a side nor WIDTHxHEIGHT in pixels; give 512 or 512x384")
-    width, height = int(matched[1]), int(matched[2] or matched[1])
-    if not width or not height or width % patch_size or height % patch_size:
-        raise UserError(f"--size {text}: expected multiples of {patch_size}, found {width}×{height} pixels; choose others")
-    return height, width
 
 
 def photo_inputs(photos: tuple[Path, Path], preprocessing: Preprocessing, side: int) -> Inputs:

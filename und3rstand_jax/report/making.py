@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from und3rstand_jax.checkpoint import CheckpointInfo, read_checkpoint_info
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.image_size import parse_image_size
 from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
 from und3rstand_jax.model import Backbone, Probes
 from und3rstand_jax.output_folder import check_output_folder, output_folder
 from und3rstand_jax.report.facts import checkpoint_facts, machine_facts
-from und3rstand_jax.report.inputs import Inputs, parse_size, photo_inputs, scene_inputs
+from und3rstand_jax.report.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.report.measure import measure
 from und3rstand_jax.report.numbers import NUMBERS
 from und3rstand_jax.report.stopwatch import Stopwatch
@@ -72,9 +73,9 @@ def _check_choice(options: "ReportOptions") -> None:
 
 def _inputs(options: "ReportOptions", config: BackboneConfig) -> Inputs:
     if options.scene is not None:
-        size = config.img_size if options.size is None else parse_size(options.size, config.patch_size)
+        size = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
         return scene_inputs(options.scene, options.data or "synthetic", size)
-    height, width = config.img_size if options.size is None else parse_size(options.size, config.patch_size)
+    height, width = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
     if options.size is not None and height != width:
         raise UserError(f"--size {options.size}: photos are brought to one side, in pixels, such as {max(height, width)}")
     one, two = options.images
