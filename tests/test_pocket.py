@@ -56,9 +56,9 @@ def test_it_is_nearer_to_the_truth_than_any_constant_and_needs_both_views(loaded
     errors = two_views_on(predictor(model), feed, *sources, pairs=48, constant_pairs=256, show_progress=False).errors
     model_errors, constant, other = errors[MODEL], errors[CONSTANT], errors[OTHER_VIEW2]
     # The model card's figures over 512 scenes, with room for there being 48.
-    assert model_errors.view1 < VIEW1 * constant.view1
-    assert model_errors.view2 < 0.5 * constant.view2
-    assert model_errors.view2 < 0.4 * other.view2
+    assert model_errors.view1 < 0.45 * constant.view1
+    assert model_errors.view2 < 0.4 * constant.view2
+    assert model_errors.view2 < 0.25 * other.view2
 
 
 def test_geometry_forms_over_the_layers(reports):

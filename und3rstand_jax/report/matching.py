@@ -85,7 +85,7 @@ def match_accuracy(matches: Correspondences, threshold: float) -> float | None:
 def drawn_matches(matches: Correspondences) -> Int[np.ndarray, " D"]:
     """Indices of the at most `MOST_DRAWN` matches that are drawn: drawn by lot, the same at every call.
 
-    Matches come row by row of view 1's grid, in which every so-manieth would make a pattern.
+    Matches come row by row of view 1's grid: every tenth, say, would make a pattern of columns.
     """
     return np.random.default_rng(0).permutation(len(matches.pixels1))[:MOST_DRAWN]
 
