@@ -135,7 +135,7 @@ def test_a_run_from_before_an_option_existed_goes_on_with_its_default(finished, 
     lines = config.read_text().splitlines()
     config.write_text("\n".join(line for line in lines if not line.startswith("beta1:")) + "\n")
     assert main(arguments(material, folder)) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "going on after step 12" in capsys.readouterr().err
     assert config.read_text().splitlines() == [f"out: {folder}" if line.startswith("out:") else line for line in lines]
 
 
