@@ -193,6 +193,7 @@ def test_capturing_weights_does_not_change_the_stream():
             np.testing.assert_array_equal(with_weights[layer][view], without[layer][view], err_msg=layer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"unroll": True}, {"attention": "xla"}], ids=["unrolled", "xla"])
 def test_weights_do_not_depend_on_how_the_model_is_run(options):
     usual, other = captured(EVERYTHING), captured("*.cross_attn.weights", **options)

@@ -106,6 +106,7 @@ def test_float16_without_an_export_is_refused(finished, tmp_path, capsys):
     assert "it goes with --to-torch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_converted_checkpoint(data, tmp_path, capsys):
     start = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "start")
     before = u3d.load_backbone(start).params
@@ -169,6 +170,7 @@ def test_options_that_do_not_fit_the_checkpoint_are_named(finished, data, capsys
     assert "was started with --optimizer muon (now adamw)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_whose_loss_is_not_finite_ends_the_run_at_its_last_good_parameters(data, tmp_path, capsys):
     out = tmp_path / "out"
     wild = {"learning-rate": 1e30, "warmup-steps": 0, "log-every": 1, "optimizer": "adamw"}

@@ -81,6 +81,7 @@ def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone, task):
             assert error < BAR, f"step {number}, {name}: {error:.1e}"
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_gives_the_same_step(backbone, task):
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     whole, losses = jax.jit(functools.partial(backbone_step, task, alone))(state, batch(1))
@@ -89,6 +90,7 @@ def test_a_batch_in_parts_gives_the_same_step(backbone, task):
     assert_close(parts.params, whole.params, state.params)
 
 
+@pytest.mark.slow
 def test_two_devices_with_a_pair_each_take_the_step_of_one_with_both(backbone, task):
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     whole, losses = jax.jit(functools.partial(backbone_step, task, alone))(state, batch(1))

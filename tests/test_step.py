@@ -65,6 +65,7 @@ def test_eight_devices_give_what_one_gives(tmp_path, usual):
     assert_close(jax.tree.leaves(usual[1]), state)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_devices_each_give_what_one_gives(tmp_path, usual):
     coordinator = f"localhost:{free_port()}"
     running = [spawn(tmp_path / f"{i}.npz", 2, coordinator, "2", str(i)) for i in (0, 1)]

@@ -202,6 +202,7 @@ def checkpoint(tmp_path_factory):
     return converted(tiny.save_backbone(folder / "backbone"), folder / "converted")
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_model_on_synthetic_pairs(checkpoint, tmp_path, capsys):
     file = tmp_path / "new" / "figures.json"
     options = ["--pairs", "3", "--batch-size", "2", "--constant-pairs", "3", "--seed", "5", "--out", str(file)]
