@@ -1,9 +1,9 @@
 """What a process that reads files does when its run is interrupted. No JAX here."""
 
+import multiprocessing
 import os
 import signal
 import threading
-import time
 
 
 def live_and_die_with_the_run(worker: int, workers: int) -> None:
@@ -14,11 +14,12 @@ def live_and_die_with_the_run(worker: int, workers: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    # An orphan gets another parent.
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_the_run() -> None:
+    # Not by a change of os.getppid(): a run killed while this process was still starting is never seen as its parent.
+    run = multiprocessing.parent_process()
+    assert run is not None, "a worker process is started by multiprocessing"
+    run.join()
     os._exit(0)

@@ -1,0 +1,34 @@
+"""Worker processes end with their run, whenever it is killed."""
+
+import subprocess
+import sys
+
+import pytest
+
+# Its worker prepares itself at once, or only when the run is gone: killed while a worker starts, a run never sees it ready.
+_RUN = """
+import multiprocessing, os, signal, sys, time
+from train.data.worker import live_and_die_with_the_run
+
+def work(run, ready, late):
+    while late and os.getppid() == run:
+        time.sleep(0.01)
+    live_and_die_with_the_run(0, 1)
+    ready.set()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ready, late = context.Event(), {late}
+    context.Process(target=work, args=(os.getpid(), ready, late)).start()
+    late or ready.wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_ends_with_a_run_that_is_killed(tmp_path, late):
+    (tmp_path / "run.py").write_text(_RUN.replace("{late}", str(late)))
+    # The worker holds the run's output open: this returns when both are gone.
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, text=True)
+    assert done.returncode == -9, done.stdout
