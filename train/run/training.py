@@ -15,7 +15,7 @@ from train.run.checkpoints import Checkpoints
 from train.run.folder import CHECKPOINTS, TRAINS_PROBES, open_folder
 from train.run.freed_memory import give_back_freed_memory
 from train.run.hosts import agreed_options, from_first, is_first, join, wait_for_all
-from train.run.interruption import Interruption, Stopped, interruption
+from train.run.interruption import Interruption, interruption
 from train.run.job import Job
 from train.run.loop import Data, Loop
 from train.run.metrics_log import MetricsLog
@@ -38,11 +38,8 @@ def train(options: RunOptions, command: str) -> None:
         OSError: files cannot be written.
     """
     join(options)
-    with interruption() as stop:
-        try:
-            _train(options, command, stop)
-        except Stopped:
-            print(f"stopped; everything is saved. To go on: {command}", flush=True)
+    with interruption(f"stopped; everything is saved. To go on: {command}") as stop:
+        _train(options, command, stop)
 
 
 def _train(options: RunOptions, command: str, stop: Interruption) -> None:
@@ -80,7 +77,6 @@ def _train_and_finish(job: Job, data: Data, checkpoints: Checkpoints | None, com
     if step < steps:
         state, step = _run(job, data, state, step, record, checkpoints, stop)
     if checkpoints is not None:
-        checkpoints.wait()
         if step < steps or stop.told:
             print(f"stopped after step {step} of {steps}; everything is saved. To go on: {command}", flush=True)
         else:
@@ -108,10 +104,14 @@ def _run(
     give_back_freed_memory()
     loop = Loop(job, data, fixed, checkpoints, log, progress)
     with stop.finishing():
-        state, step = loop.run(state, step, record, stop)
-    progress.close()
-    if log is not None:
-        log.close()
+        try:
+            state, step = loop.run(state, step, record, stop)
+        finally:
+            progress.close()
+            if log is not None:
+                log.close()
+            if checkpoints is not None:
+                checkpoints.wait()
     return state, step
 
 

@@ -1,9 +1,31 @@
-"""Worker processes end with their run, whenever it is killed."""
+"""A run that is told to stop does, wherever in the code that reaches it; its worker processes end with it, whenever it is killed."""
 
 import subprocess
 import sys
 
 import pytest
+
+_TOLD = """
+import gc, os, signal
+from train.run.interruption import interruption
+
+def tell(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+with interruption("left") as stop:
+    with stop.finishing():
+        tell()
+        print("finished", stop.told, flush=True)
+    gc.callbacks.append(tell)  # where exceptions are lost, and where JAX has one of its own
+    gc.collect()
+    print("went on", flush=True)
+"""
+
+
+def test_told_outside_of_what_must_be_finished_a_run_leaves_at_once():
+    done = subprocess.run([sys.executable, "-c", _TOLD], capture_output=True, timeout=60, text=True)
+    assert (done.returncode, done.stdout) == (0, "finished True\nleft\n"), done.stderr
+
 
 # Its worker prepares itself at once, or only when the run is gone: killed while a worker starts, a run never sees it ready.
 _RUN = """
