@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import und3rstand_jax as u3d
 from benchmarks.true_place import TruePlace, attention_on, true_place
-from train.evaluation.plot import Panel, Series, panels_figure
+from und3rstand_jax.layer_plot import Panel, Series, panels_figure
 from und3rstand_jax.report.content import HEAD, Layer
 from und3rstand_jax.report.inputs import scene_inputs
 from und3rstand_jax.report.measure import measure

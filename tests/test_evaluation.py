@@ -17,16 +17,16 @@ from tests.conversion import converted
 from tests.demo_scene import CAMERAS, camera_axes, render
 from train.data.example import Example
 from train.evaluation.evaluate import evaluate
-from train.evaluation.measure import sampled_pixels
 from train.evaluation.metrics import pair_errors
 from train.evaluation.plot import layers_figure
-from train.evaluation.pose import pose_errors
 from train.evaluation.results import Evaluation, LayerResult, PoseResult, ViewResult, pose_result
 from train.evaluation.tables import format_table, write_results
-from train.loss import Target
 from und3rstand_jax import load_backbone_and_probe
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.loss import Target
 from und3rstand_jax.model import Probes
+from und3rstand_jax.pixel_grid import sampled_pixels
+from und3rstand_jax.pose import pose_errors
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes import PointmapProbes, probe_shapes
 

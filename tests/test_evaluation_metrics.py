@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.evaluation.metrics import mean_distance, pair_errors
-from train.loss import Target, invariant_error
+from und3rstand_jax.loss import Target, invariant_error
 
 HEIGHTS, WIDTH, PAIRS = (6, 5), 8, 3  # the views differ in size
 ERRORS = jax.jit(pair_errors)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.report_cases import HEADS, HEIGHT, WIDTH, ToldModel, room, room_inputs, said, told_probes, told_report
-from train.evaluation.pose import pose_errors
+from und3rstand_jax.pose import pose_errors
 from und3rstand_jax.report.attention_figure import chosen_patch
 from und3rstand_jax.report.content import ViewGeometry, ViewTruth
 from und3rstand_jax.report.matching import mutual_matches, true_places

@@ -16,11 +16,11 @@ from train.data.specification import parse_data, scenes_of
 from train.evaluation.two_view import best_constant, conditions, errors_of, geometric_median, predictor
 from train.evaluation.two_view_command import main
 from train.evaluation.two_view_result import CONSTANT, GREY_VIEW1, GREY_VIEW2, MODEL, OTHER_VIEW2, TwoViewResult, ViewPair, format_result
-from train.loss import Target, confidence_loss
 from und3rstand_jax import load_backbone
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.loss import Target, confidence_loss
 from und3rstand_jax.model import Backbone
 
 PAIRS, SIDE = 3, 4

@@ -20,13 +20,13 @@ from convert.planning import probe_leaves
 from convert.provenance import leaves_to_json
 from convert.room import check_apart
 from convert.writing import unused_file
-from train.evaluation.strict_json import strict_json
 from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info, write_checkpoint_info, write_tree
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.output_folder import output_folder
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes import probe_shapes
+from und3rstand_jax.strict_json import strict_json
 
 
 def write_trained_probes(

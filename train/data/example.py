@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from train.data.records import Pair, View
-from train.loss import Target
+from und3rstand_jax.loss import Target
 
 
 class Example(NamedTuple):

@@ -18,15 +18,14 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from train.data.example import Example, batch_size
-from train.evaluation.measure import Measured, Reading, measure, sampled_pixels
+from train.evaluation.measure import Measured, Reading, measure
 from train.evaluation.metrics import ViewErrors
-from train.evaluation.pose import camera_pose, has_baseline, most_confident_half, pose_errors
 from train.evaluation.results import FAILED_DEGREES, HEAD, Evaluation, LayerResult, pose_result, view_result
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.model import Backbone, Probes
+from und3rstand_jax.pixel_grid import sampled_pixels
+from und3rstand_jax.pose import INLIER_THRESHOLD, camera_pose, has_baseline, most_confident_half, pose_errors
 from und3rstand_jax.probe_config import ProbeConfig
-
-_THRESHOLD = 5 / 512  # of the image's width, by which an inlier's reprojection may be off
 
 
 class _Truth(NamedTuple):
@@ -132,7 +131,7 @@ def _pose_error(reading: Reading, pixels: Float[np.ndarray, "N 2"], truth: _Trut
     if reading.sample.confidence is not None:
         chosen = most_confident_half(np.asarray(reading.sample.confidence[index]))
         points, pixels = points[chosen], pixels[chosen]
-    estimated = camera_pose(points, pixels, truth.intrinsics[index], _THRESHOLD * truth.image_size[1])
+    estimated = camera_pose(points, pixels, truth.intrinsics[index], INLIER_THRESHOLD * truth.image_size[1])
     true, size = truth.poses[index], float(truth.scene_sizes[index])
     if estimated is None:
         return _PoseError(FAILED_DEGREES, FAILED_DEGREES if has_baseline(true, size) else float("nan"), True)

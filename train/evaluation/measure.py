@@ -1,12 +1,10 @@
 """The device's part of an evaluation: one program that runs the backbone once and decodes one layer after the other."""
 
 import functools
-import math
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -15,11 +13,10 @@ from train.evaluation.metrics import ViewErrors, mean_distance, pair_errors
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.model import Backbone, Probes
 from und3rstand_jax.output import BackboneOutput
+from und3rstand_jax.pixel_grid import sampling
 from und3rstand_jax.pointmap import Pointmap
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes import read_group
-
-SAMPLES_A_SIDE = 64
 
 
 class Sample(NamedTuple):
@@ -52,18 +49,6 @@ def measure(backbone: Backbone, probes: Probes, example: Example, pose: bool) ->
     return _measure(backbone.module, probes.config, pose, backbone.params, probes.params, example)
 
 
-def sampled_pixels(height: int, width: int) -> Float[np.ndarray, "N 2"]:
-    """(column, row) of the pixels of a sample, row by row."""
-    columns, rows = np.meshgrid(np.arange(width)[_sampling(width)], np.arange(height)[_sampling(height)])
-    return np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float64)
-
-
-def _sampling(side: int) -> slice:
-    # An odd step: a step that divides the patch size would see a few places of every patch and never the others.
-    step = math.ceil(side / SAMPLES_A_SIDE) | 1
-    return slice((side - 1) % step // 2, None, step)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _measure(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict, probe_params: dict, example: Example) -> Measured:
     has_head = module.config.head_type is not None
@@ -91,6 +76,6 @@ def _measure(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict, prob
 
 def _sample(pred: Pointmap) -> Sample:
     height, width = pred["pts3d"].shape[1:3]
-    chosen = (slice(None), _sampling(height), _sampling(width))
+    chosen = (slice(None), sampling(height), sampling(width))
     points = pred["pts3d"][chosen].reshape(len(pred["pts3d"]), -1, 3)
     return Sample(points, pred["conf"][chosen].reshape(len(points), -1) if "conf" in pred else None)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from train.loss import Target, invariant_error
+from und3rstand_jax.loss import Target, invariant_error
 from und3rstand_jax.pointmap import Pointmap
 
 _LEAST = 1e-8

@@ -10,7 +10,7 @@ from typing import Any
 
 from train.evaluation.plot import plot_layers
 from train.evaluation.results import HEAD, Evaluation, LayerResult
-from train.evaluation.strict_json import strict_json
+from und3rstand_jax.strict_json import strict_json
 
 METRICS, TABLE, PLOT = "metrics.json", "layers.csv", "layers.png"
 

@@ -28,8 +28,8 @@ from train.data.records import Shape
 from train.data.specification import scenes_of
 from train.data.synthetic.config import SyntheticConfig
 from train.evaluation.two_view_result import CONSTANT, GREY_VIEW1, GREY_VIEW2, MODEL, OTHER_VIEW2, TwoViewResult, ViewPair
-from train.loss import Target, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.loss import Target, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.model import Backbone
 from und3rstand_jax.pointmap import Pointmap
 

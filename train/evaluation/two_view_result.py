@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from train.evaluation.strict_json import strict_json
+from und3rstand_jax.strict_json import strict_json
 
 MODEL, CONSTANT = "model", "constant"
 OTHER_VIEW2, GREY_VIEW1, GREY_VIEW2 = "other_view2", "grey_view1", "grey_view2"

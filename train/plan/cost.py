@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.loss import PairLoss, Truth, normalised_truth
 from train.plan.chips import Chip
 from train.plan.count import Count, count
 from train.plan.shapes import Arguments, example_of, intermediates, tree_bytes
 from train.step.probe_step import ProbeTask, captured_tokens, layer_gradient, update_layer
+from und3rstand_jax.loss import PairLoss, Truth, normalised_truth
 
 _SCALAR: Any = jax.ShapeDtypeStruct((), jnp.float32)
 

@@ -12,12 +12,12 @@ from train.data.assemble import assemble
 from train.data.batch import Batch
 from train.data.example import Example
 from train.data.records import Pair, Shape, View
-from train.loss import Truth, normalised_truth
 from train.step.backbone import trunk_params
 from train.step.probe_step import ProbeTask, Tokens, captured_tokens
 from train.step.state import ProbesState, initial_state
 from und3rstand_jax.dust3r import DUSt3R
 from und3rstand_jax.loading import stored_dtype
+from und3rstand_jax.loss import Truth, normalised_truth
 
 
 class Arguments(NamedTuple):

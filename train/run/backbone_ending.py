@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from train.evaluation.strict_json import strict_json
 from train.run.checkpoints import Checkpoints
 from train.run.config_file import option_values, replace_text
 from train.run.learning_curve import Curve, plot_curve, read_curve
@@ -12,6 +11,7 @@ from train.run.metrics_log import JSONL
 from train.setup import BackboneSetup
 from train.step.backbone_step import BackboneState
 from train.trained_checkpoint import write_trained_backbone
+from und3rstand_jax.strict_json import strict_json
 
 BACKBONE, METRICS, PLOT = "backbone", "metrics.json", "learning_curve.png"
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from train.data.loader import Delivery, Sources, training_batches
 from train.data.records import Shape
-from train.loss import PairLoss
 from train.run.checkpoints import Checkpoints
 from train.run.config_file import replace_text
 from train.run.freed_memory import give_back_freed_memory
@@ -26,6 +25,7 @@ from train.step.data_parallel import first, parallel, split
 from train.step.recipe import schedule
 from train.step.state import NOT_FROZEN
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.loss import PairLoss
 
 _IN_FLIGHT = 2  # steps handed to the devices before the first of them is waited for
 

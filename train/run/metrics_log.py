@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.evaluation.strict_json import strict_json
-from train.loss import PairLoss
 from train.run.config_file import replace_text
+from und3rstand_jax.loss import PairLoss
+from und3rstand_jax.strict_json import strict_json
 
 JSONL, TENSORBOARD = "metrics.jsonl", "tensorboard"
 

@@ -18,11 +18,11 @@ from train.data.batch import Batch
 from train.data.example import Example
 from train.data.records import Shape
 from train.data.synthetic.config import SyntheticConfig
-from train.loss import PairLoss, PairSums, confidence_sums, mean_loss, normalised_truth, valid_counts
 from train.step.probe_step import Total, update_layer
 from train.step.recipe import Recipe, optimizer
 from train.step.state import NOT_FROZEN, GroupState
 from und3rstand_jax.dust3r import DUSt3R
+from und3rstand_jax.loss import PairLoss, PairSums, confidence_sums, mean_loss, normalised_truth, valid_counts
 from und3rstand_jax.output import BackboneOutput
 from und3rstand_jax.pointmap import Pointmap
 

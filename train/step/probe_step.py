@@ -21,11 +21,11 @@ from train.data.batch import Batch
 from train.data.example import Example
 from train.data.records import Shape
 from train.data.synthetic.config import SyntheticConfig
-from train.loss import PairLoss, PairSums, Truth, confidence_sums, mean_loss, normalised_truth, valid_counts
 from train.step.layer_loop import over_layers
 from train.step.recipe import Recipe, optimizer
 from train.step.state import NOT_FROZEN, GroupState, ProbesState
 from und3rstand_jax.dust3r import DUSt3R
+from und3rstand_jax.loss import PairLoss, PairSums, Truth, confidence_sums, mean_loss, normalised_truth, valid_counts
 from und3rstand_jax.output import BackboneOutput, ImageSizes, pair
 from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes import read_group

@@ -1,11 +1,11 @@
-"""Errors, match accuracy and pose by layer: the figures of one pair, in the look of `train.evaluation.plot`."""
+"""Errors, match accuracy and pose by layer: the figures of one pair, in the look of `und3rstand_jax.layer_plot`."""
 
 import math
 from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from train.evaluation.plot import Panel, Series, panels_figure
+from und3rstand_jax.layer_plot import Panel, Series, panels_figure
 from und3rstand_jax.report.content import GROUND_TRUTH, HEAD, OWN_POINTMAPS, Layer, Report
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import KDTree  # type: ignore[import-untyped]
 
-from train.evaluation.measure import sampled_pixels
+from und3rstand_jax.pixel_grid import sampled_pixels
 from und3rstand_jax.report.content import Correspondences, ViewGeometry, ViewTruth
 
 THRESHOLD = 0.03

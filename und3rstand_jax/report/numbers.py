@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.strict_json import strict_json
 from und3rstand_jax.report.content import Layer, Report
+from und3rstand_jax.strict_json import strict_json
 
 NUMBERS, ARRAYS = "report.json", "arrays.npz"
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from train.loss import PairLoss, Target, confidence_loss
+from und3rstand_jax.loss import PairLoss, Target, confidence_loss
 from und3rstand_jax.output import pair
 from und3rstand_jax.pointmap import Pointmap
 from und3rstand_jax.report.content import ViewGeometry, ViewTruth

@@ -3,11 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
-from train.evaluation.measure import sampled_pixels
-from train.evaluation.pose import camera_pose, most_confident_half, pose_errors
+from und3rstand_jax.pixel_grid import sampled_pixels
+from und3rstand_jax.pose import INLIER_THRESHOLD, camera_pose, most_confident_half, pose_errors
 from und3rstand_jax.report.content import Pose, ViewGeometry
 
-_THRESHOLD = 5 / 512  # of the image's width, by which an inlier's reprojection may be off, as in `train.evaluation`
 _STEEPEST = np.tan(np.radians(80))
 _LEAST_RESIDUAL = 1e-6  # pixels; bounds the weight of points that fit exactly
 _ITERATIONS = 100
@@ -65,7 +64,7 @@ def second_camera(view2: ViewGeometry, intrinsics: Float[np.ndarray, "3 3"]) -> 
     if view2.confidence is not None:
         chosen = most_confident_half(view2.confidence[rows, columns])
         points, pixels = points[chosen], pixels[chosen]
-    return camera_pose(points, pixels, intrinsics, _THRESHOLD * width)
+    return camera_pose(points, pixels, intrinsics, INLIER_THRESHOLD * width)
 
 
 def pose_against(camera: Float[np.ndarray, "4 4"] | None, reference: Float[np.ndarray, "4 4"] | None, scene_size: float) -> Pose:

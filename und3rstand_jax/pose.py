@@ -11,6 +11,9 @@ from jaxtyping import Float, Int
 
 Pose = Float[np.ndarray, "4 4"]
 
+INLIER_THRESHOLD = 5 / 512
+"""Of the image's width: how far an inlier's reprojection may be off where images differ in size."""
+
 _LEAST_POINTS = 6
 _ITERATIONS = 100
 _CONFIDENCE = 0.999
