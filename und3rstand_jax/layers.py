@@ -22,6 +22,9 @@ ENCODER_STEPS = ("self_attn", "mlp")
 DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
 PAPER_STEPS = ("self_attn", "cross_attn", "mlp")
 
+HEAD = "head"
+"""Stands in place of a layer id for the model's own head, in tables and files."""
+
 
 def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
     """Every layer id of a backbone with these depths, in network order."""

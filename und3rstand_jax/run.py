@@ -9,7 +9,6 @@ run.json                  what was run, on what, with which versions, and how lo
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import sys
 import time
@@ -26,16 +25,15 @@ from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.contact_sheet import ContactSheet
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.images import Preprocessing, load_image, to_uint8
-from und3rstand_jax.layers import select_layers
+from und3rstand_jax.layers import HEAD, select_layers
+from und3rstand_jax.machine import machine_facts
 from und3rstand_jax.output_folder import output_folder
 from und3rstand_jax.point_cloud import write_point_cloud
 from und3rstand_jax.pointmap import Pointmap
 
 Dtype = Literal["float32", "bfloat16"]
 
-HEAD = "head"
 RECORD = "run.json"
-_PACKAGES = ("und3rstand_jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow")
 
 
 class Features(Protocol):
@@ -242,17 +240,8 @@ def _record(
         "frame": "camera of the first photo: x right, y down, z forward; unit of length: the model's own",
         "outputs": outputs,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}",
-        "versions": {"python": sys.version.split()[0]} | {package: version for package in _PACKAGES if (version := _version(package))},
+        **machine_facts(),
     }
-
-
-def _version(package: str) -> str | None:
-    """The version of an installed package; this project may also run from a folder, uninstalled."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from train.data.example import Example, batch_size
 from train.evaluation.measure import Measured, Reading, measure
 from train.evaluation.metrics import ViewErrors
-from train.evaluation.results import FAILED_DEGREES, HEAD, Evaluation, LayerResult, pose_result, view_result
+from train.evaluation.results import FAILED_DEGREES, Evaluation, LayerResult, pose_result, view_result
 from und3rstand_jax.errors import UserError
+from und3rstand_jax.layers import HEAD
 from und3rstand_jax.model import Backbone, Probes
 from und3rstand_jax.pixel_grid import sampled_pixels
 from und3rstand_jax.pose import INLIER_THRESHOLD, camera_pose, has_baseline, most_confident_half, pose_errors

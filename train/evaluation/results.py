@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 
 from train.evaluation.metrics import ViewErrors
 
-HEAD = "head"
 ACCURATE_DEGREES = 15.0
 FAILED_DEGREES = 180.0
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from train.evaluation.plot import plot_layers
-from train.evaluation.results import HEAD, Evaluation, LayerResult
+from train.evaluation.results import Evaluation, LayerResult
+from und3rstand_jax.layers import HEAD
 from und3rstand_jax.strict_json import strict_json
 
 METRICS, TABLE, PLOT = "metrics.json", "layers.csv", "layers.png"

@@ -18,9 +18,9 @@ from train.setup import BackboneSetup
 from train.step.backbone_step import MODEL, BackboneState, backbone_errors, backbone_step, initial_backbone_state
 from train.step.data_parallel import first, total
 from und3rstand_jax.checkpoint import read_checkpoint_info
+from und3rstand_jax.layers import HEAD
 from und3rstand_jax.loading import load_backbone
 
-HEAD = "head"
 TRAINS_BACKBONE = "a backbone"
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from und3rstand_jax.command_line import run_command
 from und3rstand_jax.errors import UserError
-
-HEAD = "head"
+from und3rstand_jax.layers import HEAD
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-HEAD = "head"
-"""Stands in place of a layer id for the model's own head."""
+from und3rstand_jax.layers import HEAD
 
 GROUND_TRUTH, OWN_POINTMAPS = "ground truth", "the model's own final pointmaps"
 """What layers may be measured against, as `Report.reference` calls it."""
@@ -71,7 +70,7 @@ class Layer:
     """One layer's (or the head's) view of the pair.
 
     Attributes:
-        layer_id: as in `und3rstand_jax.layers`, or HEAD.
+        layer_id: as in `und3rstand_jax.layers`, or its HEAD.
         views: both views' geometry.
         errors: normalised point error of each view: mean distance between its points and the reference's after each pair of pointmaps is
             divided by its mean distance to the origin (DUSt3R's regression loss). `Report.reference` says what that is.

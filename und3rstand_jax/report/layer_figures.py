@@ -6,7 +6,8 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from und3rstand_jax.layer_plot import Panel, Series, panels_figure
-from und3rstand_jax.report.content import GROUND_TRUTH, HEAD, OWN_POINTMAPS, Layer, Report
+from und3rstand_jax.layers import HEAD
+from und3rstand_jax.report.content import GROUND_TRUTH, OWN_POINTMAPS, Layer, Report
 
 
 def errors_figure(report: Report) -> Figure:

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from und3rstand_jax.layers import HEAD
 from und3rstand_jax.model import Backbone, Probes
 from und3rstand_jax.output import pair
 from und3rstand_jax.pointmap import Pointmap
-from und3rstand_jax.report.content import GROUND_TRUTH, HEAD, OWN_POINTMAPS, Attention, Layer, Pose, Report, ViewGeometry, ViewTruth
+from und3rstand_jax.report.content import GROUND_TRUTH, OWN_POINTMAPS, Attention, Layer, Pose, Report, ViewGeometry, ViewTruth
 from und3rstand_jax.report.inputs import Inputs
 from und3rstand_jax.report.matching import THRESHOLD, correspondences, match_accuracy, true_places
 from und3rstand_jax.report.point_errors import point_errors

@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from und3rstand_jax.errors import UserError
-from und3rstand_jax.report.content import HEAD, Report
+from und3rstand_jax.layers import HEAD
+from und3rstand_jax.report.content import Report
 from und3rstand_jax.report.page_arrays import PackedArray, size
 from und3rstand_jax.report.page_attention import pack_attention
 from und3rstand_jax.report.page_geometry import pack_geometry

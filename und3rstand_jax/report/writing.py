@@ -14,8 +14,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from und3rstand_jax.layers import HEAD
 from und3rstand_jax.report.attention_figure import attention_figure
-from und3rstand_jax.report.content import HEAD, Report
+from und3rstand_jax.report.content import Report
 from und3rstand_jax.report.depth_sheet import write_depth_sheet
 from und3rstand_jax.report.layer_figures import accuracy_figure, drawn_layers, errors_figure, pose_figure
 from und3rstand_jax.report.match_figure import correspondences_figure
