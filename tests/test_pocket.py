@@ -1,5 +1,7 @@
 """The committed pocket DUSt3R: what it promises to be, and that it still sees what it was measured to see."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ from safetensors.numpy import load_file
 
 import convert.__main__ as convert
 import und3rstand_jax as u3d
+import und3rstand_jax.__main__ as und3rstand
+from tests.browser import WITH_WEBGL, body_after, needs_browser
 from train.data.loader import Feed, open_sources
 from train.data.specification import parse_data
 from train.evaluation.two_view import predictor, two_views_on
@@ -21,11 +25,16 @@ SCENES = 3
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
+def converted(tmp_path_factory):
     """Backbone and probes, converted as the model card says."""
     out = tmp_path_factory.mktemp("pocket") / "jax"
     assert convert.main(["--repo", str(POCKET / "probes"), "--backbone", str(POCKET), "--out", str(out), "--verify"]) == 0
-    return u3d.load_backbone_and_probe(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def loaded(converted):
+    return u3d.load_backbone_and_probe(converted)
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +73,35 @@ def test_it_is_nearer_to_the_truth_than_any_constant_and_needs_both_views(loaded
 def test_geometry_forms_over_the_layers(reports):
     first, last = (np.mean([report.layers[layer].errors for report in reports], axis=0) for layer in (0, -2))
     assert (last < 0.7 * first).all()
+
+
+# What the page says of itself once it is ready.
+TELL = """<script>
+addEventListener("load", () => {
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    const texts = (query) => [...document.querySelectorAll(query)].map((found) => found.textContent);
+    document.body.dataset.title = document.title;
+    document.body.dataset.layers = document.getElementById("slider").max;
+    document.body.dataset.rotations = JSON.stringify(texts("#pose tbody tr td:nth-child(2)"));
+  }, 20);
+});
+</script>"""
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_of_a_scene_opens_in_a_browser_and_says_what_its_numbers_say(converted, tmp_path):
+    out = tmp_path / "report"
+    assert und3rstand.main(["report", "--scene", "1", "--checkpoint", str(converted), "--out", str(out)]) == 0
+    page, numbers = out / "report.html", json.loads((out / "report.json").read_text())
+    assert page.stat().st_size < 10e6
+    page.write_text(page.read_text("ascii") + TELL, "ascii")
+    body = body_after(page, tmp_path / "profile", "#layer=decoder.4.cross_attn", *WITH_WEBGL)
+    assert "data-error" not in body and body["data-webgl"] == "true"
+    assert "held-out synthetic scene 1" in body["data-title"]
+    assert int(body["data-layers"]) == len(numbers["layers"]) - 1 == 24
+    shown = [re.search(r"[\d.]+", cell) for cell in json.loads(body["data-rotations"])]
+    for cell, layer in zip(shown, numbers["layers"], strict=True):
+        assert (cell and float(cell[0])) == pytest.approx(layer["rotation_degrees"], abs=0.06)

@@ -21,7 +21,8 @@ export function createCharts(state, layers, values) {
   const views = [1, 2].map((view) => ({ name: `view ${view}`, colour: `view${view}`, values: pick((layer) => layer.errors[view - 1]) }));
   createChart(byId("error-chart"), state, layers, views, { label: "Error by layer, of view 1 and of view 2", height: 300, format: decimals });
 
-  byId("accuracy-lead").textContent = `Share of mutual nearest neighbours within ${values.match_threshold} pixels of the true place.`;
+  byId("accuracy-lead").textContent = 
+    `Of the mutual nearest neighbours whose true place view 2 sees, the share within ${values.match_threshold} pixels of it.`;
   const accuracy = [{ name: "correct", colour: "plain", values: pick((layer) => layer.accuracy) }];
   createChart(byId("accuracy-chart"), state, layers, accuracy, { label: "Share of correct matches by layer", height: 210, format: percent, ceiling: 1 });
 

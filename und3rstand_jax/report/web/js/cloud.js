@@ -74,7 +74,9 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   state.watch(["tint", "shown"], paint);
   state.watch(["layer"], () => state.values.tint === "error" && paint());
   whenLookChanges(byId("stage"), paint);
-  state.watch(["pointed", "layer"], ({ pointed, layer }) => pointAt(marker, geometry, pointed, layer));
+  state.watch(["pointed", "layer", "shown"], ({ pointed, layer, shown }) =>
+    pointAt(marker, geometry, pointed, pointed?.endsWith(TRUTH) || shown === TRUTH ? TRUTH : layer),
+  );
   state.watch(["threshold", "shown", "view1", "view2", "tint", "pointed"], stage.redraw);
   addControls(state, geometry, stage);
 }
@@ -108,7 +110,7 @@ function truthPoints(geometry, view, pixelAngle, truePose) {
 function pointAt(marker, geometry, pointed, layer) {
   marker.object.visible = pointed !== null;
   if (pointed === null) return;
-  const [view, index] = pointed.split(" ").map(Number);
+  const [view, index] = pointed.split(" ", 2).map(Number);
   const place = geometry.points(view, layer).subarray(3 * index, 3 * index + 3);
   marker.moveTo(place, [Number.isNaN(place[0]) ? -1 : 1]);
   marker.uniforms.blend.value = 1;

@@ -1,13 +1,13 @@
-// Layer ids in words: stack, block, kind of step, and a symbol for each kind.
+// Layer ids in words: stack, block, kind of step, and a symbol for each kind, the one that figures have for it (layer_plot.py).
 
 import { drawing } from "report/dom";
 
 const KINDS = {
   self_attn: { name: "self-attention", path: "M-1,0A1,1 0 1,1 1,0A1,1 0 1,1 -1,0Z" },
-  cross_attn: { name: "cross-attention", path: "M0,-1.3L1.3,0L0,1.3L-1.3,0Z" },
-  mlp: { name: "MLP", path: "M-.9,-.9H.9V.9H-.9Z" },
-  embed: { name: "embedding", path: "M0,1.1L-1.1,-.8H1.1Z" },
-  norm: { name: "norm", path: "M0,-1.1L1.1,.8H-1.1Z" },
+  cross_attn: { name: "cross-attention", path: "M-.9,-.9H.9V.9H-.9Z" },
+  mlp: { name: "MLP", path: "M0,-1.1L1.1,.8H-1.1Z" },
+  embed: { name: "embedding", path: "M0,-1.3L1.3,0L0,1.3L-1.3,0Z" },
+  norm: { name: "norm", path: "M-.45,-1.1H.45V-.45H1.1V.45H.45V1.1H-.45V.45H-1.1V-.45H-.45Z" },
   head: { name: "head", path: "M0,-1.45L.43,-.45L1.45,-.45L.65,.2L.95,1.25L0,.62L-.95,1.25L-.65,.2L-1.45,-.45L-.43,-.45Z" },
 };
 

@@ -10,17 +10,17 @@ const short = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(v
 export function createMaps(state, geometry, values, colourMaps) {
   const [near, far] = values.geometry.depth_range;
   const depth = { values: geometry.depth, range: [near, far], shares: (map) => shareOf(map, near, far), read: (value) => value };
-  const rows = [{ ...depth, title: "Depth", unit: "z in view 1’s frame", map: colourMaps.depth, layer: (layer) => layer }];
+  const rows = [{ ...depth, title: "Depth", unit: "z in view 1’s frame", map: colourMaps.depth }];
   if (geometry.hasConfidence)
     rows.push({
-      title: "Confidence", unit: "logarithmic", map: colourMaps.confidence, layer: (layer) => layer,
+      title: "Confidence", unit: "logarithmic", map: colourMaps.confidence,
       values: geometry.confidence, range: geometry.confidenceRange, shares: (map) => shareOf(map, 0, 255), read: geometry.confidenceValue,
     });
   rows.push({
-    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the reference’s points", map: colourMaps.error, layer: (layer) => layer,
+    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the reference’s points", map: colourMaps.error,
     values: geometry.errors, range: [0, values.error_range], shares: (map) => shareOf(map, 0, values.error_range), read: (value) => value,
   });
-  if (geometry.hasTruth) rows.push({ ...depth, title: "True depth", unit: "same scale", map: colourMaps.depth, layer: () => TRUTH });
+  if (geometry.hasTruth) rows.push({ ...depth, title: "True depth", unit: "same scale", map: colourMaps.depth, isTruth: true });
   byId("maps").append(...rows.map((row) => mapRow(row, state, geometry)));
 }
 
@@ -37,15 +37,16 @@ function mapCanvas(row, view, state, geometry, reading) {
   const { width, height } = geometry.size(view);
   const canvas = element("canvas", { class: `map of-view${view}`, role: "img", "aria-label": `${row.title}, view ${view}` });
   canvas.style.aspectRatio = `${width} / ${height}`;
-  const paint = ({ layer }) => paintShares(canvas, width, height, row.shares(row.values(view, row.layer(layer))), row.map);
+  const shown = () => row.values(view, row.isTruth ? TRUTH : state.values.layer);
+  const paint = () => paintShares(canvas, width, height, row.shares(shown()), row.map);
   state.watch(["layer"], paint);
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
     const cell = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
     const index = cell((event.clientY - box.top) / box.height, height) * width + cell((event.clientX - box.left) / box.width, width);
-    const value = row.values(view, row.layer(state.values.layer))[index];
+    const value = shown()[index];
     reading.textContent = Number.isNaN(value) ? "no value" : `view ${view}: ${row.read(value).toFixed(3)}`;
-    state.set({ pointed: `${view} ${index}` });
+    state.set({ pointed: `${view} ${index} ${row.isTruth ? TRUTH : "layer"}` });
   });
   canvas.addEventListener("pointerleave", () => {
     reading.textContent = row.unit;

@@ -1,6 +1,6 @@
 // The 3D stage: camera, orbit, drawing only when something changed.
 
-import { Group, OrbitControls, PerspectiveCamera, Quaternion, Scene, Vector3, WebGLRenderer } from "three";
+import { Group, OrbitControls, PerspectiveCamera, Scene, Vector3, WebGLRenderer } from "three";
 
 import { element, whenLookChanges } from "report/dom";
 
