@@ -16,7 +16,7 @@ from tests.report_cases import HEIGHT, WIDTH, room, said, told_report
 from und3rstand_jax.__main__ import main
 from und3rstand_jax.checkpoint import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.images import load_image, to_uint8
+from und3rstand_jax.images import load_image, open_photo, to_uint8
 from und3rstand_jax.report.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.report.layer_figures import accuracy_figure, errors_figure, pose_figure
 from und3rstand_jax.report.match_figure import correspondences_figure
@@ -109,7 +109,7 @@ def test_numbers_of_photos_whose_names_are_no_utf_8_are_written_and_come_back(re
     photos = [tmp_path / os.fsdecode(name) for name in (b"caf\xe9.png", "café.png".encode())]
     for photo, pixels in zip(photos, room()[0], strict=True):
         Image.fromarray(pixels).save(photo)
-    inputs = photo_inputs(tuple(photos), "probe", 32)
+    inputs = photo_inputs(tuple(photos), tuple(map(open_photo, photos)), "probe", 32)
     assert inputs.title == "caf\\udce9.png and café.png"
     write_numbers(tmp_path / "report.json", dataclasses.replace(report, title=inputs.title, facts=inputs.facts))
     numbers = read_strictly(tmp_path / "report.json")
@@ -184,7 +184,6 @@ def config_alone(tmp_path_factory):
         (("a.png", "b.png", "--scene", "3"), "expected two images or --scene 3, found both"),
         (("a.png", "b.png", "--data", "synthetic"), "--data synthetic chooses how scenes are rendered"),
         (("a.png", "b.png"), "no image at a.png"),
-        (("a.png", "b.png", "--size", "32x48"), "photos are brought to one side"),
         (("--scene", "-1"), "expected the number of a held-out scene, 0 to"),
         (("--scene", str(2**30)), "expected the number of a held-out scene, 0 to"),
         (("--scene", "0", "--data", "co3d:somewhere"), "expected synthetic"),
@@ -198,6 +197,24 @@ def test_what_cannot_be_reported_on_is_refused_in_a_line_before_weights_are_read
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and told in error
     assert not (tmp_path / "out").exists()
+
+
+def test_photos_are_brought_to_one_side_and_no_other_size(config_alone, tmp_path, capsys):
+    photos = tmp_path / "a.png", tmp_path / "b.png"
+    for photo, pixels in zip(photos, room()[0], strict=True):
+        Image.fromarray(pixels).save(photo)
+    command = ["report", *map(str, photos), "--checkpoint", str(config_alone), "--out", str(tmp_path / "out"), "--size", "32x48"]
+    assert main(command) == 2
+    assert "--size 32x48: photos are brought to one side, in pixels, such as 48" in capsys.readouterr().err
+
+
+def test_a_photo_that_is_not_there_is_refused_before_a_checkpoint_is_converted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("UND3RSTAND_JAX_CACHE", str(tmp_path / "cache"))
+    source = tiny.save_backbone(tmp_path / "source")
+    command = ["report", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--checkpoint", str(source), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert f"no image at {tmp_path / 'a.png'}" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys):

@@ -37,7 +37,7 @@ def load_image(
     Raises:
         UserError: the file is missing, is no image or is damaged, or this size leaves no multiple of 16.
     """
-    rgb = _open_rgb(photo)
+    rgb = open_photo(photo)
     if preprocessing == "probe":
         cropped = _probe_crop(rgb, size)
     elif preprocessing == "dust3r":
@@ -52,8 +52,12 @@ def to_uint8(image: Float[np.ndarray, "*B H W 3"]) -> UInt8[np.ndarray, "*B H W 
     return np.clip(np.rint((np.asarray(image, np.float32) * 0.5 + 0.5) * 255), 0, 255).astype(np.uint8)
 
 
-def _open_rgb(photo: Photo) -> Image.Image:
-    """The photo's first frame, upright, in 8-bit RGB."""
+def open_photo(photo: Photo) -> Image.Image:
+    """The photo's first frame, upright, in 8-bit RGB, which `load_image` takes as well.
+
+    Raises:
+        UserError: the file is missing, is no image or is damaged.
+    """
     if isinstance(photo, Image.Image):
         return _upright_rgb(photo, "the image")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL.Image import Image
 
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.images import Preprocessing, load_image, to_uint8
@@ -50,16 +51,16 @@ class Inputs:
         return (self.views[0].shape[1], self.views[0].shape[2]), (self.views[1].shape[1], self.views[1].shape[2])
 
 
-def photo_inputs(photos: tuple[Path, Path], preprocessing: Preprocessing, side: int) -> Inputs:
-    """Two photos, brought to size as `und3rstand_jax.images.load_image` does.
+def photo_inputs(paths: tuple[Path, Path], photos: tuple[Image, Image], preprocessing: Preprocessing, side: int) -> Inputs:
+    """Two open photos, brought to size as `und3rstand_jax.images.load_image` does; `paths` is what they are called.
 
     Raises:
-        UserError: a photo cannot be read.
+        UserError: a photo leaves nothing at this size.
     """
     one, two = (load_image(photo, preprocessing, side) for photo in photos)
-    images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(photos, (one, two), strict=True)]
+    images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, (one, two), strict=True)]
     facts = {"images": images, "preprocessing": preprocessing}
-    return Inputs(" and ".join(_shown_name(photo) for photo in photos), (one, two), None, None, None, facts)
+    return Inputs(" and ".join(map(_shown_name, paths)), (one, two), None, None, None, facts)
 
 
 def _shown_name(file: Path) -> str:

@@ -4,14 +4,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL.Image import Image
+
 from und3rstand_jax.checkpoint import CheckpointInfo, read_checkpoint_info
 from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.errors import UserError
 from und3rstand_jax.image_size import parse_image_size
+from und3rstand_jax.images import open_photo
 from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
+from und3rstand_jax.machine import machine_facts
 from und3rstand_jax.model import Backbone, Probes
+from und3rstand_jax.output import pair
 from und3rstand_jax.output_folder import check_output_folder, output_folder
-from und3rstand_jax.report.facts import checkpoint_facts, machine_facts
+from und3rstand_jax.report.facts import checkpoint_facts
 from und3rstand_jax.report.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.report.measure import measure
 from und3rstand_jax.report.numbers import NUMBERS
@@ -35,12 +40,14 @@ def make_report(options: "ReportOptions") -> str:
     # What can be refused without the weights is refused before the time that loading takes.
     _check_choice(options)
     check_output_folder(options.out, options.overwrite, _is_report)
+    # Photos too: of a checkpoint that is not converted yet, what it is may take gigabytes to find out.
+    photos = tuple(map(open_photo, options.images))
     folder = converted_checkpoint(options.checkpoint)
     info = read_checkpoint_info(folder)
     if info.backbone is None:
         raise UserError(f"{options.checkpoint} holds probes and no backbone; convert them again with --backbone")
     with stopwatch.time("images"):
-        inputs = _inputs(options, info.backbone)
+        inputs = _inputs(options, photos, info.backbone)
     with output_folder(options.out, options.overwrite, _is_report) as written:
         _say(f"loading {options.checkpoint}")
         with stopwatch.time("load"):
@@ -71,15 +78,14 @@ def _check_choice(options: "ReportOptions") -> None:
         raise UserError(f"--data {options.data} chooses how scenes are rendered; give --scene NUMBER, or leave it out")
 
 
-def _inputs(options: "ReportOptions", config: BackboneConfig) -> Inputs:
+def _inputs(options: "ReportOptions", photos: tuple[Image, ...], config: BackboneConfig) -> Inputs:
     if options.scene is not None:
         size = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
         return scene_inputs(options.scene, options.data or "synthetic", size)
     height, width = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
     if options.size is not None and height != width:
         raise UserError(f"--size {options.size}: photos are brought to one side, in pixels, such as {max(height, width)}")
-    one, two = options.images
-    return photo_inputs((one, two), options.preprocessing, max(height, width))
+    return photo_inputs(pair(options.images), pair(photos), options.preprocessing, max(height, width))
 
 
 def _load(folder: Path, info: CheckpointInfo, dtype: Dtype) -> tuple[Backbone, Probes | None]:
