@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 _INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
 _LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
 _LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
-_NARROW = 1000  # below this ratio of largest to smallest value, a decade has more than one tick
+_TICKS = ((10, range(1, 10)), (1000, (1, 2, 5)), (math.inf, (1,)))  # those of a decade, below a ratio of largest to smallest value
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic axis with plain numbers, unless a value is 0."""
     if values and min(values) > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < _NARROW * min(values) else (1,)))
+        ticks = next(ticks for ratio, ticks in _TICKS if max(values) < ratio * min(values))
+        axes.yaxis.set_major_locator(LogLocator(subs=tuple(ticks)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
