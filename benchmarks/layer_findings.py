@@ -1,0 +1,100 @@
+"""What is measured of a model's layers on many held-out scenes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+import und3rstand_jax as u3d
+from benchmarks.layer_means import DistanceGroup, LayerMeans, Mean, by_distance, falls, means, scene_figures
+from benchmarks.true_place import Places, attention_on, both_true_places
+from und3rstand_jax.layers import HEAD
+from und3rstand_jax.report.inputs import scene_inputs
+from und3rstand_jax.report.measure import measure
+from und3rstand_jax.report.stopwatch import Stopwatch
+
+FIRST_BLOCKS = (1, 2)
+"""From which blocks on the kinds of steps are compared: before block 0 there is no layer to have fallen from."""
+
+
+class Attention(NamedTuple):
+    """Mean share of cross-attention on the true place, on that of another scene, and what lies there if it is spread evenly.
+
+    Of view 1's decoder and of view 2's. A head that looks at the same part of the image whatever the scene shows gives both places
+    alike. `error`: standard error of the difference between both, which is taken scene by scene.
+    """
+
+    on_place: Float[np.ndarray, "2 blocks heads"]
+    on_another: Float[np.ndarray, "2 blocks heads"]
+    error: Float[np.ndarray, "2 blocks heads"]
+    even: Float[np.ndarray, "2"]
+
+
+class Findings(NamedTuple):
+    """All that is measured: of every layer; of the last one by the distance of the cameras; by kind of step, how far the errors fall."""
+
+    layers: list[LayerMeans]
+    attention: Attention
+    by_distance: list[DistanceGroup]
+    falls: dict[int, dict[str, tuple[Mean, Mean]]]
+
+
+def findings(checkpoint: str, scenes: int, data: str) -> Findings:
+    """Measures that many held-out scenes."""
+    model, probes = u3d.load_backbone_and_probe(checkpoint)
+    figures, on_place, on_another, even, distances = [], [], [], [], []
+    last: Places | None = None
+    for number in tqdm(range(scenes), desc="scenes"):
+        inputs = scene_inputs(number, data, model.config.img_size)
+        report = measure(model, probes, probes.layer_ids, inputs, {}, Stopwatch())
+        places = both_true_places(inputs, report.grids)
+        on_place.append(attention_on(report, places))
+        on_another.append(np.full_like(on_place[-1], np.nan) if last is None else attention_on(report, last))
+        even.append([place.even for place in places])
+        assert inputs.true_pose is not None
+        distances.append(float(np.linalg.norm(inputs.true_pose[:3, 3])))
+        # All that is needed of it, so that not every pointmap of every scene stays in memory.
+        figures.append([scene_figures(layer) for layer in report.layers])
+        last = places
+    difference = np.subtract(on_place, on_another)
+    error = np.nanstd(difference, axis=0, ddof=1) / np.sqrt(np.isfinite(difference).sum(axis=0))
+    probed = [[layer for layer in scene if layer.layer_id != HEAD] for scene in figures]
+    return Findings(
+        [means(layer) for layer in zip(*figures, strict=True)],
+        Attention(np.nanmean(on_place, axis=0), np.nanmean(on_another, axis=0), error, np.nanmean(even, axis=0)),
+        by_distance([scene[-1] for scene in figures], distances),
+        {block: falls(probed, block) for block in FIRST_BLOCKS},
+    )
+
+
+_SHARES = ("on_true_place", "on_another_scenes", "standard_error_of_difference", "spread_evenly")
+
+
+def as_json(found: Findings) -> dict[str, object]:
+    """All figures: a mean is [mean, standard error], attention goes by view's decoder, block and head."""
+    return {
+        "layers": [dataclasses.asdict(layer) for layer in found.layers],
+        "last_layer_by_distance": [dataclasses.asdict(group) for group in found.by_distance],
+        "falls_from_block": found.falls,
+        "attention": {name: shares.tolist() for name, shares in zip(_SHARES, found.attention, strict=True)},
+    }
+
+
+def from_json(facts: Mapping[str, Any]) -> Findings:
+    """What `as_json` was given."""
+    return Findings(
+        [_means(layer) for layer in facts["layers"]],
+        Attention(*(np.asarray(facts["attention"][name]) for name in _SHARES)),
+        [DistanceGroup(group["nearest"], group["farthest"], _means(group["means"])) for group in facts["last_layer_by_distance"]],
+        {
+            int(block): {kind: (Mean(*one), Mean(*two)) for kind, (one, two) in by_kind.items()}
+            for block, by_kind in facts["falls_from_block"].items()
+        },
+    )
+
+
+def _means(layer: Mapping[str, Any]) -> LayerMeans:
+    return LayerMeans(**{name: Mean(*value) if isinstance(value, list) else value for name, value in layer.items()})
