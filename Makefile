@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCENE ?= 1
 DEMO_STEPS ?= 150
+DEMO_OPTIONS = --layers all --backbone .demo/pocket --steps $(DEMO_STEPS) --batch-size 8 --learning-rate 2e-3 --warmup-steps 15 \
+    --no-augment --val-pairs 32 --log-every 10 --save-every 25
 # A run goes on only with the options and the backbone it was started with: others have a folder of their own.
-DEMO_RUN = .demo/run-$(DEMO_STEPS)-$(firstword $(shell cat pocket/model.safetensors | cksum))
+DEMO_RUN = .demo/run-$(firstword $(shell (echo '$(DEMO_OPTIONS)'; cat pocket/model.safetensors) | cksum))
 
 .PHONY: demo test test-slow lint clean
 
@@ -27,8 +29,7 @@ $(VENV)/.test: $(VENV)/.demo
 demo: export JAX_PLATFORMS ?= cpu
 demo: $(VENV)/.demo
 	$(BIN)/python -m convert --repo pocket/probes --backbone pocket --out .demo/pocket --verify --overwrite
-	$(BIN)/python -m train --layers all --backbone .demo/pocket --out $(DEMO_RUN) --steps $(DEMO_STEPS) --batch-size 8 \
-	    --learning-rate 2e-3 --warmup-steps 15 --no-augment --val-pairs 32 --log-every 10 --save-every 25
+	$(BIN)/python -m train $(DEMO_OPTIONS) --out $(DEMO_RUN)
 	$(BIN)/python -m und3rstand_jax report --scene $(SCENE) --checkpoint $(DEMO_RUN)/probes --out .demo/report --overwrite
 	@echo "Click: file://$(CURDIR)/.demo/report/report.html"
 
