@@ -5,7 +5,9 @@ import dataclasses
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+import tyro
 
 from train.backbone_options import BackboneOptions
 from train.data.command import InspectOptions
@@ -34,7 +36,7 @@ def table() -> str:
 
 def _section(command: str, options: Any, note: str) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    rows = [f"| `--{name.replace('_', '-')}` | {_told(defaults[name])} | {text} |" for name, text in _descriptions(options).items()]
+    rows = [f"| `{_called(options, name)}` | {_told(defaults[name])} | {text} |" for name, text in _descriptions(options).items()]
     lines = [f"\n## `{command}`\n", *([f"{note}\n"] if note else []), "| option | default | what it does |", "|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
@@ -51,6 +53,13 @@ def _descriptions(options: Any) -> dict[str, str]:
                 assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
                 described.setdefault(field.target.id, str(text.value.value).replace("|", "\\|"))
     return described
+
+
+def _called(options: Any, name: str) -> str:
+    """As it is written on the command line: --name, or just its value where only its place tells what it is."""
+    (_, positional) = get_args(tyro.conf.Positional[str])
+    is_positional = positional in getattr(get_type_hints(options, include_extras=True)[name], "__metadata__", ())
+    return name.upper() if is_positional else f"--{name.replace('_', '-')}"
 
 
 def _told(value: object) -> str:
