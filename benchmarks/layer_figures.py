@@ -34,7 +34,8 @@ def attention_figure(attention: Attention) -> Figure:
     for axes, (view, kind) in zip(panels, drawn, strict=True):
         image = axes.imshow(attention[kind][view], vmin=0, vmax=greatest, cmap="viridis")
         axes.set(xlabel="head", xticks=range(heads), yticks=range(blocks))
-        axes.set_title(f"view {view + 1}'s decoder:\n{('the true place', 'another scene’s')[kind]}", fontsize=9)
+        where = ("the true place", "another scene's")[kind]
+        axes.set_title(f"view {view + 1}'s decoder:\n{where}", fontsize=9)
     panels[0].set_ylabel("decoder block")
     even = " and ".join(f"{share:.3f}" for share in attention.even)
     figure.suptitle(
