@@ -9,7 +9,7 @@ import pytest
 
 from tests.browser import WITH_WEBGL, WITHOUT_WEBGL, body_after, needs_browser
 from tests.page_cases import make_report, small_page
-from und3rstand_jax.report.page import page_text, write_page
+from und3rstand_jax.report.page import page_text
 
 # Presses keys and buttons once the page is ready, and notes what then is to be seen.
 USE = """<script>
@@ -52,13 +52,50 @@ def test_slider_keys_table_and_attention_move_together_in_a_browser(tmp_path, fl
     assert body["data-webgl"] == ("true" if flags == WITH_WEBGL else "false")
 
 
+# What is there to see, and its width and height, once the page is ready.
+SHOWN = """<script>
+addEventListener("load", () => {
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    const all = (query) => [...document.querySelectorAll(query)];
+    const box = (node) => node.getBoundingClientRect();
+    const boxes = (query) => [query, all(query).map(box).map(({ width, height }) => [width, height])];
+    document.body.dataset.maps = JSON.stringify(all(".map-head b").map((title) => title.textContent));
+    document.body.dataset.errors = box(document.getElementById("errors")).height > 0;
+    document.body.dataset.summary = document.querySelector(".summary").textContent;
+    document.body.dataset.boxes = JSON.stringify(Object.fromEntries(
+      [".map", "#stage", ".attention-views canvas", ".photos img", ".matches"].map(boxes)));
+  }, 20);
+});
+</script>"""
+
+
 @needs_browser
-def test_a_bare_report_of_one_layer_comes_up_in_a_browser(tmp_path):
+def test_a_bare_report_of_one_layer_comes_up_without_errors_that_it_cannot_have_in_a_browser(tmp_path):
     report = make_report((32, 48), 1, 1, has_truth=False, confident=False)
     page = tmp_path / "report.html"
-    write_page(page, dataclasses.replace(report, attention=(), layers=report.layers[-1:]))
+    report = dataclasses.replace(report, attention=(), layers=report.layers[-1:])
+    page.write_text(page_text(report) + SHOWN, "ascii")
     body = body_after(page, tmp_path / "profile", "#layer=decoder.9.mlp", *WITH_WEBGL)
     assert body.get("data-error") is None and body["data-ready"] == "true"
+    assert json.loads(body["data-maps"]) == ["Depth"] and body["data-errors"] == "false"
+    assert body["data-summary"] == "The model’s own head, two views of 48×32 pixels."
+
+
+@needs_browser
+def test_views_of_any_shape_leave_the_page_usable_in_a_browser(tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text(page_text(make_report(((512, 32), (32, 512)), 1, 1)) + SHOWN, "ascii")
+    body = body_after(page, tmp_path / "profile", "", "--window-size=1440,900", *WITH_WEBGL)
+    assert "data-error" not in body
+    assert json.loads(body["data-maps"]) == ["Depth", "Confidence", "Error", "True depth"] and body["data-errors"] == "true"
+    boxes = {name: [height / width for width, height in sizes] for name, sizes in json.loads(body["data-boxes"]).items()}
+    for shapes in (boxes[".map"][:2], boxes[".attention-views canvas"]):
+        assert shapes == pytest.approx([16, 1 / 16], rel=0.2)  # the frame around a map counts
+    tallest = {name: max(height for _, height in sizes) for name, sizes in json.loads(body["data-boxes"]).items()}
+    assert tallest[".map"] < 270 and tallest["#stage"] <= 1000 and tallest[".attention-views canvas"] < 650
+    assert tallest[".photos img"] == 150 and tallest[".matches"] <= 760
 
 
 # Ranks of points by confidence, computed by the page's own module.

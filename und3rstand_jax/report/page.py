@@ -89,10 +89,12 @@ def _fill(template: str, texts: dict[str, str]) -> str:
 def _summary(report: Report) -> str:
     head = any(layer.layer_id == HEAD for layer in report.layers)
     layers = len(report.layers) - head
-    return (
-        f"{layers} {'layer' if layers == 1 else 'layers'}{' and the model’s own head' if head else ''}, "
-        f"two views of {_sizes(report)} pixels; errors are measured against {report.reference}."
-    )
+    shown = [f"{layers} {'layer' if layers == 1 else 'layers'}"] if layers else []
+    shown += ["the model’s own head"] if head else []
+    # One layer that is its own reference has no errors.
+    errors = "" if len(report.layers) == 1 and report.truth is None else f"; errors are measured against {report.reference}"
+    summary = f"{' and '.join(shown)}, two views of {_sizes(report)} pixels{errors}."
+    return summary[0].upper() + summary[1:]
 
 
 def _sizes(report: Report) -> str:

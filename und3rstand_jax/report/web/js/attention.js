@@ -1,9 +1,10 @@
 // Where a token looks in the other view: one block and head large, all blocks and heads small.
 
-import { byId, element } from "report/dom";
+import { byId, element, fitImage } from "report/dom";
 import { paintShares } from "report/colours";
 
 const MEAN = "mean";
+const TALLEST = 640; // pixels
 
 // Weights of one query over the other view's cells; head may be MEAN.
 function createReader(info, arrays) {
@@ -87,6 +88,7 @@ function createPanel(view, state, info, photo, colourMap, status) {
   const heat = document.createElement("canvas");
   const scale = Math.max(1, Math.round(640 / photo.naturalWidth));
   [canvas.width, canvas.height] = [photo.naturalWidth * scale, photo.naturalHeight * scale];
+  fitImage(canvas, photo.naturalWidth, photo.naturalHeight, TALLEST);
   const context = canvas.getContext("2d");
   // Pooled cells at the far edges may be cut by the image's edge.
   const [spanRows, spanColumns] = info.spans[view - 1];

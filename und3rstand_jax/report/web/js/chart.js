@@ -3,7 +3,8 @@
 import { drawing, element, whenLookChanges } from "report/dom";
 import { blockRuns, symbol } from "report/layers";
 
-const MARGIN = { top: 12, right: 14, bottom: 36, left: 46 };
+const MARGIN = { top: 12, right: 14, bottom: 44, left: 46 };
+const LABELS = 21; // their base line below the axis, clear of a symbol that stands on it
 
 // One of `steps`, else 1, 2, 2.5 or 5 times a power of ten: about `wanted` of them up to `highest`.
 function niceStep(highest, wanted, steps = []) {
@@ -78,10 +79,10 @@ function bands(layers, x, slot, inner) {
   const clear = (first, last) => !hasHead || x(layers.length - 1) - (x(first) + x(last)) / 2 > 30;
   const drawn = runs.flatMap(({ first, last, label }, i) => [
     i % 2 ? null : drawing("rect", { class: "band", x: x(first) - slot / 2, y: MARGIN.top, width: x(last) - x(first) + slot, height: inner.height }),
-    i % every || !clear(first, last) ? null : drawing("text", { class: "tick", x: (x(first) + x(last)) / 2, y: bottom + 15, "text-anchor": "middle" }, label),
+    i % every || !clear(first, last) ? null : drawing("text", { class: "tick", x: (x(first) + x(last)) / 2, y: bottom + LABELS, "text-anchor": "middle" }, label),
   ]);
-  const head = hasHead ? drawing("text", { class: "tick", x: x(layers.length - 1), y: bottom + 15, "text-anchor": "middle" }, "head") : null;
-  const title = drawing("text", { class: "axis", x: MARGIN.left + inner.width / 2, y: bottom + 32, "text-anchor": "middle" }, layers.some(({ stack }) => stack === "encoder") ? "block (e: of the encoder)" : "block");
+  const head = hasHead ? drawing("text", { class: "tick", x: x(layers.length - 1), y: bottom + LABELS, "text-anchor": "middle" }, "head") : null;
+  const title = drawing("text", { class: "axis", x: MARGIN.left + inner.width / 2, y: bottom + LABELS + 18, "text-anchor": "middle" }, layers.some(({ stack }) => stack === "encoder") ? "block (e: of the encoder)" : "block");
   return [...drawn, head, title].filter(Boolean);
 }
 

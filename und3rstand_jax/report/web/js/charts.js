@@ -14,6 +14,9 @@ const degrees = (value, step) => `${step === undefined ? value.toFixed(1) : deci
 const ANGLE_STEPS = [1, 2, 5, 10, 15, 30, 45, 60];
 
 export function createCharts(state, layers, values) {
+  // Of one layer that is its own reference there is nothing to see.
+  byId("errors").hidden = layers.length === 1 && !values.true_pose;
+  if (byId("errors").hidden) return;
   const pick = (read) => values.layers.map((layer) => read(layer) ?? null);
   byId("errors-lead").textContent =
     `Mean distance between a layer’s points and those of ${values.reference}, each pair of pointmaps divided by its mean distance to view 1’s camera. ` +
@@ -39,7 +42,7 @@ export function createCharts(state, layers, values) {
 function legend(layers) {
   const views = [1, 2].map((view) => element("span", { class: `key view${view}` }, `view ${view}`));
   const kinds = kindsOf(layers).map((kind) =>
-    element("span", {}, drawing("svg", { viewBox: "-2 -2 4 4", width: 14, height: 14 }, symbol(kind, 0, 0, 1.2)), ` after ${kindName(kind)}`),
+    element("span", {}, drawing("svg", { viewBox: "-2 -2 4 4", width: 14, height: 14 }, symbol(kind, 0, 0, 1.2)), kind === "head" ? " the model’s own head" : ` after ${kindName(kind)}`),
   );
   return [...views, ...kinds];
 }

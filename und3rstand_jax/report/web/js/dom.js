@@ -27,6 +27,12 @@ export function whenLookChanges(node, draw) {
   draw((width = node.clientWidth));
 }
 
+// As wide as there is room, but no taller than so many pixels: a tall view would take the whole page.
+export function fitImage(node, width, height, tallest) {
+  node.style.aspectRatio = `${width} / ${height}`;
+  node.style.width = `min(100%, ${Math.round((tallest * width) / height)}px)`;
+}
+
 // A row of buttons of which one is pressed. options: [value, label]; returns the row and a function that shows a choice.
 export function choice(label, options, onChoose) {
   const buttons = options.map(([value, text]) => element("button", { type: "button", click: () => onChoose(value) }, text));

@@ -1,8 +1,10 @@
 // Depth, confidence and error of both views as maps with colour bars. Hovering a map reads its value and marks the point in 3D.
 
-import { byId, element } from "report/dom";
+import { byId, element, fitImage } from "report/dom";
 import { paintBar, paintShares } from "report/colours";
 import { TRUTH } from "report/geometry";
+
+const TALLEST = 260; // pixels
 
 const shareOf = (values, low, high) => Float32Array.from(values, (value) => (value - low) / (high - low));
 const short = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2));
@@ -16,8 +18,9 @@ export function createMaps(state, geometry, values, colourMaps) {
       title: "Confidence", unit: "logarithmic", map: colourMaps.confidence,
       values: geometry.confidence, range: geometry.confidenceRange, shares: (map) => shareOf(map, 0, 255), read: geometry.confidenceValue,
     });
-  rows.push({
-    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the reference’s points", map: colourMaps.error,
+  // Without a truth the head is its own reference.
+  if (geometry.hasTruth || values.layers.length > 1) rows.push({
+    title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the reference", map: colourMaps.error,
     values: geometry.errors, range: [0, values.error_range], shares: (map) => shareOf(map, 0, values.error_range), read: (value) => value,
   });
   if (geometry.hasTruth) rows.push({ ...depth, title: "True depth", unit: "same scale", map: colourMaps.depth, isTruth: true });
@@ -36,7 +39,7 @@ function mapRow(row, state, geometry) {
 function mapCanvas(row, view, state, geometry, reading) {
   const { width, height } = geometry.size(view);
   const canvas = element("canvas", { class: `map of-view${view}`, role: "img", "aria-label": `${row.title}, view ${view}` });
-  canvas.style.aspectRatio = `${width} / ${height}`;
+  fitImage(canvas, width, height, TALLEST);
   const shown = () => row.values(view, row.isTruth ? TRUTH : state.values.layer);
   const paint = () => paintShares(canvas, width, height, row.shares(shown()), row.map);
   state.watch(["layer"], paint);
