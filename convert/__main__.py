@@ -4,13 +4,12 @@ import dataclasses
 import functools
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from und3rstand_jax.command_line import run_command
+from und3rstand_jax.command_line import end_process, run_command
 from und3rstand_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,5 +192,10 @@ def _mode(text: str | None, bounds: tuple[str, str], option: str) -> "Mode | Non
         raise UserError(f"{option} {text!r} is not NAME or NAME,LOW,HIGH (for example exp,1,inf)") from None
 
 
+def program() -> None:
+    """`main` as a process of its own."""
+    end_process(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

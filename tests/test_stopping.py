@@ -1,5 +1,6 @@
 """A run that is told to stop does, wherever in the code that reaches it; its worker processes end with it, whenever it is killed."""
 
+import os
 import subprocess
 import sys
 
@@ -54,3 +55,17 @@ def test_a_worker_ends_with_a_run_that_is_killed(tmp_path, late):
     # The worker holds the run's output open: this returns when both are gone.
     done = subprocess.run([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, text=True)
     assert done.returncode == -9, done.stdout
+
+
+@pytest.mark.parametrize(("status", "taken_down"), [(0, "down\n"), (2, "down\n"), (130, "")])
+def test_an_interrupted_command_ends_before_python_takes_down_what_xla_may_still_work_on(status, taken_down):
+    code = f"import atexit, und3rstand_jax.command_line as c; atexit.register(print, 'down'); print('said'); c.end_process({status})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, text=True)
+    assert (done.returncode, done.stdout) == (status, f"said\n{taken_down}"), done.stderr
+
+
+def test_a_path_that_the_output_cannot_show_is_written_out():
+    code = "import sys; from und3rstand_jax.command_line import run_command; run_command(lambda: print('caf\\udce9'), False)"
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=strict)
+    assert done.stdout == b"caf\\udce9\n", done.stderr

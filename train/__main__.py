@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from train.options import RunOptions, TrainOptions
-from und3rstand_jax.command_line import run_command
+from und3rstand_jax.command_line import end_process, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,5 +74,11 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
 }
 
+
+def program() -> None:
+    """`main` as a process of its own."""
+    end_process(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

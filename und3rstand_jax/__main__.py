@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.command_line import run_command
+from und3rstand_jax.command_line import end_process, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,5 +75,10 @@ def _run(arguments: Arguments) -> None:
     )
 
 
+def program() -> None:
+    """`main` as a process of its own."""
+    end_process(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

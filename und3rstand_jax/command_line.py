@@ -1,5 +1,6 @@
 """How every command line of this project ends: expected failures are one line on stderr and exit status 2."""
 
+import io
 import logging
 import os
 import sys
@@ -7,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from und3rstand_jax.errors import UserError
 
@@ -26,6 +27,9 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
     """
     if not debug:
         _quieten_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may have bytes that the terminal's encoding cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()
@@ -42,6 +46,18 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends a command's process with what `run_command` returned.
+
+    Interrupted, on the spot: XLA may still be computing in threads of its own, which crash when Python takes down what they work on.
+    """
+    if status == EXIT_INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _one_line(error: UserError | OSError) -> str:
