@@ -11,6 +11,7 @@ from convert.mapping import LeafMap, export
 from convert.probes.names import natural_key
 from convert.provenance import leaves_from_json
 from convert.room import check_apart
+from convert.safetensors_writing import write_safetensors
 from convert.writing import unused_file
 from und3rstand_jax.checkpoint import CheckpointInfo, read_checkpoint_info, read_tree
 from und3rstand_jax.errors import UserError
@@ -69,8 +70,6 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
 
 
 def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str], float16: bool) -> None:
-    from safetensors.numpy import save_file
-
     tensors = dict(named for part in parts for named in torch_tensors(folder, info, part))
     second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
     # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
@@ -82,7 +81,7 @@ def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str
     }
     target.mkdir(exist_ok=True)
     metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
-    save_file(stored, target / "model.safetensors", metadata)
+    write_safetensors(target / "model.safetensors", stored, metadata)
     # The original's reader takes bare Infinity, as its own files have it.
     (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
 

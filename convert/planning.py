@@ -85,7 +85,7 @@ def planned(repo: str, backbone: str | None, access: HubAccess, options: ProbeOp
         if place is None:
             raise UserError(
                 f"{repo} holds probes and no backbone, and neither its config nor its model card names a base model; "
-                "give one with --backbone (a hub id, folder or file)"
+                f"convert it with one: python -m convert --repo {repo} --backbone BACKBONE --out DIR (BACKBONE: a hub id, folder or file)"
             )
         if is_checkpoint(place):
             config = read_checkpoint_info(place).backbone

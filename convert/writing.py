@@ -18,6 +18,7 @@ from convert.probes.findings import Complaint
 from convert.progress import progress_bar, say
 from convert.provenance import backbone_provenance, probes_provenance
 from convert.room import check_apart, check_room
+from convert.safetensors_writing import write_safetensors
 from convert.sources.source import Source
 from convert.sources.tensor_files import TensorFiles, TensorInfo
 from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info, write_checkpoint_info, write_tree
@@ -88,9 +89,7 @@ def _write_part(
     say(f"writing {part} ({total / 2**20:.0f} MiB)", show_progress)
     write_tree(folder / part, unflatten(_as_jax_arrays(filled)))
     if unused:
-        from safetensors.numpy import save_file
-
-        save_file({name: tensors.read(name) for name in unused}, unused_file(folder, part))
+        write_safetensors(unused_file(folder, part), {name: tensors.read(name) for name in unused})
 
 
 def _as_jax_arrays(filled: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -406,3 +406,10 @@ except SystemExit as end:
         "--offline",
     ):
         assert option in run.stdout
+
+
+def test_exported_weights_may_be_read_by_whom_a_new_file_may(tmp_path: Path) -> None:
+    out = exported(converted(save_backbone(tmp_path / "m"), tmp_path / "jax"), tmp_path / "out")
+    (tmp_path / "new").touch()
+    files = (tmp_path / "new", out / "config.json", out / "model.safetensors")
+    assert len({file.stat().st_mode for file in files}) == 1

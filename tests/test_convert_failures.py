@@ -118,7 +118,7 @@ TENSORS = {
     "no backbone's anchor": (
         changed("patch_embed|enc_|dec|mask|head", lambda t: None) | {"foo.weight": np.ones((3, 3), np.float32)},
         "probes and no backbone, and neither its config nor its model card names a base model; "
-        "give one with --backbone (a hub id, folder or file)",
+        "convert it with one: python -m convert --repo {source} --backbone BACKBONE --out DIR (BACKBONE: a hub id, folder or file)",
     ),
     "two backbones": (
         backbone_tensors() | {f"teacher.{name}": tensor for name, tensor in backbone_tensors().items()},
@@ -131,6 +131,7 @@ TENSORS = {
 def test_tensors_that_do_not_fit(case: str, refused, tmp_path: Path) -> None:
     tensors, message = TENSORS[case]
     found = refused(save_backbone(tmp_path / "m", tensors))
+    message = message.replace("{source}", str(tmp_path / "m"))
     assert found.endswith(message) if case == "no backbone's anchor" else found == message
 
 
