@@ -188,6 +188,7 @@ def on_full_disk(tmp_path: Path, size: str, *args: object) -> None:
 def test_folders_that_may_not_be_written(tmp_path: Path, capsys) -> None:
     source = save_backbone(tmp_path / "m")
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("mine")
 
@@ -198,7 +199,9 @@ def test_folders_that_may_not_be_written(tmp_path: Path, capsys) -> None:
 
     for options in ((), ("--overwrite",)):
         assert refused(tmp_path / "file", *options) == f"{tmp_path / 'file'} is a file; --out must name a folder"
-        assert refused(tmp_path / "file" / "jax", *options).endswith(str(tmp_path / "file"))
+        below = f"{tmp_path / 'file' / 'jax'} cannot be made: {tmp_path / 'file'} is a file; choose another --out"
+        assert refused(tmp_path / "file" / "jax", *options) == below
+        assert refused(tmp_path / "link", *options) == f"{tmp_path / 'link'} is a link to nothing; --out must name a folder"
         inside = f"the output folder {source / 'jax'} is, or is in, the source {source}; choose one elsewhere"
         assert refused(source / "jax", *options) == inside
     assert refused(tmp_path / "letters") == f"{tmp_path / 'letters'} is not empty; choose another --out, or give --overwrite to replace it"

@@ -25,7 +25,12 @@ def check_output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path],
         UserError: the path is a file, or holds something that may not be replaced.
     """
     if not folder.exists() and not folder.is_symlink():
+        nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not nearest.is_dir():
+            raise UserError(f"{folder} cannot be made: {nearest} is a file; choose another --out")
         return
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to nothing; --out must name a folder")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; --out must name a folder")
     if not any(folder.iterdir()):
@@ -47,9 +52,11 @@ def output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]
     folder = folder.resolve()
     _recover(folder)
     check_output_folder(folder, overwrite, is_ours)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = _sibling(folder, "partial")
-    partial.mkdir()
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}; choose another --out") from error
     try:
         yield partial
         check_output_folder(folder, overwrite, is_ours)
