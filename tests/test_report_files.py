@@ -106,15 +106,15 @@ def test_a_pose_that_was_not_found_is_null_in_json(report, written):
 
 
 def test_numbers_of_photos_whose_names_are_no_utf_8_are_written_and_come_back(report, tmp_path):
-    photos = [tmp_path / os.fsdecode(name) for name in (b"caf\xe9.png", "café.png".encode())]
+    photos = [tmp_path / os.fsdecode(name) for name in (b"caf\xe9.png", "ca\nfé.png".encode())]
     for photo, pixels in zip(photos, room()[0], strict=True):
         Image.fromarray(pixels).save(photo)
     inputs = photo_inputs(tuple(photos), tuple(map(open_photo, photos)), "probe", 32)
-    assert inputs.title == "caf\\udce9.png and café.png"
+    assert inputs.title == "caf\\xe9.png and ca\\nfé.png"
     write_numbers(tmp_path / "report.json", dataclasses.replace(report, title=inputs.title, facts=inputs.facts))
     numbers = read_strictly(tmp_path / "report.json")
     assert [image["path"] for image in numbers["facts"]["images"]] == list(map(str, photos))
-    assert "café.png" in (tmp_path / "report.json").read_text("utf-8")
+    assert "fé.png" in (tmp_path / "report.json").read_text("utf-8")
 
 
 def drawn(figure):
@@ -188,6 +188,8 @@ def config_alone(tmp_path_factory):
         (("--scene", str(2**30)), "expected the number of a held-out scene, 0 to"),
         (("--scene", "0", "--data", "co3d:somewhere"), "expected synthetic"),
         (("--scene", "0", "--data", "synthetic:overlap=2"), "shares of view 1's pixels"),
+        (("--scene", "0", "--data", ""), "--data '' is not"),
+        (("--scene", "0", "--layers", "decoder.0.mlp"), "--layers decoder.0.mlp: this checkpoint has no probes"),
         (("--scene", "0", "--size", "40"), "both sides must be multiples of 16; found 40×40"),
         (("--scene", "0", "--size", "big"), "neither a side nor WIDTHxHEIGHT"),
     ],

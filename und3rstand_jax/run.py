@@ -123,7 +123,7 @@ def run(request: Request, load: Loader = load_model) -> None:
         _say(f"loading {request.checkpoint}")
         with _timed(seconds, "load"):
             model, probes = load(request.checkpoint, request.dtype)
-        layers = choose_layers(model, probes, request.layers)
+        layers = choose_layers(model.config, None if probes is None else probes.layer_ids, request.layers)
         has_head = model.config.head_type is not None
         _announce(layers, has_head, probes is not None)
 
@@ -143,20 +143,20 @@ def _is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def choose_layers(model: Model, probes: Probes | None, selection: str | None) -> tuple[str, ...]:
-    """The probed layers a selection asks for, in network order.
+def choose_layers(config: BackboneConfig, probed: Sequence[str] | None, selection: str | None) -> tuple[str, ...]:
+    """The probed layers a selection asks for, in network order; `probed` is None where there are no probes.
 
     Raises:
         UserError: nothing is left to write, or the selection names a layer without a probe.
     """
-    if probes is None:
+    if probed is None:
         if selection is not None:
             raise UserError(f"--layers {selection}: this checkpoint has no probes to decode layers with; leave --layers out")
-        if model.config.head_type is None:
+        if config.head_type is None:
             raise UserError("this checkpoint has neither a head nor probes, which pointmaps come from; convert it together with probes")
         return ()
-    probed = [layer for layer in model.config.layer_ids if layer in probes.layer_ids]
-    layers = select_layers("*" if selection is None else selection, probed)
+    in_order = [layer for layer in config.layer_ids if layer in probed]
+    layers = select_layers("*" if selection is None else selection, in_order)
     if not layers:
         raise UserError(f"--layers {selection!r} selects nothing; give layer ids or patterns, such as decoder.*.mlp")
     return layers

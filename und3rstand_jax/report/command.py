@@ -38,7 +38,7 @@ class ReportOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the trunk computes in; heads and probes give float32 always."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace an earlier report in --out."""
+    """Replace an earlier report in --out, and whatever else is in that folder."""
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show the traceback of an error."""
 

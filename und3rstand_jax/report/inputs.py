@@ -1,6 +1,7 @@
 """What a report looks at: two photos, or a rendered scene of which everything is known."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def photo_inputs(paths: tuple[Path, Path], photos: tuple[Image, Image], preproce
 
 
 def _shown_name(file: Path) -> str:
-    """A file's name, in which bytes that are not UTF-8 are written out: no figure or page can show them."""
-    return file.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A file's name, in which what no figure or page can show is written out: bytes that are not UTF-8, ends of lines."""
+    name = os.fsencode(file.name).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
 def scene_inputs(number: int, data: str, size: Size) -> Inputs:

@@ -46,13 +46,13 @@ def make_report(options: "ReportOptions") -> str:
     info = read_checkpoint_info(folder)
     if info.backbone is None:
         raise UserError(f"{options.checkpoint} holds probes and no backbone; convert them again with --backbone")
+    layers = choose_layers(info.backbone, None if info.probes is None else info.probes.layer_ids, options.layers)
     with stopwatch.time("images"):
         inputs = _inputs(options, photos, info.backbone)
     with output_folder(options.out, options.overwrite, _is_report) as written:
         _say(f"loading {options.checkpoint}")
         with stopwatch.time("load"):
             model, probes = _load(folder, info, options.dtype)
-        layers = choose_layers(model, probes, options.layers)
         _say(f"running the model on {inputs.title}: {len(layers)} probed layers, {_gigabytes(info.backbone, inputs):.2f} GB of attention")
         facts = {
             "checkpoint": checkpoint_facts(options.checkpoint, info),
@@ -81,7 +81,7 @@ def _check_choice(options: "ReportOptions") -> None:
 def _inputs(options: "ReportOptions", photos: tuple[Image, ...], config: BackboneConfig) -> Inputs:
     if options.scene is not None:
         size = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
-        return scene_inputs(options.scene, options.data or "synthetic", size)
+        return scene_inputs(options.scene, "synthetic" if options.data is None else options.data, size)
     height, width = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
     if options.size is not None and height != width:
         raise UserError(f"--size {options.size}: photos are brought to one side, in pixels, such as {max(height, width)}")
