@@ -41,7 +41,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

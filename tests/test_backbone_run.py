@@ -132,6 +132,7 @@ def test_the_architecture_is_the_checkpoints_and_no_option(data, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_confidence_is_begun_again_where_it_is_asked_for_and_there_is_one(data, tmp_path, capsys):
     start = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "start")
     still = {"learning-rate": 0, "final-learning-rate": 0, "optimizer": "adamw", "steps": 1}

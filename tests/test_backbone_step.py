@@ -56,6 +56,7 @@ def batch(number):
     return Batch(np.zeros(2, np.uint32), np.full(2, NOT_RENDERED, np.int32), batch_of_pairs(number))
 
 
+@pytest.mark.slow
 def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone, task):
     model = load_reference(CONFIG, backbone_tensors()).double().requires_grad_(True)
     updates = adamw(model, weight_decay=RECIPE.weight_decay)

@@ -58,11 +58,13 @@ def test_an_encoder_layer_costs_no_decoder():
     assert encoder_block == pytest.approx(2 * (2 * TOKENS * 64 * 12 * 64 + 4 * TOKENS**2 * 64), rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_head_costs_no_capture_and_a_capture_no_head():
     assert flops("all", head=True) == pytest.approx(flops((), head=True), rel=1e-3)
     assert flops("decoder.norm") < flops((), head=True)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_captured_layers():
     one, three, every = (compiled(capture, unroll=False).memory_analysis() for capture in ("decoder.2.mlp", "decoder.2.*", "all"))
     pointers = 1024  # the output tuple's own table

@@ -9,7 +9,7 @@ from und3rstand_jax.config import BackboneConfig
 from und3rstand_jax.dust3r import DUSt3R
 
 
-@pytest.mark.parametrize("head", ["linear", "dpt"])
+@pytest.mark.parametrize("head", ["linear", pytest.param("dpt", marks=pytest.mark.slow)])
 def test_confidence_is_2_in_every_pixel_and_the_points_are_the_same(head):
     sizes = {"enc_depth": 1, "enc_embed_dim": 32, "enc_num_heads": 2, "dec_depth": 4, "dec_embed_dim": 32, "dec_num_heads": 2}
     module = DUSt3R(BackboneConfig(img_size=(32, 32), mlp_ratio=1, head_type=head, **sizes), attention="xla")

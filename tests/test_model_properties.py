@@ -61,7 +61,7 @@ def assert_same(one, other, tolerance=1e-5):
     assert far == {}
 
 
-@pytest.mark.parametrize("config", [LINEAR, DPT], ids=["linear", "dpt"])
+@pytest.mark.parametrize("config", [LINEAR, pytest.param(DPT, marks=pytest.mark.slow)], ids=["linear", "dpt"])
 def test_swapping_the_views_and_the_decoders_swaps_the_outputs(config):
     model, (view1, view2) = backbone(config), views()
     params = dict(model.params)
@@ -81,7 +81,7 @@ def test_the_views_have_decoders_of_their_own():
     assert relative_error(*out["decoder.0.self_attn"]) > 0.01
 
 
-@pytest.mark.parametrize("sizes", [SIZES, ((32, 48), (32, 48))], ids=["mixed", "equal"])
+@pytest.mark.parametrize("sizes", [SIZES, pytest.param(((32, 48), (32, 48)), marks=pytest.mark.slow)], ids=["mixed", "equal"])
 def test_a_batch_equals_its_samples(sizes):
     model, pair = backbone(DPT), views(sizes, batch=3)
     whole = outputs(model(*pair, capture="*", head=True))
@@ -127,7 +127,7 @@ def test_the_output_holds_exactly_the_layers_asked_for_in_network_order():
         out["decoder.0.mlp"]
 
 
-@pytest.mark.parametrize("config", [LINEAR, DPT], ids=["linear", "dpt"])
+@pytest.mark.parametrize("config", [LINEAR, pytest.param(DPT, marks=pytest.mark.slow)], ids=["linear", "dpt"])
 def test_jitted_unjitted_and_unrolled_agree(config):
     model, pair = backbone(config), views()
     jitted = model(*pair, capture="*", head=True)

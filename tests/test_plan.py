@@ -232,6 +232,7 @@ def test_gpus_are_known_by_the_names_their_driver_gives_them():
     assert gpu("NVIDIA H100 PCIe") is None
 
 
+@pytest.mark.slow
 def test_kinds_of_memory_sum_to_what_the_compiler_says(plain_scenes, backbone, monkeypatch):
     analyses = []
 

@@ -57,6 +57,7 @@ def test_there_is_a_probe_for_every_decoder_layer(loaded):
     assert probes.layer_ids == tuple(f"decoder.{block}.{step}" for block in range(8) for step in ("self_attn", "cross_attn", "mlp"))
 
 
+@pytest.mark.slow
 def test_it_is_nearer_to_the_truth_than_any_constant_and_needs_both_views(loaded):
     model, _ = loaded
     specs = parse_data(("synthetic",))
@@ -70,6 +71,7 @@ def test_it_is_nearer_to_the_truth_than_any_constant_and_needs_both_views(loaded
     assert model_errors.view2 < 0.25 * other.view2
 
 
+@pytest.mark.slow
 def test_geometry_forms_over_the_layers(reports):
     first, last = (np.mean([report.layers[layer].errors for report in reports], axis=0) for layer in (0, -2))
     assert (last < 0.7 * first).all()

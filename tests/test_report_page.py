@@ -159,6 +159,7 @@ def test_attention_between_views_of_two_sizes_is_pooled_each_on_its_own_grid():
         assert (np.abs(back - expected) <= peaks * (1 / packed.levels + 1 / (4 * packed.levels**2)) + 1e-7).all()
 
 
+@pytest.mark.slow
 def test_a_full_size_report_fits_and_says_what_was_left_out():
     page = page_text(make_report((384, 512), 12, 12, has_truth=False))
     assert len(page) <= LARGEST_PAGE < 10_000_000

@@ -57,6 +57,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives(tmp_path, usual):
     assert spawn(tmp_path / "eight.npz", 8).wait() == 0
     losses, state, devices = read(tmp_path / "eight.npz")
@@ -87,7 +88,9 @@ def test_a_layer_alone_trains_as_it_does_among_others(usual):
     )
 
 
-@pytest.mark.parametrize("changes", [{"side_by_side": 2}, {"accumulate": 4}, {"accumulate": 2, "side_by_side": 4}])
+@pytest.mark.parametrize(
+    "changes", [{"side_by_side": 2}, {"accumulate": 4}, pytest.param({"accumulate": 2, "side_by_side": 4}, marks=pytest.mark.slow)]
+)
 def test_side_by_side_and_in_parts_is_the_same(usual, changes):
     losses, state = take_steps(task(**changes))
     assert_close(usual[0], losses)

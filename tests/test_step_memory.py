@@ -22,6 +22,9 @@ PAIRS = 8
 ALLOCATIONS = 64 * 1024  # what buffers' alignment and a few scalars may add
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def analysed():
     """(number of layers, layers side by side) -> (memory analysis, bytes of the state, bytes of the captured tokens)."""
@@ -43,7 +46,6 @@ def growth_beyond_tokens(fewer, more):
     return (more[0].temp_size_in_bytes - more[2]) - (fewer[0].temp_size_in_bytes - fewer[2])
 
 
-@pytest.mark.slow
 def test_temporary_memory_grows_with_the_layers_by_their_captured_tokens_alone(analysed):
     one, twelve, every = analysed(1), analysed(12), analysed(36)
     tokens = 2 * PAIRS * 36 * 64 * 4  # bytes a layer: views, pairs, tokens, channels, float32

@@ -69,6 +69,7 @@ def test_a_pair_has_the_same_bits_alone_as_in_a_batch():
     assert_same_bits(jax.device_get(alone(np.uint32(SEED), np.uint32(3))), take(landscape(), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="bits are the same within one kind of device; the simulated ones are CPUs")
 def test_a_pair_has_the_same_bits_on_each_of_several_devices(tmp_path: Path):
     code = f"""

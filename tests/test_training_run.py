@@ -235,6 +235,7 @@ def test_data_that_cannot_be_validated_on_is_refused_before_anything_is_done(mat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_overwriting_starts_anew_but_never_removes_what_the_new_run_needs(finished, material, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
