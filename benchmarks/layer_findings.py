@@ -1,7 +1,7 @@
 """What is measured of a model's layers on many held-out scenes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +11,15 @@ from tqdm import tqdm
 import und3rstand_jax as u3d
 from benchmarks.layer_means import DistanceGroup, LayerMeans, Mean, by_distance, falls, means, scene_figures
 from benchmarks.true_place import Places, attention_on, both_true_places
-from und3rstand_jax.layers import HEAD
+from und3rstand_jax.errors import UserError
+from und3rstand_jax.layers import HEAD, network_order, paper_layer_ids
+from und3rstand_jax.pose import pose_errors
 from und3rstand_jax.report.inputs import scene_inputs
 from und3rstand_jax.report.measure import measure
 from und3rstand_jax.report.stopwatch import Stopwatch
 
 FIRST_BLOCKS = (1, 2)
-"""From which blocks on the kinds of steps are compared: before block 0 there is no layer to have fallen from."""
+"""From which blocks on the kinds of steps are compared: block 0's first step has no layer before it."""
 
 
 class Attention(NamedTuple):
@@ -34,18 +36,28 @@ class Attention(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """All that is measured: of every layer; of the last one by the distance of the cameras; by kind of step, how far the errors fall."""
+    """All that is measured: of every layer; of the last one by the distance of the cameras; by kind of step, how far the errors fall.
+
+    `turn`: median angle in degrees between the two cameras, which is the rotation error of a model that sees none.
+    """
 
     layers: list[LayerMeans]
     attention: Attention
     by_distance: list[DistanceGroup]
     falls: dict[int, dict[str, tuple[Mean, Mean]]]
+    turn: float
 
 
 def findings(checkpoint: str, scenes: int, data: str) -> Findings:
-    """Measures that many held-out scenes."""
+    """Measures that many held-out scenes.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or not every decoder layer has a probe: a fall could not be told to be one step's.
+    """
     model, probes = u3d.load_backbone_and_probe(checkpoint)
-    figures, on_place, on_another, even, distances = [], [], [], [], []
+    if without := sorted(set(paper_layer_ids(model.config.dec_depth)) - set(probes.layer_ids), key=network_order):
+        raise UserError(f"expected a probe on every decoder layer, found none on {', '.join(without)}; train probes with --layers all")
+    figures, on_place, on_another, even, distances, turns = [], [], [], [], [], []
     last: Places | None = None
     for number in tqdm(range(scenes), desc="scenes"):
         inputs = scene_inputs(number, data, model.config.img_size)
@@ -56,6 +68,7 @@ def findings(checkpoint: str, scenes: int, data: str) -> Findings:
         even.append([place.even for place in places])
         assert inputs.true_pose is not None
         distances.append(float(np.linalg.norm(inputs.true_pose[:3, 3])))
+        turns.append(pose_errors(np.eye(4), inputs.true_pose)[0])
         # All that is needed of it, so that not every pointmap of every scene stays in memory.
         figures.append([scene_figures(layer) for layer in report.layers])
         last = places
@@ -67,6 +80,7 @@ def findings(checkpoint: str, scenes: int, data: str) -> Findings:
         Attention(np.nanmean(on_place, axis=0), np.nanmean(on_another, axis=0), error, np.nanmean(even, axis=0)),
         by_distance([scene[-1] for scene in figures], distances),
         {block: falls(probed, block) for block in FIRST_BLOCKS},
+        float(np.median(turns)),
     )
 
 
@@ -79,22 +93,28 @@ def as_json(found: Findings) -> dict[str, object]:
         "layers": [dataclasses.asdict(layer) for layer in found.layers],
         "last_layer_by_distance": [dataclasses.asdict(group) for group in found.by_distance],
         "falls_from_block": found.falls,
+        "median_turn_of_the_cameras": found.turn,
         "attention": {name: shares.tolist() for name, shares in zip(_SHARES, found.attention, strict=True)},
     }
 
 
 def from_json(facts: Mapping[str, Any]) -> Findings:
-    """What `as_json` was given."""
+    """What `as_json` was given; null, as which NaN is written, is NaN."""
     return Findings(
         [_means(layer) for layer in facts["layers"]],
-        Attention(*(np.asarray(facts["attention"][name]) for name in _SHARES)),
+        Attention(*(np.asarray(facts["attention"][name], float) for name in _SHARES)),
         [DistanceGroup(group["nearest"], group["farthest"], _means(group["means"])) for group in facts["last_layer_by_distance"]],
         {
-            int(block): {kind: (Mean(*one), Mean(*two)) for kind, (one, two) in by_kind.items()}
+            int(block): {kind: (_mean(one), _mean(two)) for kind, (one, two) in by_kind.items()}
             for block, by_kind in facts["falls_from_block"].items()
         },
+        facts["median_turn_of_the_cameras"],
     )
 
 
 def _means(layer: Mapping[str, Any]) -> LayerMeans:
-    return LayerMeans(**{name: Mean(*value) if isinstance(value, list) else value for name, value in layer.items()})
+    return LayerMeans(**{name: _mean(value) if isinstance(value, list) else value for name, value in layer.items()})
+
+
+def _mean(value: Sequence[float | None]) -> Mean:
+    return Mean(*np.asarray(value, float).tolist())

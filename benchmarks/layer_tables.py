@@ -10,6 +10,7 @@ def tables(found: Findings) -> str:
     """As Markdown."""
     columns = ("view 1", "view 2", "right matches", "of known place", "rotation °")
     lines = ["By layer:", "", *_table(("layer", *columns), map(_layer_row, found.layers))]
+    lines += ["", f"Median angle between the cameras, the error of no rotation at all: {found.turn:.1f}°"]
     lines += ["", "Fall of the error over all steps of a kind:", ""]
     first_blocks = list(found.falls)
     head = [f"view {view}, from block {block} on" for block in first_blocks for view in (1, 2)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.layer_figures import attention_figure, layers_figure
 from benchmarks.layer_findings import as_json, findings
 from benchmarks.layer_tables import tables
+from und3rstand_jax.strict_json import strict_json
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     found = findings(options.checkpoint, options.scenes, options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     facts = {"scenes": options.scenes, "data": options.data} | as_json(found)
-    (options.out / "layers.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (options.out / "layers.json").write_text(json.dumps(strict_json(facts), indent=1, allow_nan=False) + "\n")
     for name, figure in (("layers", layers_figure(found.layers)), ("attention", attention_figure(found.attention))):
         for suffix in ("png", "svg"):
             figure.savefig(options.out / f"{name}.{suffix}", dpi=150)

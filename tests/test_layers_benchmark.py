@@ -12,6 +12,7 @@ from benchmarks.layer_tables import tables
 from benchmarks.true_place import attention_on, both_true_places
 from und3rstand_jax.report.content import ViewTruth
 from und3rstand_jax.report.inputs import Inputs
+from und3rstand_jax.strict_json import strict_json
 
 SIZE, PATCH = 64, 16
 GRID = (SIZE // PATCH, SIZE // PATCH)
@@ -107,11 +108,13 @@ def test_findings_come_back_from_json_and_tables_show_them():
         Attention(shares, shares / 2, shares / 100, np.array([0.1, 0.2])),
         by_distance([layers[-1] for layers in scenes], [3.0, 1.0, 2.0]),
         {1: {"mlp": (Mean(0.1, 0.01), Mean(0.2, 0.02))}},
+        12.34,
     )
-    written = json.loads(json.dumps(as_json(found)))
+    written = json.loads(json.dumps(strict_json(as_json(found)), allow_nan=False))
     assert tables(from_json(written)) == tables(found)
     lines = tables(found).splitlines()
     assert "| decoder.0.mlp | 0.250 ± 0.000 | 0.500 ± 0.000 | 50 ± 0 % | 25% | 1.0 |" in lines
+    assert "Median angle between the cameras, the error of no rotation at all: 12.3°" in lines
     assert "| mlp | 0.100 ± 0.010 | 0.200 ± 0.020 |" in lines
     assert "| 1.00 to 1.00 | 0.125 ± nan | 0.250 ± nan | 50 ± nan % | 25% | 1.0 |" in lines
     assert "| 0 | 0.40 / 0.20 | 0.50 / 0.25 | 0.60 / 0.30 | 0.70 / 0.35 |" in lines
