@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,26 @@ def test_an_interrupted_command_ends_before_python_takes_down_what_xla_may_still
     code = f"import atexit, und3rstand_jax.command_line as c; atexit.register(print, 'down'); print('said'); c.end_process({status})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, text=True)
     assert (done.returncode, done.stdout) == (status, f"said\n{taken_down}"), done.stderr
+
+
+_PROGRAM = """
+import atexit, importlib, sys
+package = importlib.import_module(f"{sys.argv[1]}.__main__")
+package.main = lambda: 130
+atexit.register(print, "down")
+package.program()
+"""
+
+
+@pytest.mark.parametrize("package", ["und3rstand_jax", "convert", "train"])
+def test_every_command_ends_so(package):
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, package], capture_output=True, timeout=120, text=True)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+
+
+def test_every_installed_script_is_such_a_command():
+    scripts = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert sorted(scripts.values()) == ["convert.__main__:program", "train.__main__:program", "und3rstand_jax.__main__:program"]
 
 
 def test_a_path_that_the_output_cannot_show_is_written_out():

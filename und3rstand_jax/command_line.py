@@ -1,5 +1,6 @@
 """How every command line of this project ends: expected failures are one line on stderr and exit status 2."""
 
+import contextlib
 import io
 import logging
 import os
@@ -38,7 +39,8 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (UserError, OSError) as error:
         if debug:
@@ -54,8 +56,9 @@ def end_process(status: int) -> NoReturn:
     Interrupted, on the spot: XLA may still be computing in threads of its own, which crash when Python takes down what they work on.
     """
     if status == EXIT_INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+                stream.flush()
         os._exit(status)
     sys.exit(status)
 
