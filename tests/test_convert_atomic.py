@@ -201,6 +201,8 @@ def test_folders_that_may_not_be_written(tmp_path: Path, capsys) -> None:
         assert refused(tmp_path / "file", *options) == f"{tmp_path / 'file'} is a file; --out must name a folder"
         below = f"{tmp_path / 'file' / 'jax'} cannot be made: {tmp_path / 'file'} is a file; choose another --out"
         assert refused(tmp_path / "file" / "jax", *options) == below
+        inside_link = f"{tmp_path / 'link' / 'jax'} cannot be made: {tmp_path / 'link'} is a link to nothing; choose another --out"
+        assert refused(tmp_path / "link" / "jax", *options) == inside_link
         assert refused(tmp_path / "link", *options) == f"{tmp_path / 'link'} is a link to nothing; --out must name a folder"
         inside = f"the output folder {source / 'jax'} is, or is in, the source {source}; choose one elsewhere"
         assert refused(source / "jax", *options) == inside

@@ -25,9 +25,10 @@ def check_output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path],
         UserError: the path is a file, or holds something that may not be replaced.
     """
     if not folder.exists() and not folder.is_symlink():
-        nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+        nearest = next(parent for parent in folder.absolute().parents if parent.exists() or parent.is_symlink())
         if not nearest.is_dir():
-            raise UserError(f"{folder} cannot be made: {nearest} is a file; choose another --out")
+            what = "a file" if nearest.exists() else "a link to nothing"
+            raise UserError(f"{folder} cannot be made: {nearest} is {what}; choose another --out")
         return
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder} is a link to nothing; --out must name a folder")
@@ -49,6 +50,8 @@ def output_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]
     nothing behind. A killed one leaves `.NAME.partial-…`, never a half-written `folder`; killed between the two renames
     that replace an earlier result, it leaves that as `.NAME.earlier-…`. The next call for `folder` tidies up both.
     """
+    if folder.is_symlink() and not folder.exists():
+        check_output_folder(folder, overwrite, is_ours)  # while it can be told from the folder that it leads to
     folder = folder.resolve()
     _recover(folder)
     check_output_folder(folder, overwrite, is_ours)
