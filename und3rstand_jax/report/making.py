@@ -41,7 +41,8 @@ def make_report(options: "ReportOptions") -> str:
     _check_choice(options)
     check_output_folder(options.out, options.overwrite, _is_report)
     # Photos too: of a checkpoint that is not converted yet, what it is may take gigabytes to find out.
-    photos = tuple(map(open_photo, options.images))
+    with stopwatch.time("images"):
+        photos = tuple(map(open_photo, options.images))
     folder = converted_checkpoint(options.checkpoint)
     info = read_checkpoint_info(folder)
     if info.backbone is None:
@@ -49,6 +50,7 @@ def make_report(options: "ReportOptions") -> str:
     layers = choose_layers(info.backbone, None if info.probes is None else info.probes.layer_ids, options.layers)
     with stopwatch.time("images"):
         inputs = _inputs(options, photos, info.backbone)
+    del photos
     with output_folder(options.out, options.overwrite, _is_report) as written:
         _say(f"loading {options.checkpoint}")
         with stopwatch.time("load"):

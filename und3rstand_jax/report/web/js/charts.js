@@ -13,10 +13,9 @@ const percent = (value) => `${(100 * value).toFixed(0)} %`;
 const degrees = (value, step) => `${step === undefined ? value.toFixed(1) : decimals(value, step)}°`;
 const ANGLE_STEPS = [1, 2, 5, 10, 15, 30, 45, 60];
 
-export function createCharts(state, layers, values) {
-  // Of one layer that is its own reference there is nothing to see.
-  byId("errors").hidden = layers.length === 1 && !values.true_pose;
-  if (byId("errors").hidden) return;
+export function createCharts(state, layers, values, hasErrors) {
+  byId("errors").hidden = !hasErrors;
+  if (!hasErrors) return;
   const pick = (read) => values.layers.map((layer) => read(layer) ?? null);
   byId("errors-lead").textContent =
     `Mean distance between a layer’s points and those of ${values.reference}, each pair of pointmaps divided by its mean distance to view 1’s camera. ` +
@@ -24,7 +23,7 @@ export function createCharts(state, layers, values) {
   const views = [1, 2].map((view) => ({ name: `view ${view}`, colour: `view${view}`, values: pick((layer) => layer.errors[view - 1]) }));
   createChart(byId("error-chart"), state, layers, views, { label: "Error by layer, of view 1 and of view 2", height: 300, format: decimals });
 
-  byId("accuracy-lead").textContent = 
+  byId("accuracy-lead").textContent =
     `Of the mutual nearest neighbours whose true place view 2 sees, the share within ${values.match_threshold} pixels of it.`;
   const accuracy = [{ name: "correct", colour: "plain", values: pick((layer) => layer.accuracy) }];
   createChart(byId("accuracy-chart"), state, layers, accuracy, { label: "Share of correct matches by layer", height: 210, format: percent, ceiling: 1 });

@@ -137,7 +137,8 @@ function createMovement(stage, views, cameras) {
 }
 
 function addControls(state, geometry, stage) {
-  const tint = choice("Colour", [["image", "image"], ["view", "view"], ["error", "error"]], (value) => state.set({ tint: value }));
+  const tints = [["image", "image"], ["view", "view"], ...(geometry.hasErrors ? [["error", "error"]] : [])];
+  const tint = choice("Colour", tints, (value) => state.set({ tint: value }));
   const look = choice("Look from", [["side", "aside"], ["camera1", "camera 1"], ["above", "above"]], (value) => stage.lookFrom[value]());
   state.watch(["tint"], (now) => tint.show(now.tint));
   const rows = [tint.row];

@@ -81,5 +81,8 @@ export function createGeometry(values, arrays) {
     );
   });
 
-  return { size, points, depth, confidence, confidenceValue, confidenceRange: [confidenceValue(0), confidenceValue(255)], ranks, errors, hasTruth, hasConfidence, stride: values.geometry.stride };
+  // One layer that is its own reference has none.
+  const hasErrors = hasTruth || last > 0;
+
+  return { size, points, depth, confidence, confidenceValue, confidenceRange: [confidenceValue(0), confidenceValue(255)], ranks, errors, hasErrors, hasTruth, hasConfidence, stride: values.geometry.stride };
 }

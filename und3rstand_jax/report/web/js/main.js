@@ -46,7 +46,7 @@ async function start() {
   createTimeline(state, layers);
   createCloud(state, geometry, values, colourMaps, photos);
   createMaps(state, geometry, values, colourMaps);
-  createCharts(state, layers, values);
+  createCharts(state, layers, values, geometry.hasErrors);
   createAttention(state, layers, values, arrays, colourMaps.attention, photos);
   createMatches(state, values, colourMaps.depth, photos);
   createPose(state, layers, values, geometry);

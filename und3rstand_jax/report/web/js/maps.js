@@ -18,8 +18,7 @@ export function createMaps(state, geometry, values, colourMaps) {
       title: "Confidence", unit: "logarithmic", map: colourMaps.confidence,
       values: geometry.confidence, range: geometry.confidenceRange, shares: (map) => shareOf(map, 0, 255), read: geometry.confidenceValue,
     });
-  // Without a truth the head is its own reference.
-  if (geometry.hasTruth || values.layers.length > 1) rows.push({
+  if (geometry.hasErrors) rows.push({
     title: "Error", unit: geometry.hasTruth ? "distance to ground truth" : "distance to the reference", map: colourMaps.error,
     values: geometry.errors, range: [0, values.error_range], shares: (map) => shareOf(map, 0, values.error_range), read: (value) => value,
   });
