@@ -246,6 +246,7 @@ def products(capture):
     return str(traced(capture)).count("dot_general[")
 
 
+@pytest.mark.slow
 def test_weights_cost_queries_keys_and_their_products_and_nothing_behind_them():
     # Per view: q, k and q·kᵀ; the attention itself is q, k, v, q·kᵀ, w·v and the projection.
     assert products("decoder.2.cross_attn.weights") - products("decoder.2.self_attn") == 2 * 3

@@ -40,6 +40,7 @@ def block_flops(until="mlp"):
     return sum(steps[name] for name in names[: names.index(until) + 1])
 
 
+@pytest.mark.slow
 def test_capturing_one_layer_costs_what_a_model_that_ends_there_costs():
     assert flops("decoder.2.mlp") == flops("decoder.2.mlp", depth=3)
     # Softmax, GELU and norms come on top of the products.

@@ -255,6 +255,7 @@ def test_kinds_of_memory_sum_to_what_the_compiler_says(plain_scenes, backbone, m
     assert memory.padding == 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan_whose_lines_add_up(plain_scenes, backbone, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert main(["plan", "--topology", "cpu", "--backbone", backbone, "--resolution", "96x96", "--batch-size", "2", "--quick"]) == 0

@@ -64,6 +64,7 @@ def assert_same_bits(one: Pair, other: Pair) -> None:
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
+@pytest.mark.slow
 def test_a_pair_has_the_same_bits_alone_as_in_a_batch():
     alone = jax.jit(lambda seed, index: render_pair(seed, index, LANDSCAPE, SyntheticConfig()))
     assert_same_bits(jax.device_get(alone(np.uint32(SEED), np.uint32(3))), take(landscape(), 3))

@@ -247,6 +247,7 @@ def test_overwriting_starts_anew_but_never_removes_what_the_new_run_needs(finish
     assert saved(copy) == [2] and [line["step"] for line in lines(copy)] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_folder_was_made_starts_again(finished, material, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
