@@ -66,6 +66,28 @@ def test_an_interrupted_command_ends_before_python_takes_down_what_xla_may_still
     assert (done.returncode, done.stdout) == (status, f"said\n{taken_down}"), done.stderr
 
 
+_COLLECTING = """
+import gc, signal, sys, time
+from und3rstand_jax.command_line import run_command
+
+def work():
+    def interrupt(phase, info):
+        gc.callbacks.remove(interrupt)
+        signal.raise_signal(signal.SIGINT)
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(60)
+
+sys.exit(run_command(work, debug={debug}))
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_ctrl_c_during_garbage_collection_is_not_lost(debug):
+    done = subprocess.run([sys.executable, "-c", _COLLECTING.replace("{debug}", str(debug))], capture_output=True, timeout=50, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 _PROGRAM = """
 import atexit, importlib, sys
 package = importlib.import_module(f"{sys.argv[1]}.__main__")

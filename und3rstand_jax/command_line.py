@@ -4,7 +4,9 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -26,6 +28,7 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
     goes away (`… | head`) in 141. Anything else is a bug and propagates with its traceback. Without `debug`, what the
     libraries underneath have to say is kept off stderr.
     """
+    sys.unraisablehook = _interrupt_again if debug else _interrupt_again_and_else_be_quiet
     if not debug:
         _quieten_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
@@ -78,12 +81,30 @@ def _quieten_libraries() -> None:
         warnings.simplefilter("ignore")
     for name in ("absl", "asyncio", "huggingface_hub", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _ignore_unraisable
     sys.excepthook = _ignore_abandoned_callbacks
 
 
-def _ignore_unraisable(unraisable: Any) -> None:
-    """Takes no notice of exceptions that nobody could have caught."""
+def _interrupt_again_and_else_be_quiet(unraisable: Any) -> None:
+    """Takes no notice of exceptions that nobody could have caught, but of Ctrl-C."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _interrupt_soon()
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Ctrl-C that came during garbage collection, which JAX makes long, would be lost; all else is told as Python does."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _interrupt_soon()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _interrupt_soon() -> None:
+    # Not at once, which would be inside the hook that tells of it, and lost again.
+    main = threading.main_thread().ident
+    assert main is not None, "it runs"
+    timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
+    timer.daemon = True
+    timer.start()
 
 
 def _ignore_abandoned_callbacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
