@@ -41,7 +41,7 @@ def build_writing(converted: Path, out: Path) -> tuple[Callable[[], None], dict[
     """Orbax with its defaults, on the very tree that the conversion writes."""
     import orbax.checkpoint as ocp
 
-    from und3rstand_jax.checkpoint import read_tree
+    from und3rstand_jax.checkpoint.trees import read_tree
 
     tree = read_tree(converted / "backbone")
 

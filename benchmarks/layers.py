@@ -10,10 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.layer_figures import attention_figure, layers_figure
-from benchmarks.layer_findings import as_json, findings
-from benchmarks.layer_tables import tables
-from und3rstand_jax.strict_json import strict_json
+import und3rstand_jax as u3d
+from und3rstand_jax.analysis.layer_findings import as_json, findings
+from und3rstand_jax.analysis.layer_tables import attention_figure, layers_figure, tables
+from und3rstand_jax.support.files import strict_json
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.scenes < 2:
         parser.error(f"--scenes {options.scenes}: expected at least 2, to compare a scene's attention with another scene's places")
-    found = findings(options.checkpoint, options.scenes, options.data)
+    found = findings(*u3d.load_backbone_and_probe(options.checkpoint), options.scenes, options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     facts = {"scenes": options.scenes, "data": options.data} | as_json(found)
     (options.out / "layers.json").write_text(json.dumps(strict_json(facts), indent=1, allow_nan=False) + "\n")

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from train.data.records import Pair
-from train.data.synthetic.config import SyntheticConfig
-from train.data.synthetic.render import render_pairs
+from und3rstand_jax.data.records import Pair
+from und3rstand_jax.data.synthetic.config import SyntheticConfig
+from und3rstand_jax.data.synthetic.render import render_pairs
 
 SIDES = (128, 512)
 BATCH_PIXELS = 2**20

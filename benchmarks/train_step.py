@@ -31,9 +31,8 @@ import numpy as np
 
 from benchmarks.forward import _jax_matmul_rate, _torch_matmul_rate
 from benchmarks.workers import Worker
-from train.data.batch import NOT_RENDERED, Batch
-from train.data.records import Pair, Shape, View
-from train.options import TrainOptions
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, Shape, View
+from und3rstand_jax.train.options import TrainOptions
 
 Key = TypeVar("Key")
 
@@ -114,11 +113,10 @@ class OurStep:
         import jax
         import orbax.checkpoint  # noqa: F401, what the loader imports is to count among the libraries
 
-        from train.run.freed_memory import give_back_freed_memory
-        from train.step.data_parallel import replicate
-        from train.step.probe_step import ProbeTask
-        from train.step.recipe import Recipe
-        from train.step.state import initial_state
+        from und3rstand_jax.support.machine import give_back_freed_memory
+        from und3rstand_jax.train.step.data_parallel import replicate
+        from und3rstand_jax.train.step.optimizer import Recipe, initial_state
+        from und3rstand_jax.train.step.probe_step import ProbeTask
 
         self.work = work
         stats, before = jax.local_devices()[0].memory_stats(), _resident()
@@ -132,9 +130,9 @@ class OurStep:
 
     def compiled(self, batch: Batch, **options: Any) -> Any:
         """The step, compiled for batches like this one; `options` replace fields of the task."""
-        from train.run.freed_memory import give_back_freed_memory
-        from train.step.data_parallel import parallel, total
-        from train.step.probe_step import probe_step
+        from und3rstand_jax.support.machine import give_back_freed_memory
+        from und3rstand_jax.train.step.data_parallel import parallel, total
+        from und3rstand_jax.train.step.probe_step import probe_step
 
         task = dataclasses.replace(self.task, **options)
         program = parallel(functools.partial(probe_step, task, total), donate=(0,)).lower(self.state, self.backbone, batch).compile()
@@ -157,7 +155,7 @@ class OurStep:
         return self._split(None)
 
     def _split(self, pair: Pair | None) -> Batch:
-        from train.step.data_parallel import split
+        from und3rstand_jax.train.step.data_parallel import split
 
         position = np.arange(self.work.batch)
         scene = position if pair is None else np.full_like(position, NOT_RENDERED)
@@ -180,9 +178,9 @@ def measure_parts(work: Workload, rounds: int) -> dict[str, list[float]]:
     """Seconds of our step with rendering, and of its backbone and its data alone, in turn; probes are what is left."""
     import jax
 
-    from train.data.assemble import assemble
-    from train.step.data_parallel import parallel
-    from train.step.probe_step import captured_tokens
+    from und3rstand_jax.data.example import assemble
+    from und3rstand_jax.train.step.data_parallel import parallel
+    from und3rstand_jax.train.step.probe_step import captured_tokens
 
     ours = OurStep(work)
     given, rendered = ours.given(), ours.rendered()
@@ -231,9 +229,9 @@ def step_flops(work: Workload) -> tuple[int, int]:
 
 def _probe_config(work: Workload) -> Any:
     """The default probes on the layers of the paper."""
-    from train.probe_architecture import probe_config
-    from und3rstand_jax.checkpoint import read_checkpoint_info
-    from und3rstand_jax.layers import paper_layer_ids
+    from und3rstand_jax.checkpoint.format import read_checkpoint_info
+    from und3rstand_jax.model.layer_ids import paper_layer_ids
+    from und3rstand_jax.probes.config import probe_config
 
     backbone = read_checkpoint_info(work.jax_folder).backbone
     assert backbone is not None  # made so
@@ -243,7 +241,7 @@ def _probe_config(work: Workload) -> Any:
 def _replicated_trunk(work: Workload) -> tuple[Any, Any]:
     """The module, and its weights without the heads' as a run holds them; nothing else of the checkpoint is left in memory."""
     import und3rstand_jax as u3d
-    from train.step.data_parallel import replicate
+    from und3rstand_jax.train.step.data_parallel import replicate
 
     backbone = u3d.load_backbone(work.jax_folder, dtype=work.dtype)
     module = backbone.module

@@ -1,1 +1,1 @@
-"""Conversion of PyTorch checkpoints of DUSt3R and its probes to JAX parameter trees, and back: `python -m convert`."""
+"""The door to `und3rstand_jax.commands.convert`: `python -m convert`. The library never imports it."""

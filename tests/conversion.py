@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.__main__ import main
 from tests.make_checkpoint import save_hub_folder
+from und3rstand_jax.commands.convert import main
 
 
 def converted(source: Path | str, out: Path, *options: str) -> Path:

@@ -10,7 +10,7 @@ import OpenEXR
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from train.data.records import Shape, View
+from und3rstand_jax.data.records import Shape, View
 
 # World: metres, y down. The ball hangs before the far wall.
 LOW, HIGH = np.array([-2.2, -1.5, -2.5]), np.array([2.2, 1.5, 3.5])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden import weights
-from und3rstand_jax.layers import DECODER_STEPS
+from und3rstand_jax.model.layer_ids import DECODER_STEPS
 
 GOLDEN = Path(__file__).parent / "golden"
 PROBE_LINEARS = (0, 2, 4, 6, 8)  # in a Sequential, with activations between them

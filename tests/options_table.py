@@ -9,12 +9,11 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
-from train.backbone_options import BackboneOptions
-from train.data.command import InspectOptions
-from train.evaluation.command import EvaluateOptions
-from train.evaluation.two_view_command import TwoViewOptions
-from train.options import TrainOptions
-from train.plan.command import PlanOptions
+from und3rstand_jax.commands.evaluate import EvaluateOptions
+from und3rstand_jax.commands.inspect import InspectOptions
+from und3rstand_jax.commands.plan import PlanOptions
+from und3rstand_jax.commands.two_views import TwoViewOptions
+from und3rstand_jax.train.options import BackboneOptions, TrainOptions
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "training_options.md"
 

@@ -4,8 +4,10 @@ import functools
 
 import numpy as np
 
-from und3rstand_jax.layers import HEAD
-from und3rstand_jax.report.content import Attention, Correspondences, Layer, Pose, Report, ViewGeometry, ViewTruth
+from und3rstand_jax.analysis.pair import Attention, Layer, Report
+from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
+from und3rstand_jax.geometry.matching import Correspondences
+from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.report.page import page_text
 
 NASTY = "</script><script>document.body.dataset.error='run'</script><b>&\"'é"

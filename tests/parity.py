@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from tests.golden_cases import GoldenCase, relative_error, subsample
-from und3rstand_jax.model import Backbone
+from und3rstand_jax.model.backbone import Backbone
 
 
 def error_ratios(golden: GoldenCase, backbone: Backbone) -> dict[str, float]:

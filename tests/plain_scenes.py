@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from train.data.records import Pair, View
+from und3rstand_jax.data.records import Pair, View
 
 
 def render_plain_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here to the end of the test."""
-    monkeypatch.setattr("train.data.assemble.render_pair", _render_pair)
-    monkeypatch.setattr("train.data.assemble.render_pairs", _render_pairs)
+    monkeypatch.setattr("und3rstand_jax.data.example.render_pair", _render_pair)
+    monkeypatch.setattr("und3rstand_jax.data.example.render_pairs", _render_pairs)
 
 
 def _render_pairs(seed, indices, shape, config):

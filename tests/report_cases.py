@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from tests.demo_scene import CAMERAS, camera_axes, render
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.report.content import Report, ViewTruth
-from und3rstand_jax.report.inputs import Inputs
-from und3rstand_jax.report.measure import measure
-from und3rstand_jax.report.stopwatch import Stopwatch
+from und3rstand_jax.analysis.inputs import Inputs
+from und3rstand_jax.analysis.pair import Report, measure
+from und3rstand_jax.geometry.cameras import ViewTruth
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.support.progress import Stopwatch
 
 HEIGHT, WIDTH = 64, 96
 SIZES = ((HEIGHT, WIDTH), (HEIGHT, WIDTH))

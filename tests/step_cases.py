@@ -13,17 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.data.batch import NOT_RENDERED, Batch
-from train.data.example import to_example
-from train.data.records import Pair, View
-from train.probe_architecture import probe_config
-from train.step import probe_step as module
-from train.step.data_parallel import first, parallel, replicate, split, total
-from train.step.probe_step import ProbeTask, probe_step
-from train.step.recipe import Recipe
-from train.step.state import initial_state
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
+from und3rstand_jax.data.example import to_example
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.probes.config import probe_config
+from und3rstand_jax.train.step import probe_step as module
+from und3rstand_jax.train.step.data_parallel import first, parallel, replicate, split, total
+from und3rstand_jax.train.step.optimizer import Recipe, initial_state
+from und3rstand_jax.train.step.probe_step import ProbeTask, probe_step
 
 SHAPE = (32, 48)
 PAIRS = 8

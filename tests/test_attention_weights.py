@@ -13,13 +13,13 @@ from tests.conversion import converted
 from tests.golden_cases import relative_error
 from tests.make_checkpoint import save_hub_folder
 from tests.tiny import CONFIG, backbone_tensors
-from und3rstand_jax import blocks
-from und3rstand_jax.attention_ids import select_captures
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.layers import select_layers
-from und3rstand_jax.model import Backbone
+from und3rstand_jax.model import blocks
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.captures import select_captures
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.layer_ids import select_layers
+from und3rstand_jax.support.errors import UserError
 
 TINY = BackboneConfig(
     img_size=(64, 64), enc_embed_dim=48, enc_depth=2, enc_num_heads=3, dec_embed_dim=32, dec_depth=3, dec_num_heads=4, head_type="linear"

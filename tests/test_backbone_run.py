@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-import convert.__main__ as convert
 import und3rstand_jax as u3d
+import und3rstand_jax.commands.convert as convert
 from tests import tiny
 from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
-from train.__main__ import main
-from und3rstand_jax.checkpoint import read_checkpoint_info, read_tree
+from und3rstand_jax.checkpoint.format import read_checkpoint_info
+from und3rstand_jax.checkpoint.trees import read_tree
+from und3rstand_jax.commands.train import main
 
 STEPS = 6
 ARCHITECTURE = ["--image-size", "32x32", "--enc-depth", "1", "--enc-width", "32", "--enc-heads", "2"]

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 import und3rstand_jax as u3d
-from convert.backbone.names import backbone_leaves
-from convert.mapping import export
 from tests.conversion import converted
 from tests.golden_cases import relative_error
 from tests.test_step_parity_torch import SHAPE, batch_of_pairs, nothing_rendered
 from tests.tiny import CONFIG, backbone_tensors, save_backbone
 from tests.torch_reference import load_reference
 from tests.torch_reference.training import adamw, images, learning_rate, pair_loss, pair_truth
-from train.data.batch import NOT_RENDERED, Batch
-from train.step.backbone_step import MODEL, BackboneTask, backbone_errors, backbone_step, initial_backbone_state
-from train.step.data_parallel import AXIS, total
-from train.step.recipe import Recipe, optimizer
-from train.step.state import NOT_FROZEN
+from und3rstand_jax.convert.backbone_names import backbone_leaves
+from und3rstand_jax.convert.mapping import export
+from und3rstand_jax.data.records import NOT_RENDERED, Batch
+from und3rstand_jax.train.step.backbone_step import MODEL, BackboneTask, backbone_errors, backbone_step, initial_backbone_state
+from und3rstand_jax.train.step.data_parallel import AXIS, total
+from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, optimizer
 
 # Rates so high that a part of the recipe left out would show in the parameters.
 RECIPE = Recipe(steps=3, warmup_steps=1, learning_rate=1e-3, final_learning_rate=2e-4, weight_decay=0.5)
@@ -33,7 +32,7 @@ BAR = 2e-5
 def _no_renderer():
     """All pairs are given, and to compile the renderer takes longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.data.assemble.render_pair", nothing_rendered)
+        patch.setattr("und3rstand_jax.data.example.render_pair", nothing_rendered)
         yield
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train.run.checkpoints import Checkpoints
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.train.run.checkpoints import Checkpoints
 
 STATE = {"a": np.arange(6.0).reshape(2, 3), "b": {"c": np.array(7)}}
 

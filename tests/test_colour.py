@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from train.data.colour import brightness, contrast, hue, jitter_colours, saturation
+from und3rstand_jax.data.example import brightness, contrast, hue, jitter_colours, saturation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3)).astype(np.uint8)
 RGB = jnp.asarray(PIXELS / 255, jnp.float32)

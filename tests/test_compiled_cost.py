@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
 
 CONFIG = BackboneConfig(
     img_size=(96, 96), enc_embed_dim=64, enc_depth=2, enc_num_heads=2, dec_embed_dim=64, dec_depth=6, dec_num_heads=2, head_type="linear"

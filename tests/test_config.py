@@ -7,8 +7,8 @@ import pytest
 
 from tests.conversion import args_string
 from tests.golden_cases import GOLDEN
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.support.errors import UserError
 
 HUB = {
     "conf_mode": ["exp", 1, math.inf],

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.demo_scene import render
-from und3rstand_jax.contact_sheet import ContactSheet, Scale
+from und3rstand_jax.report.contact_sheet import ContactSheet, Scale
 
 
 def photo(height, width, value=90):

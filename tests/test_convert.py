@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_model
 
 import und3rstand_jax as u3d
-from convert.__main__ import main
 from tests.conversion import args_string, converted, save_pth
 from tests.make_checkpoint import save_hub_folder
 from tests.test_hub import environment
@@ -31,7 +30,8 @@ from tests.tiny import (
     save_probes,
 )
 from tests.torch_reference import DUSt3RReference, load_reference
-from und3rstand_jax.checkpoint import read_tree
+from und3rstand_jax.checkpoint.trees import read_tree
+from und3rstand_jax.commands.convert import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -324,13 +324,13 @@ def test_an_export_is_replaced_only_where_it_is_one(tmp_path: Path, capsys) -> N
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_verify_finds_one_flipped_bit_and_leaves_no_such_checkpoint(earlier: bool, tmp_path: Path, capsys, monkeypatch) -> None:
-    import convert.writing
+    import und3rstand_jax.convert.writing
 
     out = tmp_path / "jax"
     source = save_backbone(tmp_path / "m")
     if earlier:
         converted(source, out)
-    write_tree = convert.writing.write_tree
+    write_tree = und3rstand_jax.convert.writing.write_tree
 
     def write_with_a_flipped_bit(path, tree):
         kernel = np.array(tree["decoder"]["blocks2"]["attn"]["qkv"]["kernel"])
@@ -338,7 +338,7 @@ def test_verify_finds_one_flipped_bit_and_leaves_no_such_checkpoint(earlier: boo
         tree["decoder"]["blocks2"]["attn"]["qkv"]["kernel"] = kernel
         write_tree(path, tree)
 
-    monkeypatch.setattr(convert.writing, "write_tree", write_with_a_flipped_bit)
+    monkeypatch.setattr(und3rstand_jax.convert.writing, "write_tree", write_with_a_flipped_bit)
     capsys.readouterr()
     assert main(["--repo", str(source), "--out", str(out), "--verify", "--overwrite"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
@@ -384,7 +384,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     script = """
 import sys, time
 start = time.perf_counter()
-from convert.__main__ import main
+from und3rstand_jax.commands.convert import main
 try:
     main(["--help"])
 except SystemExit as end:

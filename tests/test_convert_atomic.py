@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import und3rstand_jax as u3d
-from convert.__main__ import main
 from tests.conversion import converted
 from tests.tiny import CONFIG, CROCO_CONFIG, backbone_tensors, croco_tensors, save_backbone, save_probes
-from und3rstand_jax.checkpoint import read_tree
-from und3rstand_jax.output_folder import output_folder
+from und3rstand_jax.checkpoint.output_folder import output_folder
+from und3rstand_jax.checkpoint.trees import read_tree
+from und3rstand_jax.commands.convert import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,7 @@ def which(checkpoint: Path) -> str:
 
 
 def command(*args: object, script: str = "") -> subprocess.Popen:
-    code = f"import sys\n{script}\nfrom convert.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"import sys\n{script}\nfrom und3rstand_jax.commands.convert import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -66,7 +66,7 @@ def test_killed_while_it_replaces_an_earlier_result(renames: int, tmp_path: Path
     other = save_backbone(tmp_path / "n", other_weights())
     dies = f"""
 import os, signal
-from und3rstand_jax import output_folder
+from und3rstand_jax.checkpoint import output_folder
 renamed = []
 def rename(source, target):
     if len(renamed) == {renames}:
@@ -108,7 +108,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, capsys, monkey
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convert.writing.write_tree", interrupted)
+    monkeypatch.setattr("und3rstand_jax.convert.writing.write_tree", interrupted)
     source = save_backbone(tmp_path / "m")
     assert main(["--repo", str(source), "--out", str(tmp_path / "jax")]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
@@ -164,7 +164,7 @@ def on_full_disk(tmp_path: Path, size: str, *args: object) -> None:
         pytest.skip("mounting a small disk needs root")
     code = (
         "import shutil, sys, types; shutil.disk_usage = lambda path: types.SimpleNamespace(free=1e12); "
-        "from convert.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "from und3rstand_jax.commands.convert import main; sys.exit(main(sys.argv[1:]))"
     )
     listing = tmp_path / "listing"
     shell = ["unshare", "-m", "sh", "-c", f'exec 3>"{listing}"; {FULL}', "sh", str(tmp_path / "mount"), size]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from convert.__main__ import main
 from tests.conversion import args_string, converted, save_pth
 from tests.make_checkpoint import save_hub_folder
 from tests.test_hub import environment
 from tests.tiny import CONFIG, DPT_CONFIG, backbone_tensors, probe_tensors, save_backbone, save_probes
+from und3rstand_jax.commands.convert import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -154,8 +154,8 @@ def test_all_faults_are_told_at_once_in_one_line(refused, tmp_path: Path) -> Non
 
 
 def test_equal_complaints_of_many_blocks_are_told_as_ranges() -> None:
-    from convert.mapping_check import told_by_block
-    from convert.probes.findings import Complaint
+    from und3rstand_jax.convert.findings import Complaint
+    from und3rstand_jax.convert.mapping import told_by_block
 
     missing = [Complaint(f"enc_blocks.{block}.norm1.bias", "missing") for block in (10, 2, 0, 1, 5, 11)]
     others = [Complaint(f"probes.3.mlp.{step}.weight", "missing") for step in (4, 2)]
@@ -304,7 +304,8 @@ def test_a_hub_that_does_not_help(url: str | None, options: list[str], message: 
     from tests.hub_server import serve
 
     with serve({}) as hub:
-        script = "import sys, time; time.sleep = lambda seconds: None; from convert.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        run = "from und3rstand_jax.commands.convert import main; sys.exit(main(sys.argv[1:]))"
+        script = f"import sys, time; time.sleep = lambda seconds: None; {run}"
         command = [sys.executable, "-c", script, "--repo", "naver/tiny", *options]
         env = environment(url or hub.url, tmp_path / "home") | {"PYTHONPATH": str(ROOT)}
         run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from train.data.files.crop import JITTER, crop_view
-from train.data.records import View
+from und3rstand_jax.data.files.source import JITTER, crop_view
+from und3rstand_jax.data.records import View
 
 IMAGE_SIZES = [(96, 128), (128, 96), (97, 131), (60, 200)]
 

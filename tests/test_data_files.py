@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.data_sets import make_views, write_blendedmvs, write_co3d, write_pairs, write_view
-from train.data.files.source import KINDS, open_pairs
-from train.data.records import UnreadablePair
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.data.files.source import KINDS, open_pairs
+from und3rstand_jax.data.records import UnreadablePair
+from und3rstand_jax.support.errors import UserError
 
 SHAPE = (48, 64)
 
@@ -548,5 +548,6 @@ def test_the_world_moves_to_camera_1_so_that_large_coordinates_lose_nothing(tmp_
 
 
 def test_reading_needs_no_jax():
-    code = "import sys, train.data.inspection, train.data.files.source; sys.exit(any(name.split('.')[0] == 'jax' for name in sys.modules))"
+    readers = "und3rstand_jax.data.inspect.inspection, und3rstand_jax.data.files.source"
+    code = f"import sys, {readers}; sys.exit(any(name.split('.')[0] == 'jax' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from tests.data_sets import make_views, write_pairs
-from train.data import loader
-from train.data.batch import NOT_RENDERED
-from train.data.loader import Feed, open_sources, shape_of_step
-from train.data.records import Pair, UnreadablePair, View
-from train.data.specification import DataSpec, parse_data
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.data import loader
+from und3rstand_jax.data.loader import Feed, open_sources, shape_of_step
+from und3rstand_jax.data.records import NOT_RENDERED, Pair, UnreadablePair, View
+from und3rstand_jax.data.specification import DataSpec, parse_data
+from und3rstand_jax.support.errors import UserError
 
 SHAPES = ((32, 48), (48, 32), (16, 16))
 

@@ -15,20 +15,18 @@ from PIL import Image
 from tests import tiny
 from tests.conversion import converted
 from tests.demo_scene import CAMERAS, camera_axes, render
-from train.data.example import Example
-from train.evaluation.evaluate import evaluate
-from train.evaluation.metrics import pair_errors
-from train.evaluation.plot import layers_figure
-from train.evaluation.results import Evaluation, LayerResult, PoseResult, ViewResult, pose_result
-from train.evaluation.tables import format_table, write_results
 from und3rstand_jax import load_backbone_and_probe
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.loss import Target
-from und3rstand_jax.model import Probes
-from und3rstand_jax.pixel_grid import sampled_pixels
-from und3rstand_jax.pose import pose_errors
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes import PointmapProbes, probe_shapes
+from und3rstand_jax.analysis.evaluate import evaluate
+from und3rstand_jax.analysis.probe_errors import Evaluation, LayerResult, PoseResult, ViewResult, pose_result
+from und3rstand_jax.analysis.tables import format_table, layers_figure, write_results
+from und3rstand_jax.data.example import Example
+from und3rstand_jax.geometry.cameras import sampled_pixels
+from und3rstand_jax.geometry.loss import Target
+from und3rstand_jax.geometry.metrics import pair_errors
+from und3rstand_jax.geometry.pose import pose_errors
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+from und3rstand_jax.probes.probes import PointmapProbes, Probes, probe_shapes
+from und3rstand_jax.support.errors import UserError
 
 SIDE = 16  # one patch: a probe without weights but with a bias says one pointmap, whatever it is shown
 

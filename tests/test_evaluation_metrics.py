@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.evaluation.metrics import mean_distance, pair_errors
-from und3rstand_jax.loss import Target, invariant_error
+from und3rstand_jax.geometry.loss import Target, invariant_error
+from und3rstand_jax.geometry.metrics import mean_distance, pair_errors
 
 HEIGHTS, WIDTH, PAIRS = (6, 5), 8, 3  # the views differ in size
 ERRORS = jax.jit(pair_errors)

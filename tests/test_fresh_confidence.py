@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from train.run.fresh_confidence import with_fresh_confidence
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.train.run.backbone_job import with_fresh_confidence
 
 
 @pytest.mark.parametrize("head", ["linear", pytest.param("dpt", marks=pytest.mark.slow)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from und3rstand_jax.gelu import gelu
+from und3rstand_jax.model.blocks import gelu
 
 X = np.linspace(-12, 12, 4801)
 DEFINITION = np.array([x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in X])

@@ -1,4 +1,4 @@
-"""The hub side of `convert.sources.source`, with the real huggingface_hub client against a local server.
+"""The hub side of `und3rstand_jax.convert.sources.source`, with the real huggingface_hub client against a local server.
 
 The client reads its settings at import, so every case runs in a process of its own. `time.sleep` does nothing there: the client's
 pauses between retries are not what is tested.
@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from convert.sources import hub as hub_module
 from tests.hub_server import COMMIT, Hub, Repo, serve
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.convert.sources import hub as hub_module
+from und3rstand_jax.support.errors import UserError
 
 ID = "someone/dust3r-probes"
 WEIGHTS = save({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, np.float16)})
@@ -28,8 +28,8 @@ CARD = b"---\nlicense: mit\nbase_model:\n- naver/DUSt3R_ViTLarge_BaseDecoder_512
 OPEN = """
 import json, sys, time
 time.sleep = lambda seconds: None
-from convert.sources.source import open_source
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.convert.sources.source import open_source
+from und3rstand_jax.support.errors import UserError
 try:
     source = open_source(sys.argv[1], **json.loads(sys.argv[2]))
 except UserError as error:
@@ -221,7 +221,7 @@ def test_a_shard_that_the_repository_lacks(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_path_that_exists_goes_before_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convert.sources.source import open_source
+    from und3rstand_jax.convert.sources.source import open_source
 
     monkeypatch.chdir(tmp_path)
     Path(ID).mkdir(parents=True)

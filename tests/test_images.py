@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.images import load_image, to_uint8
+from und3rstand_jax.model.images import load_image, to_uint8
+from und3rstand_jax.support.errors import UserError
 
 
 def picture(width, height, seed=0):

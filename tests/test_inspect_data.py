@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
-from train.data.diagnosis import explain, score
-from train.data.files.source import open_pairs
-from train.data.inspection import inspect_pairs
-from train.data.inspection_text import describe
-from train.data.mistakes.intrinsics import INTRINSICS
-from train.data.mistakes.poses import POSES
-from train.data.overlap import agreement, both_ways, thin_pair
-from train.data.records import Pair, View
+from und3rstand_jax.data.files.source import open_pairs
+from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pair
+from und3rstand_jax.data.inspect.diagnosis import explain, score
+from und3rstand_jax.data.inspect.inspection import inspect_pairs
+from und3rstand_jax.data.inspect.mistakes import INTRINSICS, POSES
+from und3rstand_jax.data.inspect.text import describe
+from und3rstand_jax.data.records import Pair, View
 
 PAIRS = [(0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]
 SHAPE = (48, 64)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.layers import layer_ids, network_order, paper_layer_ids, select_layers
+from und3rstand_jax.model.layer_ids import layer_ids, network_order, paper_layer_ids, select_layers
+from und3rstand_jax.support.errors import UserError
 
 FULL = layer_ids(24, 12)
 

@@ -6,13 +6,12 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks.layer_findings import Attention, Findings, as_json, from_json
-from benchmarks.layer_means import Mean, SceneFigures, by_distance, falls, mean_of, means
-from benchmarks.layer_tables import tables
-from benchmarks.true_place import attention_on, both_true_places
-from und3rstand_jax.report.content import ViewTruth
-from und3rstand_jax.report.inputs import Inputs
-from und3rstand_jax.strict_json import strict_json
+from und3rstand_jax.analysis.inputs import Inputs
+from und3rstand_jax.analysis.layer_findings import Attention, Findings, as_json, attention_on, both_true_places, from_json
+from und3rstand_jax.analysis.layer_means import Mean, SceneFigures, by_distance, falls, mean_of, means
+from und3rstand_jax.analysis.layer_tables import tables
+from und3rstand_jax.geometry.cameras import ViewTruth
+from und3rstand_jax.support.files import strict_json
 
 SIZE, PATCH = 64, 16
 GRID = (SIZE // PATCH, SIZE // PATCH)

@@ -4,7 +4,8 @@ import json
 
 from PIL import Image
 
-from train.run.learning_curve import joined, main, read_curve
+from und3rstand_jax.commands.learning_curve import main
+from und3rstand_jax.train.run.learning_curve import joined, read_curve
 
 
 def write_log(file, steps, error):

@@ -120,7 +120,7 @@ def test_a_failed_conversion_leaves_no_half_cache(tmp_path: Path, monkeypatch) -
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("convert.writing.write_checkpoint_info", fail)
+        patch.setattr("und3rstand_jax.convert.writing.write_checkpoint_info", fail)
         with pytest.raises(OSError, match="No space left on device; nothing was kept"):
             u3d.load_backbone(source, cache=cache)
     assert conversions(cache) == []
@@ -132,8 +132,8 @@ LOAD = """
 import os, signal, sys
 import und3rstand_jax as u3d
 if "die" in sys.argv:
-    import convert.writing
-    convert.writing.write_checkpoint_info = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+    import und3rstand_jax.convert.writing
+    und3rstand_jax.convert.writing.write_checkpoint_info = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 model, probes = u3d.load_backbone_and_probe("owner/name")
 print(len(probes.layer_ids), float(model.params["encoder"]["norm"]["scale"][3]))
 """
@@ -161,18 +161,18 @@ def test_a_hub_id_is_converted_once_then_needs_no_network_and_a_killed_load_does
 
 
 def test_two_processes_that_convert_the_same_source_both_get_it(tmp_path: Path, monkeypatch) -> None:
-    import convert.writing
+    import und3rstand_jax.convert.writing
 
     cache, source = tmp_path / "cache", save_backbone(tmp_path / "m")
-    original = convert.writing.write_checkpoint_info
+    original = und3rstand_jax.convert.writing.write_checkpoint_info
 
     def overtaken(folder: Path, info: object) -> None:
         """While this one is about to finish, another finishes first."""
-        monkeypatch.setattr(convert.writing, "write_checkpoint_info", original)
+        monkeypatch.setattr(und3rstand_jax.convert.writing, "write_checkpoint_info", original)
         u3d.load_backbone(source, cache=cache)
         original(folder, info)
 
-    monkeypatch.setattr(convert.writing, "write_checkpoint_info", overtaken)
+    monkeypatch.setattr(und3rstand_jax.convert.writing, "write_checkpoint_info", overtaken)
     assert u3d.load_backbone(source, cache=cache).config.enc_depth == 2
     assert len(conversions(cache)) == 1
     assert not any(name.startswith(".") for name in os.listdir(cache))

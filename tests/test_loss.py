@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.golden_cases import GOLDEN, relative_error
-from und3rstand_jax.loss import Target, _median, confidence_loss, invariant_error
+from und3rstand_jax.geometry.loss import Target, _median, confidence_loss, invariant_error
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.golden_cases import relative_error
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.model import Backbone, Probes
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes import PointmapProbes
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+from und3rstand_jax.probes.probes import PointmapProbes, Probes
+from und3rstand_jax.support.errors import UserError
 
 LINEAR = BackboneConfig(
     img_size=(64, 64), enc_embed_dim=32, enc_depth=2, enc_num_heads=2, dec_embed_dim=16, dec_depth=4, dec_num_heads=2, head_type="linear"

@@ -13,7 +13,7 @@ from tests.golden import weights
 from tests.golden_cases import relative_error
 from tests.make_checkpoint import save_hub_folder
 from tests.torch_reference import DUSt3RReference, ProbeReference, load_reference
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 
 SEED = 5
 TINY = {

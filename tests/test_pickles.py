@@ -11,10 +11,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert.sources.source import open_source
-from convert.sources.tensor_files import TensorInfo
-from und3rstand_jax.config import BackboneConfig, parse_args_string
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.convert.sources.source import open_source
+from und3rstand_jax.convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.model.config import BackboneConfig, parse_args_string
+from und3rstand_jax.support.errors import UserError
 
 torch = pytest.importorskip("torch")
 
@@ -66,7 +66,7 @@ def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
 
 
 def test_values_over_a_change_of_the_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convert.sources.pickles._MAPPED_BYTES", 4096)
+    monkeypatch.setattr("und3rstand_jax.convert.sources.formats._MAPPED_BYTES", 4096)
     torch.save({f"w{i}": torch.full((1024,), float(i)) for i in range(5)}, tmp_path / "w.pt")
     with open_source(str(tmp_path / "w.pt")).tensors as table:
         assert [float(table.read(name).mean()) for name in table] == [0, 1, 2, 3, 4]

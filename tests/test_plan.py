@@ -12,26 +12,23 @@ import numpy as np
 import pytest
 
 from tests.plain_scenes import render_plain_scenes
-from train.__main__ import main
-from train.options import TrainOptions
-from train.plan.chips import Chip, gpu, tpu
-from train.plan.cost import Part, seconds, step_parts
-from train.plan.count import Count, count
-from train.plan.memory import Memory, step_memory
-from train.plan.planning import Plan, make_plan
-from train.plan.report import report
-from train.plan.search import MOST_COMPILATIONS, Largest, largest_batch
-from train.plan.shapes import example_of, step_arguments, trunk
-from train.plan.topology import parse_topology, prepare_environment, topology_devices
-from train.probe_architecture import probe_config
-from train.setup import set_up
-from train.step.probe_step import ProbeTask, captured_tokens, probe_step
-from train.step.recipe import Recipe
-from und3rstand_jax.checkpoint import CheckpointInfo, write_checkpoint_info
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.layers import paper_layer_ids
+from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
+from und3rstand_jax.commands.train import main
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.layer_ids import paper_layer_ids
+from und3rstand_jax.probes.config import probe_config
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.train.options import TrainOptions
+from und3rstand_jax.train.plan.memory import Memory, step_memory
+from und3rstand_jax.train.plan.planning import MOST_COMPILATIONS, Largest, Plan, largest_batch, make_plan
+from und3rstand_jax.train.plan.report import report
+from und3rstand_jax.train.plan.shapes import example_of, step_arguments, trunk
+from und3rstand_jax.train.plan.topology import Chip, gpu, parse_topology, prepare_environment, topology_devices, tpu
+from und3rstand_jax.train.plan.work import Count, Part, count, seconds, step_parts
+from und3rstand_jax.train.step.optimizer import Recipe
+from und3rstand_jax.train.step.probe_step import ProbeTask, captured_tokens, probe_step
+from und3rstand_jax.train.task import set_up
 
 CONFIG = BackboneConfig(
     img_size=(96, 96), enc_embed_dim=128, enc_depth=2, enc_num_heads=2, dec_embed_dim=64, dec_depth=2, dec_num_heads=2, head_type="linear"
@@ -240,7 +237,7 @@ def test_kinds_of_memory_sum_to_what_the_compiler_says(plain_scenes, backbone, m
         analyses.append(compiled.memory_analysis())
         return step_memory(compiled, *args)
 
-    monkeypatch.setattr("train.plan.measure.step_memory", spy)
+    monkeypatch.setattr("und3rstand_jax.train.plan.memory.step_memory", spy)
     # Photos from files, of which nothing but the batch's shapes may matter: there is no such folder.
     files = {"data": ("co3d:/nowhere",), "val_data": ("blendedmvs:/nowhere",)}
     options = TrainOptions(backbone=backbone, resolution=("96x96",), layers="decoder.*.mlp", batch_size=3, **files)

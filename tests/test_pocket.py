@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import convert.__main__ as convert
 import und3rstand_jax as u3d
-import und3rstand_jax.__main__ as und3rstand
+import und3rstand_jax.commands.convert as convert
+import und3rstand_jax.commands.run as und3rstand
 from tests.browser import WITH_WEBGL, body_after, needs_browser
-from train.data.loader import Feed, open_sources
-from train.data.specification import parse_data
-from train.evaluation.two_view import predictor, two_views_on
-from train.evaluation.two_view_result import CONSTANT, MODEL, OTHER_VIEW2
-from und3rstand_jax.report.inputs import scene_inputs
-from und3rstand_jax.report.measure import measure
-from und3rstand_jax.report.stopwatch import Stopwatch
+from und3rstand_jax.analysis.inputs import scene_inputs
+from und3rstand_jax.analysis.pair import measure
+from und3rstand_jax.analysis.two_views import predictor, two_views_on
+from und3rstand_jax.analysis.two_views_result import CONSTANT, MODEL, OTHER_VIEW2
+from und3rstand_jax.data.loader import Feed, open_sources
+from und3rstand_jax.data.specification import parse_data
+from und3rstand_jax.support.progress import Stopwatch
 
 POCKET = Path(__file__).parent.parent / "pocket"
 SCENES = 3

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.layer_findings import from_json
-from benchmarks.layer_tables import tables
+from und3rstand_jax.analysis.layer_findings import from_json
+from und3rstand_jax.analysis.layer_tables import tables
 
 ROOT = Path(__file__).parent.parent
 

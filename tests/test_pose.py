@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.demo_scene import CAMERAS, camera_axes, render
-from und3rstand_jax.pose import camera_pose, has_baseline, most_confident_half, pose_errors
+from und3rstand_jax.geometry.pose import camera_pose, has_baseline, most_confident_half, pose_errors
 
 WIDTH, HEIGHT = 128, 96
 INTRINSICS = np.array([[0.77 * WIDTH, 0, (WIDTH - 1) / 2], [0, 0.77 * WIDTH, (HEIGHT - 1) / 2], [0, 0, 1]])

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from convert.probes.plan import Finding, ProbeOptions, ProbePlan, find_probe_tensors, plan_probes
 from tests.golden_cases import GOLDEN
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
+from und3rstand_jax.convert.findings import Finding, ProbeOptions
+from und3rstand_jax.convert.probes.plan import ProbePlan, find_probe_tensors, plan_probes
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+from und3rstand_jax.support.errors import UserError
 
 BACKBONE = BackboneConfig.dust3r_512_dpt()
 PAPER = tuple(f"decoder.{block}.{step}" for block in range(12) for step in ("self_attn", "cross_attn", "mlp"))

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 from tests.report_cases import HEADS, HEIGHT, WIDTH, ToldModel, room, room_inputs, said, told_probes, told_report
-from und3rstand_jax.pose import pose_errors
-from und3rstand_jax.report.attention_figure import chosen_patch
-from und3rstand_jax.report.content import ViewGeometry, ViewTruth
-from und3rstand_jax.report.matching import mutual_matches, true_places
-from und3rstand_jax.report.measure import measure
-from und3rstand_jax.report.point_errors import point_errors
-from und3rstand_jax.report.poses import centred_intrinsics, focal_length
-from und3rstand_jax.report.stopwatch import Stopwatch
-from und3rstand_jax.report.table import format_table
+from und3rstand_jax.analysis.pair import measure
+from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, centred_intrinsics, focal_length
+from und3rstand_jax.geometry.matching import mutual_matches, true_places
+from und3rstand_jax.geometry.metrics import point_errors
+from und3rstand_jax.geometry.pose import pose_errors
+from und3rstand_jax.report.figures import chosen_patch
+from und3rstand_jax.report.numbers import format_table
+from und3rstand_jax.support.progress import Stopwatch
 
 LAYERS = ("decoder.0.mlp", "decoder.1.self_attn", "decoder.1.cross_attn", "decoder.1.mlp")
 

@@ -13,15 +13,14 @@ from PIL import Image
 from tests import tiny
 from tests.conversion import converted
 from tests.report_cases import HEIGHT, WIDTH, room, said, told_report
-from und3rstand_jax.__main__ import main
-from und3rstand_jax.checkpoint import CheckpointInfo, write_checkpoint_info
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.images import load_image, open_photo, to_uint8
-from und3rstand_jax.report.inputs import photo_inputs, scene_inputs
-from und3rstand_jax.report.layer_figures import accuracy_figure, errors_figure, pose_figure
-from und3rstand_jax.report.match_figure import correspondences_figure
+from und3rstand_jax.analysis.inputs import photo_inputs, scene_inputs
+from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
+from und3rstand_jax.commands.run import main
+from und3rstand_jax.geometry.metrics import point_errors
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.images import load_image, open_photo, to_uint8
+from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
-from und3rstand_jax.report.point_errors import point_errors
 
 LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.1.mlp")
 
@@ -292,6 +291,6 @@ def test_a_scene_that_is_told_by_its_truth_has_no_error():
 
 
 def as_layer(view):
-    from und3rstand_jax.report.content import ViewGeometry
+    from und3rstand_jax.geometry.cameras import ViewGeometry
 
     return ViewGeometry(view.points, None)

@@ -12,15 +12,15 @@ from PIL import Image
 
 from tests.browser import Page, unpack
 from tests.page_cases import NASTY, make_report, small_page, small_report
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
 from und3rstand_jax.report import page as page_module
-from und3rstand_jax.report.content import Attention, Correspondences, ViewGeometry
-from und3rstand_jax.report.matching import drawn_matches
 from und3rstand_jax.report.page import LARGEST_PAGE, page_text, write_page
-from und3rstand_jax.report.page_arrays import pack
-from und3rstand_jax.report.page_attention import pack_attention, pool_attention, quantise_weights
+from und3rstand_jax.report.page_attention import pack, pack_attention, pool_attention, quantise_weights
 from und3rstand_jax.report.page_geometry import NO_POINT, STEPS_PER_UNIT, mean_distance, pack_geometry, quantise_confidence, quantise_points
 from und3rstand_jax.report.page_values import to_json
+from und3rstand_jax.support.errors import UserError
 
 
 @pytest.mark.parametrize("dtype, differences", [("uint8", True), ("uint8", False), ("int16", True), ("int16", False), ("float32", False)])

@@ -12,12 +12,12 @@ import pytest
 import trimesh
 from PIL import Image
 
-from und3rstand_jax.command_line import run_command
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.images import load_image, to_uint8
-from und3rstand_jax.output_folder import output_folder
-from und3rstand_jax.run import Request, run
+from und3rstand_jax.checkpoint.output_folder import output_folder
+from und3rstand_jax.commands.command_line import run_command
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.images import load_image, to_uint8
+from und3rstand_jax.report.pointmap_files import Request, run
+from und3rstand_jax.support.errors import UserError
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(__file__).parents[1])}
 CONFIG = BackboneConfig(
@@ -295,7 +295,7 @@ def test_usage_errors_and_missing_photos_exit_with_status_2(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_error():
     code = (
-        "import sys; from und3rstand_jax.command_line import run_command\n"
+        "import sys; from und3rstand_jax.commands.command_line import run_command\n"
         "sys.exit(run_command(lambda: [print('x' * 100) for _ in range(10000)], debug=False))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:

@@ -10,7 +10,7 @@ from PIL import Image
 import und3rstand_jax as u3d
 from tests import tiny
 from tests.conversion import converted
-from und3rstand_jax.__main__ import main
+from und3rstand_jax.commands.run import main
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`convert.sources.source` on local folders and files: what it reads, and one clear line for everything it cannot."""
+"""`und3rstand_jax.convert.sources.source` on local folders and files: what it reads, and one clear line for everything it cannot."""
 
 import hashlib
 import json
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert.sources.source import Source, open_source
-from convert.sources.tensor_files import TensorInfo
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.convert.sources.source import Source, open_source
+from und3rstand_jax.convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.support.errors import UserError
 
 RNG = np.random.default_rng(0)
 TENSORS = {

@@ -11,9 +11,8 @@ import pytest
 
 from tests import step_cases
 from tests.step_cases import LAYERS, assemble_as_it_is, backbone, batch, one_device_step, take_steps, task
-from train.step import probe_step as module
-from train.step.recipe import Recipe, matrices, optimizer, schedule
-from train.step.state import NOT_FROZEN, initial_state
+from und3rstand_jax.train.step import probe_step as module
+from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, initial_state, matrices, optimizer, schedule
 
 
 @pytest.fixture(autouse=True)

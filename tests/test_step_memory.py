@@ -6,14 +6,14 @@ import jax
 import pytest
 
 from tests.plain_scenes import render_plain_scenes
-from train.plan.compile import compile_step
-from train.plan.shapes import intermediates, step_arguments, tree_bytes
-from train.probe_architecture import probe_config
-from train.step.probe_step import ProbeTask
-from train.step.recipe import Recipe
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
-from und3rstand_jax.layers import paper_layer_ids
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.layer_ids import paper_layer_ids
+from und3rstand_jax.probes.config import probe_config
+from und3rstand_jax.train.plan.memory import compile_step
+from und3rstand_jax.train.plan.shapes import intermediates, step_arguments, tree_bytes
+from und3rstand_jax.train.step.optimizer import Recipe
+from und3rstand_jax.train.step.probe_step import ProbeTask
 
 CONFIG = BackboneConfig(
     img_size=(96, 96), enc_embed_dim=64, enc_depth=1, enc_num_heads=2, dec_embed_dim=64, dec_depth=12, dec_num_heads=2, head_type="linear"

@@ -25,12 +25,10 @@ from tests.torch_reference.training import (
     step_after_all_outputs,
     step_probe_by_probe,
 )
-from train.data.batch import NOT_RENDERED, Batch
-from train.data.records import Pair, View
-from train.probe_architecture import probe_config
-from train.step.probe_step import ProbeTask, probe_step
-from train.step.recipe import Recipe
-from train.step.state import initial_state
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
+from und3rstand_jax.probes.config import probe_config
+from und3rstand_jax.train.step.optimizer import Recipe, initial_state
+from und3rstand_jax.train.step.probe_step import ProbeTask, probe_step
 
 SHAPE = (32, 48)
 ENCODER_LAYER = "encoder.1.mlp"
@@ -148,7 +146,7 @@ def ours(tmp_path_factory):
     assert [group.widths[0] for group in config.groups] == [32, 16]
     with pytest.MonkeyPatch.context() as patch:
         # All pairs are given, and to compile the renderer takes longer than all the rest.
-        patch.setattr("train.data.assemble.render_pair", nothing_rendered)
+        patch.setattr("und3rstand_jax.data.example.render_pair", nothing_rendered)
         return config, *run_ours(backbone, config)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 _TOLD = """
 import gc, os, signal
-from train.run.interruption import interruption
+from und3rstand_jax.train.run.interruption import interruption
 
 def tell(*_):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -33,7 +33,7 @@ def test_told_outside_of_what_must_be_finished_a_run_leaves_at_once():
 # Its worker prepares itself at once, or only when the run is gone: killed while a worker starts, a run never sees it ready.
 _RUN = """
 import multiprocessing, os, signal, sys, time
-from train.data.worker import live_and_die_with_the_run
+from und3rstand_jax.data.loader import live_and_die_with_the_run
 
 def work(run, ready, late):
     while late and os.getppid() == run:
@@ -61,14 +61,16 @@ def test_a_worker_ends_with_a_run_that_is_killed(tmp_path, late):
 
 @pytest.mark.parametrize(("status", "taken_down"), [(0, "down\n"), (2, "down\n"), (130, "")])
 def test_an_interrupted_command_ends_before_python_takes_down_what_xla_may_still_work_on(status, taken_down):
-    code = f"import atexit, und3rstand_jax.command_line as c; atexit.register(print, 'down'); print('said'); c.end_process({status})"
+    code = (
+        f"import atexit, und3rstand_jax.commands.command_line as c; atexit.register(print, 'down'); print('said'); c.end_process({status})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, text=True)
     assert (done.returncode, done.stdout) == (status, f"said\n{taken_down}"), done.stderr
 
 
 _COLLECTING = """
 import gc, signal, sys, time
-from und3rstand_jax.command_line import run_command
+from und3rstand_jax.commands.command_line import run_command
 
 def work():
     def interrupt(phase, info):
@@ -105,11 +107,15 @@ def test_every_command_ends_so(package):
 
 def test_every_installed_script_is_such_a_command():
     scripts = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
-    assert sorted(scripts.values()) == ["convert.__main__:program", "train.__main__:program", "und3rstand_jax.__main__:program"]
+    assert sorted(scripts.values()) == [
+        "und3rstand_jax.commands.convert:program",
+        "und3rstand_jax.commands.train:program",
+        "und3rstand_jax.commands.run:program",
+    ]
 
 
 def test_a_path_that_the_output_cannot_show_is_written_out():
-    code = "import sys; from und3rstand_jax.command_line import run_command; run_command(lambda: print('caf\\udce9'), False)"
+    code = "import sys; from und3rstand_jax.commands.command_line import run_command; run_command(lambda: print('caf\\udce9'), False)"
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=strict)
     assert done.stdout == b"caf\\udce9\n", done.stderr

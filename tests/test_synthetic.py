@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.data.records import Pair, View
-from train.data.synthetic.cameras import sample_intrinsics
-from train.data.synthetic.config import SyntheticConfig, parse_synthetic
-from train.data.synthetic.intersect import (
+from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.synthetic.cameras import sample_intrinsics
+from und3rstand_jax.data.synthetic.config import SyntheticConfig, parse_synthetic
+from und3rstand_jax.data.synthetic.intersect import (
     FAR,
     ROOM,
     box_entry,
@@ -26,10 +26,10 @@ from train.data.synthetic.intersect import (
     room_exit,
     sphere_entry,
 )
-from train.data.synthetic.render import render_pair, render_pairs
-from train.data.synthetic.scene import SOLIDS, Light, Scene, Window
-from train.data.synthetic.textures import coverage, value_noise
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.data.synthetic.render import render_pair, render_pairs
+from und3rstand_jax.data.synthetic.scene import SOLIDS, Light, Scene, Window
+from und3rstand_jax.data.synthetic.textures import coverage, value_noise
+from und3rstand_jax.support.errors import UserError
 
 SEED, COUNT = 5, 40
 LANDSCAPE, PORTRAIT = (96, 128), (112, 80)
@@ -75,8 +75,8 @@ def test_a_pair_has_the_same_bits_alone_as_in_a_batch():
 def test_a_pair_has_the_same_bits_on_each_of_several_devices(tmp_path: Path):
     code = f"""
 import jax, numpy as np
-from train.data.synthetic.config import SyntheticConfig
-from train.data.synthetic.render import render_pairs
+from und3rstand_jax.data.synthetic.config import SyntheticConfig
+from und3rstand_jax.data.synthetic.render import render_pairs
 render = jax.pmap(lambda indices: render_pairs({SEED}, indices, {LANDSCAPE}, SyntheticConfig()))
 pairs = jax.device_get(render(np.array([[1, 3, 7], [0, 2, 3], [3, 30, 5]])))
 np.savez({str(tmp_path / "pairs.npz")!r}, *jax.tree.leaves(pairs))

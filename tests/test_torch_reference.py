@@ -11,8 +11,8 @@ from tests.golden_cases import FULL_CASE, GOLDEN, SMALL_CASES, GoldenCase, load_
 from tests.torch_reference import DUSt3RReference, ProbeReference, ReferenceOutput, load_reference
 from tests.torch_reference.heads import confidence, pointmap
 from tests.torch_reference.probes import patches_to_image
-from und3rstand_jax.layers import layer_ids
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
+from und3rstand_jax.model.layer_ids import layer_ids
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 
 INF = math.inf
 # Golden arrays are float64 results rounded to float32: 2**-25 relative is all that may be left.

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from und3rstand_jax.checkpoint import CheckpointInfo, write_checkpoint_info
-from und3rstand_jax.config import BackboneConfig
+from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
+from und3rstand_jax.model.config import BackboneConfig
 
 pytestmark = [
     pytest.mark.slow,

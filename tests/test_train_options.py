@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from tests.options_table import DOCUMENT, table
-from train.backbone_architecture import backbone_config
-from train.options import TrainOptions
-from train.run.command import parse
-from train.run.config_file import option_values, read_config, write_config
-from train.setup import set_up
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.errors import UserError
+from und3rstand_jax.commands.options import parse
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.train.architecture import backbone_config
+from und3rstand_jax.train.options import TrainOptions
+from und3rstand_jax.train.run.config_file import option_values, read_config, write_config
+from und3rstand_jax.train.task import set_up
 
 TINY = BackboneConfig(
     img_size=(32, 48), enc_embed_dim=32, enc_depth=2, enc_num_heads=2, dec_embed_dim=16, dec_depth=2, dec_num_heads=2, head_type="linear"

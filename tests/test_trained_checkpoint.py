@@ -11,17 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from convert.__main__ import main
-from convert.mapping import flatten
 from tests import tiny
 from tests.conversion import converted
-from train.trained_checkpoint import torch_leaves, write_trained_probes
 from und3rstand_jax import load_backbone_and_probe
-from und3rstand_jax.checkpoint import read_checkpoint_info, read_tree
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.model import Probes
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes import PointmapProbes, probe_shapes
+from und3rstand_jax.checkpoint.format import read_checkpoint_info
+from und3rstand_jax.checkpoint.trees import flatten, read_tree
+from und3rstand_jax.commands.convert import main
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+from und3rstand_jax.probes.probes import PointmapProbes, Probes, probe_shapes
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.train.trained import torch_leaves, write_trained_probes
 
 TRAINING = {"steps": 7, "final_loss": math.nan, "options": {"bound": math.inf, "layers": ("all",)}}
 

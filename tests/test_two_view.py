@@ -9,19 +9,27 @@ import pytest
 
 from tests import tiny
 from tests.conversion import converted
-from train.data.assemble import assemble
-from train.data.example import Example
-from train.data.loader import Feed, held_out, open_sources, validation_batches
-from train.data.specification import parse_data, scenes_of
-from train.evaluation.two_view import best_constant, conditions, errors_of, geometric_median, predictor
-from train.evaluation.two_view_command import main
-from train.evaluation.two_view_result import CONSTANT, GREY_VIEW1, GREY_VIEW2, MODEL, OTHER_VIEW2, TwoViewResult, ViewPair, format_result
 from und3rstand_jax import load_backbone
-from und3rstand_jax.config import BackboneConfig
-from und3rstand_jax.dust3r import DUSt3R
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.loss import Target, confidence_loss
-from und3rstand_jax.model import Backbone
+from und3rstand_jax.analysis.two_views import best_constant, conditions, errors_of, geometric_median, predictor
+from und3rstand_jax.analysis.two_views_result import (
+    CONSTANT,
+    GREY_VIEW1,
+    GREY_VIEW2,
+    MODEL,
+    OTHER_VIEW2,
+    TwoViewResult,
+    ViewPair,
+    format_result,
+)
+from und3rstand_jax.commands.two_views import main
+from und3rstand_jax.data.example import Example, assemble
+from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
+from und3rstand_jax.data.specification import parse_data, scenes_of
+from und3rstand_jax.geometry.loss import Target, confidence_loss
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.support.errors import UserError
 
 PAIRS, SIDE = 3, 4
 

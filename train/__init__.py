@@ -1,1 +1,1 @@
-"""Retraining the probes. So far: the loss and the test metric."""
+"""The door to `und3rstand_jax.commands.train`: `python -m train`. The library never imports it."""

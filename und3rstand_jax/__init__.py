@@ -14,30 +14,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from und3rstand_jax.checkpoint import CheckpointInfo, is_checkpoint, read_checkpoint_info
-    from und3rstand_jax.config import BackboneConfig
-    from und3rstand_jax.dust3r import DUSt3R
-    from und3rstand_jax.errors import UserError
-    from und3rstand_jax.images import load_image
-    from und3rstand_jax.layers import layer_ids, paper_layer_ids, select_layers
+    from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
     from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
-    from und3rstand_jax.model import Backbone, ProbedLayers, Probes
-    from und3rstand_jax.output import BackboneOutput
-    from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
-    from und3rstand_jax.probes import PointmapProbes
+    from und3rstand_jax.model.backbone import Backbone, ProbedLayers
+    from und3rstand_jax.model.config import BackboneConfig
+    from und3rstand_jax.model.dust3r import DUSt3R
+    from und3rstand_jax.model.images import load_image
+    from und3rstand_jax.model.layer_ids import layer_ids, paper_layer_ids, select_layers
+    from und3rstand_jax.model.output import BackboneOutput
+    from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+    from und3rstand_jax.probes.probes import PointmapProbes, Probes
+    from und3rstand_jax.support.errors import UserError
 
 _HOMES = {
-    "checkpoint": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
-    "config": ("BackboneConfig",),
-    "dust3r": ("DUSt3R",),
-    "errors": ("UserError",),
-    "images": ("load_image",),
-    "layers": ("layer_ids", "paper_layer_ids", "select_layers"),
+    "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
     "loading": ("converted_checkpoint", "load_backbone", "load_backbone_and_probe"),
-    "model": ("Backbone", "ProbedLayers", "Probes"),
-    "output": ("BackboneOutput",),
-    "probe_config": ("ProbeConfig", "ProbeGroup"),
-    "probes": ("PointmapProbes",),
+    "model.backbone": ("Backbone", "ProbedLayers"),
+    "model.config": ("BackboneConfig",),
+    "model.dust3r": ("DUSt3R",),
+    "model.images": ("load_image",),
+    "model.layer_ids": ("layer_ids", "paper_layer_ids", "select_layers"),
+    "model.output": ("BackboneOutput",),
+    "probes.config": ("ProbeConfig", "ProbeGroup"),
+    "probes.probes": ("PointmapProbes", "Probes"),
+    "support.errors": ("UserError",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

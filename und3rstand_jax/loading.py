@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from und3rstand_jax.attention import AttentionImplementation
-from und3rstand_jax.checkpoint import VERSION, CheckpointInfo, is_checkpoint, read_checkpoint_info, read_tree
-from und3rstand_jax.dust3r import DUSt3R
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.model import Backbone, ProbedLayers, Probes
-from und3rstand_jax.probes import PointmapProbes
+from und3rstand_jax.checkpoint.format import VERSION, CheckpointInfo, is_checkpoint, read_checkpoint_info
+from und3rstand_jax.checkpoint.trees import read_tree
+from und3rstand_jax.model.attention import AttentionImplementation
+from und3rstand_jax.model.backbone import Backbone, ProbedLayers
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.probes.probes import PointmapProbes, Probes
+from und3rstand_jax.support.errors import UserError
 
 CACHE_VARIABLE = "UND3RSTAND_JAX_CACHE"
 
@@ -34,7 +35,7 @@ def load_backbone(
         source: a converted checkpoint, or what `python -m convert --repo` takes: a hub id, a folder or a file, which is
             converted on first use and kept in the cache.
         dtype: what the trunk computes in, float32 or bfloat16. Heads are float32 always.
-        attention: see `und3rstand_jax.attention.attend`.
+        attention: see `und3rstand_jax.model.attention.attend`.
         cache: folder for conversions; by default `$UND3RSTAND_JAX_CACHE`, else the platform's cache folder.
         conversion: `revision`, `token`, `hub_cache`, `offline` and `backbone`, as the converter has them.
 
@@ -128,9 +129,9 @@ def converted_checkpoint(
     if is_checkpoint(folder):
         return folder
     # The library itself neither converts nor reaches for a network: the converter does, when it is needed.
-    from convert.planning import HubAccess, planned
-    from convert.probes.plan import ProbeOptions
-    from convert.writing import convert
+    from und3rstand_jax.convert.findings import ProbeOptions
+    from und3rstand_jax.convert.planning import HubAccess, planned
+    from und3rstand_jax.convert.writing import convert
 
     with planned(str(source), base, HubAccess(revision, token, hub_cache, offline), ProbeOptions()) as plan:
         try:
@@ -146,7 +147,7 @@ def _named_backbone(source: Path) -> str | None:
     """The backbone that a local probe checkpoint names in its config or card: what is converted depends on it too."""
     if not source.exists():
         return None
-    from convert.sources.source import open_source
+    from und3rstand_jax.convert.sources.source import open_source
 
     opened = open_source(str(source))
     opened.tensors.close()

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tests.torch_reference.heads import Prediction, prediction
-from und3rstand_jax.probe_config import ProbeConfig, ProbeGroup
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 
 ACTIVATIONS = {
     "gelu": nn.GELU,

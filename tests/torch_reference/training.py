@@ -1,7 +1,7 @@
 """Training of probes as one writes it in PyTorch: hooks on the frozen backbone, a loop over the probes, an AdamW for each.
 
 Written from the published facts (DUSt3R's loss and recipe: Wang et al., CVPR 2024, section 3.3 and supplementary) without use of
-our own loss or step. A pair is a `train.data.records.Pair` whose arrays are tensors; images go to the backbone as (B, 3, H, W).
+our own loss or step. A pair is a `und3rstand_jax.data.records.Pair` whose arrays are tensors; images go to the backbone as (B, 3, H, W).
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tests.torch_reference.backbone import DUSt3RReference
 from tests.torch_reference.heads import Prediction
 from tests.torch_reference.probes import ProbeReference
-from train.data.records import Pair, View
-from und3rstand_jax.probe_config import ProbeConfig
+from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.probes.config import ProbeConfig
 
 CONFIDENCE_WEIGHT = 0.2
 LEAST_SCALE = 1e-8

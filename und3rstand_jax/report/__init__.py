@@ -1,1 +1,1 @@
-"""The layer report: what each layer of a model knows about a pair of images, as numbers, figures and one page to look at."""
+"""What people look at: contact sheets, point clouds, figures, and the layer report on one self-contained page."""

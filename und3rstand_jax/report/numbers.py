@@ -1,4 +1,7 @@
-"""The figures of a report as files for other programs: `report.json` and `arrays.npz`."""
+"""The figures of a report as files for other programs: `report.json` and `arrays.npz`.
+
+The report as a table for the terminal.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.report.content import Layer, Report
-from und3rstand_jax.strict_json import strict_json
+from und3rstand_jax.analysis.pair import Layer, Report, layer_name
+from und3rstand_jax.support.files import strict_json
 
 NUMBERS, ARRAYS = "report.json", "arrays.npz"
+
 
 _MEANING = {
     "errors": (
@@ -27,6 +31,7 @@ _MEANING = {
     "frame": "all points: camera of view 1, x right, y down, z forward; layers in the model's own unit, truth in metres",
     "seconds": "wall-clock time by stage; forward includes compilation",
 }
+
 
 _KEYS = {
     "layer_ids": "(L,) names of the layers, the model's own head as head",
@@ -114,3 +119,23 @@ def _layer_arrays(layer: Layer) -> Iterator[tuple[str, np.ndarray]]:
         yield "offsets", layer.correspondences.offsets
     if layer.pose.camera2_to_1 is not None:
         yield "camera2_to_1", layer.pose.camera2_to_1
+
+
+_HEADINGS = (("", "error", "error", "match", "rotation"), ("layer", "view 1", "view 2", "accuracy", "°"))
+
+
+def format_table(report: Report) -> str:
+    """A line a layer: point errors of both views, accuracy of matches, rotation of view 2; what there is not is a dash."""
+    lines = [*_HEADINGS, *(_cells(layer) for layer in report.layers)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))] for line in lines)
+    footer = f"errors and rotation against {report.reference}"
+    if report.truth is not None:
+        footer += f"; matches within {report.match_threshold:.3g} pixels of the true place"
+    return "\n".join([*("  ".join(cells).rstrip() for cells in aligned), footer])
+
+
+def _cells(layer: Layer) -> tuple[str, ...]:
+    accuracy, rotation = layer.accuracy, layer.pose.rotation_degrees
+    numbers = (*(f"{error:.4f}" for error in layer.errors), "–" if accuracy is None else f"{accuracy:.1%}")
+    return (layer_name(layer.layer_id), *numbers, "–" if rotation is None else f"{rotation:.2f}")

@@ -16,19 +16,23 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from und3rstand_jax.errors import UserError
-from und3rstand_jax.layers import HEAD
-from und3rstand_jax.report.content import Report
-from und3rstand_jax.report.page_arrays import PackedArray, size
-from und3rstand_jax.report.page_attention import pack_attention
+from und3rstand_jax.analysis.pair import Report
+from und3rstand_jax.model.layer_ids import HEAD
+from und3rstand_jax.report.page_attention import PackedArray, pack_attention, size
 from und3rstand_jax.report.page_geometry import pack_geometry
 from und3rstand_jax.report.page_values import page_values, to_json
+from und3rstand_jax.support.errors import UserError
 
 LARGEST_PAGE = 9_800_000
 """Characters of a page, which are bytes: it is ASCII."""
 
+
 _SHARE_OF_GEOMETRY = 0.55
+
+
 _LARGEST_PNG = 200_000
+
+
 _LONGEST_SIDE = 1024  # pixels of a photo on the page
 
 

@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
-from und3rstand_jax.report.content import Layer, Report, ViewGeometry
-from und3rstand_jax.report.page_arrays import PackedArray, pack, size
+from und3rstand_jax.analysis.pair import Layer, Report
+from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.report.page_attention import PackedArray, pack, size
 
 STEPS_PER_UNIT = 1024
 """Quantisation of points; the unit is the layer's mean distance to the origin. Neighbours in a 128-pixel image lie 10 steps apart there."""
 
+
 NO_POINT = -32768
 """Stands for all three coordinates where a point is not finite or not known."""
 
+
 _FARTHEST = 31.9
+
+
 _STRIDES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+
+
 _EXPECTED_COMPRESSION = 3.0
 
 

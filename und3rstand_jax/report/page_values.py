@@ -9,12 +9,13 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 
+from und3rstand_jax.analysis.pair import Layer, Report
+from und3rstand_jax.geometry.cameras import centred_intrinsics
+from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
+from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.report import page_attention, page_geometry
-from und3rstand_jax.report.content import Correspondences, Layer, Pose, Report
-from und3rstand_jax.report.matching import drawn_matches
 from und3rstand_jax.report.page_attention import PackedAttention
 from und3rstand_jax.report.page_geometry import PackedGeometry
-from und3rstand_jax.report.poses import centred_intrinsics
 
 _COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno"}
 
@@ -58,7 +59,7 @@ def _layer(layer: Layer, scale: float) -> dict[str, Any]:
     }
 
 
-def _pose(pose: Pose, scale: float) -> dict[str, Any]:
+def _pose(pose: PoseEstimate, scale: float) -> dict[str, Any]:
     return {"camera": _camera(pose.camera2_to_1, scale), "rotation": pose.rotation_degrees, "translation": pose.translation_degrees}
 
 

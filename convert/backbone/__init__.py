@@ -1,1 +1,0 @@
-"""DUSt3R's names in its PyTorch state dict, and which of them a checkpoint holds."""

@@ -1,1 +1,0 @@
-"""The usual mistakes in depth and cameras, and how to undo each."""

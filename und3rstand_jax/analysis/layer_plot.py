@@ -1,0 +1,190 @@
+"""Figures of something over the layers of a network, a marker a layer."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+_INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
+
+
+_LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
+
+
+_LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
+
+
+_TICKS = ((10, range(1, 10)), (1000, (1, 2, 5)), (math.inf, (1,)))  # those of a decade, below a ratio of largest to smallest value
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the layers behind one kind of step look, in colours (Okabe and Ito's) that the colour-blind can tell apart."""
+
+    label: str
+    marker: str
+    colour: str
+
+
+_KINDS = {
+    "self_attn": _Kind("after self-attention", "o", "#0072b2"),
+    "cross_attn": _Kind("after cross-attention", "s", "#d55e00"),
+    "mlp": _Kind("after MLP", "^", "#009e73"),
+    "embed": _Kind("the decoder's input", "D", "#cc79a7"),
+    "norm": _Kind("after the last norm", "P", "#3f3f46"),
+}
+
+
+class OfLayer(Protocol):
+    """What was found of one layer."""
+
+    @property
+    def layer_id(self) -> str:
+        """As in `und3rstand_jax.model.layer_ids`."""
+        ...
+
+
+Result = TypeVar("Result", bound=OfLayer)
+
+
+@dataclass(frozen=True)
+class Series(Generic[Result]):
+    """One line of a panel: filled markers on a solid line, or open ones on a dashed line. What `of` gives may be NaN."""
+
+    label: str
+    of: Callable[[Result], float]
+    is_filled: bool = True
+
+    @property
+    def style(self) -> Literal["-", "--"]:
+        """Matplotlib's name of the line."""
+        return "-" if self.is_filled else "--"
+
+
+@dataclass(frozen=True)
+class Panel(Generic[Result]):
+    """What is drawn over the layers: a title, the label of the axis, lines. Shares are drawn from 0 to 100 %, all else by its logarithm."""
+
+    title: str
+    unit: str
+    series: tuple[Series[Result], ...]
+    greatest: float = math.inf
+    is_share: bool = False
+
+
+def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], head: Result | None) -> Figure:
+    """Panels above one another over the same layers, in the order of `results`; the head, where there is one, is a line across."""
+    layers = [result.layer_id for result in results]
+    width = min(max(_LAYER_WIDTH * len(layers) + 2.5, _LEAST_WIDTH), _MOST_WIDTH)
+    figure = Figure(figsize=(width, _PANEL_HEIGHT * len(panels) + 1.0), dpi=110, layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw_panel(axes, panel, results, head)
+        _draw_blocks(axes, layers)
+    _name_stacks(all_axes[-1], layers)
+    handles = [_marker(_KINDS[step]) for step in _KINDS if step in map(_step, layers)]
+    handles += [Line2D([], [], color=_HEAD, label="the model's own head")] if head else []
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(width / 2)), frameon=False, columnspacing=1.4)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], head: Result | None) -> None:
+    layers = [result.layer_id for result in results]
+    drawn = [series.of(result) for series in panel.series for result in results]
+    missing = sum(not math.isfinite(value) for value in drawn)
+    legend = []
+    for series in panel.series:
+        _draw_series(axes, layers, [series.of(result) for result in results], series)
+        face = _FAINT if series.is_filled else "white"
+        legend.append(Line2D([], [], color=_FAINT, linestyle=series.style, marker="o", markerfacecolor=face, label=series.label))
+    for series in panel.series:
+        value = series.of(head) if head else math.nan
+        if math.isfinite(value):
+            drawn.append(value)
+            axes.axhline(value, color=_HEAD, linestyle=series.style)
+    _frame(axes)
+    if panel.is_share:
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        _scale(axes, [value for value in drawn if math.isfinite(value)])
+        # Matplotlib's own margin, but no decade of angles that there are not.
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * panel.greatest))
+    note = f" ({missing} values are not finite and not drawn)" if missing else ""
+    axes.set_title(panel.title + note, loc="left", fontsize=13, color=_INK, pad=24)
+    axes.set_ylabel(panel.unit, color=_INK)
+    corner = {"bbox_to_anchor": (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
+    axes.legend(handles=legend, loc="lower left", ncols=len(legend), fontsize=10, frameon=False, **corner)
+
+
+def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: Series[Result]) -> None:
+    shown = [value if math.isfinite(value) else math.nan for value in values]
+    axes.plot(range(len(layers)), shown, color=_FAINT, linestyle=series.style, linewidth=1.1)
+    for step in dict.fromkeys(map(_step, layers)):
+        kind, at = _KINDS[step], [index for index, layer in enumerate(layers) if _step(layer) == step]
+        face = kind.colour if series.is_filled else "white"
+        axes.plot(at, [shown[index] for index in at], kind.marker, color=kind.colour, markerfacecolor=face, markersize=6.5)
+
+
+def _marker(kind: _Kind) -> Line2D:
+    return Line2D([], [], color=kind.colour, marker=kind.marker, linestyle="none", label=kind.label)
+
+
+def _frame(axes: Axes) -> None:
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, unless a value is 0."""
+    if values and min(values) > 0:
+        axes.set_yscale("log")
+        ticks = next(ticks for ratio, ticks in _TICKS if max(values) < ratio * min(values))
+        axes.yaxis.set_major_locator(LogLocator(subs=tuple(ticks)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:
+    """A band and a number a block."""
+    spans = _spans(layers, lambda layer: layer.rpartition(".")[0] if _is_in_block(layer) else layer)
+    for number, (_, start, stop) in enumerate(spans):
+        if number % 2 == 0:
+            axes.axvspan(start - 0.5, stop - 0.5, color=_BAND, zorder=0)
+    blocks = [(block.rpartition(".")[2], (start + stop - 1) / 2) for block, start, stop in spans if _is_in_block(layers[start])]
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    axes.set_xticks([middle for _, middle in blocks], [number for number, _ in blocks])
+    axes.tick_params(axis="x", length=0)
+
+
+def _name_stacks(axes: Axes, layers: Sequence[str]) -> None:
+    """Below the blocks' numbers, whose blocks they are."""
+    spans = _spans(layers, lambda layer: layer.partition(".")[0])
+    below = axes.secondary_xaxis(location=0)
+    below.set_xticks([(start + stop - 1) / 2 for _, start, stop in spans], [f"\n{stack} block" for stack, _, _ in spans])
+    below.tick_params(length=0)
+
+
+def _is_in_block(layer: str) -> bool:
+    return layer.count(".") == 2
+
+
+def _spans(layers: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, int, int]]:
+    """(name, start, stop) of consecutive layers with one key."""
+    spans, start = [], 0
+    for name, members in itertools.groupby(layers, key):
+        stop = start + len(list(members))
+        spans.append((name, start, stop))
+        start = stop
+    return spans
+
+
+def _step(layer: str) -> str:
+    return layer.rpartition(".")[2]

@@ -1,0 +1,146 @@
+"""Writes safetensors files.
+
+From a converted checkpoint back to PyTorch's names and layouts.
+"""
+
+import json
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info, unused_file
+from und3rstand_jax.checkpoint.output_folder import check_apart, output_folder
+from und3rstand_jax.checkpoint.trees import read_tree
+from und3rstand_jax.convert.mapping import LeafMap, export
+from und3rstand_jax.convert.probes.names import natural_key
+from und3rstand_jax.convert.provenance import leaves_from_json
+from und3rstand_jax.probes.config import ProbeConfig
+from und3rstand_jax.support.errors import UserError
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes tensors, contiguous ones, with the permissions that a new file has; safetensors would keep it from all but its owner.
+
+    Raises:
+        OSError: the file cannot be written.
+        safetensors.SafetensorError: the same, in the library's words.
+    """
+    from safetensors.numpy import save_file
+
+    file.touch()
+    permissions = stat.S_IMODE(file.stat().st_mode)
+    save_file(dict(tensors), file, None if metadata is None else dict(metadata))
+    file.chmod(permissions)
+
+
+_MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header
+
+
+def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16: bool = False) -> list[Path]:
+    """Writes the parts of a converted checkpoint as `model.safetensors` and `config.json`, as PyTorch reads them.
+
+    Parts that came from one source, or a single part, go to `out` itself; a backbone and probes of different sources
+    go to `out/backbone` and `out/probes`. Tensors are bit for bit those that were converted, or with `float16` rounded to that.
+
+    Returns:
+        The folders written.
+
+    Raises:
+        UserError: `folder` is no converted checkpoint, `out` may not be written, or a value is too large for float16.
+    """
+    info = read_checkpoint_info(folder)
+    check_apart(out, [folder])
+    parts = [part for part, held in (("backbone", info.has_backbone), ("probes", info.has_probes)) if held]
+    together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in parts}) == 1
+    with output_folder(out, overwrite, _is_export) as written:
+        if together:
+            _write(written, folder, info, parts, float16)
+            return [out]
+        for part in parts:
+            _write(written / part, folder, info, [part], float16)
+        return [out / part for part in parts]
+
+
+def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of everything the part's source held: what the model uses, what it never reads, second names."""
+    from safetensors.numpy import load_file
+
+    provenance = info.provenance[part]
+    seconds: dict[str, list[str]] = {}
+    for second, first in provenance["second_names"].items():
+        seconds.setdefault(first, []).append(second)
+    first_seen: dict[str, np.ndarray] = {}
+    for name, tensor in export(read_tree(folder / part), leaves_from_json(provenance["leaves"])):
+        if name in first_seen:
+            # CroCo's one decoder fills both of ours. Once they differ (after training), one name cannot hold both.
+            if not np.array_equal(first_seen[name], tensor):
+                raise UserError(f"{name} would have to hold two different tensors: both decoders came from it and have changed since")
+            continue
+        if part == "backbone" and "dec_blocks." in name:
+            first_seen[name] = tensor
+        for label in (name, *seconds.get(name, ())):
+            yield label, tensor
+    if unused_file(folder, part).exists():
+        yield from load_file(unused_file(folder, part)).items()
+
+
+def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str], float16: bool) -> None:
+    tensors = dict(named for part in parts for named in torch_tensors(folder, info, part))
+    second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
+    # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
+    # PyTorch expects it, and so the hub's files have it.
+    stored = {
+        name: np.ascontiguousarray(_as_float16(name, tensor) if float16 else tensor)
+        for name, tensor in tensors.items()
+        if name not in second_names
+    }
+    target.mkdir(exist_ok=True)
+    metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
+    write_safetensors(target / "model.safetensors", stored, metadata)
+    # The original's reader takes bare Infinity, as its own files have it.
+    (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
+
+
+def _as_float16(name: str, tensor: np.ndarray) -> np.ndarray:
+    if np.abs(tensor).max(initial=0.0) > np.finfo(np.float16).max:
+        raise UserError(f"{name} holds values up to {np.abs(tensor).max():g}, too large for float16; export without --float16")
+    return tensor.astype(np.float16)
+
+
+def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
+    """The source's own config where it had one; else what describes its parts, in the words that the converter reads."""
+    stated = info.provenance[parts[0]]["config"]
+    if stated is not None:
+        return json.loads(stated)
+    backbone = info.backbone.to_hub_config() if info.backbone is not None and "backbone" in parts else {}
+    if info.probes is None or "probes" not in parts:
+        return backbone
+    probes = _probe_settings(info.probes, leaves_from_json(info.provenance["probes"]["leaves"]))
+    return {**backbone, "probes": probes} if backbone else probes
+
+
+def _probe_settings(config: ProbeConfig, leaves: LeafMap) -> dict[str, Any]:
+    """All that tensors do not show. Layers are in the order of the tensors' names, which may be another than the network's."""
+    first_name: dict[str, str] = {}
+    for number, group in enumerate(config.groups):
+        names = leaves[f"group{number}/linear0/kernel"].names
+        first_name |= dict(zip(group.layer_ids, names[:: len(names) // len(group.layer_ids)], strict=True))
+    shown = {"layer_ids": sorted(first_name, key=lambda layer: natural_key(first_name[layer]))}
+    has_norm = any("norm" in group.steps for group in config.groups)
+    fields = ["activation", *(["norm", "norm_epsilon"] if has_norm else []), "residual", "output_layout", "depth_mode", "conf_mode"]
+    return shown | {field: getattr(config, field) for field in fields}
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder was written here: nobody's original is ever replaced."""
+    from safetensors import SafetensorError, safe_open
+
+    files = [place / "model.safetensors" for place in (folder, folder / "backbone", folder / "probes")]
+    try:
+        held = [safe_open(file, framework="numpy").metadata() or {} for file in files if file.is_file()]
+    except SafetensorError:  # not even a safetensors file
+        return False
+    return bool(held) and all(_MARK.items() <= metadata.items() for metadata in held)

@@ -1,0 +1,1 @@
+"""Where a checkpoint comes from (hub, folder, file), as one lazy table of named tensors."""

@@ -1,0 +1,167 @@
+"""From a record to what model and loss take, on the device.
+
+Colour jitter, on the device: brightness, contrast, saturation and hue changed at random and in random order.
+
+The ranges are DUSt3R's (a factor of 0.5 to 1.5 for the first three, a shift of a tenth of the colour circle for hue); the two views of
+a pair change independently, so that a network cannot match them by colour alone.
+
+A batch as the loader gives it becomes an example on the device: scenes are rendered, colours changed.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from und3rstand_jax.data.records import Batch, Pair, Shape, View
+from und3rstand_jax.data.synthetic.config import SyntheticConfig
+from und3rstand_jax.data.synthetic.render import render_pair, render_pairs
+from und3rstand_jax.geometry.loss import Target
+
+
+class Example(NamedTuple):
+    """A batch of pairs as the model and the loss take them: of each view the image in [-1, 1] (B, H, W, 3), the truth, and
+    the intrinsics (B, 3, 3).
+    """
+
+    images: tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]
+    targets: tuple[Target, Target]
+    intrinsics: tuple[Float[Array, "B 3 3"], Float[Array, "B 3 3"]]
+
+
+def to_example(pair: Pair) -> Example:
+    """The example of a batch of records; pure, for use under `jit`."""
+    views = (pair.view1, pair.view2)
+    return Example(
+        images=(model_input(views[0].image), model_input(views[1].image)),
+        targets=(target(views[0]), target(views[1])),
+        intrinsics=(jnp.asarray(views[0].intrinsics), jnp.asarray(views[1].intrinsics)),
+    )
+
+
+def model_input(image: Array) -> Float[Array, "*B H W 3"]:
+    """8-bit RGB as the model's [-1, 1]."""
+    return (jnp.asarray(image).astype(jnp.float32) / 255 - 0.5) / 0.5
+
+
+def target(view: View) -> Target:
+    """The world point of every pixel: R·(z·(u − cx)/fx, z·(v − cy)/fy, z) + t; valid where the depth is positive and finite."""
+    depth = jnp.asarray(view.depth)
+    valid = (depth > 0) & jnp.isfinite(depth)
+    in_camera = unproject(jnp.where(valid, depth, 0.0), jnp.asarray(view.intrinsics))
+    cam2world = jnp.asarray(view.cam2world)
+    rotated = jnp.einsum("...ij,...hwj->...hwi", cam2world[..., :3, :3], in_camera, precision=lax.Precision.HIGHEST)
+    return Target(rotated + cam2world[..., None, None, :3, 3], cam2world, valid)
+
+
+def unproject(depth: Float[Array, "*B H W"], intrinsics: Float[Array, "*B 3 3"]) -> Float[Array, "*B H W 3"]:
+    """Each pixel's point in its camera's frame (x right, y down, z forward), in the depth's unit."""
+    height, width = depth.shape[-2:]
+    v, u = jnp.meshgrid(jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij")
+    (fx, cx), (fy, cy) = ((intrinsics[..., i, i, None, None], intrinsics[..., i, 2, None, None]) for i in (0, 1))
+    return jnp.stack([depth * (u - cx) / fx, depth * (v - cy) / fy, depth], axis=-1)
+
+
+def batch_size(example: Example) -> int:
+    """How many pairs an example holds."""
+    return jax.tree.leaves(example.images)[0].shape[0]
+
+
+FACTORS = (0.5, 1.5)
+
+
+HUE_SHIFT = 0.1
+
+
+Image = Float[Array, "H W 3"]
+
+
+def jitter_colours(key: jax.Array, image: Image) -> Image:
+    """One image in [-1, 1] with its colours changed; stays in [-1, 1]."""
+    order_key, factor_key, hue_key = jax.random.split(key, 3)
+    factors = jax.random.uniform(factor_key, (3,), minval=FACTORS[0], maxval=FACTORS[1])
+    shift = jax.random.uniform(hue_key, (), minval=-HUE_SHIFT, maxval=HUE_SHIFT)
+    amounts = jnp.append(factors, shift)
+    order = jax.random.permutation(order_key, 4)
+    changes = (brightness, contrast, saturation, hue)
+    changed = lax.fori_loop(0, 4, lambda i, rgb: lax.switch(order[i], changes, rgb, amounts[order[i]]), image * 0.5 + 0.5)
+    return changed * 2.0 - 1.0
+
+
+def brightness(rgb: Image, factor: Array) -> Image:
+    """Blends an image in [0, 1] with black."""
+    return _blend(rgb, jnp.zeros_like(rgb), factor)
+
+
+def contrast(rgb: Image, factor: Array) -> Image:
+    """Blends with the mean of its luma."""
+    return _blend(rgb, jnp.broadcast_to(jnp.mean(_luma(rgb)), rgb.shape), factor)
+
+
+def saturation(rgb: Image, factor: Array) -> Image:
+    """Blends with its luma."""
+    return _blend(rgb, jnp.broadcast_to(_luma(rgb), rgb.shape), factor)
+
+
+def hue(rgb: Image, shift: Array) -> Image:
+    """Turns the hue by `shift` of the colour circle, in HSV."""
+    value = rgb.max(axis=-1)
+    chroma = value - rgb.min(axis=-1)
+    r, g, b = (rgb[..., i] for i in range(3))
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sextant = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    turned = sextant + 6 * shift
+
+    # Channel n of HSV to RGB: v − c·clip(min(k, 4 − k), 0, 1), k = (n + 6h) mod 6, n = 5, 3, 1.
+    def channel(n: float) -> Array:
+        k = jnp.mod(n + turned, 6.0)
+        return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+    return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
+
+
+def _luma(rgb: Image) -> Float[Array, "H W 1"]:
+    """ITU-R BT.601 luma."""
+    return (0.299 * rgb[..., :1] + 0.587 * rgb[..., 1:2]) + 0.114 * rgb[..., 2:]
+
+
+def _blend(rgb: Image, other: Image, factor: Array) -> Image:
+    return jnp.clip(other + factor * (rgb - other), 0.0, 1.0)
+
+
+def assemble(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool) -> Example:
+    """The example of a batch; pure. What a pair becomes depends on the seed, its position and its scene, not on the batch.
+
+    Args:
+        batch: from the loader; its arrays may be traced.
+        seed: of scenes and colours.
+        shape: of both views; static, like all that follows.
+        scenes: how scenes are rendered; None where there are none, which spares the compiler the renderer.
+        colour_jitter: whether each view's colours are changed at random.
+    """
+    pair = _pairs(batch, seed, shape, scenes)
+    example = to_example(pair)
+    if not colour_jitter:
+        return example
+    keys = jax.vmap(lambda position: jax.random.fold_in(jax.random.key(seed), position))(batch.position)
+    views = [jax.vmap(jax.random.fold_in, (0, None))(keys, view) for view in (0, 1)]
+    one, two = (lax.map(lambda item: jitter_colours(*item), item) for item in zip(views, example.images, strict=True))
+    return example._replace(images=(one, two))
+
+
+def _pairs(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None) -> Pair:
+    if scenes is None:
+        if batch.pair is None:
+            raise ValueError("a batch without files needs scenes")
+        return batch.pair
+    if batch.pair is None:
+        return render_pairs(seed, batch.scene, shape, scenes)
+
+    def one(item: tuple[Array, Pair]) -> Pair:
+        scene, pair = item
+        # Under lax.map, unlike under vmap, only the branch that is taken runs.
+        return lax.cond(scene >= 0, lambda: render_pair(seed, jnp.maximum(scene, 0), shape, scenes), lambda: pair)
+
+    return lax.map(one, (batch.scene, batch.pair))

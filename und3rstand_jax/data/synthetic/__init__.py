@@ -1,0 +1,1 @@
+"""Procedural rooms, ray-cast on the device: pairs with exact geometry and nothing to download."""

@@ -1,0 +1,179 @@
+"""Where view 2's camera stands, by its pointmap alone: perspective-n-point between predicted points and the pixels that hold them.
+
+A pointmap gives 2D–3D correspondences for free (DUSt3R, Wang et al., CVPR 2024, section 3.3): RANSAC with SQPnP (Terzakis and
+Lourakis, ECCV 2020) finds the pose, Levenberg-Marquardt refines it on the inliers. OpenCV does both, with random numbers of its own
+that start anew in each call: equal input gives equal poses.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int
+
+from und3rstand_jax.geometry.cameras import ViewGeometry, sampled_pixels
+
+Pose = Float[np.ndarray, "4 4"]
+
+
+INLIER_THRESHOLD = 5 / 512
+"""Of the image's width: how far an inlier's reprojection may be off where images differ in size."""
+
+
+_LEAST_POINTS = 6
+
+
+_ITERATIONS = 100
+
+
+_CONFIDENCE = 0.999
+
+
+_REFINEMENTS = 8
+
+
+_LEAST_BASELINE = 1e-3  # of the scene's size; below it, a translation has no direction worth the name
+
+
+def camera_pose(
+    points: Float[np.ndarray, "N 3"], pixels: Float[np.ndarray, "N 2"], intrinsics: Float[np.ndarray, "3 3"], threshold: float = 5.0
+) -> Pose | None:
+    """The pose of the camera in which `points` appear at `pixels`.
+
+    Args:
+        points: in view 1's frame, in any unit; those that are not finite are left out.
+        pixels: (column, row) of each, pixel centres at integers.
+        intrinsics: of that camera, without distortion.
+        threshold: pixels by which an inlier's reprojection may be off.
+
+    Returns:
+        Camera to view 1's frame, its translation in the points' unit; None if there are too few points or no pose explains them.
+    """
+    finite = np.isfinite(points).all(axis=-1)
+    points, pixels = points[finite].astype(np.float64), pixels[finite].astype(np.float64)
+    unit = float(np.median(np.linalg.norm(points, axis=-1))) if len(points) >= _LEAST_POINTS else 0.0
+    if not (np.isfinite(unit) and unit > 0):
+        return None
+    points = points / unit  # OpenCV's solvers hold absolute tolerances
+    try:
+        pose = _solve(points, pixels, intrinsics.astype(np.float64), threshold)
+    except cv2.error:  # how OpenCV says that points are degenerate
+        return None
+    if pose is None or not np.isfinite(pose).all():
+        return None
+    pose[:3, 3] *= unit
+    return pose
+
+
+def _solve(
+    points: Float[np.ndarray, "N 3"], pixels: Float[np.ndarray, "N 2"], intrinsics: Float[np.ndarray, "3 3"], threshold: float
+) -> Pose | None:
+    found, turn, shift, inliers = cv2.solvePnPRansac(
+        points,
+        pixels,
+        intrinsics,
+        None,
+        iterationsCount=_ITERATIONS,
+        reprojectionError=threshold,
+        confidence=_CONFIDENCE,
+        flags=cv2.SOLVEPNP_SQPNP,
+    )
+    if not found or inliers is None or len(inliers) < _LEAST_POINTS:
+        return None
+    chosen = inliers[:, 0]
+    for _ in range(_REFINEMENTS):
+        turn, shift = cv2.solvePnPRefineLM(points[chosen], pixels[chosen], intrinsics, None, turn, shift)
+        # A minimal sample's pose is off by its points' noise, and so are its inliers: the refined pose finds more.
+        more = _inliers(points, pixels, intrinsics, turn, shift, threshold)
+        if len(more) <= len(chosen):
+            break
+        chosen = more
+    rotation, _ = cv2.Rodrigues(turn)
+    pose = np.eye(4)
+    pose[:3, :3] = rotation.T
+    pose[:3, 3] = -rotation.T @ shift[:, 0]
+    return pose
+
+
+def _inliers(
+    points: Float[np.ndarray, "N 3"],
+    pixels: Float[np.ndarray, "N 2"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    turn: np.ndarray,
+    shift: np.ndarray,
+    threshold: float,
+) -> Int[np.ndarray, " M"]:
+    projected, _ = cv2.projectPoints(points, turn, shift, intrinsics, None)
+    return np.flatnonzero(np.linalg.norm(projected[:, 0] - pixels, axis=-1) <= threshold)
+
+
+def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[float, float]:
+    """Angles in degrees, at most 180: of the rotation between two poses, and between the directions of their translations.
+
+    Args:
+        estimated, true: camera to view 1's frame; the units of their translations may differ.
+        scene_size: a typical distance of the scene's points, in `true`'s unit. The direction is NaN where the true camera stands less
+            than a thousandth of it from view 1's.
+    """
+    difference = estimated[:3, :3].T @ true[:3, :3]
+    # atan2 of sine and cosine keeps small angles exact, where the arc cosine of the trace would lose half the digits.
+    sine = np.linalg.norm([difference[2, 1] - difference[1, 2], difference[0, 2] - difference[2, 0], difference[1, 0] - difference[0, 1]])
+    rotation = np.degrees(np.arctan2(sine / 2, (np.trace(difference) - 1) / 2))
+    a, b = estimated[:3, 3], true[:3, 3]
+    if not has_baseline(true, scene_size):
+        return float(rotation), float("nan")
+    if not a.any():  # no direction where there is one is as wrong as the opposite one
+        return float(rotation), 180.0
+    return float(rotation), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
+
+
+def has_baseline(true: Pose, scene_size: float) -> bool:
+    """Whether a camera stands so far from view 1's that the direction to it means something."""
+    baseline = float(np.linalg.norm(true[:3, 3]))
+    return baseline > 0 and baseline >= _LEAST_BASELINE * scene_size
+
+
+def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:
+    """Indices of the more confident half, the first of equal ones; NaN counts as least."""
+    return np.argsort(-np.nan_to_num(confidence, nan=-np.inf, posinf=np.inf), kind="stable")[: (len(confidence) + 1) // 2]
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseEstimate:
+    """Camera of view 2 in view 1's frame, by PnP on a layer's pointmap of view 2; its translation is in that pointmap's unit.
+
+    Angles (degrees) are against the reference's camera (`Report.reference`); None where nothing was found or nothing is known to compare
+    with.
+    """
+
+    camera2_to_1: Float[np.ndarray, "4 4"] | None
+    rotation_degrees: float | None
+    translation_degrees: float | None
+
+
+def second_camera(view2: ViewGeometry, intrinsics: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4 4"] | None:
+    """The pose, camera 2 to view 1's frame, in which view 2's points appear at their own pixels; None where none explains them.
+
+    By PnP on at most 64×64 pixels of a grid, the more confident half of them where there is a confidence.
+    """
+    height, width = view2.points.shape[:2]
+    pixels = sampled_pixels(height, width)
+    columns, rows = pixels.astype(int).T
+    points = view2.points[rows, columns]
+    if view2.confidence is not None:
+        chosen = most_confident_half(view2.confidence[rows, columns])
+        points, pixels = points[chosen], pixels[chosen]
+    return camera_pose(points, pixels, intrinsics, INLIER_THRESHOLD * width)
+
+
+def pose_against(camera: Float[np.ndarray, "4 4"] | None, reference: Float[np.ndarray, "4 4"] | None, scene_size: float) -> PoseEstimate:
+    """A found camera with its angles to the reference's.
+
+    Args:
+        camera, reference: camera 2 to view 1's frame, or None where not found; their units may differ.
+        scene_size: a typical distance of the reference's points: where the cameras stand in one place, a direction means nothing.
+    """
+    if camera is None or reference is None:
+        return PoseEstimate(camera, None, None)
+    rotation, translation = pose_errors(camera, reference, scene_size)
+    return PoseEstimate(camera, rotation, None if np.isnan(translation) else translation)

@@ -1,0 +1,113 @@
+"""Two-dimensional rotary position embedding (Su et al. 2021; in two dimensions as CroCo v2, Weinzaepfel et al. 2023).
+
+Scaled dot-product attention, in the implementations that JAX offers for each platform, and its weights.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+from und3rstand_jax.support.errors import UserError
+
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosines and sines of one view, each (N, 2, head_dim / 4): token, axis (y, x), frequency."""
+
+
+def grid_positions(height: int, width: int) -> Num[np.ndarray, "N 2"]:
+    """Integer (y, x) of every token of a height × width grid, in row-major order."""
+    return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def rotation(grid: tuple[int, int], head_dim: int, base: float) -> Rotation:
+    """Cosines and sines that rotate a head's channels by the token's place in a (rows, columns) grid.
+
+    Half of the channels (D' = head_dim / 2) turn with y, half with x, by position · base^(−2i / D'). The angles are
+    made in float32 whatever the trunk computes in: bfloat16 cannot tell neighbouring positions apart.
+    """
+    half = head_dim // 2
+    frequencies = jnp.float32(base) ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
+    angles = jnp.asarray(grid_positions(*grid), jnp.float32)[..., None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(tokens: Float[Array, "B N H D"], rotation: Rotation) -> Float[Array, "B N H D"]:
+    """Rotates queries or keys by the positions of their tokens; the result keeps the tokens' dtype."""
+    cos, sin = (table[None, :, None, :, :] for table in rotation)
+    parts = tokens.astype(jnp.float32).reshape(*tokens.shape[:-1], 2, 2, -1)  # axis (y, x), pair member, frequency
+    first, second = parts[..., 0, :], parts[..., 1, :]
+    rotated = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
+    return rotated.reshape(tokens.shape).astype(tokens.dtype)
+
+
+AttentionImplementation = Literal["auto", "per_head", "xla", "cudnn"]
+
+
+def attend(
+    query: Float[Array, "B N H D"],
+    key: Float[Array, "B M H D"],
+    value: Float[Array, "B M H D"],
+    implementation: AttentionImplementation,
+    precision: lax.Precision,
+) -> Float[Array, "B N H D"]:
+    """softmax(q kᵀ / √D) v for every head.
+
+    `implementation` is "xla" (one batched program), "per_head" (heads one after the other, so that on a CPU a head's
+    attention weights stay in the cache), "cudnn" (fused; NVIDIA GPUs, float16 or bfloat16 only) or "auto": per_head
+    on a CPU, xla elsewhere.
+
+    Raises:
+        UserError: cuDNN is asked for in float32, which it does not compute.
+    """
+    if implementation not in get_args(AttentionImplementation):
+        raise UserError(f"attention must be one of {', '.join(get_args(AttentionImplementation))}; found {implementation!r}")
+    if implementation == "cudnn" and query.dtype == jnp.float32:
+        raise UserError("attention='cudnn' computes in bfloat16; load the model with dtype='bfloat16', or use attention='xla'")
+    if implementation == "auto":
+        return lax.platform_dependent(
+            query,
+            key,
+            value,
+            cpu=lambda q, k, v: _per_head(q, k, v, precision),
+            default=lambda q, k, v: _batched(q, k, v, "xla", precision),
+        )
+    if implementation == "per_head":
+        return _per_head(query, key, value, precision)
+    return _batched(query, key, value, implementation, precision)
+
+
+def attention_weights(
+    query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], heads: slice, precision: lax.Precision
+) -> Float[Array, "B h N M"]:
+    """softmax(q kᵀ / √D) of the h heads that `heads` keeps, in float32 whatever the dtype of q and k.
+
+    For looking at: `attend` mixes with weights of its own, most of which never exist as one array.
+    """
+    logits = jnp.einsum("bnhd,bmhd->bhnm", query[:, :, heads], key[:, :, heads], precision=precision, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
+
+
+def _batched(query: Array, key: Array, value: Array, implementation: Literal["xla", "cudnn"], precision: lax.Precision) -> Array:
+    # jax.nn.dot_product_attention has no precision argument; it takes the one in force while it is traced.
+    with jax.default_matmul_precision(precision.name.lower()):
+        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+
+
+def _per_head(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:
+    batch, length, heads, dim = query.shape
+
+    def one_head(q: Array, k: Array, v: Array) -> Array:
+        logits = jnp.matmul(q * dim**-0.5, k.T, precision=precision, preferred_element_type=jnp.float32)
+        # Normalising after the product with v divides D numbers a token instead of M.
+        weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+        mixed = jnp.matmul(weights.astype(v.dtype), v, precision=precision, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)
+
+    def heads_first(tokens: Array) -> Array:
+        return tokens.swapaxes(1, 2).reshape(batch * heads, tokens.shape[1], dim)
+
+    mixed = lax.map(lambda qkv: one_head(*qkv), (heads_first(query), heads_first(key), heads_first(value)))
+    return mixed.reshape(batch, heads, length, dim).swapaxes(1, 2)

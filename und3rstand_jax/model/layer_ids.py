@@ -1,0 +1,106 @@
+"""Layer ids: the names that model, converter, probes, command lines, plots and files share.
+
+A layer id names the residual stream *after* one step of the network, for both views:
+
+    encoder.I.self_attn   encoder.I.mlp   encoder.norm
+    decoder.embed   decoder.I.self_attn   decoder.I.cross_attn   decoder.I.mlp   decoder.norm
+
+`all` stands for the layers that "Understanding Multi-View Transformers" (arXiv 2510.24907) probes: the decoder's
+residual stream after every skip connection, three layers a block.
+
+Attention weights have ids of their own (`und3rstand_jax.model.captures`); they are captured like layers and are none.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from und3rstand_jax.support.errors import UserError
+
+STACKS = ("encoder", "decoder")
+
+
+ENCODER_STEPS = ("self_attn", "mlp")
+
+
+DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
+
+
+PAPER_STEPS = ("self_attn", "cross_attn", "mlp")
+
+
+HEAD = "head"
+"""Stands in place of a layer id for the model's own head, in tables and files."""
+
+
+def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
+    """Every layer id of a backbone with these depths, in network order."""
+    return (
+        *(f"encoder.{i}.{step}" for i in range(enc_depth) for step in ENCODER_STEPS),
+        "encoder.norm",
+        "decoder.embed",
+        *(f"decoder.{i}.{step}" for i in range(dec_depth) for step in DECODER_STEPS),
+        "decoder.norm",
+    )
+
+
+def paper_layer_ids(dec_depth: int) -> tuple[str, ...]:
+    """The layers the paper probes (`all`): three a decoder block, 36 for the published models."""
+    return tuple(f"decoder.{i}.{step}" for i in range(dec_depth) for step in PAPER_STEPS)
+
+
+def network_order(layer_id: str) -> tuple[int, ...]:
+    """Sort key that puts layer ids of any depth in network order."""
+    stack, *place = layer_id.split(".")
+    if place == ["embed"]:
+        return (1, -1, 0)
+    if place == ["norm"]:
+        return (STACKS.index(stack), 1 << 30, 0)
+    steps = ENCODER_STEPS if stack == "encoder" else DECODER_STEPS
+    return (STACKS.index(stack), int(place[0]), steps.index(place[1]))
+
+
+def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
+    """(block, step) of those layers that lie in the blocks of `encoder` or `decoder`."""
+    parts = (layer.split(".", 2) for layer in layers)
+    return {(int(part[1]), part[2]) for part in parts if part[0] == stack and len(part) == 3}
+
+
+def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tuple[str, ...]:
+    """The layers of `available` that any pattern matches, in the order of `available`.
+
+    Args:
+        patterns: shell-style patterns (`decoder.*.mlp`), as one comma-separated string or as several; `all` stands
+            for the decoder layers the paper probes.
+        available: the ids to choose from, in network order.
+
+    Raises:
+        UserError: a pattern matches nothing; the message lists the ids nearest to it.
+    """
+    chosen: set[str] = set()
+    for pattern in split_patterns(patterns):
+        matches = [layer for layer in available if _matches(layer, pattern)]
+        if not matches:
+            raise UserError(unknown_id(pattern, available))
+        chosen.update(matches)
+    return tuple(layer for layer in available if layer in chosen)
+
+
+def split_patterns(patterns: str | Iterable[str]) -> list[str]:
+    """The patterns of one comma-separated string, or several as they are; empty ones fall away."""
+    parts = patterns.split(",") if isinstance(patterns, str) else patterns
+    return [pattern for pattern in (part.strip() for part in parts) if pattern]
+
+
+def _matches(layer: str, pattern: str) -> bool:
+    if pattern == "all":
+        return layer.startswith("decoder.") and layer.endswith(PAPER_STEPS)
+    return fnmatch.fnmatchcase(layer, pattern)
+
+
+def unknown_id(pattern: str, available: Sequence[str], what: str = "layer") -> str:
+    """The complaint about a pattern that matches none of the ids, with those nearest to it."""
+    near = difflib.get_close_matches(pattern, available, n=3, cutoff=0.5)
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    span = f"{available[0]} … {available[-1]}" if available else "none"
+    return f"no {what} matches {pattern!r}{hint} (there are {len(available)} {what}s here: {span})"

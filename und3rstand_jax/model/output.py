@@ -1,0 +1,81 @@
+"""What a forward pass returns."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+from jaxtyping import Array, Float
+
+from und3rstand_jax.model.pointmap import Pointmap
+
+T = TypeVar("T")
+
+
+ViewTokens = tuple[Float[Array, "B N1 C"], Float[Array, "B N2 C"]]
+
+
+Grids = tuple[tuple[int, int], tuple[int, int]]
+"""(rows, columns) of each view's tokens."""
+
+
+ImageSizes = tuple[tuple[int, int], tuple[int, int]]
+
+
+def pair(items: Iterable[T]) -> tuple[T, T]:
+    """What holds one thing a view, as a pair."""
+    first, second = items
+    return first, second
+
+
+@jax.tree_util.register_pytree_node_class
+class BackboneOutput(Mapping[str, ViewTokens]):
+    """The captured layers, and the pointmaps where the heads were run.
+
+    A mapping from layer id to (tokens of view 1, tokens of view 2), each (B, N, C), in network order; `activations`
+    is the same mapping as a plain dict. Captured attention weights stand in it under their ids
+    (`und3rstand_jax.model.captures`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
+    the tokens they attend to, which in cross-attention are view 2's; then view 2's.
+
+    `pred1` and `pred2` are the model's own pointmaps, both in view 1's frame, or None. `image_sizes` are the
+    (height, width) of both views, which tokens alone do not tell.
+
+    It is a pytree (jit, vmap and device_get take it); the ids and sizes are its static part.
+    """
+
+    def __init__(
+        self,
+        activations: Mapping[str, ViewTokens],
+        image_sizes: ImageSizes,
+        pred1: Pointmap | None = None,
+        pred2: Pointmap | None = None,
+    ) -> None:
+        self.activations = dict(activations)
+        self.image_sizes = image_sizes
+        self.pred1 = pred1
+        self.pred2 = pred2
+
+    def __getitem__(self, layer_id: str) -> ViewTokens:
+        try:
+            return self.activations[layer_id]
+        except KeyError:
+            raise KeyError(f"{layer_id} was not captured; captured are: {', '.join(self.activations) or 'none'}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def __repr__(self) -> str:
+        heads = "with" if self.pred1 is not None else "without"
+        return f"BackboneOutput({len(self)} layers {heads} pointmaps, image sizes {self.image_sizes})"
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Arrays, then the static part; layers keep network order, which a dict as a pytree would not."""
+        return (tuple(self.activations.values()), self.pred1, self.pred2), (tuple(self.activations), self.image_sizes)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], arrays: tuple[Any, ...]) -> "BackboneOutput":
+        """The inverse of `tree_flatten`."""
+        (layer_ids, image_sizes), (tokens, pred1, pred2) = static, arrays
+        return cls(dict(zip(layer_ids, tokens, strict=True)), image_sizes, pred1, pred2)

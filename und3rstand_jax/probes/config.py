@@ -1,0 +1,150 @@
+"""What a set of probes is made of.
+
+A probe is a small MLP on one token (arXiv 2510.24907, section 3): linear layers, with norms and activations between
+them, whose last layer yields the pointmap and confidence of that token's patch. Everything the published description
+leaves open is a field here, so that nothing about a probe is assumed silently.
+
+The probes that are trained: a small MLP a layer, all of one form (arXiv 2510.24907, section 3).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from und3rstand_jax.model.config import CONF_MODES, DEPTH_MODES, BackboneConfig, Mode, mode_complaints
+from und3rstand_jax.model.layer_ids import network_order
+from und3rstand_jax.support.errors import UserError
+
+Step = Literal["linear", "norm", "activation"]
+
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "leaky_relu", "identity")
+
+
+NORMS = ("layernorm", "rmsnorm")
+
+
+OUTPUT_LAYOUTS = ("channels_first", "channels_last")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeGroup:
+    """Probes of equal shape: their parameters are stacked along a leading layer axis and mapped with `vmap`.
+
+    `widths` are the token's channels, every hidden width, and the outputs: one more than there are linear layers.
+    `steps` is the MLP in the order it runs, for example ("norm", "linear", "activation", "linear").
+    `biases` says of each linear layer, and `norm_biases` of each norm, whether it has a bias.
+    """
+
+    layer_ids: tuple[str, ...]
+    widths: tuple[int, ...]
+    steps: tuple[Step, ...]
+    biases: tuple[bool, ...]
+    norm_biases: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        linears = self.steps.count("linear")
+        if linears != len(self.widths) - 1 or linears != len(self.biases) or self.steps.count("norm") != len(self.norm_biases):
+            raise UserError(f"probe group of {self.layer_ids}: steps {self.steps} do not fit widths {self.widths}, biases or norm biases")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """A set of probes, at most one a layer.
+
+    `views` is "shared" where one MLP reads both views and "separate" where each view has its own.
+    `output_layout` is how a token's outputs make its patch: "channels_first" is channel·p² + row·p + column (DUSt3R's
+    linear head), "channels_last" is (row·p + column)·channels + channel. Channels are x, y, z and, where there are
+    four, the raw confidence. `residual` adds a skip around every hidden linear layer (with the norms and the
+    activation behind it) whose two widths are equal.
+    """
+
+    groups: tuple[ProbeGroup, ...]
+    views: Literal["shared", "separate"] = "shared"
+    activation: str = "gelu"
+    norm: str = "layernorm"
+    norm_epsilon: float = 1e-5
+    residual: bool = False
+    output_layout: str = "channels_first"
+    patch_size: int = 16
+    depth_mode: Mode = ("exp", -math.inf, math.inf)
+    conf_mode: Mode = ("exp", 1.0, math.inf)
+
+    def __post_init__(self) -> None:
+        complaints = [
+            f"{name} {value!r} is not one of {', '.join(known)}"
+            for name, value, known in (
+                ("views", self.views, ("shared", "separate")),
+                ("activation", self.activation, ACTIVATIONS),
+                ("norm", self.norm, NORMS),
+                ("output_layout", self.output_layout, OUTPUT_LAYOUTS),
+            )
+            if value not in known
+        ]
+        complaints += mode_complaints("depth_mode", self.depth_mode, DEPTH_MODES)
+        complaints += mode_complaints("conf_mode", self.conf_mode, CONF_MODES)
+        pixels = self.patch_size**2
+        for group in self.groups:
+            if group.widths[-1] not in (3 * pixels, 4 * pixels):
+                complaints.append(
+                    f"a probe's last layer must have {4 * pixels} outputs (pointmap and confidence of a patch of {pixels} pixels) "
+                    f"or {3 * pixels} (pointmap alone); {group.layer_ids[0]} has {group.widths[-1]}"
+                )
+        ids = self.layer_ids
+        complaints += [f"layer {layer} has more than one probe" for layer in sorted({i for i in ids if ids.count(i) > 1})]
+        if complaints:
+            raise UserError("probe config: " + "; ".join(complaints))
+
+    @property
+    def layer_ids(self) -> tuple[str, ...]:
+        """The probed layers in network order."""
+        return tuple(sorted((layer for group in self.groups for layer in group.layer_ids), key=network_order))
+
+
+CHANNELS = 4  # x, y, z and the raw confidence
+
+
+def probe_config(
+    backbone: BackboneConfig,
+    layers: Sequence[str],
+    hidden: int | None = None,
+    depth: int = 5,
+    activation: str = "gelu",
+    norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm",
+    views: Literal["shared", "separate"] = "shared",
+) -> ProbeConfig:
+    """A probe for each of `layers`, which read the backbone's own output activations.
+
+    Args:
+        backbone: whose layers are probed; it gives token widths, patch size, depth and confidence modes.
+        layers: layer ids.
+        hidden: width of the hidden layers; by default the tokens' own.
+        depth: linear layers; the paper has five.
+        activation: between linear layers.
+        norm: what a token goes through first; the scale of the residual stream grows with depth, and a norm takes it out.
+        views: whether one MLP reads both views, or each has its own.
+
+    Raises:
+        UserError: there are no layers, or no such probe.
+    """
+    if not layers:
+        raise UserError("no layers to probe; --layers takes ids and patterns, 'all' for the paper's")
+    if depth < 1 or (hidden is not None and hidden < 1):
+        raise UserError(f"a probe needs at least one linear layer and hidden widths of at least 1; found depth {depth}, hidden {hidden}")
+    hidden_steps: list[Step] = ["linear", "activation"] * (depth - 1)
+    steps: tuple[Step, ...] = (*(["norm"] if norm != "none" else []), *hidden_steps, "linear")  # type: ignore[arg-type]
+    groups = []
+    for width in dict.fromkeys(backbone.layer_width(layer) for layer in layers):
+        widths = (width, *[hidden or width] * (depth - 1), CHANNELS * backbone.patch_size**2)
+        ids = tuple(layer for layer in layers if backbone.layer_width(layer) == width)
+        groups.append(ProbeGroup(ids, widths, steps, (True,) * depth, (True,) * steps.count("norm")))
+    return ProbeConfig(
+        groups=tuple(groups),
+        views=views,
+        activation=activation,
+        norm="rmsnorm" if norm == "rmsnorm" else "layernorm",
+        patch_size=backbone.patch_size,
+        depth_mode=backbone.depth_mode,
+        conf_mode=backbone.conf_mode,
+    )
