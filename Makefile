@@ -16,13 +16,13 @@ DEMO_RUN = .demo/run-$(firstword $(shell (echo '$(DEMO_OPTIONS)'; cat pocket/mod
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[train]'
 	touch $@
 
 # PyTorch by an exact version; TORCH chooses another, or another build (the default one for Linux brings CUDA along).
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable .[torch,test,tpu]
+	$(BIN)/pip install --quiet --editable '.[torch,test,tpu]'
 	touch $@
 
 # Interrupted, the training goes on where it was when the same command is given again.

@@ -1,7 +1,7 @@
 """Time and memory of a conversion: `python -m benchmarks.convert`.
 
-A full-size 512 dpt checkpoint in the hub's layout, converted by the command, against the least that must be done: reading the file
-with safetensors and writing the same tree with Orbax, in turn. The bars are 3 times that time and 1.5 times the file's size in memory.
+A full-size 512 dpt checkpoint in the hub's layout is converted by the command, in turn with the minimum work: reading the file with
+safetensors and writing the same tree with Orbax. The limits are 3 times that time, and 1.5 times the file's size in memory.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for side in (conversion, reading, writing):
         spread = f"{statistics.median(side.seconds):.1f} [{min(side.seconds):.1f}, {max(side.seconds):.1f}]"
-        print(f"| {side.name} | {spread} | {side.facts['peak_gb']:.2f} | {side.facts['peak_gb'] * 1e9 / size:.2f}× |")
+        print(f"| {side.name} | {spread} | {side.details['peak_gb']:.2f} | {side.details['peak_gb'] * 1e9 / size:.2f}× |")
     ratios = [c / (r + w) for c, r, w in zip(conversion.seconds, reading.seconds, writing.seconds, strict=True)]
     print(f"\nconversion over reading plus writing: {statistics.median(ratios):.2f}× [{min(ratios):.2f}, {max(ratios):.2f}]")
 

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workers import Worker
+from benchmarks.matmul_rate import jax_matmul_rate, torch_matmul_rate
+from benchmarks.workers import Worker, both_layouts
+from und3rstand_jax.support.text import markdown_table
 
 SIZE = 512
 LAYERS = "all"
@@ -47,7 +49,7 @@ def build_torch(folder: Path, attention: str, dtype: str) -> tuple[Callable[[], 
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return run, {"matmul": _torch_matmul_rate(device, dtype)}
+    return run, {"matmul": torch_matmul_rate(device, dtype)}
 
 
 def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool) -> tuple[Callable[[], None], dict[str, Any]]:
@@ -61,12 +63,12 @@ def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool
     forward = jax.jit(lambda params, a, b: backbone.module.apply({"params": params}, a, b, capture=capture, head=head))
     start = time.perf_counter()
     program = forward.lower(backbone.params, *views).compile()
-    facts = {"compile_s": time.perf_counter() - start, "matmul": _jax_matmul_rate(dtype), "device": jax.devices()[0].device_kind}
-    return lambda: jax.block_until_ready(program(backbone.params, *views)), facts
+    details = {"compile_s": time.perf_counter() - start, "matmul": jax_matmul_rate(dtype), "device": jax.devices()[0].device_kind}
+    return lambda: jax.block_until_ready(program(backbone.params, *views)), details
 
 
 def model_flops() -> int:
-    """Multiplications and additions of products and convolutions in one forward pass, counted by PyTorch on no device."""
+    """Flops of products and convolutions in one forward pass, counted by PyTorch on no device."""
     import json
 
     import torch
@@ -85,65 +87,6 @@ def model_flops() -> int:
 
 def _views() -> list[np.ndarray]:
     return [np.random.default_rng(i).uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32) for i in (1, 2)]
-
-
-def _best_rate(multiply: Callable[[int, int, int], Callable[[], None]], sizes: list[tuple[int, int, int]]) -> float:
-    """The most flop/s that products of these sizes reach: the model's own MLP, and large square ones."""
-    best = 0.0
-    for m, k, n in sizes:
-        product = multiply(m, k, n)
-        product()
-        for _ in range(5):
-            start = time.perf_counter()
-            product()
-            best = max(best, 2 * m * k * n / (time.perf_counter() - start))
-    return best
-
-
-_CPU_PRODUCTS = [(2048, 1024, 4096), (2048, 4096, 1024), (3072, 3072, 3072)]
-_GPU_PRODUCTS = [(8192, 8192, 8192)]
-
-
-def _torch_matmul_rate(device: str, dtype: str) -> float:
-    import torch
-
-    def multiply(m: int, k: int, n: int) -> Callable[[], None]:
-        a, b = (torch.randn(*shape, device=device, dtype=getattr(torch, dtype)) for shape in ((m, k), (k, n)))
-
-        def product() -> None:
-            a @ b
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return product
-
-    return _best_rate(multiply, _GPU_PRODUCTS if device == "cuda" else _CPU_PRODUCTS)
-
-
-def _jax_matmul_rate(dtype: str) -> float:
-    import jax
-    import jax.numpy as jnp
-
-    precision = "highest" if dtype == "float32" else "default"
-
-    def multiply(m: int, k: int, n: int) -> Callable[[], None]:
-        a, b = (jax.random.normal(jax.random.key(0), shape, dtype) for shape in ((m, k), (k, n)))
-        product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
-        return lambda: product(a, b).block_until_ready()
-
-    return _best_rate(multiply, _CPU_PRODUCTS if jax.default_backend() == "cpu" else _GPU_PRODUCTS)
-
-
-def _checkpoints(work: Path) -> tuple[Path, Path]:
-    """The full-size model in both layouts, made once in `work`."""
-    from tests.conversion import converted
-    from tests.make_checkpoint import make
-
-    if not (work / "backbone" / "model.safetensors").is_file():
-        make("full_512_dpt", work, hidden=64)
-    if not (work / "jax" / "config.json").is_file():
-        converted(work / "backbone", work / "jax")
-    return work / "backbone", work / "jax"
 
 
 def _sides(torch_folder: Path, jax_folder: Path, gpu: bool) -> list[Worker]:
@@ -168,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
     with tempfile.TemporaryDirectory() as temporary:
-        folders = _checkpoints(args.work or Path(temporary))
+        folders = both_layouts("full_512_dpt", args.work or Path(temporary))
         import torch
 
         sides = _sides(*folders, gpu=torch.cuda.is_available())
@@ -181,28 +124,30 @@ def main() -> None:
 
 
 def _print(sides: list[Worker], flops: int) -> None:
-    best = {dtype: max(s.facts["matmul"] for s in sides if _dtype(s) == dtype) for dtype in dict.fromkeys(map(_dtype, sides))}
-    device = next(side.facts["device"] for side in sides if "device" in side.facts)
+    best = {dtype: max(s.details["matmul"] for s in sides if _dtype(s) == dtype) for dtype in dict.fromkeys(map(_dtype, sides))}
+    device = next(side.details["device"] for side in sides if "device" in side.details)
     print(f"512 dpt, {SIZE}×{SIZE}, batch 1, on {device} ({os.cpu_count()} CPU cores)")
     print(f"{len(sides[0].seconds)} rounds in turn; median [min, max]")
     print(f"one forward pass with heads: {flops / 1e12:.2f} TFLOP")
     print("".join(f"best matrix product in {dtype}: {rate / 1e9:.0f} GFLOP/s\n" for dtype, rate in best.items()))
-    print("| side | seconds | over plain PyTorch | over PyTorch sdpa | compile s | peak GB | of the matrix-product rate |")
-    print("|---|---|---|---|---|---|---|")
+    head = ("side", "seconds", "over plain PyTorch", "over PyTorch sdpa", "compile s", "peak GB", "of the matrix-product rate")
+    rows = []
     for side in sides:
         plain, sdpa = (next(s for s in sides if s.name == f"PyTorch, {kind} attention, {_dtype(side)}") for kind in ("plain", "sdpa"))
         median = statistics.median(side.seconds)
         runs_heads = not side.name.endswith("36 layers")
-        cells = (
-            side.name,
-            f"{median:.2f} [{min(side.seconds):.2f}, {max(side.seconds):.2f}]",
-            _faster(plain, side),
-            _faster(sdpa, side),
-            f"{side.facts['compile_s']:.1f}" if "compile_s" in side.facts else "–",
-            f"{side.facts['peak_gb']:.2f}",
-            f"{flops / median / best[_dtype(side)]:.0%}" if runs_heads else "–",
+        rows.append(
+            (
+                side.name,
+                f"{median:.2f} [{min(side.seconds):.2f}, {max(side.seconds):.2f}]",
+                _faster(plain, side),
+                _faster(sdpa, side),
+                f"{side.details['compile_s']:.1f}" if "compile_s" in side.details else "–",
+                f"{side.details['peak_gb']:.2f}",
+                f"{flops / median / best[_dtype(side)]:.0%}" if runs_heads else "–",
+            )
         )
-        print(f"| {' | '.join(cells)} |")
+    print(markdown_table(head, rows))
 
 
 def _dtype(side: Worker) -> str:

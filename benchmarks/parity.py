@@ -4,6 +4,7 @@ Our error over the original's own float32 error, both against the original's flo
 PyTorch in float32. Every case goes through a file and `python -m convert`.
 """
 
+import argparse
 import re
 import statistics
 import tempfile
@@ -13,10 +14,12 @@ from tests.conversion import converted
 from tests.golden_cases import FULL_CASE, SMALL_CASES, load_golden
 from tests.make_checkpoint import save_hub_folder
 from tests.parity import error_ratios
+from und3rstand_jax.support.text import markdown_table
 
 
 def main() -> None:
-    """Prints a row a group: worst and median ratio of every case."""
+    """Prints a row for each group of layers: worst and median ratio of every case."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     import und3rstand_jax as u3d
 
     columns = {}
@@ -29,11 +32,11 @@ def main() -> None:
             golden.state_dict.clear()
             backbone = u3d.load_backbone(converted(source, Path(folder) / "jax"))
             columns[name] = _by_group(error_ratios(golden, backbone))
-    print(f"| layers | {' | '.join(f'{name} worst, median' for name in columns)} |")
-    print("|---" * (len(columns) + 1) + "|")
-    for group in dict.fromkeys(group for column in columns.values() for group in column):
-        cells = [f"{max(column[group]):.2f}, {statistics.median(column[group]):.2f}" for column in columns.values()]
-        print(f"| {group} | {' | '.join(cells)} |")
+    groups = dict.fromkeys(group for column in columns.values() for group in column)
+    rows = [
+        (group, *(f"{max(column[group]):.2f}, {statistics.median(column[group]):.2f}" for column in columns.values())) for group in groups
+    ]
+    print(markdown_table(("layers", *(f"{name} worst, median" for name in columns)), rows))
 
 
 def _by_group(ratios: dict[str, float]) -> dict[str, list[float]]:

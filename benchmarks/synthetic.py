@@ -1,7 +1,7 @@
 """How fast synthetic pairs are rendered: `python -m benchmarks.synthetic`.
 
-A round renders one batch of pairs, of which no two rounds have any in common; sizes take turns, so that what else the machine does
-hits both. Compilation is timed by itself.
+Each round renders one batch of new pairs. Sizes take turns, so that other load on the machine affects both. Compilation is timed
+separately.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from jaxtyping import Array
 from und3rstand_jax.data.records import Pair
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.data.synthetic.render import render_pairs
+from und3rstand_jax.support.text import markdown_table
 
 SIDES = (128, 512)
 BATCH_PIXELS = 2**20
@@ -24,7 +25,7 @@ BATCH_PIXELS = 2**20
 
 
 def build(side: int, batch: int) -> tuple[Callable[[Array], Pair], float]:
-    """A compiled program from indices (batch,) to square pairs, and the seconds it took to trace and compile."""
+    """A compiled function from indices (batch,) to square pairs, and the seconds it took to trace and compile."""
     shape, config = (side, side), SyntheticConfig()
     start = time.perf_counter()
     program = jax.jit(lambda indices: render_pairs(0, indices, shape, config)).lower(jnp.arange(batch)).compile()
@@ -32,14 +33,14 @@ def build(side: int, batch: int) -> tuple[Callable[[Array], Pair], float]:
 
 
 def pairs_per_second(program: Callable[[Array], Pair], indices: Array) -> float:
-    """The rate of one batch, from its call until it is all there."""
+    """The rate of one batch, from the call until its result is ready."""
     start = time.perf_counter()
     jax.block_until_ready(program(indices))
     return len(indices) / (time.perf_counter() - start)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="timed batches of each size (default: 7)")
     rounds = parser.parse_args().rounds
@@ -52,13 +53,17 @@ def main() -> None:
             # The first batch warms up.
             if turn:
                 rates[side].append(rate)
-    print(f"Synthetic pairs on {jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores), {rounds} rounds in turn\n")
-    print("| size | pairs a round | pairs/s, median [min, max] | compile s |")
-    print("|---|---|---|---|")
-    for side in SIDES:
-        values = rates[side]
-        spread = f"{statistics.median(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
-        print(f"| {side}×{side} | {batches[side]} | {spread} | {built[side][1]:.1f} |")
+    print(f"Synthetic pairs on {jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores), {rounds} alternating rounds\n")
+    rows = [
+        (
+            f"{side}×{side}",
+            str(batches[side]),
+            f"{statistics.median(values):.1f} [{min(values):.1f}, {max(values):.1f}]",
+            f"{built[side][1]:.1f}",
+        )
+        for side, values in rates.items()
+    ]
+    print(markdown_table(("size", "pairs per round", "pairs/s, median [min, max]", "compile s"), rows))
 
 
 if __name__ == "__main__":

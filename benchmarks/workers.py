@@ -1,4 +1,4 @@
-"""Sides of a comparison, each in a process of its own, so that peak memory is its own too, and timed turn by turn."""
+"""The sides of a comparison, each in a process of its own, so that its peak memory is its own too; runs are timed in turn."""
 
 import multiprocessing
 import resource
@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 Build = Callable[..., tuple[Callable[[], None], dict[str, Any]]]
-"""Prepares a side: gives what is timed (it must wait for its result) and facts to report."""
+"""Prepares a side: returns what is timed, which must wait for its result, and details to report."""
 
 
 class Worker:
@@ -23,7 +24,7 @@ class Worker:
         self._pipe, far_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(far_end, build, args), daemon=True)
         self._process.start()
-        self.facts = self._answer()
+        self.details = self._answer()
 
     def run(self) -> None:
         """One timed run."""
@@ -31,9 +32,9 @@ class Worker:
         self.seconds.append(self._answer())
 
     def finish(self) -> None:
-        """Ends the process; `facts` then holds its peak memory."""
+        """Ends the process; `details` then holds its peak memory."""
         self._pipe.send("finish")
-        self.facts |= self._answer()
+        self.details |= self._answer()
         self._process.join()
 
     def _answer(self) -> Any:
@@ -45,9 +46,9 @@ class Worker:
 
 
 def _serve(pipe: Connection, build: Build, args: tuple[Any, ...]) -> None:
-    run, facts = build(*args)
+    run, details = build(*args)
     run()
-    pipe.send(facts)
+    pipe.send(details)
     while pipe.recv() == "run":
         start = time.perf_counter()
         run()
@@ -65,3 +66,15 @@ def _peak_bytes() -> int:
         return sys.modules["torch"].cuda.max_memory_allocated()
     # A side that starts a command is as large as that command.
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+
+
+def both_layouts(case: str, work: Path) -> tuple[Path, Path]:
+    """A model of tests/golden in the hub's layout and converted, each made in `work` unless it is there."""
+    from tests.conversion import converted
+    from tests.make_checkpoint import make
+
+    if not (work / "backbone" / "model.safetensors").is_file():
+        make(case, work, hidden=64)
+    if not (work / "jax" / "config.json").is_file():
+        converted(work / "backbone", work / "jax")
+    return work / "backbone", work / "jax"

@@ -1,21 +1,41 @@
-"""Compiled programs are kept for the session, so that a program which several tests or processes run is compiled once."""
+"""Shapes and types are checked while tests run, and compiled programs are kept for the session.
 
+Every signature of the floors below is checked at each call: shapes by jaxtyping, types by beartype. Timings need the code
+as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`.
+"""
+
+import importlib
 import os
 import shutil
 import tempfile
 
+import jaxtyping
 import pytest
+
+# All floors but convert: it deals with names and text, has no shapes, and its recogniser calls small functions by the million.
+FLOORS = "support model probes geometry checkpoint data analysis loading train report commands"
+CHECKED = [f"und3rstand_jax.{floor}" for floor in FLOORS.split()]
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _made: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before the workers of pytest-xdist start, which inherit the environment, and before JAX reads it."""
+    """Before the package is imported, before JAX reads the environment, and before pytest-xdist's workers inherit it."""
+    if os.environ.get("UND3RSTAND_JAX_UNCHECKED") != "1" and config.option.markexpr != "slow":
+        importlib.import_module("tests.signatures")  # the hook looks it up, and imports only `tests`
+        jaxtyping.install_import_hook(CHECKED, "tests.signatures.checked")
     if _CACHE not in os.environ:
+        # A program that several tests or processes run is compiled once.
         _made.append(tempfile.mkdtemp(prefix="und3rstand_jax_programs_"))
         os.environ[_CACHE] = _made[0]
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that pass what a signature forbids, to see that it is refused with a message."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def pytest_unconfigure() -> None:

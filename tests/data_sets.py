@@ -1,4 +1,4 @@
-"""Small data sets with exact geometry, written to disk in every form that training reads: a textured room with a ball in it."""
+"""Small data sets with exact geometry, a textured room with a ball in it, written to disk in every format that training reads."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from PIL import Image
 
 from und3rstand_jax.data.records import Shape, View
 
-# World: metres, y down. The ball hangs before the far wall.
+# World frame: metres, y down. The ball hangs in front of the far wall.
 LOW, HIGH = np.array([-2.2, -1.5, -2.5]), np.array([2.2, 1.5, 3.5])
 BALL, RADIUS = np.array([0.3, 0.2, 1.8]), 0.6
 
@@ -20,7 +20,7 @@ BLENDEDMVS_PAIR = np.dtype([("seq_high", np.uint32), ("seq_low", np.uint64), ("i
 
 
 def make_views(count: int, shape: Shape = (96, 128), seed: int = 0, spread: float = 0.6) -> list[View]:
-    """Views of the room from around one place, all towards the ball; depth and cameras exact, in metres and float64.
+    """Views of the room from around one place, all facing the ball; depth and cameras exact, in metres and float64.
 
     `spread` is the standard deviation of the cameras' positions sideways; principal points lie a few pixels off the centre.
     """
@@ -40,7 +40,7 @@ def camera(focal: float, height: int, width: int) -> Float[np.ndarray, "3 3"]:
 
 
 def look_at(position: np.ndarray, target: np.ndarray, roll: float) -> Float[np.ndarray, "4 4"]:
-    """cam2world of a camera (x right, y down, z forward) at a place, towards a point, turned about its axis."""
+    """cam2world of a camera (x right, y down, z forward) at a position, facing a target, rotated about its optical axis."""
     forward = (target - position) / np.linalg.norm(target - position)
     down = np.array([np.sin(roll), np.cos(roll), 0.0])
     right = np.cross(down, forward)

@@ -4,9 +4,10 @@ import functools
 
 import numpy as np
 
-from und3rstand_jax.analysis.pair import Attention, Layer, Report
+from und3rstand_jax.analysis.pair import Attention, Layer, PairAnalysis
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.matching import Correspondences
+from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.report.page import page_text
 
@@ -40,7 +41,9 @@ def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, ti
             fine = rng.normal(size=(height, width, 3)) * 0.02 * noise
             confidence = np.exp(rng.normal(size=(height, width)) * 0.1 + index / 10).astype(np.float32) if confident else None
             views.append(ViewGeometry(np.float32((true + bumps + fine) * unit), confidence))
-        known = Pose(np.diag([1.0, 1, 1, 1]) + (pose - np.eye(4)) * unit, 3.0 + index, 4.0) if index else Pose(None, None, None)
+        known = (
+            PoseEstimate(np.diag([1.0, 1, 1, 1]) + (pose - np.eye(4)) * unit, 3.0 + index, 4.0) if index else PoseEstimate(None, None, None)
+        )
         pixels = [np.stack([rng.integers(0, width, 90), rng.integers(0, height, 90)], -1) for height, width in sizes]
         offsets = np.where(np.arange(90) % 3, np.arange(90.0), np.nan) if has_truth else None
         layers.append(
@@ -63,7 +66,7 @@ def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, ti
     truth = tuple(ViewTruth(true, true[..., 2] < 3.2) for true in walls) if has_truth else None
     images = tuple(rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes)
     reference = "ground truth" if has_truth else "the model's own final pointmaps"
-    facts = {
+    record = {
         "checkpoint": NASTY,
         "seconds": {"forward": 1.5},
         "files": [{"name": "a", "sha256": "0"}],
@@ -71,7 +74,7 @@ def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, ti
         "not finite": float("inf"),
     }
     true_pose = pose if has_truth else None
-    return Report(title, images, grids, tuple(layers), tuple(attention), truth, true_pose, intrinsics, reference, 5.0, facts)
+    return PairAnalysis(title, images, grids, tuple(layers), tuple(attention), truth, true_pose, intrinsics, reference, 5.0, record)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Pairs that take no time to compile, in place of rendered scenes, for tests of the step's own memory and work."""
+"""Pairs that compile at once, in place of rendered scenes, for tests of a step's own memory and FLOPs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from und3rstand_jax.data.records import Pair, View
 
 
 def render_plain_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here to the end of the test."""
+    """Replaces the renderer until the test ends."""
     monkeypatch.setattr("und3rstand_jax.data.example.render_pair", _render_pair)
     monkeypatch.setattr("und3rstand_jax.data.example.render_pairs", _render_pairs)
 

@@ -1,16 +1,18 @@
-"""A model and probes that say what they are told, on two views of the demo's room, whose geometry is known exactly."""
+"""A stub model and stub probes with chosen outputs, on two views of the demo's room, whose geometry is known exactly."""
 
-import dataclasses
 import functools
-from types import SimpleNamespace
 
 import numpy as np
 
 from tests.demo_scene import CAMERAS, camera_axes, render
-from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.pair import Report, measure
+from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
+from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
 from und3rstand_jax.geometry.cameras import ViewTruth
+from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.progress import Stopwatch
 
 HEIGHT, WIDTH = 64, 96
@@ -38,61 +40,64 @@ def room_inputs(has_truth=True, sizes=SIZES):
     """The room as a report takes it, or as if it were two photos."""
     pictures, points, pose, intrinsics = room(sizes)
     one, two = (picture[None].astype(np.float32) / 127.5 - 1 for picture in pictures)
-    facts = {"images": "the demo's room"}
+    provenance = {"images": "the demo's room"}
     if not has_truth:
-        return Inputs("a.png and b.png", (one, two), None, None, None, facts)
+        return Inputs("a.png and b.png", (one, two), None, provenance)
     truth = tuple(ViewTruth(view, np.ones(view.shape[:2], bool)) for view in points)
-    return Inputs("the demo's room", (one, two), truth, pose, intrinsics, facts)
+    return Inputs("the demo's room", (one, two), GroundTruth(truth, pose, intrinsics), provenance)
 
 
-def said(view1, view2, confident=True):
-    """A pair of pointmaps as a layer says them."""
+def pointmaps(view1, view2, confident=True):
+    """Both views' points as a layer returns them."""
     pair = [{"pts3d": np.float32(view)[None], "conf": np.full((1, *view.shape[:2]), 2, np.float32)} for view in (view1, view2)]
     return tuple(pair) if confident else tuple({"pts3d": view["pts3d"]} for view in pair)
 
 
-@dataclasses.dataclass
-class ToldModel:
-    """A backbone whose head says `head` (None: it has none) and whose attention is random."""
+class StubModel(Backbone):
+    """A backbone whose head returns `head` (None: it has none) and whose attention is random. `calls` records what was asked of it."""
 
-    head: tuple | None
-    blocks: int = 2
-    calls: list = dataclasses.field(default_factory=list)
-
-    @property
-    def config(self):
-        return BackboneConfig(
+    def __init__(self, head, blocks=2):
+        config = BackboneConfig(
             enc_embed_dim=32,
             enc_depth=1,
             enc_num_heads=2,
             dec_embed_dim=16,
-            dec_depth=self.blocks,
+            dec_depth=blocks,
             dec_num_heads=HEADS,
-            head_type=None if self.head is None else "linear",
+            head_type=None if head is None else "linear",
         )
+        super().__init__(DUSt3R(config), {})
+        object.__setattr__(self, "head", head)
+        object.__setattr__(self, "calls", [])
 
     def __call__(self, view1, view2, *, capture, head):
         self.calls.append((capture, head))
-        tokens1, tokens2 = (view.shape[1] * view.shape[2] // 256 for view in (view1, view2))
+        sizes = view1.shape[1:3], view2.shape[1:3]
+        tokens1, tokens2 = (height * width // 256 for height, width in sizes)
         rng = np.random.default_rng(0)
-
-        class Features(dict):
-            pred1, pred2 = self.head if head else (None, None)
 
         def weights(rows, columns):
             drawn = rng.gamma(0.3, size=(1, HEADS, rows, columns))
             return (drawn / drawn.sum(-1, keepdims=True)).astype(np.float32)
 
         asked = [layer for layer in capture if layer.endswith("cross_attn.weights")]
-        return Features({layer: (weights(tokens1, tokens2), weights(tokens2, tokens1)) for layer in asked})
+        attention = {layer: (weights(tokens1, tokens2), weights(tokens2, tokens1)) for layer in asked}
+        return BackboneOutput(attention, sizes, *(self.head if head else (None, None)))
 
 
-def told_probes(outputs):
-    """Probes that say these outputs: layer id -> a pair of pointmaps."""
-    return SimpleNamespace(layer_ids=tuple(outputs), read_layer=lambda layer, features: outputs[layer])
+class StubProbes(Probes):
+    """Probes that return `outputs`: layer id -> a pair of pointmaps."""
+
+    layer_ids = ()
+
+    def __init__(self, outputs):
+        object.__setattr__(self, "outputs", outputs)
+        object.__setattr__(self, "layer_ids", tuple(outputs))
+
+    def read_layer(self, layer_id, features):
+        return self.outputs[layer_id]
 
 
-def told_report(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2) -> Report:
-    """The report on the room of a model whose layers and head say that."""
-    model = ToldModel(head, blocks)
-    return measure(model, told_probes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())
+def stub_analysis(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2) -> PairAnalysis:
+    """The analysis of the room by a model whose layers and head return these pointmaps."""
+    return analyse_pair(StubModel(head, blocks), StubProbes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())

@@ -17,11 +17,10 @@ from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.probes.config import probe_config
-from und3rstand_jax.train.step import probe_step as module
+from und3rstand_jax.probes.config import ProbeConfig, probe_config
 from und3rstand_jax.train.step.data_parallel import first, parallel, replicate, split, total
-from und3rstand_jax.train.step.optimizer import Recipe, initial_state
-from und3rstand_jax.train.step.probe_step import ProbeTask, probe_step
+from und3rstand_jax.train.step.optimizer import Recipe
+from und3rstand_jax.train.step.probe_step import ProbesState, initial_state, probe_step
 
 SHAPE = (32, 48)
 PAIRS = 8
@@ -31,11 +30,38 @@ CONFIG = BackboneConfig(
 )
 
 
-def task(layers: tuple[str, ...] = LAYERS, steps: int = 20, **changes: Any) -> ProbeTask:
+@dataclasses.dataclass(frozen=True)
+class Case:
     """The step on some layers; learning rates large enough to matter within a few steps."""
-    probes = probe_config(CONFIG, layers, hidden=24, depth=3)
-    recipe = Recipe(steps, 2, learning_rate=3e-3, final_learning_rate=1e-4)
-    return dataclasses.replace(ProbeTask(DUSt3R(CONFIG), probes, recipe, SHAPE), **changes)
+
+    layers: tuple[str, ...] = LAYERS
+    steps: int = 20
+    micro_batches: int = 1
+    side_by_side: int = 1
+
+    @property
+    def probes(self) -> ProbeConfig:
+        return probe_config(CONFIG, self.layers, hidden=24, depth=3)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.steps, 2, learning_rate=3e-3, final_learning_rate=1e-4)
+
+    def initial_state(self, seed: int = 5) -> ProbesState:
+        return initial_state(self.probes, self.recipe, seed)
+
+    def step(self, total: Any) -> Any:
+        """(state, trunk, batch) -> (state, losses). No scene is rendered, whose program takes long to compile, and no colour changed."""
+        return functools.partial(
+            probe_step,
+            module=DUSt3R(CONFIG),
+            probes=self.probes,
+            recipe=self.recipe,
+            example_of=lambda batch: to_example(batch.pair),
+            total=total,
+            micro_batches=self.micro_batches,
+            side_by_side=self.side_by_side,
+        )
 
 
 @functools.cache
@@ -69,16 +95,11 @@ def batch(step: int, pairs: int = PAIRS) -> Batch:
     return Batch(np.arange(pairs, dtype=np.uint32), np.full(pairs, NOT_RENDERED, np.int32), Pair(view(), view()))
 
 
-def assemble_as_it_is(batch: Batch, *unused: Any) -> Any:
-    """In place of `assemble`: no scene is rendered, whose program takes long to compile, and no colour changed."""
-    return to_example(batch.pair)
-
-
-def take_steps(task: ProbeTask, steps: int = 3, state: Any = None) -> tuple[list[Any], Any]:
+def take_steps(case: Case, steps: int = 3) -> tuple[list[Any], Any]:
     """Losses of each step, and the state after the last, on all devices; the whole batch is the same for every layout."""
-    program = parallel(functools.partial(probe_step, task, total), donate=(0,))
+    program = parallel(case.step(total), donate=(0,))
     trunk = replicate(backbone())
-    state = replicate(initial_state(task.probes, task.recipe, seed=5) if state is None else state)
+    state = replicate(case.initial_state())
     losses = []
     for step in range(steps):
         local = PAIRS // jax.process_count()
@@ -88,9 +109,9 @@ def take_steps(task: ProbeTask, steps: int = 3, state: Any = None) -> tuple[list
     return losses, first(state)
 
 
-def one_device_step(task: ProbeTask) -> Any:
+def one_device_step(case: Case) -> Any:
     """The step on one device without parallel machinery."""
-    return jax.jit(functools.partial(probe_step, task, lambda tree: tree))
+    return jax.jit(case.step(lambda tree: tree))
 
 
 def main() -> None:
@@ -98,8 +119,7 @@ def main() -> None:
     out, *distributed = sys.argv[1:]
     if distributed:
         jax.distributed.initialize(distributed[0], int(distributed[1]), int(distributed[2]))
-    module.assemble = assemble_as_it_is
-    losses, state = take_steps(task())
+    losses, state = take_steps(Case())
     arrays = {f"loss{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(losses))}
     arrays |= {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
     np.savez(out, devices=jnp.asarray(jax.device_count()), **arrays)

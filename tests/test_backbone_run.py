@@ -129,7 +129,7 @@ def test_training_goes_on_from_a_converted_checkpoint(data, tmp_path, capsys):
 def test_the_architecture_is_the_checkpoints_and_no_option(data, tmp_path, capsys):
     start = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "start")
     assert main(arguments(data, tmp_path / "out", "--start", str(start), "--dec-depth", "4", "--image-size", "64x64")) == 2
-    assert "--dec-depth, --image-size cannot be chosen with --start" in capsys.readouterr().err
+    assert "--dec-depth, --image-size cannot be combined with --start" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -145,7 +145,7 @@ def test_confidence_is_begun_again_where_it_is_asked_for_and_there_is_one(data, 
         assert not confidence.any() and before[name][..., 3 * 16 * 16 :].any()
 
     assert main(arguments(data, tmp_path / "scratch", "--fresh-confidence")) == 2
-    assert "--fresh-confidence goes with --start" in capsys.readouterr().err
+    assert "--fresh-confidence requires --start" in capsys.readouterr().err
 
 
 def test_a_trunk_without_a_head_is_refused(data, tmp_path, capsys):
@@ -178,6 +178,6 @@ def test_a_model_whose_loss_is_not_finite_ends_the_run_at_its_last_good_paramete
     wild = {"learning-rate": 1e30, "warmup-steps": 0, "log-every": 1, "optimizer": "adamw"}
     assert main(arguments(data, out, *ARCHITECTURE, **wild)) == 2
     told = capsys.readouterr().err
-    assert "nothing is left to train whose loss is finite" in told and told.count("frozen at the last good parameters") == 1
+    assert "every loss is non-finite" in told and told.count("frozen at the last good parameters") == 1
     (newest,) = [int(path.name) for path in (out / "checkpoints").iterdir()]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state(out, newest)["model"]["params"]))

@@ -1,6 +1,5 @@
 """The step that trains the backbone: against PyTorch, in parts, on several devices, and where it goes wrong."""
 
-import dataclasses
 import functools
 
 import jax
@@ -12,14 +11,14 @@ import torch
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.golden_cases import relative_error
-from tests.test_step_parity_torch import SHAPE, batch_of_pairs, nothing_rendered
+from tests.test_step_parity_torch import batch_of_pairs, example_of, nothing_rendered
 from tests.tiny import CONFIG, backbone_tensors, save_backbone
 from tests.torch_reference import load_reference
 from tests.torch_reference.training import adamw, images, learning_rate, pair_loss, pair_truth
 from und3rstand_jax.convert.backbone_names import backbone_leaves
 from und3rstand_jax.convert.mapping import export
 from und3rstand_jax.data.records import NOT_RENDERED, Batch
-from und3rstand_jax.train.step.backbone_step import MODEL, BackboneTask, backbone_errors, backbone_step, initial_backbone_state
+from und3rstand_jax.train.step.backbone_step import MODEL, backbone_errors, backbone_step, initial_backbone_state
 from und3rstand_jax.train.step.data_parallel import AXIS, total
 from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, optimizer
 
@@ -42,13 +41,13 @@ def backbone(tmp_path_factory):
     return u3d.load_backbone(converted(save_backbone(folder / "torch"), folder / "jax"))
 
 
-@pytest.fixture(scope="module")
-def task(backbone):
-    return BackboneTask(backbone.module, RECIPE, SHAPE)
+def step_of(backbone, total=lambda tree: tree, **static):
+    return functools.partial(backbone_step, module=backbone.module, recipe=RECIPE, example_of=example_of, total=total, **static)
 
 
-def alone(tree):
-    return tree
+def errors_of(backbone, batch):
+    errors = functools.partial(backbone_errors, module=backbone.module, example_of=example_of)
+    return np.asarray(jax.jit(errors)(backbone.params, batch)[MODEL])
 
 
 def batch(number):
@@ -56,10 +55,10 @@ def batch(number):
 
 
 @pytest.mark.slow
-def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone, task):
+def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone):
     model = load_reference(CONFIG, backbone_tensors()).double().requires_grad_(True)
     updates = adamw(model, weight_decay=RECIPE.weight_decay)
-    step = jax.jit(functools.partial(backbone_step, task, alone))
+    step = jax.jit(step_of(backbone))
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     leaves = backbone_leaves(backbone.config)
     for number in range(RECIPE.steps):
@@ -82,20 +81,20 @@ def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone, task):
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_gives_the_same_step(backbone, task):
+def test_a_batch_in_parts_gives_the_same_step(backbone):
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
-    whole, losses = jax.jit(functools.partial(backbone_step, task, alone))(state, batch(1))
-    parts, losses_of_parts = jax.jit(functools.partial(backbone_step, dataclasses.replace(task, accumulate=2), alone))(state, batch(1))
+    whole, losses = jax.jit(step_of(backbone))(state, batch(1))
+    parts, losses_of_parts = jax.jit(step_of(backbone, micro_batches=2))(state, batch(1))
     np.testing.assert_allclose(jax.tree.leaves(losses), jax.tree.leaves(losses_of_parts), rtol=1e-5)
     assert_close(parts.params, whole.params, state.params)
 
 
 @pytest.mark.slow
-def test_two_devices_with_a_pair_each_take_the_step_of_one_with_both(backbone, task):
+def test_two_devices_with_a_pair_each_take_the_step_of_one_with_both(backbone):
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
-    whole, losses = jax.jit(functools.partial(backbone_step, task, alone))(state, batch(1))
+    whole, losses = jax.jit(step_of(backbone))(state, batch(1))
     divided = jax.tree.map(lambda leaf: leaf.reshape(2, 1, *leaf.shape[1:]), batch(1))
-    step = jax.jit(jax.vmap(functools.partial(backbone_step, task, total), in_axes=(None, 0), axis_name=AXIS))
+    step = jax.jit(jax.vmap(step_of(backbone, total), in_axes=(None, 0), axis_name=AXIS))
     both, losses_of_both = step(state, divided)
     for device in range(2):
         np.testing.assert_allclose(jax.tree.leaves(losses), [leaf[device] for leaf in jax.tree.leaves(losses_of_both)], rtol=1e-5)
@@ -111,11 +110,11 @@ def assert_close(ours, expected, before):
         assert difference <= 1e-3 * np.abs(taken).max()
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone, task):
+def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone):
     bad = batch(0)
     far = jax.tree.map(np.array, bad.pair)
     far.view1.cam2world[0, 0, 0] = np.nan
-    step = jax.jit(functools.partial(backbone_step, task, alone))
+    step = jax.jit(step_of(backbone))
     start = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     once, _ = step(start, batch(0))
     assert once.model.frozen_at == NOT_FROZEN
@@ -127,8 +126,8 @@ def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone, task):
         assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (state.params, start.params)), strict=True))
 
 
-def test_validation_measures_each_pairs_own_regression_loss(backbone, task):
-    errors = np.asarray(jax.jit(functools.partial(backbone_errors, task))(backbone.params, batch(0))[MODEL])
+def test_validation_measures_each_pairs_own_regression_loss(backbone):
+    errors = errors_of(backbone, batch(0))
     assert errors.shape == (1, 2, 2)
     model = load_reference(CONFIG, backbone_tensors()).double()
     for number in range(2):
@@ -139,8 +138,8 @@ def test_validation_measures_each_pairs_own_regression_loss(backbone, task):
         np.testing.assert_allclose(errors[0, number], [float(expected.regression1), float(expected.regression2)], rtol=1e-4)
 
 
-def test_a_view_without_a_valid_pixel_has_no_error(backbone, task):
-    errors = np.asarray(jax.jit(functools.partial(backbone_errors, task))(backbone.params, batch(1))[MODEL])[0]
+def test_a_view_without_a_valid_pixel_has_no_error(backbone):
+    errors = errors_of(backbone, batch(1))[0]
     valid = [(view.depth > 0) & np.isfinite(view.depth) for view in batch_of_pairs(1)]
     assert not valid[1][0].any() and np.isnan(errors[0, 1]) and np.isfinite(errors[[0, 1, 1], [0, 0, 1]]).all()
 

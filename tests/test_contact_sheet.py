@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.demo_scene import render
+from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.report.contact_sheet import ContactSheet, Scale
 
 
@@ -16,7 +17,7 @@ def photo(height, width, value=90):
 
 def prediction(depth, confidence):
     depth = np.asarray(depth, np.float32)
-    return {"pts3d": np.stack([np.zeros_like(depth), np.zeros_like(depth), depth], -1), "conf": np.asarray(confidence, np.float32)}
+    return ViewGeometry(np.stack([np.zeros_like(depth), np.zeros_like(depth), depth], -1), np.asarray(confidence, np.float32))
 
 
 def flat(shape, depth, confidence=2.0):
@@ -49,7 +50,7 @@ def test_a_scale_spans_the_middle_of_the_finite_values():
 
 def test_a_logarithmic_scale_has_the_geometric_mean_in_its_middle():
     scale = Scale(1.0, 100.0, logarithmic=True)
-    np.testing.assert_allclose(scale.fractions(np.array([1, 10, 100])), [0, 0.5, 1])
+    np.testing.assert_allclose(scale.fractions(np.array([1.0, 10.0, 100.0])), [0, 0.5, 1])
     assert np.isnan(scale.fractions(np.array([0.0, -3.0]))).all()
     assert scale.ticks() == ("1", "10", "100")
 
@@ -93,7 +94,7 @@ def test_values_without_a_place_are_grey_and_do_not_move_the_scale():
 
 def test_confidence_may_be_absent():
     shape = (64, 64)
-    sheet = sheet_of([({"pts3d": flat(shape, 1.0)["pts3d"]}, flat(shape, 1.0))])
+    sheet = sheet_of([(ViewGeometry(flat(shape, 1.0).points, None), flat(shape, 1.0))])
     np.testing.assert_array_equal(cells(sheet.draw(), 328, sheet)[0, 2], [200] * 3)
 
 

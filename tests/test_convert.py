@@ -312,11 +312,11 @@ def test_an_export_is_replaced_only_where_it_is_one(tmp_path: Path, capsys) -> N
     capsys.readouterr()
     before = (source / "model.safetensors").read_bytes()
     assert main([*command, str(source), "--overwrite"]) == 2
-    assert capsys.readouterr().err == f"error: {source} holds no earlier result and is not replaced; choose another --out\n"
+    assert capsys.readouterr().err == f"error: {source} does not hold an earlier result and is not replaced; choose another --out\n"
     assert (source / "model.safetensors").read_bytes() == before
     assert main([*command, str(checkpoint / "torch")]) == 2
     assert main(["--repo", str(source), "--to-torch", str(tmp_path / "x")]) == 2
-    assert "is no converted checkpoint" in capsys.readouterr().err
+    assert "is not a converted checkpoint" in capsys.readouterr().err
 
 
 # --verify, --inspect, --help

@@ -199,16 +199,16 @@ def test_folders_that_may_not_be_written(tmp_path: Path, capsys) -> None:
 
     for options in ((), ("--overwrite",)):
         assert refused(tmp_path / "file", *options) == f"{tmp_path / 'file'} is a file; --out must name a folder"
-        below = f"{tmp_path / 'file' / 'jax'} cannot be made: {tmp_path / 'file'} is a file; choose another --out"
+        below = f"{tmp_path / 'file' / 'jax'} cannot be created: {tmp_path / 'file'} is a file; choose another --out"
         assert refused(tmp_path / "file" / "jax", *options) == below
-        inside_link = f"{tmp_path / 'link' / 'jax'} cannot be made: {tmp_path / 'link'} is a link to nothing; choose another --out"
+        inside_link = f"{tmp_path / 'link' / 'jax'} cannot be created: {tmp_path / 'link'} is a broken symlink; choose another --out"
         assert refused(tmp_path / "link" / "jax", *options) == inside_link
-        assert refused(tmp_path / "link", *options) == f"{tmp_path / 'link'} is a link to nothing; --out must name a folder"
+        assert refused(tmp_path / "link", *options) == f"{tmp_path / 'link'} is a broken symlink; --out must name a folder"
         inside = f"the output folder {source / 'jax'} is, or is in, the source {source}; choose one elsewhere"
         assert refused(source / "jax", *options) == inside
     assert refused(tmp_path / "letters") == f"{tmp_path / 'letters'} is not empty; choose another --out, or give --overwrite to replace it"
     for folder in (tmp_path / "letters", source, tmp_path):
-        assert refused(folder, "--overwrite") == f"{folder} holds no earlier result and is not replaced; choose another --out"
+        assert refused(folder, "--overwrite") == f"{folder} does not hold an earlier result and is not replaced; choose another --out"
     assert (tmp_path / "letters" / "a.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in source.iterdir()) == ["config.json", "model.safetensors"]
 

@@ -154,12 +154,11 @@ def test_all_faults_are_told_at_once_in_one_line(refused, tmp_path: Path) -> Non
 
 
 def test_equal_complaints_of_many_blocks_are_told_as_ranges() -> None:
-    from und3rstand_jax.convert.findings import Complaint
-    from und3rstand_jax.convert.mapping import told_by_block
+    from und3rstand_jax.convert.findings import Complaint, grouped_by_block
 
     missing = [Complaint(f"enc_blocks.{block}.norm1.bias", "missing") for block in (10, 2, 0, 1, 5, 11)]
     others = [Complaint(f"probes.3.mlp.{step}.weight", "missing") for step in (4, 2)]
-    assert told_by_block([*missing, *others, Complaint("enc_blocks.3.norm1.bias", "odd"), Complaint("mask_token", "odd")]) == [
+    assert grouped_by_block([*missing, *others, Complaint("enc_blocks.3.norm1.bias", "odd"), Complaint("mask_token", "odd")]) == [
         "enc_blocks.{0…2,5,10…11}.norm1.bias: missing",
         "enc_blocks.3.norm1.bias: odd",
         "mask_token: odd",
@@ -279,8 +278,14 @@ def test_options_that_do_not_go_together(refused, tmp_path: Path) -> None:
     assert f"{tmp_path / 'none'} does not exist" in refused(probes, "--backbone", str(tmp_path / "none"))
     assert "--revision main was given" in refused(backbone, "--revision", "main")
     assert "--probe-layers ',' names no layer" in refused(probes, "--probe-layers", ",")
-    for option, value in (("--conf-mode", "exp,1"), ("--conf-mode", "exp,nan,inf"), ("--depth-mode", "exp,a,b")):
-        assert refused(probes, option, value) == f"{option} {value!r} is not NAME or NAME,LOW,HIGH (for example exp,1,inf)"
+    for option, value, expected in (
+        ("--conf-mode", "exp,1", "(name, lower bound, upper bound)"),
+        ("--conf-mode", "exp,nan,inf", "a lower bound below the upper one"),
+        ("--depth-mode", "exp,a,b", "(name, lower bound, upper bound)"),
+        ("--depth-mode", "cube", "(one of exp, square, linear; lower bound; upper bound)"),
+    ):
+        message = f"{option} {value!r} is not supported; expected {expected}, as NAME or NAME,LOW,HIGH: exp,1,inf"
+        assert refused(probes, option, value) == message
     checkpoint = converted(backbone, tmp_path / "jax")
     assert refused(checkpoint) == f"{checkpoint} is converted already; use it as --checkpoint, or export it with --to-torch DIR"
 

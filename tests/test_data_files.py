@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data_sets import make_views, write_blendedmvs, write_co3d, write_pairs, write_view
-from und3rstand_jax.data.files.source import KINDS, open_pairs
+from und3rstand_jax.data.files.file_pairs import KINDS, open_pairs
 from und3rstand_jax.data.records import UnreadablePair
 from und3rstand_jax.support.errors import UserError
 
@@ -81,8 +81,8 @@ def test_co3d_pairs_are_those_of_the_rule_in_both_orders(tmp_path):
     assert found == expected
     assert source.notes == (
         "5 sequences of 2 categories",
-        "2 sequences have fewer than 6 frames and give no pair",
-        "1 sequences have more than 100 frames, of which the first 100 count",
+        "2 sequences have fewer than 6 frames and give no pairs",
+        "1 sequences have more than 100 frames; the first 100 are used",
     )
 
 
@@ -124,7 +124,7 @@ def test_a_big_co3d_source_is_quick_to_send_to_a_worker(tmp_path):
 def test_a_co3d_category_without_a_folder_fails(tmp_path, views):
     write_co3d(tmp_path, {"apple/a": views[:6]})
     edit(tmp_path / "selected_seqs_train.json", lambda selected: selected.update(pear={"x": [1, 2]}, plum={}))
-    with pytest.raises(UserError, match="lists 1 categories that have no folder there: pear$"):
+    with pytest.raises(UserError, match="lists 1 categories without a folder: pear$"):
         open_pairs("co3d", tmp_path, "train")
 
 
@@ -190,7 +190,7 @@ def test_blendedmvs_without_any_of_its_folders_fails(tmp_path, views):
         open_pairs("blendedmvs", tmp_path / "bare", "train")
 
 
-# Our own format
+# pairs.json
 
 
 def test_the_five_documented_lines_write_a_list_that_can_be_read(tmp_path, monkeypatch, views):
@@ -269,7 +269,7 @@ IDENTITY = np.eye(4).tolist()
     ("change", "message"),
     [
         (lambda content: content["views"]["v0"].pop("K"), "view 'v0': has no K$"),
-        (faulty_view(intrinsics=1), "view 'v0': has intrinsics, which no view has"),
+        (faulty_view(intrinsics=1), "view 'v0': has the unknown keys intrinsics; expected"),
         (faulty_view(K=[[50, 0, 1], [0, 50, 1]]), "K must be 3×3, not 2×3"),
         (faulty_view(K=[[50, 0, 1], [0, 50]]), "K must be a list of rows of numbers"),
         (faulty_view(K=[[50, 0, 0], [0, 50, 0], [32, 24, 1]]), "this looks transposed"),
@@ -307,7 +307,7 @@ def test_every_fault_of_a_list_is_named(own, change, message):
         open_pairs("pairs", own, "train")
 
 
-def test_all_faults_of_a_list_are_told_at_once_and_the_first_twenty_shown(tmp_path, views):
+def test_all_faults_of_a_list_are_reported_together_and_the_first_twenty_shown(tmp_path, views):
     listed = write_pairs(tmp_path, views[:2], [(0, 1)])
 
     def spoil(content):
@@ -421,7 +421,7 @@ OTHERS = (
     [
         *((file, harm, "") for file in PICTURES + OTHERS for harm in (truncate, empty, as_text)),
         *((file, Path.unlink, "there is no such file") for file in PICTURES + OTHERS),
-        *((file, smaller, "they must be of one size") for file in PICTURES),
+        *((file, smaller, "they must have one size") for file in PICTURES),
     ],
 )
 def test_a_missing_or_damaged_file_makes_its_pair_unreadable_and_is_named(trees, file, harm, message):
@@ -442,15 +442,15 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"intrinsics": None}, "there is no intrinsics in it, only R_cam2world, t_cam2world"),
-        ({"t_cam2world": np.zeros(4)}, r"t_cam2world was expected in shape \(3,\), found \(4,\)"),
+        ({"intrinsics": None}, "expected the arrays intrinsics, R_cam2world, t_cam2world, found R_cam2world, t_cam2world"),
+        ({"t_cam2world": np.zeros(4)}, r"expected t_cam2world of shape \(3,\), found \(4,\)"),
         ({"R_cam2world": np.diag([1.0, 1, -1])}, "the cam2world pose mirrors"),
         ({"R_cam2world": np.full((3, 3), np.nan)}, "the cam2world pose holds numbers that are not finite"),
         ({"intrinsics": np.diag([0.0, 50, 1])}, "the intrinsics matrix has focal lengths 0 and 50"),
         ({"intrinsics": np.array("text")}, "cannot be read, it seems damaged"),
     ],
 )
-def test_a_camera_that_is_none_makes_its_pair_unreadable(tmp_path, views, changes, message):
+def test_an_invalid_camera_makes_its_pair_unreadable(tmp_path, views, changes, message):
     write_blendedmvs(tmp_path, {TRAIN: views[:2]}, [(*TRAIN, 0, 1)])
     rewrite(tmp_path / "0000005a1234567890abcdef/00000001.npz", **changes)
     with pytest.raises(UnreadablePair, match=f"00000001.*{message}"):
@@ -474,9 +474,9 @@ def save_turned_photo(root):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (save_eight_bit_depth, "v0.png: depth in a 16-bit grey PNG was expected, this one has pixels of kind L"),
-        (save_sixteen_bit_photo, "v0.image.png: an 8-bit photo was expected, this one has pixels of kind I;16"),
-        (save_turned_photo, r"v0.image.png: an EXIF tag turns the photo \(orientation 6\)"),
+        (save_eight_bit_depth, "v0.png: expected depth in a 16-bit greyscale PNG, found pixels of mode L"),
+        (save_sixteen_bit_photo, "v0.image.png: expected an 8-bit photo, found pixels of mode I;16"),
+        (save_turned_photo, r"v0.image.png: an EXIF tag rotates the photo \(orientation 6\)"),
     ],
 )
 def test_a_file_of_another_kind_makes_its_pair_unreadable(own, harm, message):
@@ -497,7 +497,7 @@ def test_depth_of_another_shape_is_refused(tmp_path, views):
     write_pairs(tmp_path, views[:2], [(0, 1)], "npy")
     np.save(tmp_path / "v0.npy", views[0].depth[None])
     with pytest.raises(
-        UnreadablePair, match=r"v0.npy: depth, numbers of shape \(height, width\), .* found an array of float64 of shape \(1, 48, 64\)"
+        UnreadablePair, match=r"v0.npy: expected depth of shape \(height, width\), found an array of float64 of shape \(1, 48, 64\)"
     ):
         open_pairs("pairs", tmp_path, "train").read(0)
 
@@ -548,6 +548,6 @@ def test_the_world_moves_to_camera_1_so_that_large_coordinates_lose_nothing(tmp_
 
 
 def test_reading_needs_no_jax():
-    readers = "und3rstand_jax.data.inspect.inspection, und3rstand_jax.data.files.source"
+    readers = "und3rstand_jax.data.inspect.inspection, und3rstand_jax.data.files.file_pairs"
     code = f"import sys, {readers}; sys.exit(any(name.split('.')[0] == 'jax' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,6 +9,7 @@ import pytest
 
 from tests.data_sets import make_views, write_pairs
 from und3rstand_jax.data import loader
+from und3rstand_jax.data.files.file_pairs import FilePairs
 from und3rstand_jax.data.loader import Feed, open_sources, shape_of_step
 from und3rstand_jax.data.records import NOT_RENDERED, Pair, UnreadablePair, View
 from und3rstand_jax.data.specification import DataSpec, parse_data
@@ -18,10 +19,11 @@ SHAPES = ((32, 48), (48, 32), (16, 16))
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbered:
-    """Pairs whose depth is their index, and whose focal length the first number of the crop jitter."""
+class Numbered(FilePairs):
+    """Pairs whose depth is their index, and whose focal length is the first number of the crop jitter."""
 
     name: str = "numbered"
+    listing: object = None
     count: int = 10
     broken: frozenset[int] = frozenset()
 
@@ -30,7 +32,7 @@ class Numbered:
 
     def load(self, index, shape, rng):
         if index in self.broken:
-            raise UnreadablePair(f"frame{index}.jpg is no image")
+            raise UnreadablePair(f"frame{index}.jpg is not an image")
         jitter = 0.0 if rng is None else rng.random()
         view = View(np.zeros((*shape, 3), np.uint8), np.full(shape, index, np.float32), np.eye(3, dtype=np.float32) * jitter, np.eye(4))
         return Pair(view, view)
@@ -102,7 +104,7 @@ def test_two_hosts_together_read_what_one_reads(numbered):
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_going_on_from_batch_n_gives_what_an_uninterrupted_run_gets(numbered, hosts):
+def test_resuming_at_batch_n_gives_what_an_uninterrupted_run_gets(numbered, hosts):
     config = feed("pairs:a", "0.5*synthetic", shapes=SHAPES, hosts=hosts, host=hosts - 1)
     assert equal(take(training_batches(config, 7), 3), take(training_batches(config, 0), 10)[7:])
 
@@ -142,20 +144,20 @@ def test_a_batch_has_one_shape_and_all_shapes_come(numbered):
         assert delivery.shape == shape_of_step(config, step)
 
 
-def test_an_unreadable_pair_is_replaced_and_told_of(numbered):
+def test_an_unreadable_pair_is_replaced_and_reported(numbered):
     numbered["a"] = Numbered(broken=frozenset({2, 7}))
     batches = take(training_batches(feed("pairs:a", batch_size=5), 0), 4)
-    told = [message for delivery in batches for message in delivery.skipped]
+    skipped = [message for delivery in batches for message in delivery.skipped]
     assert set(indices(batches)) == set(range(10)) - {2, 7}
-    assert {source for source, _ in told} == {"numbered"}
+    assert {source for source, _ in skipped} == {"numbered"}
     # Each comes up twice in two rounds, and now and then as a replacement.
-    assert [sum(f"frame{n}.jpg" in text for _, text in told) >= 2 for n in (2, 7)] == [True, True]
-    assert len(told) < 12
+    assert [sum(f"frame{n}.jpg" in text for _, text in skipped) >= 2 for n in (2, 7)] == [True, True]
+    assert len(skipped) < 12
 
 
-def test_unreadable_pairs_end_the_run_where_that_is_asked_for(numbered):
+def test_unreadable_pairs_end_the_run_if_asked_to(numbered):
     numbered["a"] = Numbered(broken=frozenset(range(10)))
-    with pytest.raises(UserError, match=r"frame\d.jpg is no image.*--unreadable skip"):
+    with pytest.raises(UserError, match=r"frame\d.jpg is not an image.*--unreadable skip"):
         take(training_batches(feed("pairs:a", unreadable="fail"), 0), 1)
     with pytest.raises(UserError, match="numbered: 20 pairs in a row could not be read, the last because frame"):
         take(training_batches(feed("pairs:a"), 0), 1)
@@ -187,20 +189,20 @@ def test_a_batch_that_does_not_divide_among_hosts_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("cod3:x", "there is no source 'cod3'"),
         ("co3d", r"needs a folder: co3d:DIR"),
         ("co3d:", r"needs a folder"),
-        ("-1*synthetic", "a weight is a positive number"),
-        ("x*synthetic", "a weight is a positive number"),
-        ("nan*synthetic", "a weight is a positive number"),
+        ("-1*synthetic", "expected a positive number as weight"),
+        ("x*synthetic", "expected a positive number as weight"),
+        ("nan*synthetic", "expected a positive number as weight"),
         ("", r"is not \[WEIGHT\*\]KIND"),
         ("synthetic:overlap=2-3", "overlap"),
     ],
 )
-def test_a_source_that_cannot_be_meant_is_refused_by_name(text, told):
-    with pytest.raises(UserError, match=told):
+def test_a_faulty_source_is_refused_by_name(text, message):
+    with pytest.raises(UserError, match=message):
         parse_data([text])
 
 

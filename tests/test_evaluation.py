@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -16,9 +17,8 @@ from tests import tiny
 from tests.conversion import converted
 from tests.demo_scene import CAMERAS, camera_axes, render
 from und3rstand_jax import load_backbone_and_probe
-from und3rstand_jax.analysis.evaluate import evaluate
-from und3rstand_jax.analysis.probe_errors import Evaluation, LayerResult, PoseResult, ViewResult, pose_result
-from und3rstand_jax.analysis.tables import format_table, layers_figure, write_results
+from und3rstand_jax.analysis.evaluate import Evaluation, LayerResult, PoseResult, ViewResult, evaluate, pose_result
+from und3rstand_jax.analysis.evaluation_files import format_table, layers_figure, write_results
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.cameras import sampled_pixels
 from und3rstand_jax.geometry.loss import Target
@@ -287,9 +287,11 @@ def test_the_table_is_aligned_and_marks_the_best_layer_by_each_figure():
     rows = {line.split()[0]: line for line in lines[2:8]}
     assert list(rows) == list(tiny.LAYERS)
     assert [line.count("*") for line in lines[2:9]] == [0, 0, 0, 0, 3, 6, 0]  # the head takes no part
-    assert rows[tiny.LAYERS[4]].split()[7:] == ["4.0*", "8.0*", "25%*", "3"]
+    assert rows[tiny.LAYERS[4]].split()[7:] == ["*4.0", "*8.0", "*25%", "3"]
     assert {line[-1] for line in lines[2:9]} == {"3"} and len({len(line) for line in lines[2:9]}) == 1
-    assert "12 pairs" in lines[-1] and "view 2 has no valid pixel in 1" in lines[-1] and "cameras of 2" in lines[-1]
+    ends = [[cell.end() for cell in re.finditer(r"\S+", line)][-10:] for line in lines[2:9]]
+    assert ends == [ends[0]] * 7, "the digits of a column end below one another"
+    assert "12 pairs" in lines[-1] and "view 2 has no valid pixel in 1" in lines[-1] and "2 pairs have no baseline" in lines[-1]
 
 
 def test_the_table_leaves_out_poses_that_were_not_asked_for():

@@ -37,7 +37,7 @@ def targets(truth):
         poses[pair, :3, :3] = turn(1, 40 * pair + 10) @ turn(0, 25)
         poses[pair, :3, 3] = (pair, -2, 1)
     worlds = [np.einsum("bij,bhwj->bhwi", poses[:, :3, :3], view) + poses[:, None, None, :3, 3] for view in truth[0]]
-    return [Target(*(np.float32(x) for x in (world, poses)), mask) for world, mask in zip(worlds, truth[1], strict=True)]
+    return [Target(*(jnp.float32(x) for x in (world, poses)), jnp.asarray(mask)) for world, mask in zip(worlds, truth[1], strict=True)]
 
 
 def errors(points, own_targets):

@@ -6,7 +6,7 @@ import pytest
 
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.train.run.backbone_job import with_fresh_confidence
+from und3rstand_jax.train.backbone_task import with_fresh_confidence
 
 
 @pytest.mark.parametrize("head", ["linear", pytest.param("dpt", marks=pytest.mark.slow)])

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from tests.hub_server import COMMIT, Hub, Repo, serve
+from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources import hub as hub_module
 from und3rstand_jax.support.errors import UserError
 
@@ -28,10 +29,11 @@ CARD = b"---\nlicense: mit\nbase_model:\n- naver/DUSt3R_ViTLarge_BaseDecoder_512
 OPEN = """
 import json, sys, time
 time.sleep = lambda seconds: None
+from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.support.errors import UserError
 try:
-    source = open_source(sys.argv[1], **json.loads(sys.argv[2]))
+    source = open_source(sys.argv[1], HubAccess(**json.loads(sys.argv[2])))
 except UserError as error:
     print(json.dumps({"error": str(error)}))
 else:
@@ -142,7 +144,7 @@ def test_a_private_repository_without_and_with_token(hub: Hub, tmp_path: Path) -
     ("status", "message"),
     [
         (403, f"the hub forbids access to {ID} (403); your token must have read permission for it (hf auth login, --token)"),
-        (429, f"the hub says too many requests for {ID} (429); wait some minutes, or log in for a higher limit (hf auth login)"),
+        (429, f"the hub reports too many requests for {ID} (429); wait some minutes, or log in for a higher limit (hf auth login)"),
         (503, f"the hub answered 503 for {ID} ("),
     ],
 )
@@ -237,10 +239,10 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(UserError, match=f"disk full while downloading {ID}; free some space"):
-        hub_module._download(ID, "model.safetensors", None, COMMIT, None, None)
+        hub_module._download(ID, "model.safetensors", COMMIT, HubAccess())
 
 
 def test_a_repository_that_changes_during_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: f"/cache/snapshots/{'f' * 40}/model.safetensors")
-    with pytest.raises(UserError, match=f"{ID} changed while it was downloaded"):
-        hub_module._download(ID, "model.safetensors", None, COMMIT, None, None)
+    with pytest.raises(UserError, match=f"{ID} changed during the download"):
+        hub_module._download(ID, "model.safetensors", COMMIT, HubAccess())

@@ -202,9 +202,13 @@ def test_what_is_no_image_is_refused_in_a_sentence(tmp_path):
         ((1000, 20), {"preprocessing": "dust3r"}, "1000×20 pixels leaves 512×0 at size 512"),
         ((3000, 1), {"preprocessing": "dust3r"}, "3000×1 pixels leaves 512×0"),
         ((100000, 2), {}, "would be resized to 25600000×512"),
-        ((64, 64), {"preprocessing": "other"}, "'other' is not one of probe, dust3r"),
     ],
 )
 def test_sizes_that_leave_nothing_are_refused(shape, options, message):
     with pytest.raises(UserError, match=message):
         load_image(picture(*shape), **options)
+
+
+def test_an_unknown_preprocessing_is_refused(unchecked):
+    with pytest.raises(UserError, match="'other' is not one of probe, dust3r"):
+        load_image(picture(64, 64), preprocessing="other")

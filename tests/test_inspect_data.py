@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
-from und3rstand_jax.data.files.source import open_pairs
+from und3rstand_jax.data.files.file_pairs import open_pairs
 from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pair
-from und3rstand_jax.data.inspect.diagnosis import explain, score
+from und3rstand_jax.data.inspect.describe import describe
+from und3rstand_jax.data.inspect.diagnosis import explain
 from und3rstand_jax.data.inspect.inspection import inspect_pairs
 from und3rstand_jax.data.inspect.mistakes import INTRINSICS, POSES
-from und3rstand_jax.data.inspect.text import describe
 from und3rstand_jax.data.records import Pair, View
 
 PAIRS = [(0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]
@@ -81,21 +81,21 @@ def translation_only(pose):
 
 MISTAKES = {
     "world2cam": (posed(np.linalg.inv), "cam2world looks like world2cam: inverting it raises"),
-    "OpenGL": (posed(lambda pose: pose @ OPENGL), "axes x right, y up, z backward (as in OpenGL, Blender): turning"),
-    "ROS": (posed(lambda pose: pose @ ROS), "axes x forward, y left, z up (as in ROS): turning"),
+    "OpenGL": (posed(lambda pose: pose @ OPENGL), "axes x right, y up, z backward (as in OpenGL, Blender): rotating"),
+    "ROS": (posed(lambda pose: pose @ ROS), "axes x forward, y left, z up (as in ROS): rotating"),
     "upside down": (posed(lambda pose: pose @ UPSIDE_DOWN), "cam2world looks like that of a camera with axes x left, y up, z forward"),
     "OpenGL world2cam": (posed(lambda pose: np.linalg.inv(pose @ OPENGL)), "world2cam of a camera with axes x right, y up, z backward"),
     "Unity": (posed(lambda pose: MIRROR @ pose @ UNITY), "cam2world looks left-handed (Unity"),
     "Unreal": (posed(lambda pose: MIRROR @ pose @ UNREAL), "cam2world looks left-handed (Unreal"),
-    "rotation inverted": (posed(rotation_only), "cam2world looks like world2cam in its rotation alone: transposing"),
-    "translation inverted": (posed(translation_only), "cam2world looks like world2cam in its translation alone: making t"),
+    "rotation inverted": (posed(rotation_only), "cam2world looks like world2cam in its rotation only: transposing"),
+    "translation inverted": (posed(translation_only), "cam2world looks like world2cam in its translation only: making t"),
     "millimetres": (depth_times(1000), "1000 times too large (millimetres, where cam2world is in metres?): multiplying the depth by 0.001"),
     "kilometres": (depth_times(0.001), "depth looks 1000 times too small"),
     "centimetres": (depth_times(100), "depth looks 100 times too large"),
     "metres for centimetres": (depth_times(0.01), "depth looks 100 times too small"),
     "a tenth": (depth_times(0.1), "depth looks 10 times too small"),
-    "TUM": (depth_times(5), "depth looks 5 times too large (5000 steps a metre"),
-    "KITTI": (depth_times(0.256), "depth looks 3.906 times too small (256 steps a metre"),
+    "TUM": (depth_times(5), "depth looks 5 times too large (5000 steps per metre"),
+    "KITTI": (depth_times(0.256), "depth looks 3.906 times too small (256 steps per metre"),
     "units of reconstruction": (depth_times(1.7), "depth and cam2world are not in one unit (poses from photos alone"),
     "along the ray": (along_ray, "depth looks like the distance along each pixel's ray: making it z"),
     "cx for cy": (centre_swapped, "cx and cy of the intrinsics look exchanged: exchanging them"),
@@ -115,7 +115,7 @@ def test_a_planted_mistake_is_the_one_named(tmp_path, views, mistake):
     write_pairs(tmp_path, [plant(view) for view in views], PAIRS, "npy")
     inspection = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 20)
     report = describe(inspection)
-    assert "WRONG: of the points that land in the other view" in report
+    assert re.search(r"WRONG: \d+ % of the points that fall inside the other view agree", report)
     verdict = report.split("WRONG")[1].splitlines()[1]
     assert named in verdict
     best = inspection.explanations[0]
@@ -141,7 +141,7 @@ def test_mistakes_that_cannot_be_told_apart_are_all_named(tmp_path, views):
     write_pairs(tmp_path, posed_views, [(i, i + 1) for i in range(0, len(posed_views), 2)], "npy")
     report = run_inspection("pairs", tmp_path, "train", 20)
     assert "cam2world looks like world2cam: inverting it raises" in report
-    assert "Explains these pairs as well: the poses of view 1 and view 2 look exchanged" in report
+    assert "These explain the pairs equally well: the poses of view 1 and view 2 look exchanged" in report
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -188,7 +188,7 @@ def test_correct_data_of_every_kind_is_reported_as_consistent(tmp_path, views, k
     report = run_inspection(kind, tmp_path, "train", 20)
     assert f"{kind}:{tmp_path}: " in report
     verdict = re.fullmatch(
-        r"The geometry is consistent: of the points .* view, (\d+) % agree with its depth within 5 %\.", report.splitlines()[-1]
+        r"The geometry is consistent: (\d+) % of the points .* view agree with its depth within 5 %\.", report.splitlines()[-1]
     )
     assert verdict and int(verdict[1]) >= 75
     assert "WRONG" not in report and "DOUBTFUL" not in report
@@ -210,21 +210,21 @@ def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_pat
         "  11 pairs of 9 views are listed, 10 of them for 'train'",
         "inspected: 10 pairs",
         "  1 of them cannot be read:",
-        f"    {tmp_path / 'v7.png'}: is not an image in a format Pillow knows",
-        "  1 of them training would skip at 512×384:",
+        f"    {tmp_path / 'v7.png'}: is not an image in a format that Pillow reads",
+        "  1 of them would be skipped in training at 512×384:",
     ]
     assert lines[6].startswith(f"    {tmp_path / 'v8.image.png'}: the principal point (10, ")
-    assert "photos                      17 of 64×48, 1 of 48×64" in lines
-    assert "1 of 18 views have a principal point far off the centre: are the intrinsics those of this photo?" in lines
+    assert "photos: 17 of 64×48, 1 of 48×64" in lines
+    assert "1 of 18 views have a principal point far off the centre: do the intrinsics belong to this photo?" in lines
 
 
-def test_nothing_readable_is_said(tmp_path, views):
+def test_a_sample_without_readable_pairs_is_reported(tmp_path, views):
     write_pairs(tmp_path, views, PAIRS)
     for path in tmp_path.glob("*.image.png"):
         path.write_bytes(b"")
     report = run_inspection("pairs", tmp_path, "train", 3)
     assert "inspected: 3 pairs\n  3 of them cannot be read:" in report
-    assert report.endswith("No pair could be read: nothing is known of the geometry.")
+    assert report.endswith("None of the pairs could be read, so that nothing is known about the geometry.")
 
 
 def wall(offset, depth=2.0):
@@ -270,7 +270,7 @@ def test_a_thinned_pair_agrees_like_the_full_one():
     full, thinned = both_ways([thin_pair(Pair(*small))]), both_ways([thin_pair(Pair(*large))])
     assert thin_pair(Pair(*large))[0].depth.shape == (192, 256)
     assert thinned.share == pytest.approx(full.share, abs=0.03)
-    assert score(thinned) == pytest.approx(score(full), abs=0.03)
+    assert thinned.score == pytest.approx(full.score, abs=0.03)
 
 
 def test_figures_are_those_of_the_views(tmp_path):
@@ -290,7 +290,7 @@ def test_figures_are_those_of_the_views(tmp_path):
 def test_cameras_that_hardly_move_are_pointed_out(tmp_path):
     views = [view._replace(depth=view.depth * 1000) for view in make_views(6, SHAPE, seed=3, spread=0.01)]
     write_pairs(tmp_path, views, PAIRS, "npy")
-    assert "The cameras are hardly apart compared with the depth" in run_inspection("pairs", tmp_path, "train", 20)
+    assert "The cameras hardly move compared with the depth" in run_inspection("pairs", tmp_path, "train", 20)
 
 
 def test_single_pairs_that_disagree_are_named(tmp_path, views):
@@ -298,7 +298,7 @@ def test_single_pairs_that_disagree_are_named(tmp_path, views):
     write_pairs(tmp_path, [*views, stray], [*PAIRS, (6, 1)], "npy")
     report = run_inspection("pairs", tmp_path, "train", 20)
     named = f"    {tmp_path / 'v6.image.png'} and {tmp_path / 'v1.image.png'}"
-    assert f"1 pairs agree in less than 30 % of what both see, or see nothing in common:\n{named}\nThe geometry is consistent" in report
+    assert f"1 pairs agree in less than 30 % of what both see, or do not overlap:\n{named}\nThe geometry is consistent" in report
 
 
 def test_corrected_poses_are_poses_and_all_different(views):

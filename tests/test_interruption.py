@@ -104,7 +104,7 @@ def test_killed_at_random_and_resumed_it_ends_bit_identical(setting, undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_saves_exits_0_and_says_how_to_go_on(setting, undisturbed, tmp_path, number):
+def test_told_to_stop_it_saves_exits_0_and_says_how_to_resume(setting, undisturbed, tmp_path, number):
     out = tmp_path / "out"
     process = start(setting, out)
     wait_for_step(process, out, 42)
@@ -114,11 +114,11 @@ def test_told_to_stop_it_saves_exits_0_and_says_how_to_go_on(setting, undisturbe
     stopped = int(line.split()[3])
     assert 42 <= stopped < STEPS and str(stopped) in [path.name for path in (out / "checkpoints").iterdir()]
     assert not (out / "probes").exists()
-    go_on = shlex.split(line.partition("To go on: ")[2])
-    assert go_on[:3] == ["python", "-m", "train"]
-    done = subprocess.run([sys.executable, *go_on[1:]], env=setting[1], capture_output=True, text=True, timeout=600)
+    resume = shlex.split(line.partition("To resume: ")[2])
+    assert resume[:3] == ["python", "-m", "train"]
+    done = subprocess.run([sys.executable, *resume[1:]], env=setting[1], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert f"going on after step {stopped}" in done.stderr
+    assert f"resuming after step {stopped}" in done.stderr
     assert_bit_identical(undisturbed, out)
 
 
@@ -131,7 +131,7 @@ def test_told_to_stop_while_it_evaluates_it_leaves_that_to_the_next(setting, und
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     told, _ = finish(process)
-    assert "stopped; everything is saved. To go on: python -m train" in told
+    assert "stopped; everything is saved. To resume: python -m train" in told
     assert not (out / "layers.png").exists()
     finish(start(setting, out))
     assert_bit_identical(undisturbed, out)

@@ -1,33 +1,32 @@
 """The measurements of docs/pocket.md on cases whose answer is known."""
 
 import json
-import types
 
 import numpy as np
 import pytest
 
-from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.layer_findings import Attention, Findings, as_json, attention_on, both_true_places, from_json
-from und3rstand_jax.analysis.layer_means import Mean, SceneFigures, by_distance, falls, mean_of, means
-from und3rstand_jax.analysis.layer_tables import tables
+from und3rstand_jax.analysis.inputs import GroundTruth
+from und3rstand_jax.analysis.layer_study import AttentionShares, LayerStudy, Mean, SceneMetrics, by_distance, falls, mean_of, means
+from und3rstand_jax.analysis.layer_study_files import as_json, from_json, tables
+from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
 from und3rstand_jax.geometry.cameras import ViewTruth
-from und3rstand_jax.support.files import strict_json
+from und3rstand_jax.support.text import to_json
 
 SIZE, PATCH = 64, 16
 GRID = (SIZE // PATCH, SIZE // PATCH)
 INTRINSICS = np.array([[64.0, 0, 31.5], [0, 64, 31.5], [0, 0, 1]])
 
 
-def wall(shift_pixels: float = 0.0) -> Inputs:
+def wall(shift_pixels: float = 0.0) -> GroundTruth:
     """Both cameras look straight at a wall 2 m away; the second stands so far to the left that all is `shift_pixels` further right."""
     pose = np.eye(4)
     pose[0, 3] = -shift_pixels * 2 / 64
     columns, rows = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     points = np.stack([(columns - 31.5) * 2 / 64, (rows - 31.5) * 2 / 64, np.full((SIZE, SIZE), 2.0)], axis=-1)
     valid = np.ones((SIZE, SIZE), bool)
-    views = (np.zeros((1, SIZE, SIZE, 3), np.float32),) * 2
-    truth = (ViewTruth(points, valid), ViewTruth(points + pose[:3, 3], valid))
-    return Inputs("a wall", views, truth, pose, (INTRINSICS, INTRINSICS), {})
+    views = (ViewTruth(points, valid), ViewTruth(points + pose[:3, 3], valid))
+    return GroundTruth(views, pose, (INTRINSICS, INTRINSICS))
 
 
 def test_what_both_cameras_see_alike_lies_within_a_token_of_its_own_place():
@@ -37,7 +36,7 @@ def test_what_both_cameras_see_alike_lies_within_a_token_of_its_own_place():
     for place in places:
         assert place.seen.all()
         assert np.array_equal(place.near, expected)
-        assert place.even == pytest.approx(expected.mean())
+        assert place.uniform_share == pytest.approx(expected.mean())
 
 
 @pytest.mark.parametrize("shift", [7.0, 9.0, 16.0])
@@ -55,16 +54,16 @@ def test_attention_counts_where_it_lies_and_only_of_tokens_that_the_other_view_s
     places = both_true_places(wall(16.0), (GRID, GRID))
     right, left = (np.eye(16, k=step) + np.diag(np.arange(16) == edge) for step, edge in ((1, 15), (-1, 0)))
     even = np.full((16, 16), 1 / 16)
-    block = types.SimpleNamespace(from_view1=np.stack([right, even]), from_view2=np.stack([even, left]))
-    shares = attention_on(types.SimpleNamespace(attention=(block,)), places)
+    block = Attention(0, from_view1=np.stack([right, even]), from_view2=np.stack([even, left]))
+    shares = attention_on([block], places)
     assert shares.shape == (2, 1, 2)
-    assert shares[:, 0] == pytest.approx(np.array([[1, places[0].even], [places[1].even, 1]]))
+    assert shares[:, 0] == pytest.approx(np.array([[1, places[0].uniform_share], [places[1].uniform_share, 1]]))
     unseen = tuple(place._replace(seen=np.zeros_like(place.seen)) for place in places)
-    assert np.isnan(attention_on(types.SimpleNamespace(attention=(block,)), unseen)).all()
+    assert np.isnan(attention_on([block], unseen)).all()
 
 
 def scene(layer_id, view1, view2=1.0, rotation=1.0):
-    return SceneFigures(layer_id, view1, view2, accuracy=0.5, known=0.25, rotation=rotation)
+    return SceneMetrics(layer_id, view1, view2, accuracy=0.5, known=0.25, rotation=rotation)
 
 
 def test_means_leave_out_scenes_without_a_value_and_tell_their_standard_error():
@@ -99,17 +98,17 @@ def test_falls_are_summed_by_kind_of_step_from_a_block_on():
     assert falls([one, other], 2)["self_attn"][0].mean == 0.5
 
 
-def test_findings_come_back_from_json_and_tables_show_them():
+def test_a_study_survives_json_and_tables_show_it():
     scenes = [[scene(layer, 0.25, 0.5), scene("head", 0.125, 0.25)] for layer in ("decoder.0.mlp",) * 3]
     shares = np.arange(8.0).reshape(2, 1, 4) / 10
-    found = Findings(
+    found = LayerStudy(
         [means(layer) for layer in zip(*scenes, strict=True)],
-        Attention(shares, shares / 2, shares / 100, np.array([0.1, 0.2])),
+        AttentionShares(shares, shares / 2, shares / 100, np.array([0.1, 0.2])),
         by_distance([layers[-1] for layers in scenes], [3.0, 1.0, 2.0]),
         {1: {"mlp": (Mean(0.1, 0.01), Mean(0.2, 0.02))}},
         12.34,
     )
-    written = json.loads(json.dumps(strict_json(as_json(found)), allow_nan=False))
+    written = json.loads(to_json(as_json(found)))
     assert tables(from_json(written)) == tables(found)
     lines = tables(found).splitlines()
     assert "| decoder.0.mlp | 0.250 ± 0.000 | 0.500 ± 0.000 | 50 ± 0 % | 25% | 1.0 |" in lines

@@ -4,8 +4,8 @@ import json
 
 from PIL import Image
 
-from und3rstand_jax.commands.learning_curve import main
-from und3rstand_jax.train.run.learning_curve import joined, read_curve
+from und3rstand_jax.commands.train import main
+from und3rstand_jax.train.learning_curve import joined, read_curve
 
 
 def write_log(file, steps, error):
@@ -28,8 +28,8 @@ def test_runs_that_went_on_from_each_other_count_their_steps_on(tmp_path):
 
 def test_the_command_draws_them_and_names_a_log_that_is_missing(tmp_path, capsys):
     log, picture = write_log(tmp_path / "a.jsonl", 20, 0.5), tmp_path / "curve.png"
-    assert main([str(log), str(log), "--batch-size", "4", "--out", str(picture)]) == 0
+    assert main(["learning-curve", str(log), str(log), "--batch-size", "4", "--out", str(picture)]) == 0
     with Image.open(picture) as image:
         assert image.size == (1050, 600)
-    assert main([str(log), str(tmp_path / "b.jsonl"), "--batch-size", "4"]) == 2
-    assert f"there is no log {tmp_path / 'b.jsonl'}" in capsys.readouterr().err
+    assert main(["learning-curve", str(log), str(tmp_path / "b.jsonl"), "--batch-size", "4"]) == 2
+    assert f"{tmp_path / 'b.jsonl'} does not exist" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`load_backbone` and `load_backbone_and_probe`: the design's example as written, and the cache of conversions."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -111,6 +112,52 @@ def test_option_and_environment_variable_move_the_cache(tmp_path: Path, monkeypa
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "used"))
     u3d.load_backbone(save_backbone(tmp_path / "m"))
     assert len(conversions(tmp_path / "used")) == 1
+
+
+@pytest.mark.parametrize(
+    ("load", "progress"),
+    [(u3d.converted_checkpoint, None), (u3d.converted_checkpoint, False), (u3d.load_backbone, False), (u3d.load_backbone_and_probe, False)],
+)
+def test_a_conversion_prints_nothing_and_its_progress_bars_can_be_switched_off(load, progress, tmp_path: Path, capfd, monkeypatch) -> None:
+    from tqdm import tqdm
+
+    disabled = []
+
+    class Bar(tqdm):
+        def __init__(self, *args, disable: bool | None, **options) -> None:
+            disabled.append(disable)
+            super().__init__(*args, disable=disable, **options)
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr(logging.getLogger("und3rstand_jax"), "handlers", [])  # a command before this test has set its own
+    source = save_probes(tmp_path / "probes", save_backbone(tmp_path / "m"))
+    load(source, cache=tmp_path / "cache", **({} if progress is None else {"progress": progress}))
+    # None leaves it to tqdm, which shows bars on a terminal alone.
+    assert disabled == [True if progress is False else None] * 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_download_bars_are_off_during_a_quiet_download_and_then_as_before(tmp_path: Path) -> None:
+    script = """
+import sys
+from huggingface_hub import file_download
+from huggingface_hub.utils import are_progress_bars_disabled
+import und3rstand_jax as u3d
+seen = []
+download = file_download.http_get
+def http_get(*args, **options):
+    seen.append(are_progress_bars_disabled())
+    return download(*args, **options)
+file_download.http_get = http_get
+u3d.converted_checkpoint("owner/name", progress="loud" in sys.argv)
+print(sorted(set(seen)), are_progress_bars_disabled())
+"""
+    with serve({"owner/name": Repo.of_folder(save_backbone(tmp_path / "m"))}) as hub:
+        for word, during in (("quiet", True), ("loud", False)):
+            env = environment(hub.url, tmp_path / word) | {CACHE_VARIABLE: str(tmp_path / f"{word} cache"), "JAX_PLATFORMS": "cpu"}
+            del env["HF_HUB_DISABLE_PROGRESS_BARS"]
+            run = subprocess.run([sys.executable, "-c", script, word], env=env, cwd=ROOT, capture_output=True, text=True)
+            assert run.stdout == f"[{during}] False\n", run.stderr
 
 
 def test_a_failed_conversion_leaves_no_half_cache(tmp_path: Path, monkeypatch) -> None:

@@ -18,7 +18,7 @@ def golden():
 def inputs(golden):
     preds = [{key: golden[f"pred/{key}/view{view}"] for key in ("pts3d", "conf")} for view in (1, 2)]
     targets = [Target(*(golden[f"gt/{key}/view{view}"] for key in ("pts3d", "camera_pose", "valid_mask"))) for view in (1, 2)]
-    return preds, targets
+    return jax.tree.map(jnp.asarray, (preds, targets))
 
 
 @jax.jit
@@ -66,7 +66,7 @@ def spoilt(golden, how):
             {key: np.where(t.valid.reshape(t.valid.shape + (1,) * (x.ndim - 3)), x, np.nan) for key, x in p.items()}
             for p, t in zip(preds, targets, strict=True)
         ]
-    return preds, targets
+    return jax.tree.map(jnp.asarray, (preds, targets))
 
 
 @pytest.mark.parametrize("how", ["one view all invalid", "nothing valid", "zero prediction", "a single valid pixel", "NaN where invalid"])
@@ -93,7 +93,7 @@ def test_metric_ignores_scale_and_shift_along_z_and_the_choice_of_world(golden):
 
 def test_a_prediction_that_is_not_a_number_shows_in_the_loss(golden):
     (pred1, pred2), (target1, target2) = inputs(golden)
-    spoiled = {**pred1, "pts3d": np.where(np.arange(32)[:, None] == 5, np.nan, pred1["pts3d"])}
+    spoiled = {**pred1, "pts3d": jnp.where(np.arange(32)[:, None] == 5, np.nan, pred1["pts3d"])}
     assert np.asarray(target1.valid)[:, :, 5].any()
     assert np.isnan(confidence_loss(spoiled, pred2, target1, target2).total)
     assert np.isnan(invariant_error(spoiled, pred2, target1, target2).total)

@@ -14,7 +14,7 @@ from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import PointmapProbes, Probes
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import LayerError, UserError
 
 LINEAR = BackboneConfig(
     img_size=(64, 64), enc_embed_dim=32, enc_depth=2, enc_num_heads=2, dec_embed_dim=16, dec_depth=4, dec_num_heads=2, head_type="linear"
@@ -212,6 +212,8 @@ def test_probes_of_different_layers_are_drawn_differently_and_named_when_missing
     assert np.std(kernel) == pytest.approx(16**-0.5, rel=0.1)  # LeCun: 1/√fan_in, not counting the layers
     with pytest.raises(UserError, match=r"decoder\.3\.mlp; pass them as capture"):
         module(backbone(LINEAR)(*views(), capture="decoder.1.mlp"))
+    with pytest.raises(LayerError, match=r"layer decoder\.3\.mlp was not captured; captured are: decoder\.1\.mlp; pass it"):
+        module.read_layer("decoder.3.mlp", backbone(LINEAR)(*views(), capture="decoder.1.mlp"))
     with pytest.raises(UserError, match="layer decoder.0.mlp has no probe"):
         module.read_layer("decoder.0.mlp", features)
 

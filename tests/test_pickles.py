@@ -13,7 +13,8 @@ import pytest
 
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
-from und3rstand_jax.model.config import BackboneConfig, parse_args_string
+from und3rstand_jax.model.args_string import parse_args_string
+from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.support.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -55,7 +56,7 @@ def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
         assert list(table) == list(state)
         assert table["transposed"] == TensorInfo((5, 2), "float32")
         assert table["brain"] == TensorInfo((2, 2), "bfloat16")
-        assert (table.metadata, table.aliases, table.args) == ({}, {}, None)
+        assert (table.metadata, table.args) == ({}, None)
         for name, tensor in state.items():
             read = table.read(name)
             assert read.dtype.name == table[name].dtype and read.shape == table[name].shape

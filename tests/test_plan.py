@@ -16,23 +16,22 @@ from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_in
 from und3rstand_jax.commands.train import main
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.layer_ids import paper_layer_ids
-from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.train.options import TrainOptions
+from und3rstand_jax.train.plan.chips import TPUS, Chip
 from und3rstand_jax.train.plan.memory import Memory, step_memory
 from und3rstand_jax.train.plan.planning import MOST_COMPILATIONS, Largest, Plan, largest_batch, make_plan
-from und3rstand_jax.train.plan.report import report
-from und3rstand_jax.train.plan.shapes import example_of, step_arguments, trunk
-from und3rstand_jax.train.plan.topology import Chip, gpu, parse_topology, prepare_environment, topology_devices, tpu
+from und3rstand_jax.train.plan.shapes import step_arguments, trunk
+from und3rstand_jax.train.plan.text import plan_text
+from und3rstand_jax.train.plan.topology import Topology, chip_of, parse_topology, prepare_environment, topology_devices
 from und3rstand_jax.train.plan.work import Count, Part, count, seconds, step_parts
-from und3rstand_jax.train.step.optimizer import Recipe
-from und3rstand_jax.train.step.probe_step import ProbeTask, captured_tokens, probe_step
-from und3rstand_jax.train.task import set_up
+from und3rstand_jax.train.probes_task import ProbesTask
+from und3rstand_jax.train.step.probe_step import captured_tokens
 
 CONFIG = BackboneConfig(
     img_size=(96, 96), enc_embed_dim=128, enc_depth=2, enc_num_heads=2, dec_embed_dim=64, dec_depth=2, dec_num_heads=2, head_type="linear"
 )
+SHAPE = CONFIG.img_size
 TOKENS, ENC, DEC = 36, 128, 64
 
 
@@ -49,8 +48,8 @@ def backbone(tmp_path):
 
 
 def a_task(accumulate=1, **module):
-    probes = probe_config(CONFIG, paper_layer_ids(2))
-    return ProbeTask(DUSt3R(CONFIG, **module), probes, Recipe(100, 10), (96, 96), accumulate=accumulate)
+    task = ProbesTask.create(TrainOptions(steps=100, accumulate=accumulate, augment=False), CONFIG, devices=1)
+    return dataclasses.replace(task, module=task.module.clone(**module))
 
 
 def linear(tokens, wide_in, wide_out):
@@ -100,7 +99,7 @@ def test_a_convolution_counts_what_each_output_sums():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_flops_of_a_step_are_those_computed_by_hand(plain_scenes, accumulate):
     task = a_task(accumulate)
-    parts = {part.name.split(",")[0]: part for part in step_parts(task, step_arguments(task, 4, from_files=False), devices=4)}
+    parts = {part.name.split(",")[0]: part for part in step_parts(task, step_arguments(task, 4), devices=4)}
     assert parts["backbone"].count.flops == backbone_flops(4)
     # A product's gradient takes two products of its size; the first layer's input has one too, for the norm before it.
     widths = (DEC, DEC, DEC, DEC, DEC, 1024)
@@ -114,18 +113,18 @@ def test_the_flops_of_a_step_are_those_computed_by_hand(plain_scenes, accumulate
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_the_parts_are_all_there_is_to_a_step(plain_scenes, accumulate):
     task = a_task(accumulate, attention="xla")
-    arguments = step_arguments(task, 4, from_files=False)
+    arguments = step_arguments(task, 4)
     parts = sum((part.count for part in step_parts(task, arguments, devices=1)), Count())
-    step = count(functools.partial(probe_step, task, lambda tree: tree), *arguments)
+    step = count(functools.partial(task.step(SHAPE), total=lambda tree: tree), *arguments)
     assert parts.flops == step.flops
     assert parts.elementwise == pytest.approx(step.elementwise, rel=0.03)
 
 
 def test_the_count_agrees_with_xlas_own_of_a_program_without_loops(plain_scenes):
     task = a_task(attention="xla", unroll=True)
-    arguments = step_arguments(task, 1, from_files=False)
-    example = jax.eval_shape(functools.partial(example_of, task), arguments.batch)
-    run = functools.partial(captured_tokens, task)
+    arguments = step_arguments(task, 1)
+    example = jax.eval_shape(task.example_of(SHAPE), arguments.batch)
+    run = functools.partial(captured_tokens, task.module, task.probes)
     compiled = jax.jit(run).lower(arguments.backbone, example).compile()
     assert count(run, arguments.backbone, example).flops == pytest.approx(compiled.cost_analysis()["flops"], rel=0.1)
 
@@ -207,12 +206,12 @@ def test_a_missing_compiler_or_device_is_an_error_that_says_what_to_do(monkeypat
     with pytest.raises(UserError, match=r"pip install 'und3rstand_jax\[tpu\]'"):
         topology_devices(parse_topology("v5e:2x2"))
     if not any(device.platform == "gpu" for device in jax.devices()):
-        with pytest.raises(UserError, match="no gpu here, only cpu"):
+        with pytest.raises(UserError, match="has no gpu, only cpu"):
             topology_devices(parse_topology("gpu"))
 
 
 def test_a_parts_least_time_is_that_of_what_takes_longest():
-    chip = tpu("v5e")
+    chip = TPUS["v5e"]
     product = Counter({("bfloat16", "default"): 10**12})
     assert seconds(Part("", Count(product)), chip) == pytest.approx(1 / 197)
     exact = Count(Counter({("float32", "highest"): 10**12, ("float32", "high"): 10**12}))
@@ -222,11 +221,12 @@ def test_a_parts_least_time_is_that_of_what_takes_longest():
 
 
 def test_gpus_are_known_by_the_names_their_driver_gives_them():
-    h100, h200 = gpu("NVIDIA H100 80GB HBM3"), gpu("NVIDIA H200")
+    gpu = Topology("gpu", "gpu")
+    h100, h200 = chip_of(gpu, "NVIDIA H100 80GB HBM3"), chip_of(gpu, "NVIDIA H200")
     assert h100 is not None and h200 is not None
     assert h100.bfloat16 == h200.bfloat16 and h100.memory < h200.memory
     assert h100.rate("float32", "highest") < h100.rate("float32", "high") < h100.rate("bfloat16", "default")
-    assert gpu("NVIDIA H100 PCIe") is None
+    assert chip_of(gpu, "NVIDIA H100 PCIe") is None
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ def test_kinds_of_memory_sum_to_what_the_compiler_says(plain_scenes, backbone, m
     # Photos from files, of which nothing but the batch's shapes may matter: there is no such folder.
     files = {"data": ("co3d:/nowhere",), "val_data": ("blendedmvs:/nowhere",)}
     options = TrainOptions(backbone=backbone, resolution=("96x96",), layers="decoder.*.mlp", batch_size=3, **files)
-    memory, found = make_plan(options, parse_topology("cpu"), quick=True, say=lambda text: None).tried[3], analyses[0]
+    memory, found = make_plan(options, parse_topology("cpu"), quick=True).tried[3], analyses[0]
     # decoder.norm, behind every probed layer, and the scenes' numbers lie in memory, and the program does not have them.
     unread = 4 * (2 * DEC) + 4 * 3
     program = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
@@ -268,10 +268,9 @@ def test_the_command_prints_a_plan_whose_lines_add_up(plain_scenes, backbone, mo
 
 
 def test_a_plan_says_what_fits_and_how_long_a_step_takes_at_least():
-    setup = set_up(TrainOptions(batch_size=8, steps=7200, resolution=("96x96", "64x64"), accumulate=2), CONFIG, devices=4)
+    options = TrainOptions(batch_size=8, steps=7200, resolution=("96x96", "64x64"), accumulate=2)
     plan = Plan(
-        setup=setup,
-        task=setup.task((96, 96)),
+        task=ProbesTask.create(options, CONFIG, devices=4),
         topology=parse_topology("v5e:2x2"),
         device_kind="TPU v5 lite",
         devices=4,
@@ -283,7 +282,7 @@ def test_a_plan_says_what_fits_and_how_long_a_step_takes_at_least():
         parts=[Part("backbone", Count(Counter({("float32", "highest"): 5 * 10**11})))],
         chip=Chip("Abacus", 1e9, 1e9, 1e9, 1e12, {"highest": 1e12}),
     )
-    text = report(plan)
+    text = plan_text(plan)
     assert text.startswith("v5e:2x2: 4 devices (TPU v5 lite), 1 host\n6 probes on ")
     assert "96×96 pixels, the largest of 2 resolutions\n8 pairs a step, 2 on each device, in 2 parts\n" in text
     assert re.search(r"total +700.00\n  of 1 GB: fits, 300 MB to spare", text)
@@ -291,9 +290,9 @@ def test_a_plan_says_what_fits_and_how_long_a_step_takes_at_least():
     assert "  10 do not, by what the last pairs took" in text
     assert "Estimate: 0.5 s a step, 16 pairs/s, 1.0 h for 7200 steps\n  from published peaks: Abacus, 1 TFLOP/s in bfloat16" in text
     assert "real steps take longer" in text
-    assert "of 1 MB: does not fit, 699 MB too much" in report(dataclasses.replace(plan, limit=1e6))
-    assert "  12 do not: a crash\n" in report(dataclasses.replace(plan, largest=Largest(9, 0.9e9, 12)))
-    refused = report(dataclasses.replace(plan, tried={2: "no room"}, largest=Largest(0, 0, 1)))
+    assert "of 1 MB: does not fit, 699 MB too much" in plan_text(dataclasses.replace(plan, limit=1e6))
+    assert "  12 do not: a crash\n" in plan_text(dataclasses.replace(plan, largest=Largest(9, 0.9e9, 12)))
+    refused = plan_text(dataclasses.replace(plan, tried={2: "no room"}, largest=Largest(0, 0, 1)))
     assert "does not compile for 1 GB: no room" in refused and "none was found, down to 1 pair on each device" in refused
 
 

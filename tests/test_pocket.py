@@ -13,9 +13,8 @@ import und3rstand_jax.commands.convert as convert
 import und3rstand_jax.commands.run as und3rstand
 from tests.browser import WITH_WEBGL, body_after, needs_browser
 from und3rstand_jax.analysis.inputs import scene_inputs
-from und3rstand_jax.analysis.pair import measure
-from und3rstand_jax.analysis.two_views import predictor, two_views_on
-from und3rstand_jax.analysis.two_views_result import CONSTANT, MODEL, OTHER_VIEW2
+from und3rstand_jax.analysis.pair import analyse_pair
+from und3rstand_jax.analysis.two_views import CONSTANT, MODEL, OTHER_VIEW2, predictor, two_views_on
 from und3rstand_jax.data.loader import Feed, open_sources
 from und3rstand_jax.data.specification import parse_data
 from und3rstand_jax.support.progress import Stopwatch
@@ -41,7 +40,7 @@ def loaded(converted):
 def reports(loaded):
     model, probes = loaded
     scenes = (scene_inputs(number, "synthetic", model.config.img_size) for number in range(SCENES))
-    return [measure(model, probes, probes.layer_ids, scene, {}, Stopwatch()) for scene in scenes]
+    return [analyse_pair(model, probes, probes.layer_ids, scene, {}, Stopwatch()) for scene in scenes]
 
 
 def test_it_is_as_small_as_it_says():
@@ -63,7 +62,7 @@ def test_it_is_nearer_to_the_truth_than_any_constant_and_needs_both_views(loaded
     specs = parse_data(("synthetic",))
     feed = Feed(specs, (model.config.img_size,), 16, 0, crop_jitter=False)
     sources = open_sources(specs, "val"), open_sources(specs, "train")
-    errors = two_views_on(predictor(model), feed, *sources, pairs=48, constant_pairs=256, show_progress=False).errors
+    errors = two_views_on(predictor(model), feed, *sources, pairs=48, constant_pairs=256, progress=False).errors
     model_errors, constant, other = errors[MODEL], errors[CONSTANT], errors[OTHER_VIEW2]
     # The model card's figures over 512 scenes, with room for there being 48.
     assert model_errors.view1 < 0.45 * constant.view1

@@ -1,16 +1,24 @@
 """The recogniser of probe checkpoints: many naming schemes, one plan; and everything it must not guess."""
 
 import dataclasses
+import json
 import math
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.golden_cases import GOLDEN
-from und3rstand_jax.convert.findings import Finding, ProbeOptions
-from und3rstand_jax.convert.probes.plan import ProbePlan, find_probe_tensors, plan_probes
+from und3rstand_jax.convert.findings import Finding
+from und3rstand_jax.convert.options import ProbeOptions
+from und3rstand_jax.convert.parts import ConversionPlan, PartPlan
+from und3rstand_jax.convert.probes.plan import find_probe_tensors, plan_probes
+from und3rstand_jax.convert.sources.source import Source
+from und3rstand_jax.convert.sources.tensor_files import TensorFiles, TensorInfo
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.support.errors import UserError
@@ -37,15 +45,48 @@ def mlp(prefix: str, names: tuple[str, ...] = ("0", "2", "4", "6", "8"), widths:
     return {key: shape for name, i, o in pairs for key, shape in linear(f"{dot}{name}", i, o, bias).items()}
 
 
-def plan(tensors: Shapes, config: dict | None = None, **options: object) -> ProbePlan:
-    return plan_probes(tensors, BACKBONE, config, ProbeOptions(**options))  # type: ignore[arg-type]
+class Headers(TensorFiles):
+    """Names and shapes of a checkpoint that holds no values: the plan must not need them."""
+
+    def read(self, name: str) -> np.ndarray:
+        raise AssertionError(f"{name} was read")
+
+    def close(self) -> None:
+        pass
+
+
+def plan(
+    tensors: Shapes, config: dict | None = None, mapping: object = None, probe_layers: tuple[str, ...] | None = None, **options: object
+) -> PartPlan:
+    """The plan of a probe checkpoint, checked; `mapping` is the content of a mapping file."""
+    if probe_layers is not None:
+        options["probe_layers"] = ",".join(probe_layers)
+    table = {name: TensorInfo(tuple(shape), "float32") for name, shape in tensors.items()}
+    source = Source("probes", "folder", None, config, None, Headers(table, ()))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        if mapping is not None:
+            json.dump(mapping, file)
+            file.flush()
+            options["mapping"] = Path(file.name)
+        found = plan_probes(source, tensors, BACKBONE, ProbeOptions(**options))  # type: ignore[arg-type]
+    ConversionPlan((found,)).check()
+    return dataclasses.replace(found, source=EMPTY)  # so that plans compare by what was found
+
+
+EMPTY = Source("probes", "folder", None, None, None, Headers({}, ()))
+
+
+def names(found: PartPlan) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """For every leaf its source names, [layer][view]."""
+    views = 2 if isinstance(found.config, ProbeConfig) and found.config.views == "separate" else 1
+    return {path: tuple(leaf.names[i : i + views] for i in range(0, len(leaf.names), views)) for path, leaf in found.leaves.items()}
 
 
 def counted(pattern: str, count: int = 36, **how: object) -> Shapes:
     return {key: shape for i in range(count) for key, shape in mlp(pattern.format(i), **how).items()}  # type: ignore[arg-type]
 
 
-def finding(found: ProbePlan, field: str) -> Finding:
+def finding(found: PartPlan, field: str) -> Finding:
     (only,) = [f for f in found.findings if f.field == field]
     return only
 
@@ -193,15 +234,15 @@ def expected_names(layers: dict[str, tuple[str, ...]], steps: str) -> dict[str, 
     }
 
 
-def check(layers: dict[str, tuple[str, ...]], steps: str, views: str) -> ProbePlan:
+def check(layers: dict[str, tuple[str, ...]], steps: str, views: str) -> PartPlan:
     tensors = build(layers, steps)
     found = plan(tensors)
     order = STEP_SCHEMES[steps][2]
     norms = len(STEP_SCHEMES[steps][1])
     assert found.config == ProbeConfig((ProbeGroup(PAPER, WIDTHS, order, (True,) * 5, (True,) * norms),), views=views)  # type: ignore[arg-type]
-    assert found.names == expected_names(layers, steps)
-    assert found.unused == ()
-    assert sorted(name for leaf in found.names.values() for row in leaf for name in row) == sorted(tensors)
+    assert names(found) == expected_names(layers, steps)
+    assert not found.unused
+    assert sorted(name for leaf in names(found).values() for row in leaf for name in row) == sorted(tensors)
     assert finding(found, "steps").how == STEP_SCHEMES[steps][3]
     shuffled = list(tensors.items())
     random.Random(1).shuffle(shuffled)
@@ -238,10 +279,10 @@ def test_steps(steps: str) -> None:
 
 def test_natural_order() -> None:
     found = plan(counted("probes.{}"))
-    assert [row[0] for row in found.names["group0/linear0/kernel"]] == [f"probes.{i}.0.weight" for i in range(36)]
+    assert [row[0] for row in names(found)["group0/linear0/kernel"]] == [f"probes.{i}.0.weight" for i in range(36)]
     deep = tuple(str(i) for i in range(0, 24, 2))
     found = plan(counted("probes.{}", names=deep, widths=(768, *(512,) * 11, 1024)))
-    assert found.names["group0/linear5/kernel"][0] == ("probes.0.10.weight",)
+    assert names(found)["group0/linear5/kernel"][0] == ("probes.0.10.weight",)
 
 
 def test_every_field_has_one_finding() -> None:
@@ -276,7 +317,7 @@ def test_encoder_and_decoder_make_two_groups() -> None:
         ("decoder.embed", "decoder.2.cross_attn"),
     ]
     assert [group.widths for group in found.config.groups] == [(1024, 512, 1024), (768, 512, 1024)]
-    assert found.names["group1/linear1/bias"] == (("probes.decoder_embed.2.bias",), ("probes.decoder_2_cross_attn.2.bias",))
+    assert names(found)["group1/linear1/bias"] == (("probes.decoder_embed.2.bias",), ("probes.decoder_2_cross_attn.2.bias",))
     assert found.table.count("\n") == 4
 
 
@@ -304,7 +345,7 @@ def test_biases_and_kinds_of_norm() -> None:
     tensors = counted("probes.{}", bias=False)
     group = plan(tensors).config.groups[0]
     assert group.biases == (False,) * 5
-    assert not any(leaf.endswith("bias") for leaf in plan(tensors).names)
+    assert not any(leaf.endswith("bias") for leaf in names(plan(tensors)))
     for name, bias, kind, how in [
         ("0", True, "layernorm", "inferred"),
         ("0", False, "rmsnorm", "default"),
@@ -323,9 +364,9 @@ def test_biases_and_kinds_of_norm() -> None:
 def test_single_probe_at_the_root() -> None:
     found = plan(mlp(""), probe_layers=("decoder.3.mlp",))
     assert found.config.layer_ids == ("decoder.3.mlp",)
-    assert found.names["group0/linear0/kernel"] == (("0.weight",),)
+    assert names(found)["group0/linear0/kernel"] == (("0.weight",),)
     alone = plan({"weight": (1024, 768), "bias": (1024,)}, probe_layers=("decoder.3.mlp",))
-    assert alone.config.groups[0].steps == ("linear",) and alone.names["group0/linear0/bias"] == (("bias",),)
+    assert alone.config.groups[0].steps == ("linear",) and names(alone)["group0/linear0/bias"] == (("bias",),)
 
 
 # --- what it must not guess ----------------------------------------------------------------------------------------
@@ -369,12 +410,12 @@ def test_options_settle_what_names_do_not() -> None:
     assert plan(counted("probes.{}", 12), probe_layers=layers).config.layer_ids == layers
     found = plan(counted("probes.{}", 12), probe_layers=layers[::-1])
     assert found.config.layer_ids == layers and finding(found, "layer_ids").how == "option"
-    assert found.names["group0/linear0/bias"][0] == ("probes.11.0.bias",)
+    assert names(found)["group0/linear0/bias"][0] == ("probes.11.0.bias",)
     two = plan(mlp("probes.0.0") | mlp("probes.0.1") | mlp("probes.1.0") | mlp("probes.1.1"), probe_layers=layers[:4])
     assert two.config.views == "shared" and two.config.layer_ids == layers[:4]
     views = plan({k: s for v in (1, 2) for k, s in counted(f"probes{v}.{{}}", 12).items()}, probe_layers=layers)
     assert views.config.views == "separate"
-    assert views.names["group0/linear0/bias"][3] == ("probes1.3.0.bias", "probes2.3.0.bias")
+    assert names(views)["group0/linear0/bias"][3] == ("probes1.3.0.bias", "probes2.3.0.bias")
 
 
 def test_probe_layers_must_fit() -> None:
@@ -397,8 +438,8 @@ def test_every_setting_by_option() -> None:
         norm_epsilon=1e-6,
         residual=True,
         output_layout="channels_last",
-        depth_mode=("square", -math.inf, math.inf),
-        conf_mode=("exp", 0.0, math.inf),
+        depth_mode="square",
+        conf_mode="exp,0,inf",
     )
     config = found.config
     assert (config.activation, config.norm, config.norm_epsilon, config.residual) == ("silu", "rmsnorm", 1e-6, True)
@@ -490,7 +531,7 @@ def test_unclear_orders_stop() -> None:
     with pytest.raises(UserError, match="'b' and 'c' of one shape, and neither says which runs first"):
         plan(same)
     by_width = counted("probes.{}", names=("up", "mid", "down"), widths=(768, 512, 256, 1024))
-    assert [plan(by_width).names[f"group0/linear{i}/kernel"][0][0] for i in range(3)] == [
+    assert [names(plan(by_width))[f"group0/linear{i}/kernel"][0][0] for i in range(3)] == [
         "probes.0.up.weight",
         "probes.0.mid.weight",
         "probes.0.down.weight",
@@ -501,7 +542,7 @@ def test_unclear_orders_stop() -> None:
     lonely = counted("probes.{}", names=("fc1", "fc2", "fc3", "fc4", "fc5"))
     for i in range(36):
         lonely |= norm(f"probes.{i}.norm", 512)
-    with pytest.raises(UserError, match="a norm 'norm' of width 512 whose place .* cannot be told"):
+    with pytest.raises(UserError, match="a norm 'norm' of width 512 whose place .* cannot be determined"):
         plan(lonely)
 
 
@@ -513,7 +554,7 @@ def test_views_of_different_shapes() -> None:
 
 def test_unused_tensors_are_listed() -> None:
     found = plan(counted("probes.{}") | {"probes.mean": (3,), "step": ()})
-    assert found.unused == ("probes.mean", "step")
+    assert tuple(found.unused) == ("probes.mean", "step")
     assert "unused: 1 × probes.mean (3,)" in found.table
 
 
@@ -559,7 +600,7 @@ def test_config_states_fields(config: dict, field: str, value: object) -> None:
         ({"output_layout": "interleaved"}, "'interleaved' is not supported; expected one of channels_first, channels_last"),
         ({"act": "relu", "activation": "gelu"}, "'relu' and activation 'gelu' disagree; set activation with an option"),
         ({"layer_ids": ["decoder.0.mlp"]}, "the config's layer_ids states 1 layers; the checkpoint has probes for 36"),
-        ({"layer_ids": ["somewhere"]}, "layer_ids states layers that cannot be told: no layer matches 'somewhere'"),
+        ({"layer_ids": ["somewhere"]}, "layer_ids states layers that cannot be determined: no layer matches 'somewhere'"),
     ],
 )
 def test_config_contradictions(config: dict, complaint: str) -> None:
@@ -594,7 +635,7 @@ def test_true_statements_pass_and_unknown_keys_are_listed() -> None:
 def test_config_states_layers(key: str, ids: list[str]) -> None:
     found = plan(counted("probes.{}", 2), {"model": {key: ids}})
     assert found.config.layer_ids == ("decoder.1.self_attn", "decoder.3.mlp")
-    assert found.names["group0/linear0/bias"] == (("probes.1.0.bias",), ("probes.0.0.bias",))
+    assert names(found)["group0/linear0/bias"] == (("probes.1.0.bias",), ("probes.0.0.bias",))
     assert finding(found, "layer_ids").how == "read"
 
 
@@ -622,9 +663,9 @@ def test_mapping_file() -> None:
     assert found.config.groups == (
         ProbeGroup(("decoder.0.self_attn", "decoder.4.mlp"), (768, 512, 1024), ("linear", "linear"), (True, True)),
     )
-    assert found.names["group0/linear1/bias"] == (("x.alpha.2.bias",), ("x.beta.2.bias",))
+    assert names(found)["group0/linear1/bias"] == (("x.alpha.2.bias",), ("x.beta.2.bias",))
     assert (found.config.activation, found.config.conf_mode) == ("relu", ("exp", 0.0, math.inf))
-    assert found.unused == ("aux.weight",) and "unused: 1 × aux.weight (3, 3): left out by the mapping file" in found.table
+    assert tuple(found.unused) == ("aux.weight",) and "unused: 1 × aux.weight (3, 3): left out by the mapping file" in found.table
     assert {finding(found, field).how for field in ("layer_ids", "views", "steps", "activation", "conf_mode")} == {"option"}
     assert plan(tensors, mapping=mapping, activation="tanh").config.activation == "tanh"
 
@@ -636,7 +677,7 @@ def test_mapping_file_with_two_views_and_norms() -> None:
     mapping = {"layers": {"decoder.0.mlp": ["p.right", "p.left"]}, "steps": ["linear", "linear", "norm", "activation", "linear"]}
     found = plan(tensors, mapping=mapping)
     assert found.config.views == "separate" and found.config.groups[0].steps == tuple(mapping["steps"])
-    assert found.names["group0/norm0/scale"] == (("p.right.norm.weight", "p.left.norm.weight"),)
+    assert names(found)["group0/norm0/scale"] == (("p.right.norm.weight", "p.left.norm.weight"),)
 
 
 @pytest.mark.parametrize(
@@ -656,7 +697,7 @@ def test_mapping_file_with_two_views_and_norms() -> None:
         ({"steps": ["linear"]}, "has 2 linear layers and 0 norms, which the stated steps do not fit"),
         ({"unused": ["nothing"]}, "leaves out 'nothing', below which there is no tensor"),
         ({"unused": "x"}, "expected a list of prefixes"),
-        (["x"], "holds list; expected a JSON object"),
+        (["x"], "must hold a JSON object; found list"),
     ],
 )
 def test_bad_mapping_files(mapping: object, complaint: str) -> None:
@@ -685,6 +726,78 @@ def test_backbone_names_are_told_apart(prefix: str) -> None:
     probes = list(counted("probes.{}.net", 3)) + ["probes.decoder_embed.0.weight", "probes.dec_blocks.3.mlp.net.0.weight"]
     assert find_probe_tensors([*names, *probes]) == tuple(probes)
     assert find_probe_tensors(names) == ()
+
+
+# --- known names ---------------------------------------------------------------------------------------------------
+
+
+def trained(views: int, linears: tuple[str, ...], with_norm: bool) -> tuple[Shapes, dict]:
+    """Probes as training here names and exports them, layers in no particular order."""
+    layers = ("decoder.1.mlp", "encoder.norm", "decoder.0.self_attn")
+    tensors: Shapes = {}
+    for number, layer in enumerate(layers):
+        width = BACKBONE.layer_width(layer)
+        for view in range(1, views + 1):
+            prefix = f"probes.{number}.view{view}.mlp" if views == 2 else f"probes.{number}.mlp"
+            tensors |= mlp(prefix, linears, (width, *[512] * (len(linears) - 1), 1024))
+            tensors |= norm(f"{prefix}.0", width) if with_norm else {}
+    return tensors, {"layer_ids": list(layers), "activation": "silu", "residual": False}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize(("linears", "with_norm"), [(("0", "2", "4"), False), (("1", "3", "5"), True), (("1",), True), (("0",), False)])
+def test_known_names_are_read_directly_and_as_the_recogniser_reads_them(views, linears, with_norm, monkeypatch) -> None:
+    tensors, config = trained(views, linears, with_norm)
+    recognised = "und3rstand_jax.convert.probes.plan.recognise"
+    with monkeypatch.context() as patch:
+        patch.setattr(recognised, lambda *_: pytest.fail("recognised"))
+        known = plan(tensors, config)
+    monkeypatch.setattr("und3rstand_jax.convert.probes.plan.read_known_names", lambda *_: None)
+    assert known.config.layer_ids == ("encoder.norm", "decoder.0.self_attn", "decoder.1.mlp")
+    assert dataclasses.replace(known, table="") == dataclasses.replace(plan(tensors, config), table="")
+
+
+def test_known_names_are_read_directly_beside_a_mapping_file_of_settings_alone(monkeypatch) -> None:
+    tensors, config = trained(1, ("0", "2", "4"), False)
+    monkeypatch.setattr("und3rstand_jax.convert.probes.plan.recognise", lambda *_: pytest.fail("recognised"))
+    found = plan(tensors | {"loss.weight": (3, 3)}, config, mapping={"activation": "tanh", "unused": ["loss"]})
+    assert found.config.activation == "tanh" and found.config.layer_ids == ("encoder.norm", "decoder.0.self_attn", "decoder.1.mlp")
+
+
+def test_stated_steps_apply_to_known_names_too() -> None:
+    tensors, config = trained(1, ("0", "2", "4"), False)
+    found = plan(tensors, config, mapping={"steps": ["linear", "linear", "activation", "linear"]})
+    assert {group.steps for group in found.config.groups} == {("linear", "linear", "activation", "linear")}
+
+
+def without(tensors: Shapes, *names: str) -> Shapes:
+    return {name: shape for name, shape in tensors.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "complaint"),
+    [
+        (lambda t: without(t, "probes.2.mlp.1.bias"), {}, "probes.2.mlp lacks 1.bias"),
+        (lambda t: without(t, "probes.1.mlp.5.bias", "probes.1.mlp.5.weight"), {}, "probes.1.mlp ends in 512 outputs"),
+        (lambda t: t | {"probes.1.mlp.3.scale": (512,)}, {}, "probes.1.mlp.3.scale is part of a probe"),
+        (lambda t: t | {"stray.weight": (3, 4)}, {}, r"stray \(3, 4\) belongs to no MLP"),
+        (lambda t: t, {"layer_ids": ["decoder.1.mlp", "encoder.norm"]}, "states 2 layers; the checkpoint has probes for 3"),
+        (lambda t: t, {"layer_ids": ["decoder.1.mlp", "decoder.2.mlp", "encoder.norm"]}, "reads 1024 channels; decoder.2.mlp has 768"),
+        (lambda t: t, {"hidden_dim": 256}, "hidden_dim is 256, but the tensors say 512"),
+    ],
+)
+def test_known_names_are_taken_as_strictly_as_unknown_ones(change, config, complaint) -> None:
+    tensors, stated = trained(1, ("1", "3", "5"), True)
+    with pytest.raises(UserError, match=complaint):
+        plan(change(tensors), stated | config)
+
+
+def test_what_the_caller_states_goes_before_known_names() -> None:
+    tensors, config = trained(1, ("0", "2"), False)
+    order = ("decoder.5.mlp", "encoder.norm", "decoder.4.mlp")
+    assert set(plan(tensors, config, probe_layers=order).config.layer_ids) == set(order)
+    steps = {"steps": ["linear", "linear"]}
+    assert {group.steps for group in plan(tensors, config, mapping=steps).config.groups} == {("linear", "linear")}
 
 
 def test_full_checkpoint_is_planned_quickly() -> None:
@@ -734,9 +847,9 @@ def test_any_names_and_shapes_give_a_plan_or_a_user_error() -> None:
         except UserError:
             continue
         planned += 1
-        used = [name for leaf in found.names.values() for row in leaf for name in row]
+        used = [name for leaf in names(found).values() for row in leaf for name in row]
         assert sorted([*used, *found.unused]) == sorted(tensors)
-        shapes = [tensors[name] for leaf, rows in found.names.items() for row in rows for name in row if leaf.endswith("kernel")]
+        shapes = [tensors[name] for leaf, rows in names(found).items() for row in rows for name in row if leaf.endswith("kernel")]
         assert len(shapes) == sum(len(g.layer_ids) * len(g.biases) for g in found.config.groups) * (1 + (found.config.views == "separate"))
     assert 100 < planned < 500
 

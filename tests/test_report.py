@@ -1,15 +1,16 @@
-"""What a report says of layers that say what they are told: the truth, the truth at another scale or turned, and nonsense."""
+"""The analysis of layers with known outputs: the truth, the truth at another scale or rotated, and nonsense."""
 
 import numpy as np
 import pytest
 
-from tests.report_cases import HEADS, HEIGHT, WIDTH, ToldModel, room, room_inputs, said, told_probes, told_report
-from und3rstand_jax.analysis.pair import measure
+from tests.report_cases import HEADS, HEIGHT, WIDTH, StubModel, StubProbes, pointmaps, room, room_inputs, stub_analysis
+from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, centred_intrinsics, focal_length
 from und3rstand_jax.geometry.matching import mutual_matches, true_places
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.report.figures import chosen_patch
+from und3rstand_jax.model.output import pair
+from und3rstand_jax.report.figures import salient_patch
 from und3rstand_jax.report.numbers import format_table
 from und3rstand_jax.support.progress import Stopwatch
 
@@ -23,22 +24,27 @@ def turned(degrees):
 
 
 def outputs():
-    """Layers that say the truth, the truth five times too large and without confidence, view 2 turned by 20°, and nonsense."""
+    """Layers that return the truth, the truth five times too large and without confidence, view 2 turned by 20°, and nonsense."""
     _, (view1, view2), _, _ = room()
     rng = np.random.default_rng(0)
     nonsense = (rng.normal(size=view.shape) + [0, 0, 4] for view in (view1, view2))
-    told = said(view1, view2), said(5 * view1, 5 * view2, confident=False), said(view1, view2 @ turned(20).T), said(*nonsense)
-    return dict(zip(LAYERS, told, strict=True))
+    layers = [
+        pointmaps(view1, view2),
+        pointmaps(5 * view1, 5 * view2, confident=False),
+        pointmaps(view1, view2 @ turned(20).T),
+        pointmaps(*nonsense),
+    ]
+    return dict(zip(LAYERS, layers, strict=True))
 
 
 @pytest.fixture(scope="module")
 def report():
-    return told_report(outputs(), head=said(*room()[1]))
+    return stub_analysis(outputs(), head=pointmaps(*room()[1]))
 
 
 @pytest.fixture(scope="module")
 def photo_report():
-    return told_report(outputs(), head=said(*(2 * view for view in room()[1])), has_truth=False)
+    return stub_analysis(outputs(), head=pointmaps(*(2 * view for view in room()[1])), has_truth=False)
 
 
 def plain_errors(points, true, valid):
@@ -49,7 +55,7 @@ def plain_errors(points, true, valid):
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
-def test_layers_that_say_the_truth_at_any_scale_have_no_error(report, place):
+def test_layers_that_return_the_truth_at_any_scale_have_no_error(report, place):
     layer = report.layers[place]
     np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
     assert layer.pose.rotation_degrees < 0.01 and layer.pose.translation_degrees < 0.01
@@ -84,13 +90,14 @@ def test_errors_are_those_of_the_definition(report):
         np.testing.assert_allclose(layer.errors, plain_errors(points, true, valid), rtol=1e-4, atol=1e-6)
 
 
-def test_pixels_without_truth_change_no_error_whatever_a_layer_says_there():
+def test_pixels_without_truth_change_no_error_whatever_a_layer_returns_there():
     rng = np.random.default_rng(1)
     points, true = (rng.normal(size=(2, 4, 6, 3)).astype(np.float32) for _ in range(2))
     valid = rng.random((2, 4, 6)) < 0.6
     expected = plain_errors(points, true, valid)
     points[~valid] = np.nan
-    views, truth = [ViewGeometry(p, None) for p in points], [ViewTruth(t, v) for t, v in zip(true, valid, strict=True)]
+    views = pair(ViewGeometry(p, None) for p in points)
+    truth = pair(ViewTruth(t, v) for t, v in zip(true, valid, strict=True))
     np.testing.assert_allclose(point_errors(views, truth), expected, rtol=1e-5)
 
 
@@ -99,17 +106,16 @@ def test_a_layer_that_is_not_finite_is_infinitely_wrong_and_a_view_without_truth
     known = np.ones((4, 6), bool)
     spoilt = true.copy()
     spoilt[0, 1, 2, 0] = np.nan
-    truth = [ViewTruth(view, known) for view in true]
-    assert point_errors([ViewGeometry(p, None) for p in spoilt], truth) == (np.inf, np.inf)
-    unknown = [truth[0], ViewTruth(true[1], ~known)]
-    np.testing.assert_array_equal(point_errors([ViewGeometry(p, None) for p in true], unknown), (0, np.nan))
+    truth = pair(ViewTruth(view, known) for view in true)
+    assert point_errors(pair(ViewGeometry(p, None) for p in spoilt), truth) == (np.inf, np.inf)
+    unknown = (truth[0], ViewTruth(true[1], ~known))
+    np.testing.assert_array_equal(point_errors(pair(ViewGeometry(p, None) for p in true), unknown), (0, np.nan))
 
 
 def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_block():
-    told = outputs()
-    model = ToldModel(head=said(*room()[1]), blocks=2)
+    model = StubModel(head=pointmaps(*room()[1]), blocks=2)
     stopwatch = Stopwatch()
-    found = measure(model, told_probes(told), LAYERS, room_inputs(), {"source": "here"}, stopwatch)
+    found = analyse_pair(model, StubProbes(outputs()), LAYERS, room_inputs(), {"source": "here"}, stopwatch)
     weights = ("decoder.0.cross_attn.weights", "decoder.1.cross_attn.weights")
     assert model.calls == [((*LAYERS, *weights), True)]
     assert [layer.layer_id for layer in found.layers] == [*LAYERS, "head"]
@@ -120,7 +126,7 @@ def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_bl
         assert block.from_view1.shape == block.from_view2.shape == (HEADS, tokens, tokens)
         np.testing.assert_allclose(block.from_view2.sum(-1), 1, rtol=1e-5)
     assert list(stopwatch.seconds) == ["forward", "probes", "errors", "poses", "matches"]
-    assert found.facts["source"] == "here" and found.facts["intrinsics"]["view2"][0][0] == pytest.approx(0.77 * WIDTH)
+    assert found.record["source"] == "here" and found.record["intrinsics"]["view2"][0][0] == pytest.approx(0.77 * WIDTH)
     assert (found.reference, found.match_threshold) == ("ground truth", pytest.approx(0.03 * WIDTH))
     assert found.layers[1].views[0].confidence is None
 
@@ -135,15 +141,15 @@ def test_without_truth_layers_are_measured_against_the_head(photo_report):
         assert layer.accuracy is None and layer.correspondences.offsets is None
     np.testing.assert_allclose(rotated.pose.rotation_degrees, 20, atol=0.05)
     assert rotated.errors[0] < 0.05 < rotated.errors[1] and min(nonsense.errors) > 0.2
-    focal = photo_report.facts["intrinsics"]["view1"][0][0]
+    focal = photo_report.record["intrinsics"]["view1"][0][0]
     np.testing.assert_allclose(focal, 0.77 * WIDTH, rtol=1e-4)
 
 
 def test_without_truth_and_head_the_last_layer_is_the_reference():
-    told = dict(list(outputs().items())[::-1])
-    found = told_report(told, head=None, has_truth=False)
+    reverse = dict(list(outputs().items())[::-1])
+    found = stub_analysis(reverse, head=None, has_truth=False)
     assert found.reference == f"the last probed layer's pointmaps ({LAYERS[0]})"
-    assert [layer.layer_id for layer in found.layers] == list(told)
+    assert [layer.layer_id for layer in found.layers] == list(reverse)
     np.testing.assert_allclose(found.layers[-1].errors, 0, atol=1e-6)
     assert found.layers[0].errors[0] > 0.2
 
@@ -152,8 +158,8 @@ def test_without_truth_and_head_the_last_layer_is_the_reference():
 def test_views_of_two_sizes_have_each_their_own_camera_and_grid(has_truth):
     sizes = (64, 96), (48, 32)
     _, points, pose, intrinsics = room(sizes)
-    told = {LAYERS[0]: said(*points)}
-    found = told_report(told, head=None if has_truth else said(*points), has_truth=has_truth, sizes=sizes)
+    layers = {LAYERS[0]: pointmaps(*points)}
+    found = stub_analysis(layers, head=None if has_truth else pointmaps(*points), has_truth=has_truth, sizes=sizes)
     assert found.grids == ((4, 6), (3, 2)) and found.attention[0].from_view2.shape == (HEADS, 6, 24)
     layer = found.layers[0]
     np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
@@ -163,15 +169,15 @@ def test_views_of_two_sizes_have_each_their_own_camera_and_grid(has_truth):
         np.testing.assert_allclose(layer.pose.camera2_to_1, pose, atol=1e-3)
         assert layer.accuracy == 1
     else:
-        # Of photos, one lens is assumed: view 1's, in pixels, about the middle of each view.
+        # For photos, one lens is assumed: view 1's, in pixels, about the middle of each view.
         np.testing.assert_allclose(found.intrinsics[0], intrinsics[0], rtol=1e-4)
         np.testing.assert_allclose(found.intrinsics[1], centred_intrinsics(found.intrinsics[0][0, 0], sizes[1]))
 
 
 def test_a_focal_length_that_cannot_be_told_leaves_poses_unknown():
     flat = np.ones((HEIGHT, WIDTH, 3)) * [0, 0, 2]
-    found = told_report({LAYERS[0]: said(*room()[1])}, head=said(flat, flat), has_truth=False)
-    assert found.facts["intrinsics"] is None and found.intrinsics is None
+    found = stub_analysis({LAYERS[0]: pointmaps(*room()[1])}, head=pointmaps(flat, flat), has_truth=False)
+    assert found.record["intrinsics"] is None and found.intrinsics is None
     assert {(layer.pose.camera2_to_1, layer.pose.rotation_degrees) for layer in found.layers} == {(None, None)}
 
 
@@ -245,7 +251,7 @@ def test_a_pixel_is_found_where_view_2_sees_its_point_and_nowhere_behind_what_hi
     pose[0, 3] = 1.0  # a metre to the right of view 1: a plane at 4 m moves 5 pixels to the left
     depth2 = np.full((height, width), 4.0)
     depth2[:, 20:] = 2.0
-    truth = [ViewTruth(plane(np.full((height, width), 4.0)), v > 0), ViewTruth(plane(depth2) + pose[:3, 3], np.ones((height, width), bool))]
+    truth = ViewTruth(plane(np.full((height, width), 4.0)), v > 0), ViewTruth(plane(depth2) + pose[:3, 3], np.ones((height, width), bool))
     places = true_places(truth, pose, intrinsics)
     seen = (u >= 5) & (u < 25) & (v > 0)  # not left of view 2, not behind what stands at 2 m, not unknown
     np.testing.assert_array_equal(~np.isnan(places).any(-1), seen)
@@ -253,7 +259,7 @@ def test_a_pixel_is_found_where_view_2_sees_its_point_and_nowhere_behind_what_hi
 
 
 def test_the_patch_whose_attention_is_shown_has_matches_where_the_cross_is(report):
-    token, (x, y) = chosen_patch(report)
+    token, (x, y) = salient_patch(report)
     columns = report.grids[0][1]
     matches = report.layers[-1].correspondences
     inside = (matches.pixels1 // 16 == [token % columns, token // columns]).all(axis=-1)

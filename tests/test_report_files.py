@@ -1,4 +1,4 @@
-"""A report's files and its command: what is written is what was measured, and what cannot be done is said in a line."""
+"""A report's files and its command: what is written is what was measured, and what cannot be done is reported in one line."""
 
 import dataclasses
 import json
@@ -12,13 +12,14 @@ from PIL import Image
 
 from tests import tiny
 from tests.conversion import converted
-from tests.report_cases import HEIGHT, WIDTH, room, said, told_report
+from tests.report_cases import HEIGHT, WIDTH, pointmaps, room, stub_analysis
 from und3rstand_jax.analysis.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.images import load_image, open_photo, to_uint8
+from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
 
@@ -28,14 +29,14 @@ LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.1.mlp")
 def noisy(spread, seed=0):
     """The truth of both views, its points moved at random by about as much."""
     rng = np.random.default_rng(seed)
-    return said(*(view + spread * rng.normal(size=view.shape) for view in room()[1]), confident=seed != 1)
+    return pointmaps(*(view + spread * rng.normal(size=view.shape) for view in room()[1]), confident=seed != 1)
 
 
 @pytest.fixture(scope="module")
 def report():
     flat = np.zeros((HEIGHT, WIDTH, 3))
-    told = {LAYERS[0]: said(flat, flat), LAYERS[1]: noisy(0.5, seed=1), LAYERS[2]: noisy(0.05)}
-    return told_report(told, head=noisy(0.01))
+    layers = {LAYERS[0]: pointmaps(flat, flat), LAYERS[1]: noisy(0.5, seed=1), LAYERS[2]: noisy(0.05)}
+    return stub_analysis(layers, head=noisy(0.01))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def written(report, tmp_path_factory):
 
 def read_strictly(file):
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
 
@@ -92,11 +93,11 @@ def test_arrays_hold_what_was_measured(report, written):
 
 def test_every_array_is_explained(written):
     numbers, arrays = written
-    told = {key.strip() for keys in numbers["arrays"]["keys"] for key in keys.split(",")}
+    explained = {key.strip() for keys in numbers["arrays"]["keys"] for key in keys.split(",")}
     found = {re.sub(r"^attention/\d+", "attention/BLOCK", name) for name in arrays}
     for layer in (*LAYERS, "head"):
         found = {re.sub(f"^{re.escape(layer)}/", "LAYER/", name) for name in found}
-    assert found == told
+    assert found == explained
 
 
 def test_a_pose_that_was_not_found_is_null_in_json(report, written):
@@ -104,13 +105,13 @@ def test_a_pose_that_was_not_found_is_null_in_json(report, written):
     assert written[0]["layers"][0]["camera2_to_1"] is None and written[0]["layers"][0]["rotation_degrees"] is None
 
 
-def test_numbers_of_photos_whose_names_are_no_utf_8_are_written_and_come_back(report, tmp_path):
+def test_numbers_of_photos_whose_names_are_not_utf_8_are_written_and_come_back(report, tmp_path):
     photos = [tmp_path / os.fsdecode(name) for name in (b"caf\xe9.png", "ca\nfé.png".encode())]
     for photo, pixels in zip(photos, room()[0], strict=True):
         Image.fromarray(pixels).save(photo)
     inputs = photo_inputs(tuple(photos), tuple(map(open_photo, photos)), "probe", 32)
     assert inputs.title == "caf\\xe9.png and ca\\nfé.png"
-    write_numbers(tmp_path / "report.json", dataclasses.replace(report, title=inputs.title, facts=inputs.facts))
+    write_numbers(tmp_path / "report.json", dataclasses.replace(report, title=inputs.title, record=inputs.provenance))
     numbers = read_strictly(tmp_path / "report.json")
     assert [image["path"] for image in numbers["facts"]["images"]] == list(map(str, photos))
     assert "fé.png" in (tmp_path / "report.json").read_text("utf-8")
@@ -136,17 +137,17 @@ def test_figures_show_the_layers_figures_and_the_head_as_a_line(report):
 
 
 def test_axes_name_the_reference_that_there_is():
-    told = {layer: noisy(0.05) for layer in LAYERS}
+    layers = {layer: noisy(0.05) for layer in LAYERS}
     labels = [
-        pose_figure(told_report(told, head, has_truth)).axes[0].get_ylabel()
+        pose_figure(stub_analysis(layers, head, has_truth)).axes[0].get_ylabel()
         for head, has_truth in ((None, True), (noisy(0.01), False), (None, False))
     ]
     assert labels == [
-        f"angle in degrees\nto {named}" for named in ("the truth", "the model's final points", "the last probed layer's points")
+        f"angle in degrees\nto {named}" for named in ("ground truth", "the model's final points", "the last probed layer's points")
     ]
 
 
-def test_right_matches_are_blue_and_wrong_ones_orange(report):
+def test_correct_matches_are_blue_and_wrong_ones_orange(report):
     figure = correspondences_figure(report)
     assert len(figure.axes) == len(report.layers)
     for axes, layer in zip(figure.axes, report.layers, strict=True):
@@ -176,27 +177,27 @@ def config_alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((), "expected two images, or --scene NUMBER; found 0 images"),
         (("a.png",), "expected two images, or --scene NUMBER; found 1 images"),
         (("a.png", "b.png", "--scene", "3"), "expected two images or --scene 3, found both"),
-        (("a.png", "b.png", "--data", "synthetic"), "--data synthetic chooses how scenes are rendered"),
+        (("a.png", "b.png", "--data", "synthetic"), "--data synthetic places the cameras of rendered scenes"),
         (("a.png", "b.png"), "no image at a.png"),
         (("--scene", "-1"), "expected the number of a held-out scene, 0 to"),
         (("--scene", str(2**30)), "expected the number of a held-out scene, 0 to"),
         (("--scene", "0", "--data", "co3d:somewhere"), "expected synthetic"),
-        (("--scene", "0", "--data", "synthetic:overlap=2"), "shares of view 1's pixels"),
+        (("--scene", "0", "--data", "synthetic:overlap=2"), "fractions of view 1's pixels"),
         (("--scene", "0", "--data", ""), "--data '' is not"),
         (("--scene", "0", "--layers", "decoder.0.mlp"), "--layers decoder.0.mlp: this checkpoint has no probes"),
         (("--scene", "0", "--size", "40"), "both sides must be multiples of 16; found 40×40"),
         (("--scene", "0", "--size", "big"), "neither a side nor WIDTHxHEIGHT"),
     ],
 )
-def test_what_cannot_be_reported_on_is_refused_in_a_line_before_weights_are_read(config_alone, tmp_path, capsys, arguments, told):
+def test_what_cannot_be_reported_on_is_refused_in_a_line_before_weights_are_read(config_alone, tmp_path, capsys, arguments, message):
     assert main(["report", *arguments, "--checkpoint", str(config_alone), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and told in error
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not (tmp_path / "out").exists()
 
 
@@ -206,7 +207,7 @@ def test_photos_are_brought_to_one_side_and_no_other_size(config_alone, tmp_path
         Image.fromarray(pixels).save(photo)
     command = ["report", *map(str, photos), "--checkpoint", str(config_alone), "--out", str(tmp_path / "out"), "--size", "32x48"]
     assert main(command) == 2
-    assert "--size 32x48: photos are brought to one side, in pixels, such as 48" in capsys.readouterr().err
+    assert "--size 32x48: photos are resized to one side, in pixels, such as 48" in capsys.readouterr().err
 
 
 def test_a_photo_that_is_not_there_is_refused_before_a_checkpoint_is_converted(tmp_path, capsys, monkeypatch):
@@ -246,13 +247,13 @@ def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys
     scene = scene_inputs(3, "synthetic", (32, 32))
     np.testing.assert_array_equal(arrays["image1"], scene.images[0])
     np.testing.assert_allclose(arrays["attention/1/from_view2"].astype(np.float32).sum(-1), 1, rtol=1e-2)
-    np.testing.assert_array_equal(arrays["truth/points2"], scene.truth[1].points)
+    np.testing.assert_array_equal(arrays["truth/points2"], scene.truth.views[1].points)
 
     assert main(command) == 2
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_replaced_only_if_told(checkpoint, tmp_path):
+def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_replaced_only_on_request(checkpoint, tmp_path):
     photos = tmp_path / "a.png", tmp_path / "b.png"
     for photo, pixels in zip(photos, room()[0], strict=True):
         Image.fromarray(pixels).save(photo)
@@ -273,21 +274,21 @@ def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_repla
 
 
 def test_a_scenes_true_points_lie_behind_the_pixels_that_see_them():
-    scene = scene_inputs(3, "synthetic", (32, 32))
+    scene = scene_inputs(3, "synthetic", (32, 32)).truth
     v, u = np.mgrid[:32, :32]
-    for true, pose, intrinsics in zip(scene.truth, (np.eye(4), scene.true_pose), scene.intrinsics, strict=True):
+    for true, pose, intrinsics in zip(scene.views, (np.eye(4), scene.pose), scene.intrinsics, strict=True):
         assert true.valid.mean() > 0.5
         in_camera = (true.points[true.valid] - pose[:3, 3]) @ pose[:3, :3]
         projected = in_camera @ intrinsics.T
         pixels = np.stack([u, v], -1)[true.valid]
         np.testing.assert_allclose(projected[:, :2] / projected[:, 2:], pixels, atol=1e-3)
-    assert 0.1 <= np.linalg.norm(scene.true_pose[:3, 3]) <= 3
+    assert 0.1 <= np.linalg.norm(scene.pose[:3, 3]) <= 3
 
 
 def test_a_scene_that_is_told_by_its_truth_has_no_error():
-    truth = scene_inputs(3, "synthetic", (32, 32)).truth
+    truth = scene_inputs(3, "synthetic", (32, 32)).truth.views
     views = [dataclasses.replace(view, points=view.points * 7) for view in truth]
-    np.testing.assert_allclose(point_errors([*map(as_layer, views)], truth), 0, atol=1e-6)
+    np.testing.assert_allclose(point_errors(pair(map(as_layer, views)), truth), 0, atol=1e-6)
 
 
 def as_layer(view):

@@ -158,7 +158,7 @@ def test_a_patch_of_a_view_of_another_size_is_picked_by_mouse_and_keys_in_a_brow
         peak = 100 * report.attention[0].from_view2[0, 2 * (row - 1) + column - 1].max()
         found = re.match(rf"Block 0, head 0: the patch in row {row}, column {column} of view 2 puts ([\d.]+) % of", text)
         assert found and float(found[1]) == pytest.approx(peak, abs=0.06), text
-        assert text.endswith(f"each would have {100 / 24:.2f} %.")
+        assert text.endswith(f"each patch would get {100 / 24:.2f} %.")
     assert body["data-stayed"] == body["data-scrolled"] == body["data-charts"] == "true"
     assert body["data-layer"] == "decoder.0.cross_attn"
 
@@ -202,7 +202,7 @@ addEventListener("load", () => {
 
 
 @needs_browser
-def test_the_least_certain_are_hidden_and_a_view_whose_points_are_all_alike_as_a_whole_or_not_at_all(tmp_path):
+def test_the_least_confident_are_hidden_and_a_view_of_equal_confidence_as_a_whole_or_not_at_all(tmp_path):
     report = make_report((32, 48), 1, 1, has_truth=False)
     sure = [dataclasses.replace(view, confidence=np.full((32, 48), 1.0 + v, np.float32)) for v, view in enumerate(report.layers[-1].views)]
     page = tmp_path / "report.html"

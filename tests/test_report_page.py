@@ -16,10 +16,10 @@ from und3rstand_jax.analysis.pair import Attention
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
 from und3rstand_jax.report import page as page_module
-from und3rstand_jax.report.page import LARGEST_PAGE, page_text, write_page
-from und3rstand_jax.report.page_attention import pack, pack_attention, pool_attention, quantise_weights
+from und3rstand_jax.report.page import LARGEST_PAGE, page_text, script_json, write_page
+from und3rstand_jax.report.page_arrays import pack
+from und3rstand_jax.report.page_attention import pack_attention, pool_attention, quantise_weights
 from und3rstand_jax.report.page_geometry import NO_POINT, STEPS_PER_UNIT, mean_distance, pack_geometry, quantise_confidence, quantise_points
-from und3rstand_jax.report.page_values import to_json
 from und3rstand_jax.support.errors import UserError
 
 
@@ -140,8 +140,8 @@ def test_each_camera_is_drawn_with_its_own_lens():
     values = Page(page_text(dataclasses.replace(report, intrinsics=(report.intrinsics[0], lens)))).values()
     assert values["shapes"] == [[64, 96], [48, 32]] and values["grids"] == [[4, 6], [3, 2]]
     np.testing.assert_allclose(values["intrinsics"], [report.intrinsics[0], lens], rtol=1e-6)
-    untold = Page(page_text(dataclasses.replace(report, intrinsics=None))).values()
-    np.testing.assert_allclose(untold["intrinsics"][1], [[32, 0, 15.5], [0, 32, 23.5], [0, 0, 1]])
+    unknown = Page(page_text(dataclasses.replace(report, intrinsics=None))).values()
+    np.testing.assert_allclose(unknown["intrinsics"][1], [[32, 0, 15.5], [0, 32, 23.5], [0, 0, 1]])
 
 
 def test_attention_between_views_of_two_sizes_is_pooled_each_on_its_own_grid():
@@ -187,8 +187,8 @@ def test_a_budget_that_is_short_coarsens_the_grid():
 
 def test_a_page_that_cannot_be_made_small_enough_is_refused_with_what_to_change(monkeypatch):
     monkeypatch.setattr(page_module, "LARGEST_PAGE", 500_000)
-    told = r"would take [\d.]+ MB, more than 0.5, with 10 layers and views of 96×64 pixels; choose fewer --layers or a smaller --size"
-    with pytest.raises(UserError, match=told):
+    message = r"would take [\d.]+ MB, more than 0.5, with 10 layers and views of 96×64 pixels; choose fewer --layers or a smaller --size"
+    with pytest.raises(UserError, match=message):
         page_text(small_report())
 
 
@@ -210,7 +210,7 @@ def test_large_photos_are_brought_to_1024_pixels_and_small_ones_left_alone():
 def test_a_page_of_the_head_alone_speaks_of_no_probes():
     report = small_report()
     alone = Page(page_text(dataclasses.replace(report, layers=report.layers[-1:]))).words
-    assert "own probe" not in alone and "The model’s own head sees a 3D point" in alone
+    assert "own probe" not in alone and "The model’s own head predicts a 3D point" in alone
     assert "read out by its own probe" in Page(small_page()).words
 
 
@@ -228,13 +228,18 @@ def test_text_of_the_report_is_shown_and_never_run():
     assert not any(text.startswith("document.body") for _, text in page.scripts)
 
 
-def test_numbers_that_json_lacks_become_null():
-    assert json.loads(to_json({"a": float("nan"), "b": [float("-inf"), 1.0], "c": np.float32(2)})) == {
+def test_numbers_that_json_lacks_are_null_among_results_and_strict_json_everywhere():
+    assert json.loads(script_json({"a": float("nan"), "b": [float("-inf"), 1.0], "c": np.float32(2)})) == {
         "a": None,
-        "b": [None, 1.0],
+        "b": ["-inf", 1.0],
         "c": 2.0,
     }
-    assert Page(small_page()).values()["layers"][0]["errors"] == [0.5, None]
+    layers = [dataclasses.replace(layer, errors=(np.inf, np.nan)) for layer in small_report().layers[1:]]
+    report = dataclasses.replace(small_report(), layers=(small_report().layers[0], *layers), match_threshold=0.03 * 176)
+    values = Page(page_text(report)).values()
+    assert [layer["errors"] for layer in values["layers"]] == [[0.5, None]] + [[None, None]] * len(layers)
+    assert values["error_range"] == 0.5 and values["match_threshold"] == 5.28
+    assert values["facts"]["not finite"] == "inf"
 
 
 def test_the_page_names_nothing_outside_itself():

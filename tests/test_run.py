@@ -1,10 +1,11 @@
 """Section "running it": from two photos to a folder of files, with a stand-in for the model whose outputs are known."""
 
+import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,16 @@ import trimesh
 from PIL import Image
 
 from und3rstand_jax.checkpoint.output_folder import output_folder
-from und3rstand_jax.commands.command_line import run_command
+from und3rstand_jax.commands.command_line import parse_command, run_command
+from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.images import load_image, to_uint8
-from und3rstand_jax.report.pointmap_files import Request, run
+from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.probes.probes import Probes
+from und3rstand_jax.report import pointmap_files
+from und3rstand_jax.report.options import PointmapOptions, ReportOptions
+from und3rstand_jax.report.pointmap_files import write_pointmaps
 from und3rstand_jax.support.errors import UserError
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -34,29 +41,31 @@ def plane(height, width, depth):
     return {"pts3d": points[None], "conf": 1 + np.exp(u / width)[None]}
 
 
-class FakeModel:
-    """Answers with plane z = 10; its tokens are only the views' sizes, for the probes below."""
+class FakeModel(Backbone):
+    """Returns the plane z = 10. It captures no tokens: the probes below need only the views' sizes."""
 
     def __init__(self, head_type="linear"):
-        self.config = BackboneConfig(**{**CONFIG.__dict__, "head_type": head_type})
-        self.calls = []
+        super().__init__(DUSt3R(dataclasses.replace(CONFIG, head_type=head_type)), {})
+        object.__setattr__(self, "calls", [])
 
     def __call__(self, view1, view2, *, capture, head):
         self.calls.append((tuple(capture), head))
         sizes = view1.shape[1:3], view2.shape[1:3]
         preds = [plane(*size, 10.0) if head else None for size in sizes]
-        return types.SimpleNamespace(tokens={layer: sizes for layer in capture}, pred1=preds[0], pred2=preds[1])
+        return BackboneOutput({}, sizes, *preds)
 
 
-class FakeProbes:
-    """The probe of the i-th probed layer answers with plane z = i + 1 for view 1 and z = -(i + 1) for view 2."""
+class FakeProbes(Probes):
+    """The probe of the i-th probed layer returns the plane z = i + 1 for view 1 and z = -(i + 1) for view 2."""
 
-    def __init__(self, layer_ids=PROBED, spoil=None):
-        self.layer_ids, self.spoil = layer_ids, spoil
+    layer_ids = PROBED
+
+    def __init__(self, spoil=None):
+        object.__setattr__(self, "spoil", spoil)
 
     def read_layer(self, layer_id, features):
         depth = PROBED.index(layer_id) + 1.0
-        pair = [plane(*size, sign * depth) for size, sign in zip(features.tokens[layer_id], (1, -1), strict=True)]
+        pair = [plane(*size, sign * depth) for size, sign in zip(features.image_sizes, (1, -1), strict=True)]
         if self.spoil:
             self.spoil(pair)
         return tuple(pair)
@@ -71,21 +80,32 @@ def photos(tmp_path):
     return paths
 
 
-def request(photos, tmp_path, **options):
-    return Request(photos=photos, checkpoint="somewhere", out=tmp_path / "results", **{"preprocessing": "dust3r", "size": 64, **options})
+@pytest.fixture
+def run(photos, tmp_path, monkeypatch):
+    """Runs the two photos through a stand-in model, or through what `load` returns."""
+
+    def run(model=None, probes=None, load=None, **options):
+        monkeypatch.setattr(pointmap_files, "load_model", load or (lambda checkpoint, dtype, progress: (model or FakeModel(), probes)))
+        given = {"image1": photos[0], "image2": photos[1], "preprocessing": "dust3r", "size": 64, **options}
+        write_pointmaps(PointmapOptions(checkpoint="somewhere", out=tmp_path / "results", **given))
+
+    return run
 
 
-def loader(model=None, probes=None):
-    return lambda checkpoint, dtype: (model or FakeModel(), probes)
+@pytest.fixture
+def messages(caplog):
+    """What the library logs."""
+    caplog.set_level(logging.INFO, logger="und3rstand_jax")
+    return caplog
 
 
 def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(photos, tmp_path):
+def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run, photos, tmp_path):
     model = FakeModel()
-    run(request(photos, tmp_path), loader(model, FakeProbes()))
+    run(model, FakeProbes())
     out = tmp_path / "results"
     layers = [f"layers/{layer}.npz" for layer in IN_ORDER]
     clouds = [f"point_clouds/{layer}.ply" for layer in (*IN_ORDER, "head")]
@@ -126,100 +146,100 @@ def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(phot
     assert record["versions"]["jax"] and set(record["seconds"]) == {"load", "model", "probes and files", "total"}
 
 
-def test_a_selection_of_layers_is_all_the_model_is_asked_for(photos, tmp_path):
+def test_a_selection_of_layers_is_all_the_model_is_asked_for(run, tmp_path):
     model = FakeModel()
-    run(request(photos, tmp_path, layers="decoder.0.*"), loader(model, FakeProbes()))
+    run(model, FakeProbes(), layers="decoder.0.*")
     assert model.calls == [(("decoder.0.self_attn", "decoder.0.mlp"), True)]
     assert not (tmp_path / "results" / "layers" / "decoder.3.cross_attn.npz").exists()
 
 
 @pytest.mark.parametrize(("layers", "message"), [("decoder.1.mlp", "no layer matches 'decoder.1.mlp'"), (" , ", "selects nothing")])
-def test_a_layer_without_a_probe_is_refused_and_leaves_nothing(photos, tmp_path, layers, message):
+def test_a_layer_without_a_probe_is_refused_and_leaves_nothing(run, tmp_path, layers, message):
     with pytest.raises(UserError, match=message):
-        run(request(photos, tmp_path, layers=layers), loader(probes=FakeProbes()))
+        run(probes=FakeProbes(), layers=layers)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg"]
 
 
-def test_without_probes_the_head_alone_is_written_and_stderr_says_so(photos, tmp_path, capsys):
-    run(request(photos, tmp_path), loader())
+def test_without_probes_only_the_head_is_written_and_a_message_says_so(run, tmp_path, messages):
+    run()
     assert files_in(tmp_path / "results") == ["contact_sheet.png", "head.npz", "point_clouds/head.ply", "run.json"]
-    assert "no probes: writing the output of the model's own head alone" in capsys.readouterr().err
+    assert "no probes: writing the output of the model's own head only" in messages.text
 
 
-def test_layers_asked_of_a_checkpoint_without_probes_are_refused(photos, tmp_path):
+def test_layers_asked_of_a_checkpoint_without_probes_are_refused(run):
     with pytest.raises(UserError, match="has no probes to decode layers with"):
-        run(request(photos, tmp_path, layers="all"), loader())
+        run(layers="all")
 
 
-def test_without_a_head_the_probes_alone_are_written(photos, tmp_path, capsys):
+def test_without_a_head_the_probes_alone_are_written(run, tmp_path, messages):
     model = FakeModel(head_type=None)
-    run(request(photos, tmp_path), loader(model, FakeProbes()))
+    run(model, FakeProbes())
     assert model.calls == [(IN_ORDER, False)]
     assert not (tmp_path / "results" / "head.npz").exists()
-    assert "no head" in capsys.readouterr().err
+    assert "no head" in messages.text
 
 
-def test_a_trunk_without_head_and_probes_is_refused(photos, tmp_path):
+def test_a_trunk_without_head_and_probes_is_refused(run):
     with pytest.raises(UserError, match="neither a head nor probes"):
-        run(request(photos, tmp_path), loader(FakeModel(head_type=None)))
+        run(FakeModel(head_type=None))
 
 
-def test_points_that_are_not_finite_are_counted_and_left_out_of_the_cloud_only(photos, tmp_path, capsys):
+def test_points_that_are_not_finite_are_counted_and_left_out_of_the_cloud_only(run, tmp_path, messages):
     def spoil(pair):
         pair[0]["pts3d"][0, 0, :5, 1] = np.nan
         pair[1]["pts3d"][0, 3, 2] = np.inf
 
-    run(request(photos, tmp_path, layers="decoder.0.mlp"), loader(probes=FakeProbes(spoil=spoil)))
+    run(probes=FakeProbes(spoil=spoil), layers="decoder.0.mlp")
     out = tmp_path / "results"
     output = json.loads((out / "run.json").read_text())["outputs"]["decoder.0.mlp"]
     assert (output["points"], output["points_not_finite"]) == (48 * 64 + 64 * 32 - 6, 6)
     assert len(trimesh.load(out / "point_clouds" / "decoder.0.mlp.ply").vertices) == 48 * 64 + 64 * 32 - 6
     assert np.isnan(np.load(out / "layers" / "decoder.0.mlp.npz")["pts3d1"][0, :5, 1]).all()
-    assert "6 of 5120 points are not finite" in capsys.readouterr().err
+    assert "6 of 5120 points are not finite" in messages.text
 
 
-def test_probes_without_confidence_are_written_without_it(photos, tmp_path):
-    run(request(photos, tmp_path), loader(probes=FakeProbes(spoil=lambda pair: [prediction.pop("conf") for prediction in pair])))
+def test_probes_without_confidence_are_written_without_it(run, tmp_path):
+    run(probes=FakeProbes(spoil=lambda pair: [prediction.pop("conf") for prediction in pair]))
     assert set(np.load(tmp_path / "results" / "layers" / "decoder.0.mlp.npz")) == {"pts3d1", "pts3d2"}
 
 
-def test_earlier_results_are_replaced_only_when_asked_and_only_whole(photos, tmp_path):
+def test_earlier_results_are_replaced_only_when_asked_and_only_whole(run, tmp_path):
     out = tmp_path / "results"
-    run(request(photos, tmp_path), loader(probes=FakeProbes()))
+    run(probes=FakeProbes())
     with pytest.raises(UserError, match="not empty.*--overwrite"):
-        run(request(photos, tmp_path), loader(probes=FakeProbes()))
+        run(probes=FakeProbes())
 
     def fail(pair):
         raise OSError(28, "No space left on device")
 
     before = (out / "run.json").read_bytes()
     with pytest.raises(OSError, match="No space left"):
-        run(request(photos, tmp_path, overwrite=True), loader(probes=FakeProbes(spoil=fail)))
+        run(probes=FakeProbes(spoil=fail), overwrite=True)
     assert (out / "run.json").read_bytes() == before
 
-    run(request(photos, tmp_path, overwrite=True), loader())
+    run(overwrite=True)
     assert "layers/decoder.0.mlp.npz" not in files_in(out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg", "results"]
 
 
-def test_a_folder_that_is_no_earlier_result_is_never_replaced(photos, tmp_path):
+def test_a_folder_that_is_no_earlier_result_is_never_replaced(run, tmp_path):
     precious = tmp_path / "results" / "thesis.tex"
     precious.parent.mkdir()
     precious.write_text("do not lose")
-    with pytest.raises(UserError, match="holds no earlier result"):
-        run(request(photos, tmp_path, overwrite=True), loader())
+    with pytest.raises(UserError, match="does not hold an earlier result"):
+        run(overwrite=True)
     assert precious.read_text() == "do not lose"
 
 
-def test_refusals_come_before_the_model_is_loaded(photos, tmp_path):
-    def load(checkpoint, dtype):
+def test_refusals_come_before_the_model_is_loaded(run, tmp_path):
+    def load(checkpoint, dtype, progress):
         raise AssertionError("loaded")
 
     (tmp_path / "results").write_text("a file")
     with pytest.raises(UserError, match="is a file; --out must name a folder"):
-        run(request(photos, tmp_path), load)
+        run(load=load)
     with pytest.raises(UserError, match="no image at"):
-        run(request((photos[0], tmp_path / "missing.png"), tmp_path), load)
+        run(load=load, image2=tmp_path / "missing.png")
 
 
 def test_an_output_folder_is_made_with_its_parents_and_the_usual_permissions(tmp_path):
@@ -284,6 +304,27 @@ def test_help_names_every_option_without_the_heavy_imports():
     assert "usage: python -m und3rstand_jax" in done.stdout and done.stdout.endswith("heavy: []\n")
     for option in ("--checkpoint", "--layers", "--out", "--preprocessing", "--size", "--dtype", "--overwrite", "--debug"):
         assert option in done.stdout
+
+
+def test_the_command_that_needs_no_name_is_run_and_report_is_the_other():
+    rest = ["--checkpoint", "somewhere", "--out", "results"]
+
+    def parse(*words):
+        return parse_command([*words, *rest], {"run": PointmapOptions, "report": ReportOptions}, "run", "und3rstand-jax")
+
+    expected = PointmapOptions(Path("a.png"), Path("b.png"), checkpoint="somewhere", out=Path("results"))
+    assert parse("a.png", "b.png") == parse("run", "a.png", "b.png") == expected
+    assert parse("./report", "b.png").image1 == Path("report")
+    assert parse("report", "a.png", "b.png") == ReportOptions((Path("a.png"), Path("b.png")), checkpoint="somewhere", out=Path("results"))
+    assert parse("report", "--scene", "1").images == ()
+
+
+def test_messages_reach_stderr_while_a_command_runs_and_logging_is_left_as_it_was(capsys):
+    logger = logging.getLogger("und3rstand_jax")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    assert run_command(lambda: logging.getLogger("und3rstand_jax.report").info("wrote %s", "it"), debug=False) == 0
+    assert capsys.readouterr() == ("", "wrote it\n")
+    assert (logger.level, logger.propagate, logger.handlers) == before
 
 
 def test_usage_errors_and_missing_photos_exit_with_status_2(tmp_path):

@@ -67,7 +67,7 @@ def test_a_checkpoint_without_probes_gives_its_head_and_says_so(photos, tmp_path
     monkeypatch.setenv("UND3RSTAND_JAX_CACHE", str(tmp_path / "cache"))
     source = tiny.save_backbone(tmp_path / "backbone")
     assert run(monkeypatch, *photos, "--checkpoint", source, "--out", tmp_path / "out", "--size", 32) == 0
-    assert "no probes: writing the output of the model's own head alone" in capsys.readouterr().err
+    assert "no probes: writing the output of the model's own head only" in capsys.readouterr().err
     assert not (tmp_path / "out" / "layers").exists()
     backbone = u3d.load_backbone(source)
     pred = backbone(*(u3d.load_image(photo, size=32) for photo in photos)).pred1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.source import Source, open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.support.errors import UserError
@@ -61,7 +62,7 @@ def assert_holds_tensors(source: Source) -> None:
 
 def refusal(spec: Path | str, **options: str) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(str(spec), **options)
+        open_source(str(spec), HubAccess(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -106,10 +107,9 @@ def test_several_files_without_index_are_one_table(tmp_path: Path) -> None:
     assert_holds_tensors(open_source(str(tmp_path)))
 
 
-def test_aliases_are_metadata_entries_from_an_absent_name_to_a_present_one(tmp_path: Path) -> None:
+def test_metadata_is_kept_with_the_second_names_in_it(tmp_path: Path) -> None:
     metadata = {"format": "pt", "enc.second": "enc.weight", "enc.half": "enc.weight", "lost": "nowhere"}
     with open_source(str(write_folder(tmp_path, metadata=metadata))).tensors as table:
-        assert table.aliases == {"enc.second": "enc.weight"}
         assert table.metadata == metadata
 
 
@@ -227,7 +227,9 @@ def test_a_revision_of_a_local_path(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"x")
-    assert f"{tmp_path / 'model.onnx'} is not a checkpoint by its name; expected one of .safetensors" in refusal(tmp_path / "model.onnx")
+    assert f"{tmp_path / 'model.onnx'} is not a checkpoint by its name; expected a hub id, a folder, or a .safetensors" in refusal(
+        tmp_path / "model.onnx"
+    )
 
 
 def test_folders_without_tensor_files(tmp_path: Path) -> None:
@@ -261,6 +263,6 @@ def test_no_permission(tmp_path: Path, suffix: str) -> None:
 
 def test_importing_loads_nothing_heavy() -> None:
     heavy = ("torch", "jax", "huggingface_hub", "orbax", "flax")
-    code = f"import sys, convert.sources; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, und3rstand_jax.convert.sources.source; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"

@@ -10,23 +10,14 @@ import numpy as np
 import pytest
 
 from tests import step_cases
-from tests.step_cases import LAYERS, assemble_as_it_is, backbone, batch, one_device_step, take_steps, task
-from und3rstand_jax.train.step import probe_step as module
-from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, initial_state, matrices, optimizer, schedule
-
-
-@pytest.fixture(autouse=True)
-def as_it_is(monkeypatch):
-    monkeypatch.setattr(module, "assemble", assemble_as_it_is)
+from tests.step_cases import LAYERS, Case, backbone, batch, one_device_step, take_steps
+from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, matrices, optimizer, schedule
 
 
 @pytest.fixture(scope="module")
 def usual():
     """Three steps of all layers on this process's device."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(module, "assemble", assemble_as_it_is)
-    yield take_steps(task())
-    patch.undo()
+    return take_steps(Case())
 
 
 def assert_close(one, other, tolerance=1e-5):
@@ -78,7 +69,7 @@ def test_two_processes_with_two_devices_each_give_what_one_gives(tmp_path, usual
 
 
 def test_a_layer_alone_trains_as_it_does_among_others(usual):
-    losses, state = take_steps(task(layers=("decoder.0.cross_attn",)))
+    losses, state = take_steps(Case(layers=("decoder.0.cross_attn",)))
     place = LAYERS.index("decoder.0.cross_attn") - 1  # the encoder's layer is a group of its own
     together = jax.tree.map(lambda leaf: leaf[place : place + 1], usual[1].groups["group1"])
     assert_close(together, state.groups["group0"])
@@ -88,17 +79,17 @@ def test_a_layer_alone_trains_as_it_does_among_others(usual):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"side_by_side": 2}, {"accumulate": 4}, pytest.param({"accumulate": 2, "side_by_side": 4}, marks=pytest.mark.slow)]
+    "changes", [{"side_by_side": 2}, {"micro_batches": 4}, pytest.param({"micro_batches": 2, "side_by_side": 4}, marks=pytest.mark.slow)]
 )
 def test_side_by_side_and_in_parts_is_the_same(usual, changes):
-    losses, state = take_steps(task(**changes))
+    losses, state = take_steps(Case(**changes))
     assert_close(usual[0], losses)
     assert_close(usual[1], state)
 
 
 def test_the_probes_learn():
-    few = task(layers=("decoder.1.mlp",), steps=60)
-    step, state = one_device_step(few), initial_state(few.probes, few.recipe, 0)
+    few = Case(layers=("decoder.1.mlp",), steps=60)
+    step, state = one_device_step(few), few.initial_state(0)
     losses = []
     for _ in range(60):
         state, loss = step(state, backbone(), batch(0))
@@ -116,8 +107,7 @@ def poisoned(state, place):
 
 
 def test_a_probe_that_diverges_goes_back_to_its_last_good_parameters_and_the_others_go_on():
-    config = task()
-    step, state = one_device_step(config), initial_state(config.probes, config.recipe, 5)
+    step, state = one_device_step(Case()), Case().initial_state()
     for number in range(2):
         state, _ = step(state, backbone(), batch(number))
     # After two good steps one update goes wrong, as a far too large one would.
@@ -144,12 +134,10 @@ def test_a_probe_that_diverges_goes_back_to_its_last_good_parameters_and_the_oth
 
 
 def test_pairs_without_a_valid_pixel_move_nothing_by_nan():
-    config = task(layers=("decoder.0.mlp",))
+    case = Case(layers=("decoder.0.mlp",))
     empty = batch(0)
     blank = empty.pair.view1._replace(depth=np.zeros_like(empty.pair.view1.depth))
-    state, loss = one_device_step(config)(
-        initial_state(config.probes, config.recipe, 5), backbone(), empty._replace(pair=empty.pair._replace(view1=blank))
-    )
+    state, loss = one_device_step(case)(case.initial_state(), backbone(), empty._replace(pair=empty.pair._replace(view1=blank)))
     assert float(loss["group0"].view1[0]) == 0 and np.isfinite(loss["group0"].view2).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.groups["group0"].params))
     assert state.groups["group0"].frozen_at.tolist() == [NOT_FROZEN]
@@ -176,8 +164,8 @@ def test_weight_decay_is_taken_on_matrices_alone():
 
 
 def test_a_probes_start_depends_on_its_layer_and_the_seed_alone():
-    several, alone = (initial_state(task(layers=layers).probes, task().recipe, 5).params for layers in (LAYERS, LAYERS[3:4]))
-    again, other = (initial_state(task(layers=LAYERS[3:4]).probes, task().recipe, seed).params for seed in (5, 6))
+    several, alone = (Case(layers=layers).initial_state().params for layers in (LAYERS, LAYERS[3:4]))
+    again, other = (Case(layers=LAYERS[3:4]).initial_state(seed).params for seed in (5, 6))
     assert_close(jax.tree.map(lambda leaf: leaf[2:3], several["group1"]), alone["group0"], 0)
     assert_close(alone, again, 0)
     kernels = [tree["group0"]["linear0"]["kernel"] for tree in (alone, other)]

@@ -7,13 +7,11 @@ import pytest
 
 from tests.plain_scenes import render_plain_scenes
 from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.layer_ids import paper_layer_ids
-from und3rstand_jax.probes.config import probe_config
+from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.plan.memory import compile_step
 from und3rstand_jax.train.plan.shapes import intermediates, step_arguments, tree_bytes
-from und3rstand_jax.train.step.optimizer import Recipe
-from und3rstand_jax.train.step.probe_step import ProbeTask
+from und3rstand_jax.train.probes_task import ProbesTask
 
 CONFIG = BackboneConfig(
     img_size=(96, 96), enc_embed_dim=64, enc_depth=1, enc_num_heads=2, dec_embed_dim=64, dec_depth=12, dec_num_heads=2, head_type="linear"
@@ -33,9 +31,10 @@ def analysed():
 
         @functools.cache
         def analyse(layers, side_by_side=1):
-            probes = probe_config(CONFIG, paper_layer_ids(12)[-layers:])
-            task = ProbeTask(DUSt3R(CONFIG), probes, Recipe(100, 10), (96, 96), side_by_side=side_by_side)
-            arguments = step_arguments(task, PAIRS, from_files=False)
+            chosen = ",".join(paper_layer_ids(12)[-layers:])
+            options = TrainOptions(layers=chosen, steps=100, augment=False, side_by_side=side_by_side)
+            task = ProbesTask.create(options, CONFIG, devices=1)
+            arguments = step_arguments(task, PAIRS)
             compiled = compile_step(task, arguments, jax.devices()[:1])
             return compiled.memory_analysis(), tree_bytes(arguments.state), tree_bytes(intermediates(task, arguments).tokens)
 

@@ -25,10 +25,12 @@ from tests.torch_reference.training import (
     step_after_all_outputs,
     step_probe_by_probe,
 )
+from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
+from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.probes.config import probe_config
-from und3rstand_jax.train.step.optimizer import Recipe, initial_state
-from und3rstand_jax.train.step.probe_step import ProbeTask, probe_step
+from und3rstand_jax.train.step.optimizer import Recipe
+from und3rstand_jax.train.step.probe_step import initial_state, probe_step
 
 SHAPE = (32, 48)
 ENCODER_LAYER = "encoder.1.mlp"
@@ -94,10 +96,14 @@ def nothing_rendered(seed, scene, shape, scenes):
     return Pair(*[View(jnp.zeros((*shape, 3), jnp.uint8), jnp.zeros(shape), jnp.zeros((3, 3)), jnp.zeros((4, 4)))] * 2)
 
 
+def example_of(batch):
+    return assemble(batch, seed=0, shape=SHAPE, scenes=SyntheticConfig(), colour_jitter=False)
+
+
 def run_ours(backbone, config):
     """Losses and parameters of each step, and the parameters before the first one."""
-    task = ProbeTask(backbone.module, config, RECIPE, SHAPE)
-    step = jax.jit(functools.partial(probe_step, task, lambda sums: sums))
+    static = {"module": backbone.module, "probes": config, "recipe": RECIPE, "example_of": example_of, "total": lambda sums: sums}
+    step = jax.jit(functools.partial(probe_step, **static))
     state = perturbed(initial_state(config, RECIPE, seed=0))
     first, history = torch_names(config, state.params), []
     for number in range(RECIPE.steps):

@@ -10,15 +10,15 @@ import pytest
 
 _TOLD = """
 import gc, os, signal
-from und3rstand_jax.train.run.interruption import interruption
+from und3rstand_jax.train.run.processes import interruption
 
 def tell(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 
-with interruption("left") as stop:
+with interruption(lambda: os.write(1, b"left\\n")) as stop:
     with stop.finishing():
         tell()
-        print("finished", stop.told, flush=True)
+        print("finished", stop.requested, flush=True)
     gc.callbacks.append(tell)  # where exceptions are lost, and where JAX has one of its own
     gc.collect()
     print("went on", flush=True)
@@ -33,12 +33,12 @@ def test_told_outside_of_what_must_be_finished_a_run_leaves_at_once():
 # Its worker prepares itself at once, or only when the run is gone: killed while a worker starts, a run never sees it ready.
 _RUN = """
 import multiprocessing, os, signal, sys, time
-from und3rstand_jax.data.loader import live_and_die_with_the_run
+from und3rstand_jax.data.loader import prepare_worker
 
 def work(run, ready, late):
     while late and os.getppid() == run:
         time.sleep(0.01)
-    live_and_die_with_the_run(0, 1)
+    prepare_worker(0, 1)
     ready.set()
     time.sleep(600)
 
@@ -93,7 +93,7 @@ def test_ctrl_c_during_garbage_collection_is_not_lost(debug):
 _PROGRAM = """
 import atexit, importlib, sys
 package = importlib.import_module(f"{sys.argv[1]}.__main__")
-package.main = lambda: 130
+sys.modules[package.program.__module__].main = lambda: 130
 atexit.register(print, "down")
 package.program()
 """
@@ -109,8 +109,8 @@ def test_every_installed_script_is_such_a_command():
     scripts = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
     assert sorted(scripts.values()) == [
         "und3rstand_jax.commands.convert:program",
-        "und3rstand_jax.commands.train:program",
         "und3rstand_jax.commands.run:program",
+        "und3rstand_jax.commands.train:program",
     ]
 
 

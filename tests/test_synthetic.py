@@ -390,7 +390,7 @@ def test_noise_is_smooth_bounded_and_different_for_every_salt():
 def test_options_are_read_from_text():
     assert parse_synthetic("") == SyntheticConfig()
     assert parse_synthetic("overlap=0.5-0.9") == SyntheticConfig(overlap=(0.5, 0.9))
-    assert parse_synthetic("baseline=0.1-1,overlap=0.7") == SyntheticConfig(overlap=(0.7, 0.7), baseline=(0.1, 1))
+    assert parse_synthetic("baseline=0.1-1,overlap=0.7") == SyntheticConfig(overlap=(0.7, 0.7), baseline=(0.1, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -408,11 +408,11 @@ def test_options_are_read_from_text():
         ("baseline=2-3", "begin at 1 m or less"),
     ],
 )
-def test_options_that_no_pair_can_have_are_refused_by_name(text, message):
+def test_unusable_options_are_refused_by_name(text, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         parse_synthetic(text)
 
 
-def test_a_config_of_numbers_that_are_none_is_refused():
+def test_a_config_with_nan_is_refused():
     with pytest.raises(UserError, match="overlap: expected"):
         SyntheticConfig(overlap=(float("nan"), 0.9))

@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from tests.options_table import DOCUMENT, table
-from und3rstand_jax.commands.options import parse
+from und3rstand_jax.commands.command_line import parse_command
+from und3rstand_jax.commands.train import COMMANDS, main, with_config
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.train.architecture import backbone_config
-from und3rstand_jax.train.options import TrainOptions
-from und3rstand_jax.train.run.config_file import option_values, read_config, write_config
-from und3rstand_jax.train.task import set_up
+from und3rstand_jax.train.config_file import option_values, read_config, write_config
+from und3rstand_jax.train.options import BackboneOptions, TrainOptions
+from und3rstand_jax.train.probes_task import ProbesTask
 
 TINY = BackboneConfig(
     img_size=(32, 48), enc_embed_dim=32, enc_depth=2, enc_num_heads=2, dec_embed_dim=16, dec_depth=2, dec_num_heads=2, head_type="linear"
@@ -28,12 +29,34 @@ def file(tmp_path, text):
     return path
 
 
+def parse(*argv):
+    return with_config(parse_command(argv, COMMANDS, "probes", "python -m train"), argv)
+
+
 def test_the_command_line_goes_before_the_file_and_the_file_before_defaults(tmp_path):
     path = file(tmp_path, "steps: 7\nlearning-rate: 2e-4\ndata: [synthetic]\nhidden: 64\n")
-    options = parse(["--config", str(path), "--steps", "9", "--data", "co3d:a", "--data", "2*pairs:b"], TrainOptions, "python -m train")
+    options = parse("--config", str(path), "--steps", "9", "--data", "co3d:a", "--data", "2*pairs:b")
     assert (options.steps, options.learning_rate, options.hidden, options.seed) == (9, 2e-4, 64, 0)
     assert options.data == ("co3d:a", "2*pairs:b")
-    assert parse(["--config", str(path)], TrainOptions, "python -m train").data == ("synthetic",)
+    assert parse("--config", str(path)).data == ("synthetic",)
+    assert parse("--config", str(path), "--steps", "10000").steps == 10_000  # given, though it is the default
+
+
+def test_every_command_that_trains_or_plans_takes_a_file_of_its_own_options(tmp_path):
+    path = file(tmp_path, "steps: 7\nout: elsewhere\ndata: [co3d:a]\n")
+    backbone = parse("backbone", "--config", str(path), "--enc-depth", "2")
+    assert isinstance(backbone, BackboneOptions) and (backbone.steps, backbone.enc_depth, backbone.out) == (7, 2, Path("elsewhere"))
+    plan = parse("plan", "--topology", "v5e:2x4", "--config", str(path), "--quick")
+    assert (plan.topology, plan.quick, plan.steps, plan.data) == ("v5e:2x4", True, 7, ("co3d:a",))
+    path.write_text("enc_depth: 3\n")
+    assert parse("backbone", "--config", str(path)).enc_depth == 3
+    for command in ([], ["plan", "--topology", "cpu"]):
+        with pytest.raises(UserError, match="there is no option 'enc_depth'"):
+            parse(*command, "--config", str(path))
+
+
+def test_a_number_without_a_point_is_a_number(tmp_path):
+    assert read_config(file(tmp_path, "learning_rate: 1e-4\nbeta1: 1\n")) == {"learning_rate": 1e-4, "beta1": 1.0}
 
 
 def test_json_is_taken_too(tmp_path):
@@ -56,7 +79,7 @@ def test_everything_wrong_with_a_file_is_said_at_once(tmp_path):
         read_config(path)
     told = str(caught.value)
     assert "no option 'step'; did you mean steps?" in told
-    assert "norm is 'batch', which is not one of layernorm, rmsnorm, none" in told
+    assert "norm is 'batch': input should be 'layernorm', 'rmsnorm' or 'none'" in told
     assert all(f"{name} is" in told for name in ("steps", "augment", "hidden", "data"))
 
 
@@ -67,26 +90,26 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text, told):
 
 
 def test_a_missing_config_file_is_one_line_and_status_2(tmp_path, capsys):
-    assert parse(["--config", str(tmp_path / "none.yaml")], TrainOptions, "python -m train") == 2
-    assert "there is no config file" in capsys.readouterr().err
+    assert main(["--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml does not exist" in capsys.readouterr().err
 
 
 def test_what_is_left_open_is_decided_by_backbone_and_devices():
-    setup = set_up(TrainOptions(steps=200), TINY, devices=8)
-    options = setup.options
+    task = ProbesTask.create(TrainOptions(steps=200), TINY, devices=8)
+    options = task.options
     assert (options.batch_size, options.warmup_steps, options.resolution, options.data) == (32, 20, ("48x32",), ("synthetic",))
-    assert options.val_data == ("synthetic",) and setup.feed.shapes == ((32, 48),)
-    assert setup.probes.layer_ids == tuple(f"decoder.{i}.{step}" for i in (0, 1) for step in ("self_attn", "cross_attn", "mlp"))
-    assert setup.probes.groups[0].widths == (16, 16, 16, 16, 16, 1024)
-    assert setup.val_feed.crop_jitter is False and setup.feed.crop_jitter is True
+    assert options.val_data == ("synthetic",) and task.feed.shapes == ((32, 48),)
+    assert task.probes.layer_ids == tuple(f"decoder.{i}.{step}" for i in (0, 1) for step in ("self_attn", "cross_attn", "mlp"))
+    assert task.probes.groups[0].widths == (16, 16, 16, 16, 16, 1024)
+    assert task.val_feed.crop_jitter is False and task.feed.crop_jitter is True
 
 
 def test_layers_of_other_widths_get_groups_of_their_own():
-    setup = set_up(TrainOptions(layers="encoder.norm,decoder.*.mlp", hidden=8, norm="none", depth=2), TINY, devices=1)
-    assert [group.layer_ids for group in setup.probes.groups] == [("encoder.norm",), ("decoder.0.mlp", "decoder.1.mlp")]
-    assert [group.widths for group in setup.probes.groups] == [(32, 8, 1024), (16, 8, 1024)]
-    assert setup.probes.groups[0].steps == ("linear", "activation", "linear")
-    assert setup.probes.layer_ids == ("encoder.norm", "decoder.0.mlp", "decoder.1.mlp")
+    task = ProbesTask.create(TrainOptions(layers="encoder.norm,decoder.*.mlp", hidden=8, norm="none", depth=2), TINY, devices=1)
+    assert [group.layer_ids for group in task.probes.groups] == [("encoder.norm",), ("decoder.0.mlp", "decoder.1.mlp")]
+    assert [group.widths for group in task.probes.groups] == [(32, 8, 1024), (16, 8, 1024)]
+    assert task.probes.groups[0].steps == ("linear", "activation", "linear")
+    assert task.probes.layer_ids == ("encoder.norm", "decoder.0.mlp", "decoder.1.mlp")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +134,7 @@ def test_layers_of_other_widths_get_groups_of_their_own():
 )
 def test_an_option_that_cannot_be_met_is_named(changes, told):
     with pytest.raises(UserError, match=told):
-        set_up(dataclasses.replace(TrainOptions(), **changes), TINY, devices=4)
+        ProbesTask.create(dataclasses.replace(TrainOptions(), **changes), TINY, devices=4)
 
 
 def test_published_backbones_are_known_without_their_weights():

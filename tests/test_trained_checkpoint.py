@@ -179,7 +179,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(backbone, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="group0/linear0/bias.*expected \\(1, 8\\), found \\(2, 8\\)"):
         write_trained_probes(out, backbone, probe_config(tiny.LAYERS[:1]), {"group0": {"linear0": params["group0"]["linear0"]}}, {})
-    with pytest.raises(UserError, match="no converted checkpoint"):
+    with pytest.raises(UserError, match="is not a converted checkpoint"):
         write_trained_probes(out, backbone / "backbone", config, params, {})
     with pytest.raises(UserError, match="is, or is in, the source"):
         write_trained_probes(backbone, backbone, config, params, {}, overwrite=True)

@@ -10,8 +10,8 @@ import pytest
 from tests import tiny
 from tests.conversion import converted
 from und3rstand_jax import load_backbone
-from und3rstand_jax.analysis.two_views import best_constant, conditions, errors_of, geometric_median, predictor
-from und3rstand_jax.analysis.two_views_result import (
+from und3rstand_jax.analysis.constant_pointmap import best_constant, geometric_median
+from und3rstand_jax.analysis.two_views import (
     CONSTANT,
     GREY_VIEW1,
     GREY_VIEW2,
@@ -19,9 +19,12 @@ from und3rstand_jax.analysis.two_views_result import (
     OTHER_VIEW2,
     TwoViewResult,
     ViewPair,
+    conditions,
+    errors_of,
     format_result,
+    predictor,
 )
-from und3rstand_jax.commands.two_views import main
+from und3rstand_jax.commands.train import main
 from und3rstand_jax.data.example import Example, assemble
 from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
 from und3rstand_jax.data.specification import parse_data, scenes_of
@@ -214,7 +217,7 @@ def checkpoint(tmp_path_factory):
 def test_the_command_measures_a_model_on_synthetic_pairs(checkpoint, tmp_path, capsys):
     file = tmp_path / "new" / "figures.json"
     options = ["--pairs", "3", "--batch-size", "2", "--constant-pairs", "3", "--seed", "5", "--out", str(file)]
-    assert main([str(checkpoint), *options]) == 0
+    assert main(["two-views", str(checkpoint), *options]) == 0
     printed = capsys.readouterr().out
     found = json.loads(file.read_text())
     assert found["options"]["seed"] == 5 and found["options"]["data"] == ["synthetic"] and found["options"]["resolution"] == "32x32"
@@ -247,6 +250,6 @@ def test_the_command_measures_a_model_on_synthetic_pairs(checkpoint, tmp_path, c
     ],
 )
 def test_bad_options_end_in_one_line(checkpoint, options, message, capsys):
-    assert main([str(checkpoint), *options]) == 2
+    assert main(["two-views", str(checkpoint), *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

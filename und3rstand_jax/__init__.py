@@ -7,11 +7,12 @@
     for layer_id, (pred1, pred2) in zip(model.probed_layers.layer_ids, probes(features)):
         print(layer_id, pred1["pts3d"].shape, pred1["conf"].shape)
 
-Names are imported when they are first used: JAX takes a second to import, and a command's `--help` needs none of it.
+Names are imported when they are first used: JAX takes a second to import, and a command's `--help` does not need it.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
@@ -24,7 +25,22 @@ if TYPE_CHECKING:
     from und3rstand_jax.model.output import BackboneOutput
     from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
     from und3rstand_jax.probes.probes import PointmapProbes, Probes
-    from und3rstand_jax.support.errors import UserError
+    from und3rstand_jax.support.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ImageError,
+        LayerError,
+        OptionError,
+        OutputError,
+        TrainingError,
+        UserError,
+    )
+
+    __version__: str
+
+# Without it, warnings of the library would reach stderr in a program that has set up no logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
@@ -37,7 +53,10 @@ _HOMES = {
     "model.output": ("BackboneOutput",),
     "probes.config": ("ProbeConfig", "ProbeGroup"),
     "probes.probes": ("PointmapProbes", "Probes"),
-    "support.errors": ("UserError",),
+    "support.errors": (
+        *("CheckpointError", "ConfigError", "DataError", "ImageError", "LayerError"),
+        *("OptionError", "OutputError", "TrainingError", "UserError"),
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -45,14 +64,23 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "BackboneOutput",
+    "CheckpointError",
     "CheckpointInfo",
+    "ConfigError",
     "DUSt3R",
+    "DataError",
+    "ImageError",
+    "LayerError",
+    "OptionError",
+    "OutputError",
     "PointmapProbes",
     "ProbeConfig",
     "ProbeGroup",
     "ProbedLayers",
     "Probes",
+    "TrainingError",
     "UserError",
+    "__version__",
     "converted_checkpoint",
     "is_checkpoint",
     "layer_ids",
@@ -65,7 +93,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.support.versions").own_version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

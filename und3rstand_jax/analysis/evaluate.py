@@ -1,210 +1,196 @@
-"""Runs probes over pairs with known geometry and averages what they get wrong, layer by layer.
+"""Errors of every probed layer, and of the model's own head, averaged over held-out pairs.
 
-    example ─▶ backbone, once ─▶ each layer's pointmaps ─▶ errors ─▶ averages
-                                        └─▶ a sample of view 2 ─▶ pose ─┘
-
-The device measures (`und3rstand_jax.analysis.probe_errors`), the host finds poses: while it solves one batch's, the device runs the
-next batch.
-
-Evaluates a checkpoint on held-out pairs of the data that `--data` names.
+The device measures a batch (`und3rstand_jax.analysis.batch_errors`) while the host finds the poses of the one before.
 """
 
 import dataclasses
-import functools
-import itertools
-import sys
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
-from tqdm import tqdm
+from jaxtyping import Bool
 
-from und3rstand_jax.analysis.probe_errors import (
-    FAILED_DEGREES,
-    Evaluation,
-    LayerResult,
-    Measured,
-    Reading,
-    measure,
-    pose_result,
-    view_result,
-)
-from und3rstand_jax.data.example import Example, assemble, batch_size
-from und3rstand_jax.data.loader import Feed, Place, Sources, held_out, validation_batches
-from und3rstand_jax.data.specification import scenes_of
-from und3rstand_jax.geometry.cameras import sampled_pixels
+from und3rstand_jax.analysis.batch_errors import BatchErrors, PoseError, assembled, batch_errors, layer_pose_errors, pose_truth
+from und3rstand_jax.data.example import Example, batch_size
+from und3rstand_jax.data.loader import Feed, Sources, held_out, validation_batches
 from und3rstand_jax.geometry.metrics import ViewErrors
-from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, camera_pose, has_baseline, most_confident_half, pose_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import Probes
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.support.progress import progress_bar
+
+ACCURATE_DEGREES = 15.0
+
+_logger = logging.getLogger(__name__)
 
 
-class _Truth(NamedTuple):
-    """What the poses of a batch are compared with: view 2's camera to view 1's, and the size of the scene, of each pair."""
+@dataclasses.dataclass(frozen=True)
+class ViewResult:
+    """Errors of one view (see `ViewErrors`): means over the pairs in which it has a valid pixel, NaN if there is none.
 
-    poses: Float[np.ndarray, "B 4 4"]
-    scene_sizes: Float[np.ndarray, " B"]
-    intrinsics: Float[np.ndarray, "B 3 3"]
-    image_size: tuple[int, int]
-
-
-class _PoseError(NamedTuple):
-    """Degrees between found and true pose of a pair; the direction is NaN where the cameras are not apart."""
-
-    rotation: float
-    direction: float
-    failed: bool
-
-
-class _Found(NamedTuple):
-    """What was found of a layer, each entry a batch's or a pair's."""
-
-    errors: list[tuple[ViewErrors, ViewErrors]]
-    poses: list[_PoseError]
-
-
-def evaluate(
-    backbone: Backbone, probes: Probes, examples: Iterable[Example], total: int | None, pose: bool = True, show_progress: bool = False
-) -> Evaluation:
-    """Errors of every probed layer and of the model's own head, over all pairs.
-
-    Args:
-        backbone: the frozen model; its head is evaluated where it has one.
-        probes: on layers of that model, of any shapes.
-        examples: batches of pairs; a new batch shape is a new compilation.
-        total: how many pairs there are, for the progress bar; None if that is not known.
-        pose: whether to find the pose of view 2 by each layer's pointmap.
-        show_progress: whether to show a bar on a terminal's stderr.
-
-    Raises:
-        UserError: there is no pair, or a probed layer is not the model's.
+    Infinite where the layer's prediction was not finite for a pair.
     """
-    found: dict[str, _Found] = defaultdict(lambda: _Found([], []))
-    pairs = without_baseline = 0
-    hidden = None if show_progress else True  # None hides the bar where stderr is no terminal
-    with ThreadPoolExecutor() as pool, tqdm(total=total, desc="evaluating", unit="pair", disable=hidden, leave=False) as bar:
-        for measured, truth in _batches(backbone, probes, examples, pose):
-            rows = dict(_by_layer(probes.config, measured))
-            for layer, reading in rows.items():
-                found[layer].errors.append(reading.errors)
-            for layer, error in _pose_errors(pool, rows, truth) if pose else ():
-                found[layer].poses.append(error)
-            without_baseline += sum(not has_baseline(true, size) for true, size in zip(truth.poses, truth.scene_sizes, strict=True))
-            pairs += len(truth.poses)
-            bar.update(len(truth.poses))
-    if not pairs:
-        raise UserError("there is no pair to evaluate on; expected at least one: check the data's folder and split")
-    results = {layer: _layer_result(layer, of_layer) for layer, of_layer in found.items()}
-    layers = tuple(results[layer] for layer in probes.layer_ids)
-    return Evaluation(layers, results.get(HEAD), pairs, _without_valid(found), without_baseline)
+
+    invariant: float
+    relative_mean: float
+    relative_median: float
 
 
-def _batches(backbone: Backbone, probes: Probes, examples: Iterable[Example], pose: bool) -> Iterator[tuple[Measured, _Truth]]:
-    """Each batch's measurements on the host, the next batch already under way on the device."""
-    ahead: list[tuple[Measured, Example]] = []
-    for example in itertools.chain(examples, [None]):
-        if example is not None and batch_size(example):
-            ahead.append((measure(backbone, probes, example, pose), example))
-        if ahead and (len(ahead) > 1 or example is None):
-            measured, own = ahead.pop(0)
-            measured = jax.device_get(measured)
-            yield measured, _truth(own, measured)
+@dataclasses.dataclass(frozen=True)
+class PoseResult:
+    """Error of view 2's pose, by PnP on its pointmap; a pair whose pose was not found counts as 180° off.
+
+    Attributes:
+        rotation_degrees: median over pairs.
+        translation_degrees: angle between true and estimated direction of the translation, median over the pairs whose cameras are
+            apart; NaN if there is none.
+        accuracy_15: share of pairs with both below 15° (rotation alone for a pair without a baseline).
+        failed: number of pairs whose pose was not found.
+    """
+
+    rotation_degrees: float
+    translation_degrees: float
+    accuracy_15: float
+    failed: int
 
 
-def _truth(example: Example, measured: Measured) -> _Truth:
-    first, second = (np.asarray(target.cam2world, np.float64) for target in example.targets)
-    size = (example.images[1].shape[1], example.images[1].shape[2])
-    intrinsics = np.asarray(example.intrinsics[1], np.float64)
-    return _Truth(np.linalg.inv(first) @ second, np.asarray(measured.scene_size), intrinsics, size)
+@dataclasses.dataclass(frozen=True)
+class LayerResult:
+    """One layer, by its layer id, or the model's own head ("head"). `pose` is None where poses were not asked for."""
+
+    layer_id: str
+    view1: ViewResult
+    view2: ViewResult
+    pose: PoseResult | None
 
 
-def _by_layer(config: ProbeConfig, measured: Measured) -> Iterator[tuple[str, Reading]]:
-    """Each layer's own reading, without the leading axis."""
-    named = list(zip((group.layer_ids for group in config.groups), measured.groups, strict=True))
-    if measured.head is not None:
-        named.append(((HEAD,), measured.head))
-    for layers, reading in named:
-        for index, layer in enumerate(layers):
-            yield layer, jax.tree.map(lambda leaf, index=index: leaf[index], reading)
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Results over a number of pairs.
+
+    Attributes:
+        layers: the probed layers, in network order.
+        head: the model's own head, None if it has none.
+        pairs: how many were measured.
+        without_valid: of each view, the number of pairs without a valid pixel, which have no error in any layer.
+        without_baseline: the number of pairs whose cameras stand in one place or whose ground truth is all invalid.
+    """
+
+    layers: tuple[LayerResult, ...]
+    head: LayerResult | None
+    pairs: int
+    without_valid: tuple[int, int]
+    without_baseline: int
 
 
-def _pose_errors(pool: ThreadPoolExecutor, rows: dict[str, Reading], truth: _Truth) -> Iterator[tuple[str, _PoseError]]:
-    """Every layer's pose errors, pair by pair: OpenCV leaves the interpreter free, so that every core solves some."""
-    pixels = sampled_pixels(*truth.image_size)
-    jobs = [(layer, index) for layer in rows for index in range(len(truth.poses))]
-    return zip((layer for layer, _ in jobs), pool.map(lambda job: _pose_error(rows[job[0]], pixels, truth, job[1]), jobs), strict=True)
-
-
-def _pose_error(reading: Reading, pixels: Float[np.ndarray, "N 2"], truth: _Truth, index: int) -> _PoseError:
-    """How far the pose is off that a pair's view 2 implies."""
-    assert reading.sample is not None
-    points = np.asarray(reading.sample.points[index])
-    if reading.sample.confidence is not None:
-        chosen = most_confident_half(np.asarray(reading.sample.confidence[index]))
-        points, pixels = points[chosen], pixels[chosen]
-    estimated = camera_pose(points, pixels, truth.intrinsics[index], INLIER_THRESHOLD * truth.image_size[1])
-    true, size = truth.poses[index], float(truth.scene_sizes[index])
-    if estimated is None:
-        return _PoseError(FAILED_DEGREES, FAILED_DEGREES if has_baseline(true, size) else float("nan"), True)
-    return _PoseError(*pose_errors(estimated, true, size), False)
-
-
-def _layer_result(layer: str, found: _Found) -> LayerResult:
-    views = [jax.tree.map(lambda *parts: np.concatenate(parts), *(batch[view] for batch in found.errors)) for view in (0, 1)]
-    pose = pose_result(*zip(*found.poses, strict=True)) if found.poses else None
-    return LayerResult(layer, view_result(views[0]), view_result(views[1]), pose)
-
-
-def _without_valid(found: dict[str, _Found]) -> tuple[int, int]:
-    """Of each view, the pairs without a valid pixel, which have no error in any layer."""
-    errors = next(iter(found.values())).errors
-    first, second = (sum(int(np.isnan(batch[view].invariant).sum()) for batch in errors) for view in (0, 1))
-    return first, second
-
-
-def evaluate_on(
-    backbone: Backbone, probes: Probes, feed: Feed, sources: Sources, pairs: int, show_progress: bool
-) -> tuple[Evaluation, int]:
-    """Errors of probes on `pairs` held-out pairs, or all there are.
+def evaluate_on(backbone: Backbone, probes: Probes, feed: Feed, sources: Sources, pairs: int, progress: bool) -> tuple[Evaluation, int]:
+    """Errors of probes on `pairs` held-out pairs of a data set, or on all there are if fewer.
 
     Args:
         backbone: the frozen model.
         probes: on layers of it.
-        feed: where pairs come from; its seed and its first shape count, augmentation does not.
+        feed: where pairs come from. Its seed and its first shape apply, its augmentation does not.
         sources: of the feed, opened for "val".
         pairs: how many, in batches of at most the feed's size.
-        show_progress: whether to show a bar on a terminal's stderr.
+        progress: whether a terminal shows a progress bar.
 
     Returns:
-        The evaluation, and how many pairs could not be read and were replaced, which stderr is told as well.
+        The evaluation, and how many pairs could not be read and were replaced by others; each is logged.
 
     Raises:
-        UserError: data cannot be read.
+        DataError: pairs cannot be read, or there are none.
     """
     places = held_out(feed, sources, pairs)
-    # Equal batches, so that one program does for all.
+    # Batches of one size, which is one compilation, and the last one full.
     size = max((divisor for divisor in range(1, feed.batch_size + 1) if len(places) % divisor == 0), default=1)
-    skipped: list[tuple[str, str]] = []
-    examples = _examples(dataclasses.replace(feed, batch_size=size), sources, places, skipped)
-    evaluation = evaluate(backbone, probes, examples, len(places), show_progress=show_progress)
-    for _, told in skipped:
-        print(f"cannot read {told}: another pair took its place", file=sys.stderr)
+    feed = dataclasses.replace(feed, batch_size=size)
+    skipped: list[str] = []
+    examples = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
+    evaluation = evaluate(backbone, probes, examples, len(places), progress=progress)
+    for message in skipped:
+        _logger.info("cannot read %s: another pair took its place", message)
     return evaluation, len(skipped)
 
 
-def _examples(feed: Feed, sources: Sources, places: list[Place], skipped: list[tuple[str, str]]) -> Iterator[Example]:
-    assembled = jax.jit(functools.partial(_assemble, shape=feed.shapes[0], scenes=scenes_of(feed.specs)))
-    for delivery in validation_batches(feed, sources, places):
-        skipped.extend(delivery.skipped)
-        yield assembled(delivery.batch, feed.seed)
+def evaluate(
+    backbone: Backbone, probes: Probes, examples: Iterable[Example], total: int | None, pose: bool = True, progress: bool = False
+) -> Evaluation:
+    """Errors of probes on pairs that are given as arrays.
+
+    Args:
+        backbone: the frozen model; its own head is evaluated too, if it has one.
+        probes: on layers of that model, of any shapes.
+        examples: batches of pairs; each new batch shape is compiled for.
+        total: the number of pairs, for the progress bar; None if unknown.
+        pose: whether to estimate the pose of view 2 from each layer's pointmap.
+        progress: whether a terminal shows a progress bar.
+
+    Raises:
+        DataError: there are no pairs.
+        LayerError: a probed layer is not one of the model's.
+    """
+    errors: dict[str, list[tuple[ViewErrors, ViewErrors]]] = defaultdict(list)
+    poses: dict[str, list[PoseError]] = defaultdict(list)
+    pairs = without_baseline = 0
+    with ThreadPoolExecutor() as pool, progress_bar("evaluating", total, "pair", progress) as advance:
+        for example, measured in _one_ahead(backbone, probes, examples, pose):
+            layers = measured.by_layer(probes.config)
+            truth = pose_truth(example, np.asarray(measured.scene_size))
+            for layer, found in layers.items():
+                errors[layer].append(found.errors)
+            for layer, error in layer_pose_errors(layers, truth, pool) if pose else ():
+                poses[layer].append(error)
+            without_baseline += truth.without_baseline
+            pairs += len(truth.poses)
+            advance(len(truth.poses))
+    if not pairs:
+        raise DataError("there is no pair to evaluate on; expected at least one: check the data's folder and split")
+    results = {layer: _layer_result(layer, errors[layer], poses[layer]) for layer in errors}
+    any_layer = next(iter(errors.values()))
+    without_valid = [sum(int(np.isnan(batch[view].invariant).sum()) for batch in any_layer) for view in (0, 1)]
+    return Evaluation(
+        layers=tuple(results[layer] for layer in probes.layer_ids),
+        head=results.get(HEAD),
+        pairs=pairs,
+        without_valid=(without_valid[0], without_valid[1]),
+        without_baseline=without_baseline,
+    )
 
 
-def _assemble(batch: Any, seed: Any, shape: Any, scenes: Any) -> Example:
-    return assemble(batch, seed, shape, scenes, colour_jitter=False)
+def _one_ahead(backbone: Backbone, probes: Probes, examples: Iterable[Example], pose: bool) -> Iterator[tuple[Example, BatchErrors]]:
+    """Each batch with its errors on the host, while the device works on the next batch."""
+    waiting: tuple[Example, BatchErrors] | None = None
+    for example in examples:
+        if not batch_size(example):
+            continue
+        started = example, batch_errors(backbone, probes, example, pose)
+        if waiting is not None:
+            yield waiting[0], jax.device_get(waiting[1])
+        waiting = started
+    if waiting is not None:
+        yield waiting[0], jax.device_get(waiting[1])
+
+
+def _layer_result(layer: str, errors: Sequence[tuple[ViewErrors, ViewErrors]], poses: Sequence[PoseError]) -> LayerResult:
+    def view_result(view: int) -> ViewResult:
+        means = []
+        for batches in zip(*(batch[view] for batch in errors), strict=True):
+            values = np.concatenate(batches).astype(np.float64)
+            known = values[~np.isnan(values)]
+            means.append(float(known.mean()) if known.size else float("nan"))
+        return ViewResult(*means)
+
+    return LayerResult(layer, view_result(0), view_result(1), pose_result(*zip(*poses, strict=True)) if poses else None)
+
+
+def pose_result(rotation: Sequence[float], direction: Sequence[float], failed: Sequence[bool]) -> PoseResult:
+    """Sums up one layer's pose errors: degrees of each pair, the direction's NaN for a pair without a baseline."""
+    rotations, directions = np.asarray(rotation), np.asarray(direction)
+    has_direction: Bool[np.ndarray, " B"] = ~np.isnan(directions)
+    accurate = (rotations < ACCURATE_DEGREES) & ((directions < ACCURATE_DEGREES) | ~has_direction)
+    translation = float(np.median(directions[has_direction])) if has_direction.any() else float("nan")
+    return PoseResult(float(np.median(rotations)), translation, float(accurate.mean()), int(np.sum(failed)))

@@ -1,10 +1,8 @@
-"""What a report looks at: two photos, or a rendered scene of which everything is known."""
+"""A pair of views to analyse: two photos, or a rendered scene with its ground truth."""
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +11,30 @@ from PIL.Image import Image
 
 from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.model.images import Preprocessing, load_image, to_uint8
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.model.output import pair
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.text import JsonObject
 
-SCENES_SEED = 0  # a training run with this seed, which is its default, validates on the same scenes
-
+SCENES_SEED = 0
+"""Of held-out scenes. A training run with this seed, which is the default, validates on the same ones."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GroundTruth:
+    """The geometry of a rendered pair.
+
+    Attributes:
+        views: both views' points in view 1's frame, in metres.
+        pose: camera 2 to camera 1, in metres.
+        intrinsics: of both cameras in pixels, pixel centres at integers.
+    """
+
+    views: tuple[ViewTruth, ViewTruth]
+    pose: Float[np.ndarray, "4 4"]
+    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,90 +42,103 @@ class Inputs:
     """Both views and what is known of them.
 
     Attributes:
-        title: what is looked at, in a line.
+        title: one line for headings.
         views: as the model takes them, (1, H, W, 3) in [-1, 1]; they may differ in size.
-        truth: both views' true points in view 1's frame, None for photos.
-        true_pose: camera 2 to camera 1, in the truth's unit, None for photos.
-        intrinsics: of both cameras in pixels, pixel centres at integers, None for photos.
-        facts: where the views come from, as JSON.
+        truth: None for photos.
+        provenance: where the views come from.
     """
 
     title: str
-    views: tuple[Float[np.ndarray, "1 H W 3"], Float[np.ndarray, "1 H W 3"]]
-    truth: tuple[ViewTruth, ViewTruth] | None
-    true_pose: Float[np.ndarray, "4 4"] | None
-    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]] | None
-    facts: Mapping[str, Any]
+    views: tuple[Float[np.ndarray, "1 H1 W1 3"], Float[np.ndarray, "1 H2 W2 3"]]
+    truth: GroundTruth | None
+    provenance: JsonObject
 
     @property
-    def images(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W 3"]]:
-        """Both views' pixels."""
+    def images(self) -> tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]:
+        """Both views as 8-bit RGB."""
         return to_uint8(self.views[0][0]), to_uint8(self.views[1][0])
 
     @property
     def sizes(self) -> tuple[Size, Size]:
         """Of both views."""
-        return (self.views[0].shape[1], self.views[0].shape[2]), (self.views[1].shape[1], self.views[1].shape[2])
+        return pair((view.shape[1], view.shape[2]) for view in self.views)
 
 
 def photo_inputs(paths: tuple[Path, Path], photos: tuple[Image, Image], preprocessing: Preprocessing, side: int) -> Inputs:
-    """Two open photos, brought to size as `und3rstand_jax.model.images.load_image` does; `paths` is what they are called.
+    """Two open photos, resized as `und3rstand_jax.model.images.load_image` does.
+
+    Args:
+        paths: the photos' files, for the title and the provenance; nothing is read from them.
+        photos: both of them.
+        preprocessing: how they are resized and cropped.
+        side: the size to bring them to, in pixels.
 
     Raises:
-        UserError: a photo leaves nothing at this size.
+        ImageError: nothing is left of a photo at this size.
     """
-    one, two = (load_image(photo, preprocessing, side) for photo in photos)
-    images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, (one, two), strict=True)]
-    facts = {"images": images, "preprocessing": preprocessing}
-    return Inputs(" and ".join(map(_shown_name, paths)), (one, two), None, None, None, facts)
 
+    def printable(name: str) -> str:
+        # Bytes that are not UTF-8, newlines and the like are escaped: no figure or page can show them.
+        readable = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in readable)
 
-def _shown_name(file: Path) -> str:
-    """A file's name, in which what no figure or page can show is written out: bytes that are not UTF-8, ends of lines."""
-    name = os.fsencode(file.name).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+    views = pair(load_image(photo, preprocessing, side) for photo in photos)
+    images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, views, strict=True)]
+    title = " and ".join(printable(path.name) for path in paths)
+    return Inputs(title, views, None, {"images": images, "preprocessing": preprocessing})
 
 
 def scene_inputs(number: int, data: str, size: Size) -> Inputs:
-    """A held-out synthetic scene, rendered, with its ground truth in metres.
+    """A held-out synthetic scene, rendered, with its ground truth.
 
     Args:
         number: counts the held-out scenes of seed 0, from 0.
-        data: how cameras are placed, as `--data` of training says it: `synthetic`, `synthetic:overlap=0.5-0.9,baseline=0.1-1`.
+        data: camera placement, in the syntax of the training option `--data`: `synthetic`,
+            `synthetic:overlap=0.5-0.9,baseline=0.1-1`.
         size: of both views.
 
     Raises:
-        UserError: there is no scene of this number, or `data` does not say how scenes are rendered.
+        OptionError: the number is out of range, or `data` does not describe synthetic scenes.
     """
+    # Imported here: photos are analysed without the libraries that read training data.
     from und3rstand_jax.data.example import model_input
-    from und3rstand_jax.data.inspect.inspection import RenderedPairs
     from und3rstand_jax.data.records import held_out_scenes
     from und3rstand_jax.data.specification import parse_data, scenes_of
+    from und3rstand_jax.data.synthetic.render import RenderedPairs
 
     scenes = scenes_of(parse_data((data,)))
     if scenes is None:
-        raise UserError(f"--data {data!r}: a scene is rendered; expected synthetic or synthetic:overlap=LOW-HIGH,baseline=LOW-HIGH")
+        raise OptionError(f"--data {data!r}: a scene is rendered; expected synthetic or synthetic:overlap=LOW-HIGH,baseline=LOW-HIGH")
     count = len(held_out_scenes())
     if not 0 <= number < count:
-        raise UserError(f"--scene {number}: expected the number of a held-out scene, 0 to {count - 1}")
-    pair = RenderedPairs(scenes, SCENES_SEED, "val", number + 1, size).read(number)
-    cameras = [np.asarray(view.cam2world, np.float64) for view in pair]
-    intrinsics = np.asarray(pair.view1.intrinsics, np.float64), np.asarray(pair.view2.intrinsics, np.float64)
-    true_pose = np.linalg.inv(cameras[0]) @ cameras[1]
-    truth = (
-        view_truth(pair.view1.depth, intrinsics[0], np.eye(4)),
-        view_truth(pair.view2.depth, intrinsics[1], true_pose),
+        raise OptionError(f"--scene {number}: expected the number of a held-out scene, 0 to {count - 1}")
+    views = RenderedPairs(scenes, SCENES_SEED, "val", number + 1, size).read(number)
+    camera1, camera2 = (np.asarray(view.cam2world, np.float64) for view in views)
+    pose = np.linalg.inv(camera1) @ camera2
+    intrinsics = pair(np.asarray(view.intrinsics, np.float64) for view in views)
+    points = (
+        view_truth(views.view1.depth, intrinsics[0], np.eye(4)),
+        view_truth(views.view2.depth, intrinsics[1], pose),
     )
-    facts = {
+    provenance = {
         "scene": {"number": number, "seed": SCENES_SEED, "data": data, "cameras": dataclasses.asdict(scenes)},
         "images": [{"height": size[0], "width": size[1]}] * 2,
     }
-    one, two = (np.asarray(model_input(view.image))[None] for view in pair)
-    return Inputs(f"held-out synthetic scene {number}", (one, two), truth, true_pose, intrinsics, facts)
+    images = pair(np.asarray(model_input(view.image))[None] for view in views)
+    return Inputs(f"held-out synthetic scene {number}", images, GroundTruth(points, pose, intrinsics), provenance)
 
 
 def view_truth(depth: Float[np.ndarray, "H W"], intrinsics: Float[np.ndarray, "3 3"], pose: Float[np.ndarray, "4 4"]) -> ViewTruth:
-    """A depth map (z; 0 or not finite where unknown) as points in the frame that `pose` takes the camera to; 0 where unknown."""
+    """A depth map as points.
+
+    Args:
+        depth: z along the optical axis; 0 or not finite where unknown.
+        intrinsics: in pixels, pixel centres at integers.
+        pose: from the camera to the frame of the points.
+
+    Returns:
+        The points, float32, 0 where the depth is unknown.
+    """
     from und3rstand_jax.data.example import unproject
 
     valid = np.isfinite(depth) & (depth > 0)

@@ -1,10 +1,10 @@
-"""Figures of something over the layers of a network, a marker a layer."""
+"""Figures of metrics over the layers of a network: panels above one another, a marker for each layer."""
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,20 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 _INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
-
-
 _LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
-
-
 _LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
-
-
-_TICKS = ((10, range(1, 10)), (1000, (1, 2, 5)), (math.inf, (1,)))  # those of a decade, below a ratio of largest to smallest value
+_TICKS = ((10, range(1, 10)), (1000, (1, 2, 5)), (math.inf, (1,)))  # ticks of a decade, below this ratio of largest to smallest value
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How the layers behind one kind of step look, in colours (Okabe and Ito's) that the colour-blind can tell apart."""
+    """How the layers after one kind of step are drawn, in Okabe and Ito's colours, which the colour-blind can tell apart."""
 
     label: str
     marker: str
@@ -41,8 +35,9 @@ _KINDS = {
 }
 
 
+@runtime_checkable
 class OfLayer(Protocol):
-    """What was found of one layer."""
+    """Anything that was measured of one layer."""
 
     @property
     def layer_id(self) -> str:
@@ -55,7 +50,7 @@ Result = TypeVar("Result", bound=OfLayer)
 
 @dataclass(frozen=True)
 class Series(Generic[Result]):
-    """One line of a panel: filled markers on a solid line, or open ones on a dashed line. What `of` gives may be NaN."""
+    """One line of a panel: filled markers on a solid line, or open ones on a dashed line. Values of `of` may be NaN."""
 
     label: str
     of: Callable[[Result], float]
@@ -63,13 +58,21 @@ class Series(Generic[Result]):
 
     @property
     def style(self) -> Literal["-", "--"]:
-        """Matplotlib's name of the line."""
+        """Matplotlib's line style."""
         return "-" if self.is_filled else "--"
 
 
 @dataclass(frozen=True)
 class Panel(Generic[Result]):
-    """What is drawn over the layers: a title, the label of the axis, lines. Shares are drawn from 0 to 100 %, all else by its logarithm."""
+    """One set of axes over the layers.
+
+    Attributes:
+        title: above the axes.
+        unit: the label of the vertical axis.
+        series: the lines.
+        greatest: what no value can exceed, such as 180 degrees.
+        is_share: whether values are shares, drawn linearly from 0 to 100 %; all else is drawn logarithmically.
+    """
 
     title: str
     unit: str
@@ -79,7 +82,7 @@ class Panel(Generic[Result]):
 
 
 def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], head: Result | None) -> Figure:
-    """Panels above one another over the same layers, in the order of `results`; the head, where there is one, is a line across."""
+    """Panels above one another over the same layers, in the order of `results`; the head, where there is one, is a horizontal line."""
     layers = [result.layer_id for result in results]
     width = min(max(_LAYER_WIDTH * len(layers) + 2.5, _LEAST_WIDTH), _MOST_WIDTH)
     figure = Figure(figsize=(width, _PANEL_HEIGHT * len(panels) + 1.0), dpi=110, layout="constrained")
@@ -88,7 +91,8 @@ def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], he
         _draw_panel(axes, panel, results, head)
         _draw_blocks(axes, layers)
     _name_stacks(all_axes[-1], layers)
-    handles = [_marker(_KINDS[step]) for step in _KINDS if step in map(_step, layers)]
+    drawn = [kind for step, kind in _KINDS.items() if step in map(_step, layers)]
+    handles = [Line2D([], [], color=kind.colour, marker=kind.marker, linestyle="none", label=kind.label) for kind in drawn]
     handles += [Line2D([], [], color=_HEAD, label="the model's own head")] if head else []
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(width / 2)), frameon=False, columnspacing=1.4)
     return figure
@@ -108,13 +112,21 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
         if math.isfinite(value):
             drawn.append(value)
             axes.axhline(value, color=_HEAD, linestyle=series.style)
-    _frame(axes)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
     if panel.is_share:
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     else:
-        _scale(axes, [value for value in drawn if math.isfinite(value)])
-        # Matplotlib's own margin, but no decade of angles that there are not.
+        values = [value for value in drawn if math.isfinite(value)]
+        if values and min(values) > 0:
+            axes.set_yscale("log")
+            ticks = next(ticks for ratio, ticks in _TICKS if max(values) < ratio * min(values))
+            axes.yaxis.set_major_locator(LogLocator(subs=tuple(ticks)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        # Matplotlib's own margin, but not a whole decade beyond the greatest value possible.
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * panel.greatest))
     note = f" ({missing} values are not finite and not drawn)" if missing else ""
     axes.set_title(panel.title + note, loc="left", fontsize=13, color=_INK, pad=24)
@@ -132,28 +144,8 @@ def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], ser
         axes.plot(at, [shown[index] for index in at], kind.marker, color=kind.colour, markerfacecolor=face, markersize=6.5)
 
 
-def _marker(kind: _Kind) -> Line2D:
-    return Line2D([], [], color=kind.colour, marker=kind.marker, linestyle="none", label=kind.label)
-
-
-def _frame(axes: Axes) -> None:
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers, unless a value is 0."""
-    if values and min(values) > 0:
-        axes.set_yscale("log")
-        ticks = next(ticks for ratio, ticks in _TICKS if max(values) < ratio * min(values))
-        axes.yaxis.set_major_locator(LogLocator(subs=tuple(ticks)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:
-    """A band and a number a block."""
+    """A band and a number for each block."""
     spans = _spans(layers, lambda layer: layer.rpartition(".")[0] if _is_in_block(layer) else layer)
     for number, (_, start, stop) in enumerate(spans):
         if number % 2 == 0:
@@ -165,7 +157,7 @@ def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:
 
 
 def _name_stacks(axes: Axes, layers: Sequence[str]) -> None:
-    """Below the blocks' numbers, whose blocks they are."""
+    """Below the blocks' numbers, the stack they belong to."""
     spans = _spans(layers, lambda layer: layer.partition(".")[0])
     below = axes.secondary_xaxis(location=0)
     below.set_xticks([(start + stop - 1) / 2 for _, start, stop in spans], [f"\n{stack} block" for stack, _, _ in spans])
@@ -177,7 +169,7 @@ def _is_in_block(layer: str) -> bool:
 
 
 def _spans(layers: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, int, int]]:
-    """(name, start, stop) of consecutive layers with one key."""
+    """(key, start, stop) of each run of layers with the same key."""
     spans, start = [], 0
     for name, members in itertools.groupby(layers, key):
         stop = start + len(list(members))

@@ -1,62 +1,56 @@
-"""What a report is made of. Everything here is a plain NumPy array or a plain value: computing it and showing it are apart.
+"""One pair of views in one forward pass: each layer's points, their errors, matches and pose, and the attention maps.
 
-checkpoint + two images ─▶ measure ─▶ Report ─▶ numbers (JSON, npz), figures (PNG, SVG), page (HTML)
+    views ─▶ model, once ─▶ tokens ─▶ each layer's probe ─▶ points ─┬─▶ errors
+                  ├──────▶ the head ──────────────────────▶ points ─┼─▶ pose of view 2
+                  └──────▶ cross-attention weights                  └─▶ matches between the views
 
-One forward pass, and all that a report says of it.
-
-views ─▶ model, once ─▶ tokens ─▶ each layer's probe ─▶ points ─┬─▶ errors
-              ├──────▶ the head ──────────────────────▶ points ─┼─▶ pose of view 2
-              └──────▶ cross-attention weights                  └─▶ matches between the views
+The result holds plain NumPy arrays and plain values; `und3rstand_jax.report` writes it as numbers, figures and a page.
 """
 
 import dataclasses
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
-from tqdm import tqdm
 
-from und3rstand_jax.analysis.inputs import Inputs
+from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, centred_intrinsics, focal_length
 from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, correspondences, match_accuracy, true_places
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import PoseEstimate, pose_against, second_camera
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.model.output import pair
-from und3rstand_jax.model.pointmap import Pointmap
+from und3rstand_jax.model.output import BackboneOutput, Grids, pair
 from und3rstand_jax.probes.probes import Probes
-from und3rstand_jax.support.progress import Stopwatch
+from und3rstand_jax.support.progress import Stopwatch, with_progress
+from und3rstand_jax.support.text import JsonObject
 
 GROUND_TRUTH, OWN_POINTMAPS = "ground truth", "the model's own final pointmaps"
-"""What layers may be measured against, as `Report.reference` calls it."""
+"""What layers may be measured against: values of `PairAnalysis.reference`."""
 
-
-def layer_name(layer_id: str) -> str:
-    """A layer as texts call it."""
-    return "the model's own head" if layer_id == HEAD else layer_id
+Views = tuple[ViewGeometry, ViewGeometry]
+Intrinsics = tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer's (or the head's) view of the pair.
+    """The pair as one layer, or the head, sees it.
 
     Attributes:
         layer_id: as in `und3rstand_jax.model.layer_ids`, or its HEAD.
         views: both views' geometry.
-        errors: normalised point error of each view: mean distance between its points and the reference's after each pair of pointmaps is
-            divided by its mean distance to the origin (DUSt3R's regression loss). `Report.reference` says what that is.
+        errors: normalised point error of each view: mean distance between its points and the reference's, after each pair of pointmaps
+            is divided by its mean distance to the origin (the regression term of DUSt3R's loss). See `PairAnalysis.reference`.
         pose: of view 2.
         correspondences: between the views.
-        accuracy: share of the correspondences with a known true place that lie within `Report.match_threshold` pixels of it; None
+        accuracy: share of the correspondences with a known true place that lie within `PairAnalysis.match_threshold` pixels of it; None
             without ground truth, or where no match has a known place.
     """
 
     layer_id: str
-    views: tuple[ViewGeometry, ViewGeometry]
+    views: Views
     errors: tuple[float, float]
     pose: PoseEstimate
     correspondences: Correspondences
@@ -65,9 +59,9 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Post-softmax cross-attention of one decoder block: for every head and every token of a view, weights over the other's tokens.
+    """Post-softmax cross-attention of one decoder block: each head's weights of every token of a view over the other view's tokens.
 
-    `from_view1`: (heads, N1, N2), rows sum to 1; `from_view2`: (heads, N2, N1). Tokens are row-major over the `grids`.
+    Rows sum to 1. Tokens are row-major over `PairAnalysis.grids`.
     """
 
     block: int
@@ -76,50 +70,143 @@ class Attention:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """All of it.
+class PairAnalysis:
+    """Everything that is measured of one pair.
 
     Attributes:
-        title: what was looked at, in a line.
+        title: one line for headings.
         images: both views, RGB.
         grids: (rows, columns) of each view's tokens.
         layers: in network order; the model's own head last, where it has one.
         attention: of every decoder block, in order.
-        truth: of both views, where the images were rendered.
-        true_pose: view 2's camera in view 1's frame, where known.
-        intrinsics: of both views' cameras in pixels, pixel centres at integers: the true ones where they are known, else those that
-            poses were found with: the focal length by the reference's points of view 1, for both views, since view 2's points, in view
-            1's frame, tell none of its own. None where nothing tells a focal length; then there are no poses either.
+        truth: both views' true points, where the images were rendered.
+        true_pose: camera 2 in view 1's frame, where known.
+        intrinsics: of both cameras in pixels, pixel centres at integers. The true ones where they are known, else the ones that poses
+            were estimated with: for both views the focal length that fits the reference's points of view 1, since view 2's points lie
+            in view 1's frame and determine none. None where no focal length fits; then there are no poses either.
         reference: what `Layer.errors` are measured against: GROUND_TRUTH; without it OWN_POINTMAPS, the head's; without a head "the last
             probed layer's pointmaps (ID)".
         match_threshold: pixels.
-        facts: what was run: checkpoint, provenance, layers, seconds, versions; plain JSON values, nested.
+        record: what was run: checkpoint, provenance, layers, seconds, versions.
     """
 
     title: str
-    images: tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W 3"]]
-    grids: tuple[tuple[int, int], tuple[int, int]]
+    images: tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]
+    grids: Grids
     layers: tuple[Layer, ...]
     attention: tuple[Attention, ...]
     truth: tuple[ViewTruth, ViewTruth] | None
     true_pose: Float[np.ndarray, "4 4"] | None
-    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]] | None
+    intrinsics: Intrinsics | None
     reference: str
     match_threshold: float
-    facts: Mapping[str, Any]
+    record: JsonObject
 
 
-Views = tuple[ViewGeometry, ViewGeometry]
+def analyse_pair(
+    model: Backbone,
+    probes: Probes | None,
+    layers: Sequence[str],
+    inputs: Inputs,
+    record: JsonObject,
+    stopwatch: Stopwatch,
+    progress: bool = False,
+) -> PairAnalysis:
+    """Runs the model once on a pair of views and measures every layer's geometry.
+
+    The weights of all cross-attention are held at once, 4 bytes for each block, head and pair of tokens of the two views: for a DUSt3R
+    1.2 GB at 512×512, 0.7 GB at 512×384.
+
+    Args:
+        model: a backbone; its head runs where it has one.
+        probes: on its layers; None where there are none.
+        layers: the probed layers to read, in network order. Without layers there must be a head.
+        inputs: the views.
+        record: what the result records of the run, such as where model and views come from; the intrinsics are added.
+        stopwatch: times each stage.
+        progress: whether a terminal shows progress bars.
+    """
+    with stopwatch.time("forward"):
+        features = model(*inputs.views, capture=(*layers, *_weights_ids(model)), head=model.config.head_type is not None)
+        # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
+        features = jax.block_until_ready(features)
+    with stopwatch.time("probes"):
+        geometry = _geometry_by_layer(probes, layers, features, progress)
+        attention = tuple(
+            Attention(block, *pair(np.asarray(weights, np.float32)[0] for weights in features[layer]))
+            for block, layer in enumerate(_weights_ids(model))
+        )
+    del features
+    truth = inputs.truth
+    reference = _own_geometry(geometry) if truth is None else _Reference(GROUND_TRUTH, truth.views, truth.pose, truth.intrinsics)
+    patch, threshold = model.config.patch_size, THRESHOLD * inputs.sizes[1][1]
+    return PairAnalysis(
+        title=inputs.title,
+        images=inputs.images,
+        grids=pair((height // patch, width // patch) for height, width in inputs.sizes),
+        layers=_measured(geometry, reference, truth, threshold, stopwatch, progress),
+        attention=attention,
+        truth=None if truth is None else truth.views,
+        true_pose=None if truth is None else truth.pose,
+        intrinsics=reference.intrinsics,
+        reference=reference.name,
+        match_threshold=threshold,
+        record={**record, "intrinsics": reference.intrinsics_json},
+    )
+
+
+def _weights_ids(model: Backbone) -> list[str]:
+    """Ids of the cross-attention weights, block by block."""
+    return [f"decoder.{block}.cross_attn.weights" for block in range(model.config.dec_depth)]
+
+
+def _geometry_by_layer(probes: Probes | None, layers: Sequence[str], features: BackboneOutput, progress: bool) -> dict[str, Views]:
+    """Both views' geometry by every layer's probe, then by the head."""
+    geometry: dict[str, Views] = {}
+    if probes is not None:
+        for layer in with_progress(layers, "reading layers", len(layers), "layer", progress):
+            geometry[layer] = pair(map(ViewGeometry.of, probes.read_layer(layer, features)))
+    if features.pred1 is not None and features.pred2 is not None:
+        geometry[HEAD] = ViewGeometry.of(features.pred1), ViewGeometry.of(features.pred2)
+    return geometry
+
+
+def _measured(
+    geometry: Mapping[str, Views],
+    reference: "_Reference",
+    truth: GroundTruth | None,
+    match_threshold: float,
+    stopwatch: Stopwatch,
+    progress: bool,
+) -> tuple[Layer, ...]:
+    """Every layer's errors and pose against the reference, and its matches: against the true places, where there is a truth."""
+    with stopwatch.time("errors"):
+        errors = {layer: point_errors(views, reference.points) for layer, views in geometry.items()}
+    poses: dict[str, PoseEstimate] = {}
+    with stopwatch.time("poses"):
+        scene_size = reference.scene_size
+        for layer, (_, view2) in with_progress(geometry.items(), "poses", len(geometry), "layer", progress):
+            camera = None if reference.intrinsics is None else second_camera(view2, reference.intrinsics[1])
+            poses[layer] = pose_against(camera, reference.pose, scene_size)
+    matches: dict[str, Correspondences] = {}
+    with stopwatch.time("matches"):
+        places = None if truth is None else true_places(truth.views, truth.pose, truth.intrinsics[1])
+        for layer, views in with_progress(geometry.items(), "matches", len(geometry), "layer", progress):
+            matches[layer] = correspondences(views, places)
+    return tuple(
+        Layer(layer, views, errors[layer], poses[layer], matches[layer], match_accuracy(matches[layer], match_threshold))
+        for layer, views in geometry.items()
+    )
 
 
 class _Reference(NamedTuple):
-    """What layers are measured against, and how it is called; `intrinsics` are of both views, None where nothing tells them."""
+    """What layers are measured against. `estimated` says how the intrinsics were found, where they were not given."""
 
     name: str
     points: tuple[ViewTruth, ViewTruth]
     pose: Float[np.ndarray, "4 4"] | None
-    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]] | None
-    facts: Mapping[str, Any]
+    intrinsics: Intrinsics | None
+    estimated: str | None = None
 
     @property
     def scene_size(self) -> float:
@@ -127,127 +214,25 @@ class _Reference(NamedTuple):
         distances = np.concatenate([np.linalg.norm(view.points[view.valid], axis=-1) for view in self.points])
         return float(distances.mean()) if distances.size else 0.0
 
-
-def measure(
-    model: Backbone, probes: Probes | None, layers: Sequence[str], inputs: Inputs, facts: Mapping[str, Any], stopwatch: Stopwatch
-) -> Report:
-    """The report on a pair of views.
-
-    The weights of all cross-attention are held at once: 4 bytes for each block, head, token and token of the other view (a DUSt3R
-    takes 1.2 GB of them at 512×512, 0.7 GB at 512×384).
-
-    Args:
-        model: a backbone; its head runs where it has one.
-        probes: on its layers; None where there are none.
-        layers: which of them are read, in network order. Without layers there must be a head.
-        inputs: the views.
-        facts: what is to be said of where all this comes from.
-        stopwatch: is told what each stage takes.
-    """
-    blocks = range(model.config.dec_depth)
-    with stopwatch.time("forward"):
-        capture = (*layers, *(_weights_id(block) for block in blocks))
-        # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
-        features = jax.block_until_ready(model(*inputs.views, capture=capture, head=model.config.head_type is not None))
-    with stopwatch.time("probes"):
-        read = dict(_progress("reading layers", _read(features, probes, layers), len(layers) + 1))
-        attention = tuple(_attention(features, block) for block in blocks)
-    del features
-
-    reference = _truth(inputs) if inputs.truth is not None else _own_geometry(read)
-    with stopwatch.time("errors"):
-        errors = {layer: point_errors(views, reference.points) for layer, views in read.items()}
-    with stopwatch.time("poses"):
-        poses = dict(_progress("poses", _poses(read, reference), len(read)))
-    width2 = inputs.sizes[1][1]
-    with stopwatch.time("matches"):
-        places = _true_places(inputs)
-        found = ((layer, correspondences(views, places)) for layer, views in read.items())
-        matches = dict(_progress("matches", found, len(read)))
-    patch = model.config.patch_size
-    return Report(
-        title=inputs.title,
-        images=inputs.images,
-        grids=pair((height // patch, width // patch) for height, width in inputs.sizes),
-        layers=tuple(
-            Layer(layer, views, errors[layer], poses[layer], matches[layer], match_accuracy(matches[layer], THRESHOLD * width2))
-            for layer, views in read.items()
-        ),
-        attention=attention,
-        truth=inputs.truth,
-        true_pose=inputs.true_pose,
-        intrinsics=reference.intrinsics,
-        reference=reference.name,
-        match_threshold=THRESHOLD * width2,
-        facts={**facts, **reference.facts},
-    )
+    @property
+    def intrinsics_json(self) -> JsonObject | None:
+        """The intrinsics as JSON."""
+        if self.intrinsics is None:
+            return None
+        found: dict[str, object] = {f"view{number}": camera.tolist() for number, camera in enumerate(self.intrinsics, start=1)}
+        return found if self.estimated is None else {**found, "estimated": self.estimated}
 
 
-def _weights_id(block: int) -> str:
-    return f"decoder.{block}.cross_attn.weights"
-
-
-def _read(features: Any, probes: Probes | None, layers: Sequence[str]) -> Iterator[tuple[str, Views]]:
-    """Every layer's pointmaps on the host, one layer after the other, the head's last."""
-    if probes is not None:
-        for layer in layers:
-            yield layer, pair(map(_geometry, probes.read_layer(layer, features)))
-    if features.pred1 is not None and features.pred2 is not None:
-        yield HEAD, (_geometry(features.pred1), _geometry(features.pred2))
-
-
-def _geometry(pointmap: Pointmap) -> ViewGeometry:
-    confidence = np.asarray(pointmap["conf"][0], np.float32) if "conf" in pointmap else None
-    return ViewGeometry(np.asarray(pointmap["pts3d"][0], np.float32), confidence)
-
-
-def _attention(features: Any, block: int) -> Attention:
-    one, two = (np.asarray(weights, np.float32)[0] for weights in features[_weights_id(block)])
-    return Attention(block, one, two)
-
-
-def _truth(inputs: Inputs) -> _Reference:
-    assert inputs.truth is not None and inputs.intrinsics is not None
-    facts = {"intrinsics": _intrinsics_facts(inputs.intrinsics)}
-    return _Reference(GROUND_TRUTH, inputs.truth, inputs.true_pose, inputs.intrinsics, facts)
-
-
-def _true_places(inputs: Inputs) -> Float[np.ndarray, "H1 W1 2"] | None:
-    if inputs.truth is None:
-        return None
-    assert inputs.true_pose is not None and inputs.intrinsics is not None
-    return true_places(inputs.truth, inputs.true_pose, inputs.intrinsics[1])
-
-
-def _own_geometry(read: Mapping[str, Views]) -> _Reference:
-    """The model's own last word: its head's pointmaps, or the last probed layer's where there is no head."""
-    layer, views = list(read.items())[-1]
+def _own_geometry(geometry: Mapping[str, Views]) -> _Reference:
+    """The model's own final pointmaps: its head's, or the last probed layer's where there is no head."""
+    layer, views = list(geometry.items())[-1]
     name = OWN_POINTMAPS if layer == HEAD else f"the last probed layer's pointmaps ({layer})"
     points = pair(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
     focal = focal_length(views[0].points, views[0].confidence)
     if focal is None:
-        return _Reference(name, points, None, None, {"intrinsics": None})
-    # One camera took both photos, is assumed: view 2's points lie in view 1's frame, so that its own focal length would take a pass
-    # with the views swapped.
+        return _Reference(name, points, None, None)
+    # One camera is assumed to have taken both photos. View 2's points lie in view 1's frame: its own focal length would take another
+    # pass with the views swapped.
     cameras = pair(centred_intrinsics(focal, (view.points.shape[0], view.points.shape[1])) for view in views)
-    facts = {"intrinsics": {**_intrinsics_facts(cameras), "estimated": f"focal length from view 1's points of {name}, for both views"}}
-    return _Reference(name, points, second_camera(views[1], cameras[1]), cameras, facts)
-
-
-def _intrinsics_facts(cameras: Any) -> dict[str, Any]:
-    return {f"view{number}": camera.tolist() for number, camera in enumerate(cameras, start=1)}
-
-
-def _poses(read: Mapping[str, Views], reference: _Reference) -> Iterator[tuple[str, PoseEstimate]]:
-    size = reference.scene_size
-    for layer, (_, view2) in read.items():
-        camera = None if reference.intrinsics is None else second_camera(view2, reference.intrinsics[1])
-        yield layer, pose_against(camera, reference.pose, size)
-
-
-def _progress(what: str, items: Iterator[tuple[str, Any]], total: int) -> Iterator[tuple[str, Any]]:
-    """A bar on stderr for what takes more than two seconds."""
-    with tqdm(items, desc=what, unit="layer", total=total, delay=2, file=sys.stderr, leave=False) as bar:
-        for name, item in bar:
-            bar.set_postfix_str(name, refresh=False)
-            yield name, item
+    estimated = f"focal length from view 1's points of {name}, for both views"
+    return _Reference(name, points, second_camera(views[1], cameras[1]), cameras, estimated)

@@ -1,8 +1,8 @@
 """The converted checkpoint: a folder with `config.json` and the Orbax trees `backbone/` and `probes/`.
 
 `config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of
-every file, what was read, inferred or defaulted, and what an export back to PyTorch needs. Tensors that the model never
-uses are kept in `backbone_unused/` for that way back.
+every file, what was read, inferred or defaulted, and what an export to PyTorch needs. Tensors that the model never
+uses are kept in `backbone_unused.safetensors` for the export.
 """
 
 import dataclasses
@@ -11,27 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from und3rstand_jax.model.config import BackboneConfig, Mode
+from und3rstand_jax.model.config import OUTPUT_MODES, BackboneConfig, parse_mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import to_json
 
 CONFIG = "config.json"
-
-
 FORMAT = "und3rstand_jax checkpoint"
-
-
 VERSION = 1
-
-
-PARTS = ("backbone", "probes")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
-    """What a converted checkpoint says of itself. A part it does not hold is None.
+    """The contents of a converted checkpoint's `config.json`.
 
-    `provenance` has an entry for each part held; see `und3rstand_jax.convert.provenance` for what the converter writes there.
+    Attributes:
+        backbone: the config of the tree `backbone/`, None without one.
+        probes: the config of the tree `probes/`, None without one.
+        provenance: "backbone" and "probes", where held -> the record of `und3rstand_jax.convert.parts`.
     """
 
     backbone: BackboneConfig | None = None
@@ -39,14 +36,9 @@ class CheckpointInfo:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def has_backbone(self) -> bool:
-        """Whether there is a tree `backbone/`."""
-        return self.backbone is not None
-
-    @property
-    def has_probes(self) -> bool:
-        """Whether there is a tree `probes/`."""
-        return self.probes is not None
+    def parts(self) -> tuple[str, ...]:
+        """The parts held, "backbone" first: each is a tree of that name and an entry of `provenance`."""
+        return tuple(part for part in ("backbone", "probes") if getattr(self, part) is not None)
 
     @property
     def probed_layers(self) -> tuple[str, ...]:
@@ -70,31 +62,34 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     """Reads `config.json` of a converted checkpoint.
 
     Raises:
-        UserError: the folder is no converted checkpoint, or one of a newer format.
+        CheckpointError: the folder is not a converted checkpoint, has a newer format, or its `config.json` is damaged.
     """
     folder = Path(folder)
     if not is_checkpoint(folder):
-        raise UserError(f"{folder} is no converted checkpoint (no {CONFIG} that says {FORMAT!r}); make one with python -m convert")
+        raise CheckpointError(f"{folder} is not a converted checkpoint (no {CONFIG} that says {FORMAT!r}); make one with python -m convert")
     content = json.loads((folder / CONFIG).read_text())
     if content.get("version") != VERSION:
-        raise UserError(f"{folder} has format version {content.get('version')}; this program reads {VERSION}: update it, or convert again")
+        raise CheckpointError(
+            f"{folder} has format version {content.get('version')}; this program reads {VERSION}: update it, or convert again"
+        )
     try:
         backbone, probes, provenance = content["backbone"], content["probes"], content["provenance"]
+        groups = tuple(ProbeGroup(**_with_tuples(group)) for group in probes["groups"]) if probes else ()
         info = CheckpointInfo(
             backbone=BackboneConfig(**_with_tuples(backbone)) if backbone else None,
-            probes=_probe_config(probes) if probes else None,
+            probes=ProbeConfig(**{**_with_tuples(probes), "groups": groups}) if probes else None,
             provenance={part: dict(provenance[part]) for part, held in (("backbone", backbone), ("probes", probes)) if held},
         )
-    # Whatever was done to the file by hand shows in one of these.
+    # Whatever was edited by hand shows in one of these.
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); convert again") from error
-    if not (backbone or probes):
-        raise UserError(f"{folder} holds neither a backbone nor probes; convert again")
+        raise CheckpointError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); convert again") from error
+    if not info.parts:
+        raise CheckpointError(f"{folder} holds neither a backbone nor probes; convert again")
     return info
 
 
 def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
-    """Writes `config.json`; infinities become strings, which strict JSON has no number for."""
+    """Writes `config.json`, as strict JSON: infinities become strings."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -103,36 +98,17 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
         "probes": dataclasses.asdict(info.probes) if info.probes else None,
         "provenance": dict(info.provenance),
     }
-    (folder / CONFIG).write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
-
-
-def _probe_config(content: dict[str, Any]) -> ProbeConfig:
-    fields = _with_tuples({**content, "groups": ()})
-    groups = tuple(ProbeGroup(**{key: tuple(value) for key, value in group.items()}) for group in content["groups"])
-    return ProbeConfig(**{**fields, "groups": groups})
-
-
-def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that frozen configs hold, bounds as numbers."""
-    return {
-        key: _mode(value) if key.endswith("_mode") else tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
-
-
-def _mode(value: list[Any]) -> Mode:
-    return (value[0], float(value[1]), float(value[2]))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return str(value)
-    return value
+    (folder / CONFIG).write_text(to_json(content))
 
 
 def unused_file(folder: Path, part: str) -> Path:
     """Where a converted checkpoint keeps the source tensors that its model never reads."""
     return folder / f"{part}_unused.safetensors"
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that frozen configs hold, bounds as numbers."""
+    return {
+        key: parse_mode(key, value) if key in OUTPUT_MODES else tuple(value) if isinstance(value, list) else value
+        for key, value in fields.items()
+    }

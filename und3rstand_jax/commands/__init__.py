@@ -1,1 +1,1 @@
-"""The command lines, one module each. They alone print."""
+"""The command lines, one module each. Only they print."""

@@ -1,4 +1,7 @@
-"""How every command line of this project ends: expected failures are one line on stderr and exit status 2."""
+"""What all command lines share: subcommands, messages on stderr, and how a process ends.
+
+Expected failures are one line on stderr and exit status 2, Ctrl-C is 130, a closed pipe 141.
+"""
 
 import contextlib
 import io
@@ -9,133 +12,21 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Annotated, Any, NoReturn, Union
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Union
 
 import tyro
 
 from und3rstand_jax.support.errors import UserError
 
-EXIT_FAILED = 2
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
+EXIT_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
 
-EXIT_INTERRUPTED = 130
-
-
-EXIT_BROKEN_PIPE = 141
-
-
-def run_command(main: Callable[[], None], debug: bool) -> int:
-    """Runs a command and returns its exit status.
-
-    A `UserError`, and any `OSError` (full disk, missing permission, no network), ends in `error: …` on stderr and
-    status 2; `debug` prints the traceback before it. Ctrl-C ends in status 130, as a shell expects, and a reader that
-    goes away (`… | head`) in 141. Anything else is a bug and propagates with its traceback. Without `debug`, what the
-    libraries underneath have to say is kept off stderr.
-    """
-    sys.unraisablehook = _interrupt_again if debug else _interrupt_again_and_else_be_quiet
-    show_messages()
-    if not debug:
-        _quieten_libraries()
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A file's name may have bytes that the terminal's encoding cannot show.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more when it exits, which would fail again, loudly.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (UserError, OSError) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
-
-
-class _Messages(logging.Handler):
-    """What the library has to say on the way, a line each on stderr, above progress bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def show_messages() -> None:
-    """Shows what the library logs. Commands alone do: in a program or a notebook the library prints nothing by itself."""
-    logger = logging.getLogger("und3rstand_jax")
-    if not any(isinstance(handler, _Messages) for handler in logger.handlers):
-        logger.addHandler(_Messages(logging.INFO))
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-
-
-def end_process(status: int) -> NoReturn:
-    """Ends a command's process with what `run_command` returned.
-
-    Interrupted, on the spot: XLA may still be computing in threads of its own, which crash when Python takes down what they work on.
-    """
-    if status == EXIT_INTERRUPTED:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
-                stream.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
-def _one_line(error: UserError | OSError) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    if error.strerror is None:
-        return " ".join(str(error).split()) or type(error).__name__
-    where = f": {error.filename}" if error.filename is not None else ""
-    return f"{error.strerror}{where}"
-
-
-def _quieten_libraries() -> None:
-    """Silences warnings, logs, and tracebacks of work that Orbax and TensorStore abandon in the background when they fail."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    for name in ("absl", "asyncio", "huggingface_hub", "jax", "orbax"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.excepthook = _ignore_abandoned_callbacks
-
-
-def _interrupt_again_and_else_be_quiet(unraisable: Any) -> None:
-    """Takes no notice of exceptions that nobody could have caught, but of Ctrl-C."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _interrupt_soon()
-
-
-def _interrupt_again(unraisable: Any) -> None:
-    """Ctrl-C that came during garbage collection, which JAX makes long, would be lost; all else is told as Python does."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _interrupt_soon()
-    else:
-        sys.__unraisablehook__(unraisable)
-
-
-def _interrupt_soon() -> None:
-    # Not at once, which would be inside the hook that tells of it, and lost again.
-    main = threading.main_thread().ident
-    assert main is not None, "it runs"
-    timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
-    timer.daemon = True
-    timer.start()
-
-
-def _ignore_abandoned_callbacks(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an exception as Python does, unless it is a TensorStore read that ends after the reading was given up."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+EXTRAS = {"cv2": "report", **dict.fromkeys(("grain", "OpenEXR", "pydantic", "tensorboardX"), "train")}
+"""Import name of what a bare installation lacks -> the extra that brings it."""
 
 
 def parse_command(argv: Sequence[str], commands: Mapping[str, Any], default: str, prog: str) -> Any:
@@ -159,3 +50,112 @@ def parse_command(argv: Sequence[str], commands: Mapping[str, Any], default: str
     # tyro has default subcommands, but takes their options only behind their name.
     named = bool(argv) and argv[0] in commands
     return tyro.cli(Union[kinds], prog=prog, args=list(argv) if named else [default, *argv])  # type: ignore[call-overload]  # noqa: UP007
+
+
+def run_command(main: Callable[[], None], debug: bool) -> int:
+    """Runs a command and returns its exit status.
+
+    A `UserError`, any `OSError` (full disk, missing permission, no network), and a missing package of an extra become `error: …` on
+    stderr and status 2; with `debug` the traceback comes before it. Ctrl-C gives status 130, as a shell expects, and a pipe that its
+    reader has closed (`… | head`) 141. Anything else is a bug and propagates with its traceback. Without `debug`, the libraries
+    underneath are kept off stderr.
+    """
+    sys.unraisablehook = _interrupt_again if debug else _interrupt_again_and_drop_others
+    if not debug:
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        for name in ("absl", "asyncio", "huggingface_hub", "jax", "orbax"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        sys.excepthook = _drop_abandoned_reads
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may have bytes that the terminal's encoding cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _messages_on_stderr():
+            main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits, which would fail again, loudly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        message = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            message = f"this command needs {package}, which is not installed: pip install 'und3rstand_jax[{EXTRAS[package]}]'"
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, OSError):
+            where = f": {error.filename}" if error.filename is not None else ""
+            message = f"{error.strerror}{where}" if error.strerror is not None else " ".join(message.split()) or type(error).__name__
+        print(f"error: {message}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends a command's process with what `run_command` returned.
+
+    After Ctrl-C, immediately: threads of XLA may still be computing, and crash when Python frees what they work on.
+    """
+    if status == EXIT_INTERRUPTED:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+class _StderrHandler(logging.Handler):
+    """A line on stderr per message, above progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Shows what the library logs while its block runs. Only commands do: in a program or a notebook the library prints nothing."""
+    logger, handler = logging.getLogger("und3rstand_jax"), _StderrHandler()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+# Python drops an exception raised where nothing can catch it, such as Ctrl-C during garbage collection, which JAX makes long.
+def _interrupt_again(unraisable: "UnraisableHookArgs") -> None:
+    """Raises a dropped Ctrl-C again; reports everything else as Python does."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(unraisable)
+    # After the hook returns: raised inside it, the interrupt would be dropped again.
+    main = threading.main_thread().ident
+    assert main is not None, "it runs"
+    timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+
+
+def _interrupt_again_and_drop_others(unraisable: "UnraisableHookArgs") -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _interrupt_again(unraisable)
+
+
+def _drop_abandoned_reads(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Reports an uncaught exception as Python does, except a TensorStore read that ends after Orbax, having failed, gave it up."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)

@@ -1,69 +1,70 @@
-"""`python -m train evaluate`: how well each layer of any checkpoint with probes can be read."""
+"""`python -m train evaluate`: how well the geometry can be read from each layer of a checkpoint with probes."""
 
 import dataclasses
-import sys
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.commands.command_line import run_command
+from und3rstand_jax.support.errors import OptionError, OutputError
+from und3rstand_jax.support.option_values import AttentionImplementation, Dtype, check_seed, parse_image_size
 from und3rstand_jax.train.options import Flag, Several
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions:
-    """Evaluates probes on held-out pairs: writes metrics.json, layers.csv and layers.png, and prints the table."""
+    """Evaluate probes on held-out pairs: write metrics.json, layers.csv and layers.png, and print a table."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """The probes/ of a run, a converted checkpoint with probes, or what python -m convert takes."""
+    """Checkpoint with probes: the probes/ folder of a run, a converted checkpoint, or any source of python -m convert."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("evaluation")
-    """Folder for table and plot; files of their names are replaced."""
-    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
-    """As for training; its held-out pairs are taken. By default synthetic."""
+    """Output folder; existing files of the same names are replaced."""
+    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
+    """Data to take held-out pairs from, as in training."""
     pairs: int = 64
-    """How many pairs."""
+    """Number of pairs."""
     batch_size: int = 4
-    """Pairs at once."""
-    resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size of both views in pixels; by default the backbone's."""
+    """Pairs per forward pass."""
+    resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
+    """Size of both views in pixels, multiples of the patch size."""
     seed: int = 0
-    """Of scenes: that of a run gives the pairs it was validated on."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the backbone computes in."""
-    attention: Literal["auto", "per_head", "xla", "cudnn"] = "auto"
-    """How its attention is computed."""
+    """Seed of the scenes; a run's seed gives the pairs that the run was validated on."""
+    dtype: Dtype = "float32"
+    """Arithmetic of the backbone."""
+    attention: AttentionImplementation = "auto"
+    """Implementation of the backbone's attention."""
     workers: int = 2
     """Processes that read files."""
     unreadable: Literal["skip", "fail"] = "skip"
-    """What a pair does whose files cannot be read: another takes its place, or the evaluation ends."""
+    """Pairs whose files cannot be read: replace them by others, or stop."""
     debug: Flag = False
     """Show the traceback of an error."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command and returns its exit status."""
-    options = tyro.cli(EvaluateOptions, prog="python -m train evaluate", args=argv)
-    return run_command(lambda: _evaluate(options), options.debug)
+def evaluate(options: EvaluateOptions) -> None:
+    """Evaluates probes, writes the files and prints the table.
 
-
-def _evaluate(options: EvaluateOptions) -> None:
+    Raises:
+        UserError: an option, the checkpoint or the data cannot be used.
+    """
+    # Imported here because they bring in JAX, which --help does not need.
     from und3rstand_jax.analysis.evaluate import evaluate_on
-    from und3rstand_jax.analysis.tables import format_table, write_results
+    from und3rstand_jax.analysis.evaluation_files import PLOT, TABLE, format_table, write_results
     from und3rstand_jax.data.loader import Feed, open_sources
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.loading import load_backbone_and_probe
-    from und3rstand_jax.support.errors import UserError
-    from und3rstand_jax.support.option_values import parse_image_size
 
+    # What can be refused without the weights is refused before they are loaded.
     data = options.data or (SYNTHETIC,)
     specs = parse_data(data)
     if options.pairs < 1 or options.batch_size < 1:
-        raise UserError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
+        raise OptionError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
+    check_seed(options.seed)
     if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"{options.out} is a file; --out must name a folder")
+        raise OutputError(f"{options.out} is a file; --out must name a folder")
     backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
@@ -76,15 +77,15 @@ def _evaluate(options: EvaluateOptions) -> None:
         unreadable=options.unreadable,
         workers=options.workers,
     )
-    print(f"evaluating {len(probes.layer_ids)} layers on {options.pairs} pairs of {', '.join(data)}", file=sys.stderr, flush=True)
+    _logger.info("evaluating %d layers on %d pairs of %s", len(probes.layer_ids), options.pairs, ", ".join(data))
     sources = open_sources(specs, "val")
     for source in sources:
         if source is not None:
             for note in source.notes:
-                print(f"{source.name}: {note}", file=sys.stderr)
-    evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.pairs, show_progress=True)
+                _logger.info("%s: %s", source.name, note)
+    evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.pairs, progress=True)
     facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
-    facts |= {"unreadable": unreadable}
-    write_results(options.out, evaluation, facts | {"data": list(data), "resolution": f"{shape[1]}x{shape[0]}"})
+    facts |= {"unreadable": unreadable, "data": list(data), "resolution": f"{shape[1]}x{shape[0]}"}
+    write_results(options.out, evaluation, facts)
     print(format_table(evaluation))
-    print(f"table: {options.out / 'layers.csv'}\nplot:  {options.out / 'layers.png'}")
+    print(f"table: {options.out / TABLE}\nplot:  {options.out / PLOT}")

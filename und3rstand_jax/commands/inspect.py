@@ -6,50 +6,52 @@ from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.commands.command_line import run_command
 from und3rstand_jax.train.options import Flag, Several
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectOptions:
-    """Reads a sample of a data set's pairs and says what is there: counts, sizes, units, valid pixels, overlap, faults of the geometry."""
+    """Read a sample of a data set's pairs and report counts, sizes, units, known depth, overlap, and mistakes in the geometry."""
 
-    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")]
-    """As for training: synthetic[:overlap=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR; may be repeated."""
+    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(required; repeatable)")]
+    """As in training: synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR."""
     split: Literal["train", "val"] = "train"
-    """Which part."""
+    """The training pairs or the held-out ones."""
     pairs: int = 64
-    """How many pairs to read."""
+    """Number of pairs to read."""
     resolution: Annotated[str, tyro.conf.arg(metavar="WxH")] = "512x384"
-    """Training size that every pair is tried to be cropped to; that of rendered scenes."""
+    """Training resolution in pixels: scenes are rendered at it, and the report says which photos cannot be cropped to it."""
     seed: int = 0
-    """Of rendered scenes."""
+    """Seed of rendered scenes."""
     debug: Flag = False
     """Show the traceback of an error."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command and returns its exit status."""
-    options = tyro.cli(InspectOptions, prog="python -m train inspect", args=argv)
-    return run_command(lambda: _inspect(options), options.debug)
+def inspect(options: InspectOptions) -> None:
+    """Prints a report on each source.
 
-
-def _inspect(options: InspectOptions) -> None:
-    from und3rstand_jax.data.files.source import FilePairs, open_pairs
-    from und3rstand_jax.data.inspect.inspection import RenderedPairs, inspect_pairs
-    from und3rstand_jax.data.inspect.text import describe
+    Raises:
+        OptionError: an option is out of its range.
+        DataError: a source's folder or its list of pairs is unusable.
+    """
+    from und3rstand_jax.data.files.file_pairs import open_pairs
+    from und3rstand_jax.data.inspect.describe import describe
+    from und3rstand_jax.data.inspect.inspection import InspectedPairs, inspect_pairs
     from und3rstand_jax.data.specification import parse_data
-    from und3rstand_jax.support.errors import UserError
-    from und3rstand_jax.support.option_values import parse_image_size
+    from und3rstand_jax.support.errors import OptionError
+    from und3rstand_jax.support.option_values import check_seed, parse_image_size
 
     if options.pairs < 1:
-        raise UserError(f"--pairs must be at least 1; found {options.pairs}")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
+        raise OptionError(f"--pairs must be at least 1; found {options.pairs}")
+    seed = check_seed(options.seed)
     shape = parse_image_size(options.resolution, 16, "--resolution")
     for spec in parse_data(options.data):
+        source: InspectedPairs
         if spec.scenes is not None:
-            source: RenderedPairs | FilePairs = RenderedPairs(spec.scenes, options.seed, options.split, options.pairs, shape)
+            # Files need no JAX, and are read without it.
+            from und3rstand_jax.data.synthetic.render import RenderedPairs
+
+            source = RenderedPairs(spec.scenes, seed, options.split, options.pairs, shape)
         else:
             source = open_pairs(spec.kind, spec.root or Path(), options.split)
-        print(describe(inspect_pairs(source, options.pairs, shape)))
+        print(describe(inspect_pairs(source, options.pairs, shape, progress=True)))

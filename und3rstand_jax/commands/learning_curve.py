@@ -1,29 +1,42 @@
-"""`python -m train learning-curve LOG… --batch-size N`: how a backbone learned, as a picture.
+"""`python -m train learning-curve LOG… --batch-size N`: how a backbone learned, as a picture."""
 
-Takes the metrics.jsonl of one run, or of several that went on from each other.
-"""
-
-import argparse
+import dataclasses
 from pathlib import Path
+from typing import Annotated
 
-from und3rstand_jax.commands.command_line import run_command
-from und3rstand_jax.support.errors import UserError
-from und3rstand_jax.train.run.learning_curve import joined, plot_curve, read_curve
+import tyro
 
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG", help="metrics.jsonl of each run, in their order")
-    parser.add_argument("--batch-size", type=int, required=True, help="pairs a step, the same in all of them")
-    parser.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="picture to write (default: ./learning_curve.png)")
-    options = parser.parse_args(argv)
-    return run_command(lambda: _draw(options.logs, options.batch_size, options.out), debug=False)
+from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.train.options import Flag
 
 
-def _draw(logs: list[Path], batch_size: int, out: Path) -> None:
-    missing = [str(log) for log in logs if not log.is_file()]
-    if missing:
-        raise UserError(f"there is no log {' and no log '.join(missing)}; expected the metrics.jsonl of runs")
-    plot_curve(out, joined([read_curve(log) for log in logs]), batch_size)
-    print(out)
+@dataclasses.dataclass(frozen=True)
+class LearningCurveOptions:
+    """Plot the training and validation errors of one backbone run, or of several that continued from each other.
+
+    Example: python -m train learning-curve runs/easy/metrics.jsonl runs/hard/metrics.jsonl --batch-size 16 --out curve.png
+    """
+
+    logs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="LOG...", help_behavior_hint="(required)")]
+    """metrics.jsonl of each run, in the order in which they ran."""
+    batch_size: int
+    """Pairs per step, the same in all runs."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("learning_curve.png")
+    """PNG file to write."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+def learning_curve(options: LearningCurveOptions) -> None:
+    """Draws the curve and prints the picture's path.
+
+    Raises:
+        DataError: a log does not exist.
+    """
+    from und3rstand_jax.train.learning_curve import joined, plot_curve, read_curve
+
+    missing = [str(log) for log in options.logs if not log.is_file()]
+    if missing or not options.logs:
+        raise DataError(f"{', '.join(missing) or 'LOG'} does not exist; expected the metrics.jsonl of one or more runs")
+    plot_curve(options.out, joined([read_curve(log) for log in options.logs]), options.batch_size)
+    print(options.out)

@@ -1,48 +1,38 @@
-"""`python -m train plan --topology v5e:2x4 [options of a run]`."""
+"""`python -m train plan`: what a training step takes on a device, whether or not this machine has it."""
 
 import dataclasses
-import sys
 from typing import Annotated
 
 import tyro
 
-from und3rstand_jax.commands.command_line import run_command
 from und3rstand_jax.train.options import Flag, TrainOptions
-from und3rstand_jax.train.plan.topology import Topology, parse_topology, prepare_environment
+from und3rstand_jax.train.plan.topology import parse_topology, prepare_environment
 
 
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
-    """Says what a training step takes on a device: memory by kind, the largest batch that fits, flops, bytes, an estimate of its time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanOptions(TrainOptions):
+    """Plan a training step for a device: memory by kind, largest batch that fits, flops, bytes, and an estimate of its time.
 
-    Takes every option of python -m train beside its own (see its --help). The very step of that run is compiled for the device, which
-    need not be there if it is a TPU; weights and data are not read. A full-size step compiles in one to three minutes.
+    Takes every option of python -m train in addition to its own. The step of exactly that run is compiled for the device; for a TPU,
+    no TPU is needed. Weights and data are not read. A full-size step compiles in one to three minutes.
     """
 
     topology: Annotated[str, tyro.conf.arg(metavar="v5e:2x4|cpu|gpu")]
-    """A TPU slice, by generation (v4, v5e, v5p, v6e) and chips along each axis, or the devices that are here."""
+    """TPU slice to plan for, by generation (v4, v5e, v5p, v6e) and chips along each axis, or the devices of this machine (cpu, gpu)."""
     quick: Flag = False
-    """Leave out the largest batch, whose search compiles up to three times more."""
+    """Skip the search for the largest batch, which compiles up to three more times."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
-    from und3rstand_jax.commands.options import parse
+def plan(options: PlanOptions) -> None:
+    """Plans the step of a run and prints the plan.
 
-    own, others = tyro.cli(PlanOptions, prog="python -m train plan", args=argv, return_unknown_args=True)
-    training = parse(others, TrainOptions, "python -m train plan")
-    return training if isinstance(training, int) else run_command(lambda: _run(own, training), training.debug)
-
-
-def _run(own: PlanOptions, training: TrainOptions) -> None:
-    topology = parse_topology(own.topology)
+    Raises:
+        UserError: there is no such topology or no compiler for it, or the run's options cannot be met.
+    """
+    topology = parse_topology(options.topology)
     prepare_environment(topology)
-    print(_report(topology, training, own.quick))
-
-
-def _report(topology: Topology, training: TrainOptions, quick: bool) -> str:
-    # Imported here because it brings in JAX, which reads the environment when it is imported.
+    # Imported here because they bring in JAX, which reads the environment when it is imported.
     from und3rstand_jax.train.plan.planning import make_plan
-    from und3rstand_jax.train.plan.report import report
+    from und3rstand_jax.train.plan.text import plan_text
 
-    return report(make_plan(training, topology, quick, lambda text: print(text, file=sys.stderr, flush=True)))
+    print(plan_text(make_plan(options, topology, options.quick)))

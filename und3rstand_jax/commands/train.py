@@ -1,91 +1,94 @@
-"""The command line: `python -m train --layers all`, `python -m train backbone`, and what is measured beside them."""
+"""The command line: `python -m train --layers all`, `python -m train backbone`, and the commands beside them."""
 
+import contextlib
+import dataclasses
+import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
-from und3rstand_jax.commands.command_line import end_process, run_command
-from und3rstand_jax.commands.options import parse
-from und3rstand_jax.train.options import RunOptions, TrainOptions
+from und3rstand_jax.commands.command_line import end_process, parse_command, run_command
+from und3rstand_jax.commands.evaluate import EvaluateOptions, evaluate
+from und3rstand_jax.commands.inspect import InspectOptions, inspect
+from und3rstand_jax.commands.learning_curve import LearningCurveOptions, learning_curve
+from und3rstand_jax.commands.plan import PlanOptions, plan
+from und3rstand_jax.commands.two_views import TwoViewOptions, two_views
+from und3rstand_jax.train.config_file import read_config
+from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
+
+PROG = "python -m train"
+
+COMMANDS: dict[str, Any] = {
+    "probes": TrainOptions,
+    "backbone": BackboneOptions,
+    "plan": PlanOptions,
+    "evaluate": EvaluateOptions,
+    "two-views": TwoViewOptions,
+    "inspect": InspectOptions,
+    "learning-curve": LearningCurveOptions,
+}
+"""Name -> options; without a name, probes are trained."""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
     argv = sys.argv[1:] if argv is None else argv
-    # Commands are told apart by hand: training itself has no name of its own, so that its options come right after `train`.
-    if argv and argv[0] in _COMMANDS:
-        return _COMMANDS[argv[0]](argv[1:])
-    return _train(argv)
+    options = parse_command(argv, COMMANDS, "probes", PROG)
+    return run_command(lambda: _run(options, argv), options.debug)
 
 
-def _train(argv: list[str]) -> int:
-    return _start(argv, TrainOptions, "python -m train")
+def _run(options: Any, argv: Sequence[str]) -> None:
+    if isinstance(options, RunOptions):
+        options = with_config(options, argv)
+    match options:
+        case PlanOptions():
+            plan(options)
+        case RunOptions():
+            # Imported here because it brings in JAX and more, which --help does not need.
+            from und3rstand_jax.train.run.training import train
+
+            # To resume what was saved is not to replace it once more.
+            summary = train(options, f"{PROG} {shlex.join(word for word in argv if word != '--overwrite')}", _print_from_signal_handler)
+            if summary is not None:
+                print(summary)
+        case EvaluateOptions():
+            evaluate(options)
+        case TwoViewOptions():
+            two_views(options)
+        case InspectOptions():
+            inspect(options)
+        case LearningCurveOptions():
+            learning_curve(options)
 
 
-def _backbone(argv: list[str]) -> int:
-    from und3rstand_jax.train.options import BackboneOptions
-
-    return _start(argv, BackboneOptions, "python -m train backbone")
-
-
-def _start(argv: list[str], kind: type[RunOptions], prog: str) -> int:
-
-    options = parse(argv, kind, prog)
-    return options if isinstance(options, int) else run_command(lambda: _run(options, argv, prog), options.debug)
+def _print_from_signal_handler(line: str) -> None:
+    """Prints past Python's buffer, which a signal handler may have interrupted."""
+    with contextlib.suppress(OSError):  # stdout may be closed
+        os.write(1, f"{line}\n".encode())
 
 
-def _run(options: RunOptions, argv: list[str], prog: str) -> None:
-    # Imported here because it brings in JAX and more, which --help does not need.
-    from und3rstand_jax.train.run.training import train
+def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
+    """The options with those of the file that --config names; what the command line itself gives takes precedence.
 
-    # To go on with what was saved is not to replace it once more.
-    train(options, f"{prog} {shlex.join(word for word in argv if word != '--overwrite')}")
-
-
-def _two_views(argv: list[str]) -> int:
-    from und3rstand_jax.commands.two_views import main
-
-    return main(argv)
-
-
-def _inspect(argv: list[str]) -> int:
-    from und3rstand_jax.commands.inspect import main
-
-    return main(argv)
-
-
-def _evaluate(argv: list[str]) -> int:
-    from und3rstand_jax.commands.evaluate import main
-
-    return main(argv)
-
-
-def _plan(argv: list[str]) -> int:
-    from und3rstand_jax.commands.plan import main
-
-    return main(argv)
-
-
-def _learning_curve(argv: list[str]) -> int:
-    from und3rstand_jax.commands.learning_curve import main
-
-    return main(argv)
-
-
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "backbone": _backbone,
-    "two-views": _two_views,
-    "inspect": _inspect,
-    "evaluate": _evaluate,
-    "plan": _plan,
-    "learning-curve": _learning_curve,
-}
+    Raises:
+        OptionError: the file cannot be read, or holds something else; see `read_config`.
+    """
+    if options.config is None:
+        return options
+    values = read_config(options.config, BackboneOptions if isinstance(options, BackboneOptions) else TrainOptions)
+    # The command line is read again, now with the file's values as defaults. Options without a default are on the command line.
+    fields = {
+        field.name: getattr(options, field.name) if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(options)
+    }
+    name = next(name for name, kind in COMMANDS.items() if kind is type(options))
+    combined: RunOptions = parse_command(argv, COMMANDS | {name: dataclasses.replace(options, **(fields | values))}, "probes", PROG)
+    # What the command line repeats is added to a default, where it is to replace what the file says.
+    repeated = {name: value for name in ("data", "val_data", "resolution") if (value := getattr(options, name))}
+    return dataclasses.replace(combined, **repeated)
 
 
 def program() -> None:
     """`main` as a process of its own."""
     end_process(main())
-
-
-if __name__ == "__main__":
-    program()

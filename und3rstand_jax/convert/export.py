@@ -1,7 +1,4 @@
-"""Writes safetensors files.
-
-From a converted checkpoint back to PyTorch's names and layouts.
-"""
+"""From a converted checkpoint back to PyTorch: its names and layouts, as safetensors files."""
 
 import json
 import stat
@@ -14,15 +11,15 @@ import numpy as np
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info, unused_file
 from und3rstand_jax.checkpoint.output_folder import check_apart, output_folder
 from und3rstand_jax.checkpoint.trees import read_tree
-from und3rstand_jax.convert.mapping import LeafMap, export
-from und3rstand_jax.convert.probes.names import natural_key
-from und3rstand_jax.convert.provenance import leaves_from_json
-from und3rstand_jax.probes.config import ProbeConfig
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.convert.findings import natural_key
+from und3rstand_jax.convert.mapping import export, leaves_from_json
+from und3rstand_jax.support.errors import CheckpointError, OptionError
+
+_MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header: nobody's original is ever replaced
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes tensors, contiguous ones, with the permissions that a new file has; safetensors would keep it from all but its owner.
+    """Writes contiguous tensors, with the permissions of any new file; safetensors' own are the owner's alone.
 
     Raises:
         OSError: the file cannot be written.
@@ -36,9 +33,6 @@ def write_safetensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: M
     file.chmod(permissions)
 
 
-_MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header
-
-
 def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16: bool = False) -> list[Path]:
     """Writes the parts of a converted checkpoint as `model.safetensors` and `config.json`, as PyTorch reads them.
 
@@ -49,19 +43,18 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16:
         The folders written.
 
     Raises:
-        UserError: `folder` is no converted checkpoint, `out` may not be written, or a value is too large for float16.
+        CheckpointError: `folder` is not a converted checkpoint, or is damaged.
+        OutputError: `out` may not be written.
+        OptionError: a value is too large for float16.
     """
     info = read_checkpoint_info(folder)
     check_apart(out, [folder])
-    parts = [part for part, held in (("backbone", info.has_backbone), ("probes", info.has_probes)) if held]
-    together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in parts}) == 1
+    together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in info.parts}) == 1
+    groups = {".": info.parts} if together else {part: (part,) for part in info.parts}
     with output_folder(out, overwrite, _is_export) as written:
-        if together:
-            _write(written, folder, info, parts, float16)
-            return [out]
-        for part in parts:
-            _write(written / part, folder, info, [part], float16)
-        return [out / part for part in parts]
+        for place, parts in groups.items():
+            _write(written / place, folder, info, parts, float16)
+    return [out / place for place in groups]
 
 
 def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -77,7 +70,7 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
         if name in first_seen:
             # CroCo's one decoder fills both of ours. Once they differ (after training), one name cannot hold both.
             if not np.array_equal(first_seen[name], tensor):
-                raise UserError(f"{name} would have to hold two different tensors: both decoders came from it and have changed since")
+                raise CheckpointError(f"{name} would have to hold two different tensors: both decoders came from it and have changed since")
             continue
         if part == "backbone" and "dec_blocks." in name:
             first_seen[name] = tensor
@@ -89,14 +82,16 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
 
 def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str], float16: bool) -> None:
     tensors = dict(named for part in parts for named in torch_tensors(folder, info, part))
+    if float16:
+        for name, tensor in tensors.items():
+            largest = np.abs(tensor).max(initial=0.0)
+            if largest > np.finfo(np.float16).max:
+                raise OptionError(f"{name} holds values up to {largest:g}, too large for float16; export without --float16")
+            tensors[name] = tensor.astype(np.float16)
     second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
     # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
     # PyTorch expects it, and so the hub's files have it.
-    stored = {
-        name: np.ascontiguousarray(_as_float16(name, tensor) if float16 else tensor)
-        for name, tensor in tensors.items()
-        if name not in second_names
-    }
+    stored = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if name not in second_names}
     target.mkdir(exist_ok=True)
     metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
     write_safetensors(target / "model.safetensors", stored, metadata)
@@ -104,38 +99,31 @@ def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str
     (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
 
 
-def _as_float16(name: str, tensor: np.ndarray) -> np.ndarray:
-    if np.abs(tensor).max(initial=0.0) > np.finfo(np.float16).max:
-        raise UserError(f"{name} holds values up to {np.abs(tensor).max():g}, too large for float16; export without --float16")
-    return tensor.astype(np.float16)
-
-
 def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
-    """The source's own config where it had one; else what describes its parts, in the words that the converter reads."""
+    """The source's own config where it had one; else one that describes its parts in terms that the converter reads."""
     stated = info.provenance[parts[0]]["config"]
     if stated is not None:
         return json.loads(stated)
     backbone = info.backbone.to_hub_config() if info.backbone is not None and "backbone" in parts else {}
     if info.probes is None or "probes" not in parts:
         return backbone
-    probes = _probe_settings(info.probes, leaves_from_json(info.provenance["probes"]["leaves"]))
-    return {**backbone, "probes": probes} if backbone else probes
-
-
-def _probe_settings(config: ProbeConfig, leaves: LeafMap) -> dict[str, Any]:
-    """All that tensors do not show. Layers are in the order of the tensors' names, which may be another than the network's."""
+    # Everything that tensors do not show. Layers are in the order of the tensors' names, which may differ from the network's.
+    config, leaves = info.probes, leaves_from_json(info.provenance["probes"]["leaves"])
     first_name: dict[str, str] = {}
     for number, group in enumerate(config.groups):
         names = leaves[f"group{number}/linear0/kernel"].names
         first_name |= dict(zip(group.layer_ids, names[:: len(names) // len(group.layer_ids)], strict=True))
-    shown = {"layer_ids": sorted(first_name, key=lambda layer: natural_key(first_name[layer]))}
     has_norm = any("norm" in group.steps for group in config.groups)
     fields = ["activation", *(["norm", "norm_epsilon"] if has_norm else []), "residual", "output_layout", "depth_mode", "conf_mode"]
-    return shown | {field: getattr(config, field) for field in fields}
+    probes = {
+        "layer_ids": sorted(first_name, key=lambda layer: natural_key(first_name[layer])),
+        **{field: getattr(config, field) for field in fields},
+    }
+    return {**backbone, "probes": probes} if backbone else probes
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a folder was written here: nobody's original is ever replaced."""
+    """Whether every safetensors file in a folder carries our mark."""
     from safetensors import SafetensorError, safe_open
 
     files = [place / "model.safetensors" for place in (folder, folder / "backbone", folder / "probes")]

@@ -1,23 +1,37 @@
-"""What the recogniser is told and what it reports: explicit options, and how each fact was come by."""
+"""What a plan reports: facts about a checkpoint and how each was found, and what is wrong with it.
 
-from collections.abc import Mapping
+What is the same for many tensors is reported once: names are read as words and numbers, in natural order, and those that differ only
+in numbers become one.
+"""
+
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from und3rstand_jax.model.config import Mode
+from und3rstand_jax.support.errors import CheckpointError
+
+Token = int | str
+"""A word or a number of a name."""
 
 How = Literal["read", "inferred", "default", "option"]
 
-
 _CERTAINTY: tuple[How, ...] = ("option", "read", "inferred", "default")
+
+# Words with a digit inside are words: the 3 of pts3d does not count anything.
+_WORD = "pts3d|dust3r|mast3r|und3rstand|[a-z]+"
+_TOKEN = re.compile(f"{_WORD}|[0-9]+")
+_PIECE = re.compile(f"(?P<word>{_WORD})(?P<suffix>[0-9]*)|(?P<number>[0-9]+)")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about a set of probes.
+    """One fact about a backbone or a set of probes.
 
     `how` is "read" where names, shapes or config state it, "inferred" where they leave one reading, "default" where
-    they leave it open and the documented default was taken, "option" where the caller said it.
+    they leave it open and the documented default was taken, "option" where the caller stated it.
     """
 
     field: str
@@ -26,33 +40,100 @@ class Finding:
     why: str
 
 
-@dataclass(frozen=True)
-class ProbeOptions:
-    """What the caller states explicitly; None and () mean not given.
-
-    `probe_layers` are layer ids in the order of the checkpoint's MLPs (the order of the table).
-    `mapping` is a parsed mapping file, see `und3rstand_jax.convert.probes.mapping_file`.
-    """
-
-    probe_layers: tuple[str, ...] = ()
-    mapping: Mapping[str, Any] | None = None
-    activation: str | None = None
-    norm: str | None = None
-    norm_epsilon: float | None = None
-    residual: bool | None = None
-    output_layout: str | None = None
-    depth_mode: Mode | None = None
-    conf_mode: Mode | None = None
+def least_certain(hows: set[How]) -> How:
+    """The weakest of several kinds of evidence: a fact is as certain as its least certain part."""
+    return max(hows, key=_CERTAINTY.index)
 
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong with one thing; complaints that differ only in the numbers of their subject are told once."""
+    """What is wrong with one thing, which `subject` names."""
 
     subject: str
     text: str
 
 
-def least_certain(hows: "set[How]") -> How:
-    """The weakest of several kinds of evidence: a fact is as certain as its least certain part."""
-    return max(hows, key=_CERTAINTY.index)
+def raise_if_any(complaints: Sequence[Complaint], what: str) -> None:
+    """Raises all complaints together, in one line.
+
+    Raises:
+        CheckpointError: there are any.
+    """
+    if complaints:
+        raise CheckpointError(in_one_line(complaints, what))
+
+
+def in_one_line(complaints: Sequence[Complaint], what: str) -> str:
+    """`what: 3 problems: …`, or an empty string where there are none."""
+    if not complaints:
+        return ""
+    return f"{what}: {len(complaints)} problem{'s' if len(complaints) > 1 else ''}: {'; '.join(grouped_by_block(complaints))}"
+
+
+def grouped_by_block(complaints: Iterable[Complaint]) -> list[str]:
+    """Complaints as text in natural order, those that differ only in a block's index as one: `enc_blocks.{0…23}.norm1.bias: …`."""
+    alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for complaint in complaints:
+        index = re.search(r"(?<=\.)\d+(?=\.|$)", complaint.subject)
+        before, after = (complaint.subject[: index.start()], complaint.subject[index.end() :]) if index else (complaint.subject, "")
+        alike[before, after, complaint.text] += [int(index[0])] if index else []
+    keys = sorted(alike, key=lambda key: (natural_key(key[0]), min(alike[key], default=-1), natural_key(key[1]), key[2]))
+    return [f"{before}{_runs(sorted(set(alike[before, after, text])))}{after}: {text}" for before, after, text in keys]
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """0, 1, 2, 5 as {0…2,5}; a single number as it is."""
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    # Numbers that follow each other have the same distance from their position.
+    runs: dict[int, list[int]] = defaultdict(list)
+    for position, number in enumerate(numbers):
+        runs[number - position].append(number)
+    return "{" + ",".join(f"{run[0]}…{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs.values()) + "}"
+
+
+def grouped_by_pattern(complaints: Iterable[Complaint]) -> list[str]:
+    """Complaints as text; of those whose subjects differ only in numbers, wherever those stand, the first and how many more."""
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for complaint in complaints:
+        alike[pattern(complaint.subject), complaint.text].append(complaint.subject)
+    return [
+        f"{subjects[0]}{f' (and {len(subjects) - 1} more like it)' if len(subjects) > 1 else ''} {text}"
+        for (_, text), subjects in alike.items()
+    ]
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """Sorts names with numbers as numbers, so that 10 follows 9."""
+    return tuple(map(token_key, tokens(name))), name
+
+
+@functools.lru_cache(maxsize=16384)
+def tokens(name: str) -> tuple[Token, ...]:
+    """A name's words and numbers in order: "dec3_ca" is ("dec", 3, "ca")."""
+    return tuple(int(token) if token.isdecimal() else token for token in _TOKEN.findall(name.lower()))
+
+
+def token_key(token: Token) -> tuple[int, int, str]:
+    """Orders numbers as numbers, before words."""
+    return (0, token, "") if isinstance(token, int) else (1, 0, token)
+
+
+def pieces(name: str) -> list[tuple[Token, ...]]:
+    """A name's words, each with the number attached to it if any, and its free numbers: "dec_blocks2.3" is
+    [("dec",), ("blocks", 2), (3,)]."""
+    return [
+        tuple(part if part == match["word"] else int(part) for part in match.groups() if part) for match in _PIECE.finditer(name.lower())
+    ]
+
+
+def pattern(name: str) -> str:
+    """A name with its numbers left open."""
+    return re.sub(r"[0-9]+", "#", name)
+
+
+def name_range(names: Sequence[str]) -> str:
+    """Names of one pattern as one: probes.{0…35}.net. Numbers that never change stay."""
+    columns = zip(*(re.findall(r"[0-9]+", name) for name in names), strict=True)
+    spans = iter([f"{{{min(map(int, c))}…{max(map(int, c))}}}" if len(set(c)) > 1 else c[0] for c in columns])
+    return re.sub(r"[0-9]+", lambda _: next(spans), names[0])

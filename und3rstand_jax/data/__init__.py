@@ -1,1 +1,2 @@
-"""Pairs of views with known depth and cameras: rendered scenes and data sets on disk, loaded in batches."""
+"""Pairs of views with known depth and cameras, in batches: what a pair is (records), where pairs come from (specification, synthetic/,
+files/), how they are loaded (loader), what the device makes of a batch (example), and how to check a data set (inspect/)."""

@@ -1,29 +1,38 @@
-"""From a record to what model and loss take, on the device.
+"""What the device makes of a batch: scenes are rendered, colours jittered, depth unprojected; the result is what model and loss take.
 
-Colour jitter, on the device: brightness, contrast, saturation and hue changed at random and in random order.
-
-The ranges are DUSt3R's (a factor of 0.5 to 1.5 for the first three, a shift of a tenth of the colour circle for hue); the two views of
-a pair change independently, so that a network cannot match them by colour alone.
-
-A batch as the loader gives it becomes an example on the device: scenes are rendered, colours changed.
+Colour jitter changes brightness, contrast, saturation and hue by random amounts in random order. Its ranges are DUSt3R's: a factor of
+0.5 to 1.5 for the first three, a shift of up to a tenth of the colour circle for hue. The two views of a pair are jittered
+independently, so that a network cannot match them by colour alone.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from und3rstand_jax.data.records import Batch, Pair, Shape, View
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.data.synthetic.render import render_pair, render_pairs
 from und3rstand_jax.geometry.loss import Target
 
+FACTORS = (0.5, 1.5)
+"""Range of the factors of brightness, contrast and saturation."""
+
+HUE_SHIFT = 0.1
+"""Largest shift of the hue, in turns of the colour circle."""
+
+Image: TypeAlias = Float[Array, "H W 3"]
+"""RGB in [0, 1], except where said otherwise."""
+
+Number: TypeAlias = Float[Array, ""] | float
+
 
 class Example(NamedTuple):
-    """A batch of pairs as the model and the loss take them: of each view the image in [-1, 1] (B, H, W, 3), the truth, and
-    the intrinsics (B, 3, 3).
+    """A batch of pairs as model and loss take it: of each view the image in [-1, 1] (B, H, W, 3), the ground truth, and the
+    intrinsics (B, 3, 3).
     """
 
     images: tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]
@@ -31,8 +40,41 @@ class Example(NamedTuple):
     intrinsics: tuple[Float[Array, "B 3 3"], Float[Array, "B 3 3"]]
 
 
+def assemble(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool) -> Example:
+    """The example of a batch; pure. What a pair becomes depends on the seed, its position and its scene, not on the batch it is in.
+
+    Args:
+        batch: from the loader; its arrays may be traced.
+        seed: of scenes and colours.
+        shape: of both views; static, like all that follows.
+        scenes: how scenes are rendered; None if there are none, which spares the compiler the renderer.
+        colour_jitter: whether each view's colours are jittered.
+    """
+    if scenes is None:
+        if batch.pair is None:
+            raise ValueError("a batch without files needs scenes")
+        pair = batch.pair
+    elif batch.pair is None:
+        pair = render_pairs(seed, batch.scene, shape, scenes)
+    else:
+
+        def rendered_or_read(item: tuple[Array, Pair]) -> Pair:
+            scene, read = item
+            # Under lax.map, unlike under vmap, only the branch that is taken runs.
+            return lax.cond(scene >= 0, lambda: render_pair(seed, jnp.maximum(scene, 0), shape, scenes), lambda: read)
+
+        pair = lax.map(rendered_or_read, (batch.scene, batch.pair))
+    example = to_example(pair)
+    if not colour_jitter:
+        return example
+    keys = jax.vmap(lambda position: jax.random.fold_in(jax.random.key(seed), position))(batch.position)
+    views = [jax.vmap(jax.random.fold_in, (0, None))(keys, view) for view in (0, 1)]
+    one, two = (lax.map(lambda item: jitter_colours(*item), item) for item in zip(views, example.images, strict=True))
+    return example._replace(images=(one, two))
+
+
 def to_example(pair: Pair) -> Example:
-    """The example of a batch of records; pure, for use under `jit`."""
+    """The example of a batch of records, without colour jitter; pure."""
     views = (pair.view1, pair.view2)
     return Example(
         images=(model_input(views[0].image), model_input(views[1].image)),
@@ -41,7 +83,12 @@ def to_example(pair: Pair) -> Example:
     )
 
 
-def model_input(image: Array) -> Float[Array, "*B H W 3"]:
+def batch_size(example: Example) -> int:
+    """How many pairs an example holds."""
+    return jax.tree.leaves(example.images)[0].shape[0]
+
+
+def model_input(image: UInt8[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
     """8-bit RGB as the model's [-1, 1]."""
     return (jnp.asarray(image).astype(jnp.float32) / 255 - 0.5) / 0.5
 
@@ -64,22 +111,8 @@ def unproject(depth: Float[Array, "*B H W"], intrinsics: Float[Array, "*B 3 3"])
     return jnp.stack([depth * (u - cx) / fx, depth * (v - cy) / fy, depth], axis=-1)
 
 
-def batch_size(example: Example) -> int:
-    """How many pairs an example holds."""
-    return jax.tree.leaves(example.images)[0].shape[0]
-
-
-FACTORS = (0.5, 1.5)
-
-
-HUE_SHIFT = 0.1
-
-
-Image = Float[Array, "H W 3"]
-
-
-def jitter_colours(key: jax.Array, image: Image) -> Image:
-    """One image in [-1, 1] with its colours changed; stays in [-1, 1]."""
+def jitter_colours(key: PRNGKeyArray, image: Image) -> Image:
+    """One image in [-1, 1] with its colours changed at random; stays in [-1, 1]."""
     order_key, factor_key, hue_key = jax.random.split(key, 3)
     factors = jax.random.uniform(factor_key, (3,), minval=FACTORS[0], maxval=FACTORS[1])
     shift = jax.random.uniform(hue_key, (), minval=-HUE_SHIFT, maxval=HUE_SHIFT)
@@ -90,33 +123,33 @@ def jitter_colours(key: jax.Array, image: Image) -> Image:
     return changed * 2.0 - 1.0
 
 
-def brightness(rgb: Image, factor: Array) -> Image:
-    """Blends an image in [0, 1] with black."""
+def brightness(rgb: Image, factor: Number) -> Image:
+    """Blends with black."""
     return _blend(rgb, jnp.zeros_like(rgb), factor)
 
 
-def contrast(rgb: Image, factor: Array) -> Image:
-    """Blends with the mean of its luma."""
+def contrast(rgb: Image, factor: Number) -> Image:
+    """Blends with the mean of the image's luma."""
     return _blend(rgb, jnp.broadcast_to(jnp.mean(_luma(rgb)), rgb.shape), factor)
 
 
-def saturation(rgb: Image, factor: Array) -> Image:
-    """Blends with its luma."""
+def saturation(rgb: Image, factor: Number) -> Image:
+    """Blends with the image's luma."""
     return _blend(rgb, jnp.broadcast_to(_luma(rgb), rgb.shape), factor)
 
 
-def hue(rgb: Image, shift: Array) -> Image:
-    """Turns the hue by `shift` of the colour circle, in HSV."""
+def hue(rgb: Image, shift: Number) -> Image:
+    """Rotates the hue by `shift` turns of the colour circle, in HSV."""
     value = rgb.max(axis=-1)
     chroma = value - rgb.min(axis=-1)
     r, g, b = (rgb[..., i] for i in range(3))
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sextant = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    turned = sextant + 6 * shift
+    rotated = sextant + 6 * shift
 
     # Channel n of HSV to RGB: v − c·clip(min(k, 4 − k), 0, 1), k = (n + 6h) mod 6, n = 5, 3, 1.
     def channel(n: float) -> Array:
-        k = jnp.mod(n + turned, 6.0)
+        k = jnp.mod(n + rotated, 6.0)
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
     return jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=-1)
@@ -127,41 +160,5 @@ def _luma(rgb: Image) -> Float[Array, "H W 1"]:
     return (0.299 * rgb[..., :1] + 0.587 * rgb[..., 1:2]) + 0.114 * rgb[..., 2:]
 
 
-def _blend(rgb: Image, other: Image, factor: Array) -> Image:
+def _blend(rgb: Image, other: Image, factor: Number) -> Image:
     return jnp.clip(other + factor * (rgb - other), 0.0, 1.0)
-
-
-def assemble(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool) -> Example:
-    """The example of a batch; pure. What a pair becomes depends on the seed, its position and its scene, not on the batch.
-
-    Args:
-        batch: from the loader; its arrays may be traced.
-        seed: of scenes and colours.
-        shape: of both views; static, like all that follows.
-        scenes: how scenes are rendered; None where there are none, which spares the compiler the renderer.
-        colour_jitter: whether each view's colours are changed at random.
-    """
-    pair = _pairs(batch, seed, shape, scenes)
-    example = to_example(pair)
-    if not colour_jitter:
-        return example
-    keys = jax.vmap(lambda position: jax.random.fold_in(jax.random.key(seed), position))(batch.position)
-    views = [jax.vmap(jax.random.fold_in, (0, None))(keys, view) for view in (0, 1)]
-    one, two = (lax.map(lambda item: jitter_colours(*item), item) for item in zip(views, example.images, strict=True))
-    return example._replace(images=(one, two))
-
-
-def _pairs(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None) -> Pair:
-    if scenes is None:
-        if batch.pair is None:
-            raise ValueError("a batch without files needs scenes")
-        return batch.pair
-    if batch.pair is None:
-        return render_pairs(seed, batch.scene, shape, scenes)
-
-    def one(item: tuple[Array, Pair]) -> Pair:
-        scene, pair = item
-        # Under lax.map, unlike under vmap, only the branch that is taken runs.
-        return lax.cond(scene >= 0, lambda: render_pair(seed, jnp.maximum(scene, 0), shape, scenes), lambda: pair)
-
-    return lax.map(one, (batch.scene, batch.pair))

@@ -1,30 +1,34 @@
-"""What every source of training data yields: a pair of views with depth and cameras. No JAX here: loader processes import this.
+"""What travels through this floor: a pair of views with depth and cameras, and a batch of pairs. No JAX: loader processes import this."""
 
-What the loader hands to the devices each step. No JAX here: loader processes import this.
-
-Which of the endless scenes are for training and which are held out. No JAX here: loader processes import this.
-"""
-
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Float, Int32, UInt8, UInt32
 
-Shape = tuple[int, int]
+Shape: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
+
+Split: TypeAlias = Literal["train", "val"]
+"""What is trained on, and what is held out for validation."""
+
+NOT_RENDERED = -1
+"""`Batch.scene` of a pair that comes from files."""
+
+Array: TypeAlias = Any
+"""NumPy's on the host, JAX's on the device; not written out, because that would import JAX."""
 
 
 class View(NamedTuple):
-    """One photo and its geometry; in a batch, every array has a leading axis B. NumPy on the host, JAX on the device.
+    """One photo and its geometry. In a batch, every array has a leading axis B.
 
     `image` (H, W, 3) is 8-bit RGB. `depth` (H, W) is z along the optical axis in the unit of `cam2world`, 0 where unknown.
-    `intrinsics` (3, 3) is in pixels, without skew, pixel centres at integers. `cam2world` (4, 4) takes points of the camera
-    (x right, y down, z forward) to the world.
+    `intrinsics` (3, 3) is in pixels, without skew, pixel centres at integers. `cam2world` (4, 4) takes points from the camera's
+    frame (x right, y down, z forward) to the world.
     """
 
-    image: UInt8[Any, "*B H W 3"]
-    depth: Float[Any, "*B H W"]
-    intrinsics: Float[Any, "*B 3 3"]
-    cam2world: Float[Any, "*B 4 4"]
+    image: UInt8[Array, "*B H W 3"]
+    depth: Float[Array, "*B H W"]
+    intrinsics: Float[Array, "*B 3 3"]
+    cam2world: Float[Array, "*B 4 4"]
 
 
 class Pair(NamedTuple):
@@ -35,30 +39,27 @@ class Pair(NamedTuple):
 
 
 class UnreadablePair(Exception):
-    """A pair whose files are missing or damaged. The message names the file and what is wrong with it."""
-
-
-NOT_RENDERED = -1
+    """A pair whose files are missing, damaged or unusable. The message names the file and what is wrong with it."""
 
 
 class Batch(NamedTuple):
-    """A batch of B pairs, before scenes are rendered and colours changed, which the device does.
+    """B pairs as the loader hands them to the device, which renders scenes and jitters colours.
 
-    `position` (B,) is each pair's place in the endless sequence that the seed decides; random choices hang on it and on nothing
-    else. `scene` (B,) is the index of a rendered scene, or −1 for a pair of files. `pair` holds arrays (B, …), zeros where a
-    scene is to be rendered; it is None where nothing comes from files.
+    `position` (B,) is each pair's place in the endless sequence that the seed determines; a pair's random draws depend on the seed
+    and this alone. `scene` (B,) is the index of a rendered scene, or NOT_RENDERED for a pair of files. `pair` holds arrays
+    (B, …), placeholders where a scene is to be rendered; it is None where no source reads files.
     """
 
-    position: UInt32[Any, " B"]
-    scene: Int32[Any, " B"]
+    position: UInt32[Array, " B"]
+    scene: Int32[Array, " B"]
     pair: Pair | None
 
 
 def training_scenes() -> range:
-    """Numbers of the scenes that are trained on, in order."""
+    """Indices of the rendered scenes to train on, in order."""
     return range(2**30)
 
 
 def held_out_scenes() -> range:
-    """Numbers of the scenes that are validated on."""
+    """Indices of the held-out rendered scenes."""
     return range(2**30, 2**31 - 1)

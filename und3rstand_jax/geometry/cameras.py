@@ -1,128 +1,74 @@
-"""A grid of an image's pixels, where all of them would be more than is needed.
+"""Pinhole cameras: points as a view has them, whether numbers can be a camera, and the focal length of a pointmap.
 
-Whether numbers can be a camera: what is wrong with intrinsics or a pose, in words.
-
-View 2's camera by a layer's points, and the focal length by a pointmap, where the camera is not known.
+Camera frames are x right, y down, z forward. Pixel centres are at integers. Poses are 4×4 matrices, camera to world (or to view 1's
+frame); intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, without distortion.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 SAMPLES_A_SIDE = 64
-"""At most so many columns and rows."""
+"""The sampling grid of an image has at most so many columns and rows."""
 
-
-def sampled_pixels(height: int, width: int) -> Float[np.ndarray, "N 2"]:
-    """(column, row) of the grid's pixels, row by row."""
-    columns, rows = np.meshgrid(np.arange(width)[sampling(width)], np.arange(height)[sampling(height)])
-    return np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float64)
-
-
-def sampling(side: int) -> slice:
-    """The grid's columns or rows in an image with that many."""
-    # An odd step: a step that divides the patch size would see a few places of every patch and never the others.
-    step = math.ceil(side / SAMPLES_A_SIDE) | 1
-    return slice((side - 1) % step // 2, None, step)
-
-
-_TOLERANCE = 5e-3
-
-
-def intrinsics_fault(intrinsics: np.ndarray) -> str | None:
-    """Why this is no intrinsics matrix without skew in pixels (3×3, upper triangular, positive focal lengths); None if it is one."""
-    if intrinsics.shape != (3, 3):
-        return f"must be 3×3, not {_by(intrinsics.shape)}"
-    if not np.isfinite(intrinsics).all():
-        return "holds numbers that are not finite"
-    if not np.allclose(intrinsics[2], (0, 0, 1)) or intrinsics[1, 0] != 0:
-        transposed = np.allclose(intrinsics[:, 2], (0, 0, 1)) and intrinsics[0, 1] == 0
-        return f"must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]{', this looks transposed' if transposed else f', not {intrinsics.tolist()}'}"
-    fx, skew, fy = intrinsics[0, 0], intrinsics[0, 1], intrinsics[1, 1]
-    if fx <= 0 or fy <= 0:
-        return f"has focal lengths {fx:g} and {fy:g}, which must be positive"
-    if abs(skew) > 1e-4 * fx:
-        return f"has a skew of {skew:g}, which is not supported: undistort the photo to a camera without"
-    return None
-
-
-def pose_fault(cam2world: np.ndarray) -> str | None:
-    """Why this is no rigid motion (4×4; rotation, translation, last row 0 0 0 1); None if it is one."""
-    if cam2world.shape != (4, 4):
-        return f"must be 4×4, not {_by(cam2world.shape)}"
-    if not np.isfinite(cam2world).all():
-        return "holds numbers that are not finite"
-    if not np.allclose(cam2world[3], (0, 0, 0, 1), atol=1e-6):
-        transposed = np.allclose(cam2world[:, 3], (0, 0, 0, 1), atol=1e-6)
-        return f"must end in the row 0 0 0 1, {'this looks transposed' if transposed else f'not {cam2world[3].tolist()}'}"
-    rotation = cam2world[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _TOLERANCE:
-        lengths = ", ".join(f"{length:.4g}" for length in np.linalg.norm(rotation, axis=0))
-        return f"holds no rotation: its columns must be orthogonal and of length 1 (their lengths are {lengths})"
-    if np.linalg.det(rotation) < 0:
-        return "mirrors (determinant -1): one axis is flipped, or two are swapped, against a right-handed camera"
-    return None
-
-
-def principal_point_fault(intrinsics: np.ndarray, height: int, width: int) -> str | None:
-    """Why a photo of this size cannot be cropped around its principal point; None if it can.
-
-    A fifth of the side must lie on each side of it, DUSt3R's bound: a crop symmetric around it would leave too little else.
-    """
-    cx, cy = intrinsics[0, 2] + 0.5, intrinsics[1, 2] + 0.5
-    if min(cx, width - cx) >= width / 5 and min(cy, height - cy) >= height / 5:
-        return None
-    return (
-        f"the principal point ({cx - 0.5:.6g}, {cy - 0.5:.6g}) of the intrinsics is too far off the centre of the photo's "
-        f"{width}×{height} pixels (are they of another image size?)"
-    )
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a single number"
+_ORTHOGONALITY = 5e-3  # tolerance of a rotation's entries
+_STEEPEST = np.tan(np.radians(80))
+_LEAST_RESIDUAL = 1e-6  # pixels; bounds the weight of points that fit exactly
+_ITERATIONS = 100
+_CONVERGED = 1e-9  # relative
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewGeometry:
-    """One view as a layer sees it: points (H, W, 3) in the frame of view 1's camera (x right, y down, z forward), in the model's own
-    unit, which differs from layer to layer, and confidence (H, W), at least 1 for DUSt3R's activation; None where probes give none.
+    """One view according to a layer.
+
+    `points` (H, W, 3) are in the frame of view 1's camera, in the model's own unit, which differs from layer to layer. `confidence`
+    (H, W) is at least 1 with DUSt3R's activation, and None if the probes give none.
     """
 
     points: Float[np.ndarray, "H W 3"]
     confidence: Float[np.ndarray, "H W"] | None
 
+    @classmethod
+    def of(cls, pointmap: Mapping[str, object]) -> "ViewGeometry":
+        """The first of a batch of the model's, a `Pointmap` (not imported: this module does without JAX), on the host in float32."""
+        confidence = np.asarray(pointmap["conf"], np.float32)[0] if "conf" in pointmap else None
+        return cls(np.asarray(pointmap["pts3d"], np.float32)[0], confidence)
+
 
 @dataclasses.dataclass(frozen=True)
 class ViewTruth:
-    """One view's true points (H, W, 3) in the frame of view 1's camera, in the data's unit, and where they are known."""
+    """One view's true points (H, W, 3) in the frame of view 1's camera, in the data's unit, and the pixels where they are known."""
 
     points: Float[np.ndarray, "H W 3"]
     valid: Bool[np.ndarray, "H W"]
 
 
-_STEEPEST = np.tan(np.radians(80))
+def sampled_pixels(height: int, width: int) -> Float[np.ndarray, "N 2"]:
+    """(column, row) of the sampling grid's pixels in an image of this size, row by row."""
+    columns, rows = np.meshgrid(np.arange(width)[sampling(width)], np.arange(height)[sampling(height)])
+    return np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float64)
 
 
-_LEAST_RESIDUAL = 1e-6  # pixels; bounds the weight of points that fit exactly
-
-
-_ITERATIONS = 100
-
-
-_CONVERGED = 1e-9  # relative
+def sampling(side: int) -> slice:
+    """The sampling grid's columns (or rows) in an image that has `side` of them."""
+    # An odd step: one that divides the patch size would see a few places of every patch and never the others.
+    step = math.ceil(side / SAMPLES_A_SIDE) | 1
+    return slice((side - 1) % step // 2, None, step)
 
 
 def focal_length(points: Float[np.ndarray, "H W 3"], confidence: Float[np.ndarray, "H W"] | None = None) -> float | None:
-    """The focal length in pixels of the camera in whose frame its own pointmap is (DUSt3R, Wang et al., CVPR 2024, section 3.3).
+    """The focal length in pixels of a camera from its pointmap in its own frame (DUSt3R, Wang et al., CVPR 2024, section 3.3).
 
     With the principal point in the image's centre, f minimises Σ conf·‖(u', v') − f·(x, y)/z‖, which is robust to outliers; found by
-    Weiszfeld's iteration. Left out are points that are not finite, not before the camera or more than 80° off its axis, where no photo
-    reaches: one such point could outweigh all others.
+    Weiszfeld's iteration. Points are ignored that are not finite, not in front of the camera or more than 80° off its axis, which no
+    photo shows: one such point could outweigh all others.
 
     Returns:
-        The focal length, or None where no point says anything about it or what they say is not positive.
+        The focal length, or None if no point determines it or it would not be positive.
     """
     height, width = points.shape[:2]
     v, u = np.mgrid[:height, :width]
@@ -148,6 +94,59 @@ def focal_length(points: Float[np.ndarray, "H W 3"], confidence: Float[np.ndarra
 
 
 def centred_intrinsics(focal: float, size: tuple[int, int]) -> Float[np.ndarray, "3 3"]:
-    """The camera of a (height, width) image with square pixels and its principal point in the middle, pixel centres at integers."""
+    """The intrinsics of a (height, width) image with square pixels and its principal point in the middle."""
     height, width = size
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+def intrinsics_fault(intrinsics: np.ndarray) -> str | None:
+    """Why this is not an intrinsics matrix in pixels without skew (3×3, upper triangular, positive focal lengths); None if it is one."""
+    if intrinsics.shape != (3, 3):
+        return f"must be 3×3, not {_by(intrinsics.shape)}"
+    if not np.isfinite(intrinsics).all():
+        return "holds numbers that are not finite"
+    if not np.allclose(intrinsics[2], (0, 0, 1)) or intrinsics[1, 0] != 0:
+        transposed = np.allclose(intrinsics[:, 2], (0, 0, 1)) and intrinsics[0, 1] == 0
+        return f"must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]{', this looks transposed' if transposed else f', not {intrinsics.tolist()}'}"
+    fx, skew, fy = intrinsics[0, 0], intrinsics[0, 1], intrinsics[1, 1]
+    if fx <= 0 or fy <= 0:
+        return f"has focal lengths {fx:g} and {fy:g}, which must be positive"
+    if abs(skew) > 1e-4 * fx:
+        return f"has a skew of {skew:g}, which is not supported: undistort the photo to a camera without skew"
+    return None
+
+
+def pose_fault(cam2world: np.ndarray) -> str | None:
+    """Why this is not a rigid motion (4×4; rotation, translation, last row 0 0 0 1); None if it is one."""
+    if cam2world.shape != (4, 4):
+        return f"must be 4×4, not {_by(cam2world.shape)}"
+    if not np.isfinite(cam2world).all():
+        return "holds numbers that are not finite"
+    if not np.allclose(cam2world[3], (0, 0, 0, 1), atol=1e-6):
+        transposed = np.allclose(cam2world[:, 3], (0, 0, 0, 1), atol=1e-6)
+        return f"must end in the row 0 0 0 1, {'this looks transposed' if transposed else f'not {cam2world[3].tolist()}'}"
+    rotation = cam2world[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHOGONALITY:
+        lengths = ", ".join(f"{length:.4g}" for length in np.linalg.norm(rotation, axis=0))
+        return f"holds no rotation: its columns must be orthogonal and of length 1 (their lengths are {lengths})"
+    if np.linalg.det(rotation) < 0:
+        return "mirrors (determinant -1): one axis is flipped, or two are swapped, against a right-handed camera"
+    return None
+
+
+def principal_point_fault(intrinsics: np.ndarray, height: int, width: int) -> str | None:
+    """Why a photo of this size cannot be cropped around its principal point; None if it can.
+
+    At least a fifth of the photo must be on each side of it (DUSt3R's bound): otherwise a crop symmetric around it leaves too little.
+    """
+    cx, cy = intrinsics[0, 2] + 0.5, intrinsics[1, 2] + 0.5
+    if min(cx, width - cx) >= width / 5 and min(cy, height - cy) >= height / 5:
+        return None
+    return (
+        f"the principal point ({cx - 0.5:.6g}, {cy - 0.5:.6g}) of the intrinsics is too far off the centre of the photo's "
+        f"{width}×{height} pixels (are they of another image size?)"
+    )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a single number"

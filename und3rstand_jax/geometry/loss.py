@@ -1,30 +1,27 @@
 """DUSt3R's training loss and its shift- and scale-invariant test metric (Wang et al., CVPR 2024, section 3.3).
 
-Both compare two pointmaps a pair with ground truth, over valid pixels only; what lies in an invalid pixel, NaN included, has no
-influence on value or gradient. All functions are pure and run under `jit`, `vmap` and `grad`.
+Both compare the two pointmaps of a pair with ground truth, over valid pixels only; what an invalid pixel holds, NaN included, has no
+influence on value or gradient. All functions are pure and run under `jit`, `vmap` and `grad`; the two views may differ in size.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
-from und3rstand_jax.model.pointmap import Pointmap
+from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.output import pair
 
 CONFIDENCE_WEIGHT = 0.2  # α of the confidence term
-
-
 _LEAST_SCALE = 1e-8
-
-
 _SCALE_RANGE = (1e-3, 1e3)
 
+Points = tuple[Float[Array, "B H1 W1 3"], Float[Array, "B H2 W2 3"]]
+"""The points of both views."""
 
-Points = Float[Array, "B H W 3"]
-
-
-Valid = Bool[Array, "B H W"]
+Valid = tuple[Bool[Array, "B H1 W1"], Bool[Array, "B H2 W2"]]
+"""Which pixels of both views have a true point."""
 
 
 class Target(NamedTuple):
@@ -33,13 +30,13 @@ class Target(NamedTuple):
     `pts3d` (B, H, W, 3) in world coordinates and units, `cam2world` (B, 4, 4), `valid` (B, H, W). Invalid pixels may hold anything.
     """
 
-    pts3d: Points
+    pts3d: Float[Array, "B H W 3"]
     cam2world: Float[Array, "B 4 4"]
-    valid: Valid
+    valid: Bool[Array, "B H W"]
 
 
 class PairLoss(NamedTuple):
-    """A loss over a batch of pairs: its total, and of each view what is averaged over the batch's valid pixels."""
+    """A loss over a batch of pairs: its total, and each view's means over the batch's valid pixels."""
 
     total: Float[Array, ""]
     view1: Float[Array, ""]
@@ -51,12 +48,12 @@ class PairLoss(NamedTuple):
 class Truth(NamedTuple):
     """What predictions are compared with: both views' points in view 1's frame, jointly normalised, 0 where invalid."""
 
-    points: tuple[Points, Points]
-    valid: tuple[Valid, Valid]
+    points: Points
+    valid: Valid
 
 
 class PairSums(NamedTuple):
-    """Of each view, loss and distance summed over valid pixels: sums of parts of a batch add up to the batch's."""
+    """Each view's loss and distance, summed over valid pixels: the sums of micro-batches add up to the batch's."""
 
     view1: Float[Array, ""]
     view2: Float[Array, ""]
@@ -76,16 +73,16 @@ def confidence_loss(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: 
 def normalised_truth(target1: Target, target2: Target) -> Truth:
     """The ground truth's side of `confidence_loss`, which is the same for every prediction of a batch."""
     valid = (target1.valid, target2.valid)
-    return Truth(_normalised(_in_camera1(target1, target2), valid), valid)
+    return Truth(_normalised(in_camera1(target1, target2), valid), valid)
 
 
 def valid_counts(target1: Target, target2: Target) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """How many valid pixels each view has in the batch: counts of parts of a batch add up to the batch's."""
+    """How many valid pixels each view has in the batch: the counts of micro-batches add up to the batch's."""
     return jnp.sum(target1.valid).astype(jnp.float32), jnp.sum(target2.valid).astype(jnp.float32)
 
 
 def confidence_sums(pred1: Pointmap, pred2: Pointmap, truth: Truth) -> PairSums:
-    """The sums over pixels that `confidence_loss` is made of."""
+    """The sums over pixels from which `mean_loss` computes `confidence_loss`."""
     points = _normalised(_masked((pred1["pts3d"], pred2["pts3d"]), truth.valid), truth.valid)
     losses, regressions = [], []
     for pred, ours, true, mask in zip((pred1, pred2), points, truth.points, truth.valid, strict=True):
@@ -96,7 +93,7 @@ def confidence_sums(pred1: Pointmap, pred2: Pointmap, truth: Truth) -> PairSums:
     return PairSums(*losses, *regressions)
 
 
-def mean_loss(sums: PairSums, counts: tuple[Array, Array]) -> PairLoss:
+def mean_loss(sums: PairSums, counts: tuple[Float[Array, ""], Float[Array, ""]]) -> PairLoss:
     """The loss of a batch from its sums and counts; a view without valid pixels adds 0."""
     views = [jnp.maximum(count, 1.0) for count in (*counts, *counts)]
     means = [total / count for total, count in zip(sums, views, strict=True)]
@@ -104,25 +101,28 @@ def mean_loss(sums: PairSums, counts: tuple[Array, Array]) -> PairLoss:
 
 
 def invariant_error(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> PairLoss:
-    """The test metric: mean distance after shift along z and scale are taken out, in the ground truth's unit.
+    """The test metric: mean distance after removing shift along z and scale, in the ground truth's unit.
 
     z is taken relative to its median over both views' valid points, and the prediction is scaled so that the median distance of its
     points to their component-wise median is the ground truth's.
     """
     valid = (target1.valid, target2.valid)
-    truth = _shifted(_in_camera1(target1, target2), valid)
+    truth = _shifted(in_camera1(target1, target2), valid)
     points = _shifted(_masked((pred1["pts3d"], pred2["pts3d"]), valid), valid)
     factor = _spread(truth, valid) / jnp.clip(_spread(points, valid), *_SCALE_RANGE)
     factor = factor[:, None, None, None]
-    errors = [_mean(_norm(ours * factor - true), mask) for ours, true, mask in zip(points, truth, valid, strict=True)]
+    errors = [
+        _sum(_norm(ours * factor - true), mask) / jnp.maximum(jnp.sum(mask), 1)
+        for ours, true, mask in zip(points, truth, valid, strict=True)
+    ]
     return PairLoss(errors[0] + errors[1], *errors, *errors)
 
 
-def _in_camera1(target1: Target, target2: Target) -> tuple[Points, Points]:
+def in_camera1(target1: Target, target2: Target) -> Points:
     """Both views' true points in the frame of view 1's camera; 0 where invalid."""
     rotation, origin = target1.cam2world[:, :3, :3], target1.cam2world[:, :3, 3]
 
-    def moved(target: Target) -> Points:
+    def moved(target: Target) -> Float[Array, "B H W 3"]:
         points = jnp.where(target.valid[..., None], target.pts3d, 0.0) - origin[:, None, None]
         # The inverse of a rotation is its transpose: p' = Rᵀ(p − t).
         in_camera = jnp.einsum("bji,bhwj->bhwi", rotation, points, precision=lax.Precision.HIGHEST)
@@ -131,12 +131,11 @@ def _in_camera1(target1: Target, target2: Target) -> tuple[Points, Points]:
     return moved(target1), moved(target2)
 
 
-def _masked(points: tuple[Points, Points], valid: tuple[Valid, Valid]) -> tuple[Points, Points]:
-    one, two = (jnp.where(mask[..., None], p, 0.0) for p, mask in zip(points, valid, strict=True))
-    return one, two
+def _masked(points: Points, valid: Valid) -> Points:
+    return pair(jnp.where(mask[..., None], p, 0.0) for p, mask in zip(points, valid, strict=True))
 
 
-def _normalised(points: tuple[Points, Points], valid: tuple[Valid, Valid]) -> tuple[Points, Points]:
+def _normalised(points: Points, valid: Valid) -> Points:
     """Points over their mean distance to the origin, over both views of each pair; invalid ones are 0 and add nothing."""
     total = sum(jnp.sum(_norm(p), axis=(1, 2)) for p in points)
     count = sum(jnp.sum(mask, axis=(1, 2)) for mask in valid)
@@ -144,32 +143,33 @@ def _normalised(points: tuple[Points, Points], valid: tuple[Valid, Valid]) -> tu
     return points[0] / scale, points[1] / scale
 
 
-def _shifted(points: tuple[Points, Points], valid: tuple[Valid, Valid]) -> tuple[Points, Points]:
+def _shifted(points: Points, valid: Valid) -> Points:
     """Points with the median z of both views at 0."""
-    median = _median(_joined(tuple(p[..., 2] for p in points)), _joined(valid))
+    median = _median(_joined(pair(p[..., 2] for p in points)), _joined(valid))
     shift = jnp.stack([jnp.zeros_like(median), jnp.zeros_like(median), median], axis=-1)[:, None, None]
     return points[0] - shift, points[1] - shift
 
 
-def _spread(points: tuple[Points, Points], valid: tuple[Valid, Valid]) -> Float[Array, " B"]:
+def _spread(points: Points, valid: Valid) -> Float[Array, " B"]:
     """Median distance of a pair's valid points to their component-wise median."""
     mask = _joined(valid)
-    coordinates = [_joined(tuple(p[..., axis] for p in points)) for axis in range(3)]
+    coordinates = [_joined(pair(p[..., axis] for p in points)) for axis in range(3)]
     centred = jnp.stack([values - _median(values, mask)[:, None] for values in coordinates], axis=-1)
     return _median(_norm(centred), mask)
 
 
-def _joined(views: tuple[Array, ...]) -> Float[Array, "B N"]:
+def _joined(views: tuple[Shaped[Array, "B H1 W1"], Shaped[Array, "B H2 W2"]]) -> Shaped[Array, "B H1*W1+H2*W2"]:
+    """The pixels of both views of each pair in one row."""
     return jnp.concatenate([view.reshape(len(view), -1) for view in views], axis=1)
 
 
 def _median(values: Float[Array, "B N"], valid: Bool[Array, "B N"]) -> Float[Array, " B"]:
-    """Median of each row's valid values, the lower of two middle ones as torch takes it; 0 where there are none.
+    """Median of each row's valid values, the lower of two middle ones as in torch; 0 where there are none.
 
-    Found bit by bit rather than by sorting, which takes 19 times as long on a CPU (two views of 512×512) and is no strength of TPUs either.
+    Found bit by bit rather than by sorting, which takes 19 times as long on a CPU (two views of 512×512) and is slow on TPUs too.
     """
     bits = lax.bitcast_convert_type(values, jnp.int32)
-    # Floats order as integers once negative ones are turned round; the sign bit then makes them unsigned.
+    # Floats sort as integers once the negative ones are reversed; flipping the sign bit then makes them unsigned.
     order = lax.bitcast_convert_type(bits ^ ((bits >> 31) & 0x7FFFFFFF), jnp.uint32) ^ jnp.uint32(1 << 31)
     count = jnp.sum(valid, axis=1)
     middle = jnp.maximum(count - 1, 0) // 2
@@ -185,12 +185,7 @@ def _median(values: Float[Array, "B N"], valid: Bool[Array, "B N"]) -> Float[Arr
     return jnp.where(count > 0, median, 0.0)
 
 
-def _mean(values: Float[Array, "B H W"], valid: Valid) -> Float[Array, ""]:
-    """Mean over all valid pixels of the batch; 0 if there are none."""
-    return _sum(values, valid) / jnp.maximum(jnp.sum(valid), 1)
-
-
-def _sum(values: Float[Array, "B H W"], valid: Valid) -> Float[Array, ""]:
+def _sum(values: Float[Array, "B H W"], valid: Bool[Array, "B H W"]) -> Float[Array, ""]:
     return jnp.sum(jnp.where(valid, values, 0.0))
 
 

@@ -1,8 +1,8 @@
-"""Where view 2's camera stands, by its pointmap alone: perspective-n-point between predicted points and the pixels that hold them.
+"""View 2's camera from its pointmap alone, by perspective-n-point (PnP) between predicted points and their own pixels.
 
 A pointmap gives 2D–3D correspondences for free (DUSt3R, Wang et al., CVPR 2024, section 3.3): RANSAC with SQPnP (Terzakis and
-Lourakis, ECCV 2020) finds the pose, Levenberg-Marquardt refines it on the inliers. OpenCV does both, with random numbers of its own
-that start anew in each call: equal input gives equal poses.
+Lourakis, ECCV 2020) finds the pose, Levenberg-Marquardt refines it on the inliers. OpenCV does both and seeds its random numbers anew
+in each call: equal input gives equal poses.
 """
 
 import dataclasses
@@ -14,25 +14,16 @@ from jaxtyping import Float, Int
 from und3rstand_jax.geometry.cameras import ViewGeometry, sampled_pixels
 
 Pose = Float[np.ndarray, "4 4"]
-
+"""A camera's frame to view 1's."""
 
 INLIER_THRESHOLD = 5 / 512
-"""Of the image's width: how far an inlier's reprojection may be off where images differ in size."""
-
+"""Largest reprojection error of an inlier, as a share of the image's width."""
 
 _LEAST_POINTS = 6
-
-
 _ITERATIONS = 100
-
-
 _CONFIDENCE = 0.999
-
-
 _REFINEMENTS = 8
-
-
-_LEAST_BASELINE = 1e-3  # of the scene's size; below it, a translation has no direction worth the name
+_LEAST_BASELINE = 1e-3  # of the scene's size; below it, the direction of a translation means nothing
 
 
 def camera_pose(
@@ -41,23 +32,23 @@ def camera_pose(
     """The pose of the camera in which `points` appear at `pixels`.
 
     Args:
-        points: in view 1's frame, in any unit; those that are not finite are left out.
+        points: in view 1's frame, in any unit; those that are not finite are ignored.
         pixels: (column, row) of each, pixel centres at integers.
         intrinsics: of that camera, without distortion.
-        threshold: pixels by which an inlier's reprojection may be off.
+        threshold: largest reprojection error of an inlier, in pixels.
 
     Returns:
-        Camera to view 1's frame, its translation in the points' unit; None if there are too few points or no pose explains them.
+        Camera to view 1's frame, its translation in the points' unit; None if there are too few points or no pose fits them.
     """
     finite = np.isfinite(points).all(axis=-1)
     points, pixels = points[finite].astype(np.float64), pixels[finite].astype(np.float64)
     unit = float(np.median(np.linalg.norm(points, axis=-1))) if len(points) >= _LEAST_POINTS else 0.0
     if not (np.isfinite(unit) and unit > 0):
         return None
-    points = points / unit  # OpenCV's solvers hold absolute tolerances
+    points = points / unit  # OpenCV's solvers have absolute tolerances
     try:
         pose = _solve(points, pixels, intrinsics.astype(np.float64), threshold)
-    except cv2.error:  # how OpenCV says that points are degenerate
+    except cv2.error:  # OpenCV's way to report degenerate points
         return None
     if pose is None or not np.isfinite(pose).all():
         return None
@@ -83,8 +74,9 @@ def _solve(
     chosen = inliers[:, 0]
     for _ in range(_REFINEMENTS):
         turn, shift = cv2.solvePnPRefineLM(points[chosen], pixels[chosen], intrinsics, None, turn, shift)
-        # A minimal sample's pose is off by its points' noise, and so are its inliers: the refined pose finds more.
-        more = _inliers(points, pixels, intrinsics, turn, shift, threshold)
+        # The pose from a minimal sample carries the noise of its points; the refined one has more inliers.
+        projected, _ = cv2.projectPoints(points, turn, shift, intrinsics, None)
+        more = np.flatnonzero(np.linalg.norm(projected[:, 0] - pixels, axis=-1) <= threshold)
         if len(more) <= len(chosen):
             break
         chosen = more
@@ -95,25 +87,13 @@ def _solve(
     return pose
 
 
-def _inliers(
-    points: Float[np.ndarray, "N 3"],
-    pixels: Float[np.ndarray, "N 2"],
-    intrinsics: Float[np.ndarray, "3 3"],
-    turn: np.ndarray,
-    shift: np.ndarray,
-    threshold: float,
-) -> Int[np.ndarray, " M"]:
-    projected, _ = cv2.projectPoints(points, turn, shift, intrinsics, None)
-    return np.flatnonzero(np.linalg.norm(projected[:, 0] - pixels, axis=-1) <= threshold)
-
-
 def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[float, float]:
     """Angles in degrees, at most 180: of the rotation between two poses, and between the directions of their translations.
 
     Args:
         estimated, true: camera to view 1's frame; the units of their translations may differ.
-        scene_size: a typical distance of the scene's points, in `true`'s unit. The direction is NaN where the true camera stands less
-            than a thousandth of it from view 1's.
+        scene_size: a typical distance of the scene's points, in `true`'s unit. The direction is NaN if the true camera is less than a
+            thousandth of it away from view 1's.
     """
     difference = estimated[:3, :3].T @ true[:3, :3]
     # atan2 of sine and cosine keeps small angles exact, where the arc cosine of the trace would lose half the digits.
@@ -122,19 +102,19 @@ def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[f
     a, b = estimated[:3, 3], true[:3, 3]
     if not has_baseline(true, scene_size):
         return float(rotation), float("nan")
-    if not a.any():  # no direction where there is one is as wrong as the opposite one
+    if not a.any():  # finding no direction where there is one counts as finding the opposite one
         return float(rotation), 180.0
     return float(rotation), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
 
 
-def has_baseline(true: Pose, scene_size: float) -> bool:
-    """Whether a camera stands so far from view 1's that the direction to it means something."""
+def has_baseline(true: Pose, scene_size: float | np.floating) -> bool:
+    """Whether a camera is far enough from view 1's for the direction to it to mean something."""
     baseline = float(np.linalg.norm(true[:3, 3]))
-    return baseline > 0 and baseline >= _LEAST_BASELINE * scene_size
+    return baseline > 0 and baseline >= _LEAST_BASELINE * float(scene_size)
 
 
 def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:
-    """Indices of the more confident half, the first of equal ones; NaN counts as least."""
+    """Indices of the more confident half, ties by order; NaN counts as least."""
     return np.argsort(-np.nan_to_num(confidence, nan=-np.inf, posinf=np.inf), kind="stable")[: (len(confidence) + 1) // 2]
 
 
@@ -142,36 +122,45 @@ def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, 
 class PoseEstimate:
     """Camera of view 2 in view 1's frame, by PnP on a layer's pointmap of view 2; its translation is in that pointmap's unit.
 
-    Angles (degrees) are against the reference's camera (`Report.reference`); None where nothing was found or nothing is known to compare
-    with.
+    Angles (degrees) are against the reference's camera; None if no camera was found or there is no reference.
     """
 
-    camera2_to_1: Float[np.ndarray, "4 4"] | None
+    camera2_to_1: Pose | None
     rotation_degrees: float | None
     translation_degrees: float | None
 
 
-def second_camera(view2: ViewGeometry, intrinsics: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4 4"] | None:
-    """The pose, camera 2 to view 1's frame, in which view 2's points appear at their own pixels; None where none explains them.
+def second_camera(view2: ViewGeometry, intrinsics: Float[np.ndarray, "3 3"]) -> Pose | None:
+    """The pose, camera 2 to view 1's frame, in which view 2's points appear at their own pixels; None if no pose fits them."""
+    size = (view2.points.shape[0], view2.points.shape[1])
+    columns, rows = sampled_pixels(*size).astype(int).T
+    confidence = None if view2.confidence is None else view2.confidence[rows, columns]
+    return sampled_camera(view2.points[rows, columns], confidence, size, intrinsics)
 
-    By PnP on at most 64×64 pixels of a grid, the more confident half of them where there is a confidence.
+
+def sampled_camera(
+    points: Float[np.ndarray, "N 3"],
+    confidence: Float[np.ndarray, " N"] | None,
+    size: tuple[int, int],
+    intrinsics: Float[np.ndarray, "3 3"],
+) -> Pose | None:
+    """As `second_camera`, from view 2's points and confidence at the `sampled_pixels` of its (height, width) alone.
+
+    By PnP on those pixels, at most 64×64, or on the more confident half of them if there is a confidence.
     """
-    height, width = view2.points.shape[:2]
-    pixels = sampled_pixels(height, width)
-    columns, rows = pixels.astype(int).T
-    points = view2.points[rows, columns]
-    if view2.confidence is not None:
-        chosen = most_confident_half(view2.confidence[rows, columns])
+    pixels = sampled_pixels(*size)
+    if confidence is not None:
+        chosen = most_confident_half(confidence)
         points, pixels = points[chosen], pixels[chosen]
-    return camera_pose(points, pixels, intrinsics, INLIER_THRESHOLD * width)
+    return camera_pose(points, pixels, intrinsics, INLIER_THRESHOLD * size[1])
 
 
-def pose_against(camera: Float[np.ndarray, "4 4"] | None, reference: Float[np.ndarray, "4 4"] | None, scene_size: float) -> PoseEstimate:
-    """A found camera with its angles to the reference's.
+def pose_against(camera: Pose | None, reference: Pose | None, scene_size: float) -> PoseEstimate:
+    """An estimated camera with its angles to the reference's.
 
     Args:
-        camera, reference: camera 2 to view 1's frame, or None where not found; their units may differ.
-        scene_size: a typical distance of the reference's points: where the cameras stand in one place, a direction means nothing.
+        camera, reference: camera 2 to view 1's frame, or None if not found; their units may differ.
+        scene_size: a typical distance of the reference's points: if both cameras are in one place, a direction means nothing.
     """
     if camera is None or reference is None:
         return PoseEstimate(camera, None, None)

@@ -1,1 +1,1 @@
-"""DUSt3R as a pure function of its parameters and two views, and the ids by which everything inside it is asked for."""
+"""DUSt3R in Linen: its config and layer ids, shared transformer parts, heads, and the model as a pure function."""

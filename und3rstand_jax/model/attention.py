@@ -1,6 +1,7 @@
-"""Two-dimensional rotary position embedding (Su et al. 2021; in two dimensions as CroCo v2, Weinzaepfel et al. 2023).
+"""Scaled dot-product attention with two-dimensional rotary positions, and its weights.
 
-Scaled dot-product attention, in the implementations that JAX offers for each platform, and its weights.
+Rotary position embedding is Su et al. 2021's, in two dimensions as in CroCo v2 (Weinzaepfel et al. 2023). Attention itself
+has several implementations, because none is the fastest on every platform.
 """
 
 from typing import Literal, get_args
@@ -9,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int
 
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.option_values import AttentionImplementation
 
-Rotation = tuple[jax.Array, jax.Array]
+Rotation = tuple[Float[Array, "_ 2 _"], Float[Array, "_ 2 _"]]
 """Cosines and sines of one view, each (N, 2, head_dim / 4): token, axis (y, x), frequency."""
 
 
-def grid_positions(height: int, width: int) -> Num[np.ndarray, "N 2"]:
+def grid_positions(height: int, width: int) -> Int[np.ndarray, "{height}*{width} 2"]:
     """Integer (y, x) of every token of a height × width grid, in row-major order."""
     return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2)
 
@@ -26,7 +28,7 @@ def rotation(grid: tuple[int, int], head_dim: int, base: float) -> Rotation:
     """Cosines and sines that rotate a head's channels by the token's place in a (rows, columns) grid.
 
     Half of the channels (D' = head_dim / 2) turn with y, half with x, by position · base^(−2i / D'). The angles are
-    made in float32 whatever the trunk computes in: bfloat16 cannot tell neighbouring positions apart.
+    computed in float32 whatever the trunk computes in: bfloat16 cannot tell neighbouring positions apart.
     """
     half = head_dim // 2
     frequencies = jnp.float32(base) ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
@@ -43,9 +45,6 @@ def rotate(tokens: Float[Array, "B N H D"], rotation: Rotation) -> Float[Array, 
     return rotated.reshape(tokens.shape).astype(tokens.dtype)
 
 
-AttentionImplementation = Literal["auto", "per_head", "xla", "cudnn"]
-
-
 def attend(
     query: Float[Array, "B N H D"],
     key: Float[Array, "B M H D"],
@@ -60,12 +59,12 @@ def attend(
     on a CPU, xla elsewhere.
 
     Raises:
-        UserError: cuDNN is asked for in float32, which it does not compute.
+        OptionError: there is no such implementation, or it is cuDNN in float32, which cuDNN does not compute.
     """
     if implementation not in get_args(AttentionImplementation):
-        raise UserError(f"attention must be one of {', '.join(get_args(AttentionImplementation))}; found {implementation!r}")
+        raise OptionError(f"attention must be one of {', '.join(get_args(AttentionImplementation))}; found {implementation!r}")
     if implementation == "cudnn" and query.dtype == jnp.float32:
-        raise UserError("attention='cudnn' computes in bfloat16; load the model with dtype='bfloat16', or use attention='xla'")
+        raise OptionError("attention='cudnn' computes in bfloat16; load the model with dtype='bfloat16', or use attention='xla'")
     if implementation == "auto":
         return lax.platform_dependent(
             query,
@@ -84,29 +83,37 @@ def attention_weights(
 ) -> Float[Array, "B h N M"]:
     """softmax(q kᵀ / √D) of the h heads that `heads` keeps, in float32 whatever the dtype of q and k.
 
-    For looking at: `attend` mixes with weights of its own, most of which never exist as one array.
+    For inspection: `attend` computes its own weights, most of which never exist as one array.
     """
     logits = jnp.einsum("bnhd,bmhd->bhnm", query[:, :, heads], key[:, :, heads], precision=precision, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
 
 
-def _batched(query: Array, key: Array, value: Array, implementation: Literal["xla", "cudnn"], precision: lax.Precision) -> Array:
+def _batched(
+    query: Float[Array, "B N H D"],
+    key: Float[Array, "B M H D"],
+    value: Float[Array, "B M H D"],
+    implementation: Literal["xla", "cudnn"],
+    precision: lax.Precision,
+) -> Float[Array, "B N H D"]:
     # jax.nn.dot_product_attention has no precision argument; it takes the one in force while it is traced.
     with jax.default_matmul_precision(precision.name.lower()):
         return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 
-def _per_head(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:
+def _per_head(
+    query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], value: Float[Array, "B M H D"], precision: lax.Precision
+) -> Float[Array, "B N H D"]:
     batch, length, heads, dim = query.shape
 
-    def one_head(q: Array, k: Array, v: Array) -> Array:
+    def one_head(q: Float[Array, "N D"], k: Float[Array, "M D"], v: Float[Array, "M D"]) -> Float[Array, "N D"]:
         logits = jnp.matmul(q * dim**-0.5, k.T, precision=precision, preferred_element_type=jnp.float32)
         # Normalising after the product with v divides D numbers a token instead of M.
         weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
         mixed = jnp.matmul(weights.astype(v.dtype), v, precision=precision, preferred_element_type=jnp.float32)
         return (mixed / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)
 
-    def heads_first(tokens: Array) -> Array:
+    def heads_first(tokens: Float[Array, "B L H D"]) -> Float[Array, "B*H L D"]:
         return tokens.swapaxes(1, 2).reshape(batch * heads, tokens.shape[1], dim)
 
     mixed = lax.map(lambda qkv: one_head(*qkv), (heads_first(query), heads_first(key), heads_first(value)))

@@ -1,15 +1,23 @@
-"""DUSt3R's linear head, and the pixel shuffle it shares with the probes.
+"""From tokens to pointmaps: DUSt3R's heads, the pixel shuffle that the probes share, and the output activations.
 
-The DPT head (Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021) as DUSt3R has it.
-
-Four depths of the network are laid out as images of four scales and fused from coarse to fine.
+A head turns tokens into raw channels for each pixel. The linear head reads one layer. The DPT head (Ranftl et al., "Vision Transformers
+for Dense Prediction", ICCV 2021) lays out four layers as images of four scales and fuses them from coarse to fine. `to_pointmap` makes
+a pointmap and its confidence of raw channels (DUSt3R, Wang et al., CVPR 2024, section 3.2).
 """
 
+import math
+from typing import TypedDict
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
+
+from und3rstand_jax.model.config import Mode
+
+_EXACT = lax.Precision.HIGHEST
 
 
 class LinearHead(nn.Module):
@@ -18,13 +26,13 @@ class LinearHead(nn.Module):
     patch_size: int
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "B h w C"]) -> Float[Array, "B H W 4"]:
+    def __call__(self, tokens: Float[Array, "B h w C"]) -> Float[Array, "B {self.patch_size}*h {self.patch_size}*w 4"]:
         """(B, h, w, C) to (B, patch·h, patch·w, 4)."""
-        outputs = nn.Dense(4 * self.patch_size**2, precision=lax.Precision.HIGHEST, name="proj")(tokens.astype(jnp.float32))
+        outputs = nn.Dense(4 * self.patch_size**2, precision=_EXACT, name="proj")(tokens.astype(jnp.float32))
         return shuffle_pixels(outputs, self.patch_size, "channels_first")
 
 
-def shuffle_pixels(outputs: Float[Array, "B h w O"], patch_size: int, layout: str) -> Float[Array, "B H W K"]:
+def shuffle_pixels(outputs: Float[Array, "B h w O"], patch_size: int, layout: str) -> Float[Array, "B {patch_size}*h {patch_size}*w K"]:
     """Lays each token's O = K·patch² outputs out as its patch of K channels.
 
     `layout` is "channels_first" (output channel·patch² + row·patch + column, DUSt3R's own) or "channels_last"
@@ -39,19 +47,13 @@ def shuffle_pixels(outputs: Float[Array, "B h w O"], patch_size: int, layout: st
     return patches.reshape(batch, height * p, width * p, -1)
 
 
-Image = Float[Array, "B H W C"]
-
-
-_EXACT = lax.Precision.HIGHEST
-
-
 def head_depths(dec_depth: int) -> tuple[int, int, int, int]:
-    """Which of [encoder, block 1, …, block dec_depth] the head reads: 0, 1/2, 3/4 and all of the depth."""
+    """Which of [encoder, block 1, …, block dec_depth] the DPT head reads: 0, 1/2, 3/4 and all of the depth."""
     return 0, dec_depth // 2, 3 * dec_depth // 4, dec_depth
 
 
 class DPTHead(nn.Module):
-    """Four token maps of one view to four raw channels a pixel. Always float32."""
+    """Four token maps of one view to four raw channels for each pixel. Always float32."""
 
     level_widths: tuple[int, int, int, int] = (96, 192, 384, 768)
     width: int = 256
@@ -59,11 +61,19 @@ class DPTHead(nn.Module):
     out_channels: int = 4
 
     @nn.compact
-    def __call__(self, *levels: Image) -> Float[Array, "B 16h 16w 4"]:
+    def __call__(self, *levels: Float[Array, "B h w _"]) -> Float[Array, "B 16*h 16*w {self.out_channels}"]:
         """Fuses four token maps (B, h, w, C), given in network order, late and coarse ones first."""
         fused = None
         for k in (4, 3, 2, 1):
-            level = _conv3(self.width, f"level{k}", bias=False)(self._at_scale(levels[k - 1].astype(jnp.float32), k))
+            # The token map of level k at 4, 2, 1 or 1/2 times its size.
+            width = self.level_widths[k - 1]
+            level = _conv1(width, f"project{k}")(levels[k - 1].astype(jnp.float32))
+            if k in (1, 2):
+                level = Enlarge(width, factor=8 >> k, name=f"resample{k}")(level)
+            elif k == 4:
+                # PyTorch pads both sides; XLA's SAME would pad an even size on one side only.
+                level = nn.Conv(width, (3, 3), strides=2, padding=((1, 1), (1, 1)), precision=_EXACT, name="resample4")(level)
+            level = _conv3(self.width, f"level{k}", bias=False)(level)
             if fused is not None:
                 # Odd sizes: halving rounds up and doubling overshoots by one.
                 fused = fused[:, : level.shape[1], : level.shape[2]]
@@ -72,26 +82,15 @@ class DPTHead(nn.Module):
         x = _conv3(self.last_width, "conv2")(double_size(x))
         return _conv1(self.out_channels, "out")(nn.relu(x))
 
-    def _at_scale(self, tokens: Image, k: int) -> Image:
-        """The token map of level k at 4, 2, 1 or 1/2 times its size."""
-        width = self.level_widths[k - 1]
-        x = _conv1(width, f"project{k}")(tokens)
-        if k in (1, 2):
-            return Enlarge(width, factor=8 >> k, name=f"resample{k}")(x)
-        if k == 4:
-            # PyTorch pads both sides; XLA's SAME would pad an even size on one side only.
-            return nn.Conv(width, (3, 3), strides=2, padding=((1, 1), (1, 1)), precision=_EXACT, name="resample4")(x)
-        return x
-
 
 class Enlarge(nn.Module):
-    """Transposed convolution whose stride is its kernel: one matrix product a pixel, laid out as a patch."""
+    """Transposed convolution whose stride is its kernel: one matrix product per pixel, laid out as a patch."""
 
     features: int
     factor: int
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B {self.factor}*H {self.factor}*W {self.features}"]:
         """(B, H, W, C) to (B, factor·H, factor·W, features)."""
         batch, height, width, channels = x.shape
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.factor, self.factor, self.features))
@@ -106,7 +105,7 @@ class Fusion(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, level: Image, coarser: Image | None) -> Image:
+    def __call__(self, level: Float[Array, "B H W C"], coarser: Float[Array, "B H W C"] | None) -> Float[Array, "B 2*H 2*W C"]:
         """`coarser` is None at the coarsest level, which has nothing to add to."""
         x = level if coarser is None else coarser + ResidualUnit(self.width, name="unit1")(level)
         x = ResidualUnit(self.width, name="unit2")(x)
@@ -120,25 +119,21 @@ class ResidualUnit(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """The skip carries x itself, not relu(x)."""
         return x + _conv3(self.width, "conv2")(nn.relu(_conv3(self.width, "conv1")(nn.relu(x))))
 
 
-def double_size(x: Image) -> Image:
+def double_size(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     """Bilinear interpolation to twice the size with corners aligned (which `jax.image.resize` does not offer)."""
-    return _double_axis(_double_axis(x, 1), 2)
-
-
-def _double_axis(x: Image, axis: int) -> Image:
-    size = x.shape[axis]
-    source = np.arange(2 * size) * (size - 1) / (2 * size - 1)
-    low = np.floor(source).astype(np.int32)
-    high = np.minimum(low + 1, size - 1)
-    shape = [1] * x.ndim
-    shape[axis] = 2 * size
-    weight = (source - low).astype(np.float32).reshape(shape)
-    return jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
+    for axis in (1, 2):
+        size = x.shape[axis]
+        source = np.arange(2 * size) * (size - 1) / (2 * size - 1)
+        low = np.floor(source).astype(np.int32)
+        high = np.minimum(low + 1, size - 1)
+        weight = np.expand_dims((source - low).astype(np.float32), tuple(range(1, x.ndim - axis)))
+        x = jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
+    return x
 
 
 def _conv3(features: int, name: str, bias: bool = True) -> nn.Conv:
@@ -147,3 +142,36 @@ def _conv3(features: int, name: str, bias: bool = True) -> nn.Conv:
 
 def _conv1(features: int, name: str) -> nn.Dense:
     return nn.Dense(features, precision=_EXACT, name=name)
+
+
+class Pointmap(TypedDict, total=False):
+    """A 3D point for every pixel, and the network's confidence in it.
+
+    `pts3d` (B, H, W, 3) is in the frame of view 1's camera (x right, y down, z forward) for both views, in the
+    network's own unit of length. `conf` (B, H, W) is absent where a probe yields none.
+    """
+
+    pts3d: Float[Array, "B H W 3"]
+    conf: Float[Array, "B H W"]
+
+
+def to_pointmap(raw: Float[Array, "B H W K"], depth_mode: Mode, conf_mode: Mode) -> Pointmap:
+    """The pointmap of K = 4 raw channels x, y, z and confidence, or of K = 3 without confidence. Computed in float32."""
+    raw = raw.astype(jnp.float32)
+    points = raw[..., :3]
+    if depth_mode[0] != "linear":
+        squared = jnp.sum(points**2, axis=-1, keepdims=True)
+        # The square root has no derivative at 0: both branches of the outer `where` must be differentiable there.
+        nonzero = squared > 0
+        distance = jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
+        direction = points / jnp.maximum(distance, 1e-8)
+        points = direction * (jnp.expm1(distance) if depth_mode[0] == "exp" else distance**2)
+    if raw.shape[-1] == 3:
+        return Pointmap(pts3d=points)
+    name, low, high = conf_mode
+    if name == "sigmoid":
+        conf = (high - low) * jax.nn.sigmoid(raw[..., 3]) + low
+    else:
+        # The bound is applied before the exponential: after it, an overflow would make the gradient NaN.
+        conf = low + jnp.exp(jnp.minimum(raw[..., 3], math.log(high - low) if high < math.inf else math.inf))
+    return Pointmap(pts3d=points, conf=conf)

@@ -1,13 +1,11 @@
-"""Photos to model input, in the two ways the published models were fed, and back to pixels to show them.
+"""Photos to model input, in the two ways of the published models, and back to pixels to show them.
 
 "probe" is the preprocessing of the probe model's own example (card of `jgaubil/und3rstand-dust3r-512-dpt`): always a
-square. "dust3r" is the loader of DUSt3R (Wang et al., CVPR 2024), which keeps the photo's shape.
-
-The two images as the model takes them.
+square. "dust3r" is the loader of DUSt3R (Wang et al., CVPR 2024), which keeps the photo's aspect ratio.
 """
 
 import os
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +14,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageOps
 
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import ImageError, OptionError
 
 Preprocessing = Literal["probe", "dust3r"]
 
-
 Photo = str | os.PathLike[str] | Image.Image
-
+"""A file of any format that Pillow opens, or an open Pillow image."""
 
 PATCH_SIZE = 16
 
@@ -32,10 +29,10 @@ def load_image(
 ) -> Float[np.ndarray, "1 H W 3"]:
     """A photo as model input: float32 RGB in [-1, 1], height and width multiples of 16.
 
-    The EXIF orientation is applied, the first frame of an animation taken, transparency dropped, 16 bits brought to 8.
+    The EXIF orientation is applied, the first frame of an animation taken, transparency dropped, 16 bits reduced to 8.
 
     Args:
-        photo: a file of any kind Pillow opens, or an open Pillow image.
+        photo: a file of any format that Pillow opens, or an open Pillow image.
         preprocessing: "probe" brings the short side to `size` (bilinear, antialiased) and takes the central square.
             "dust3r" brings the long side to `size` (Lanczos down, bicubic up) and crops to multiples of 16 around the
             centre; at size 224 it brings the short side to 224 and takes the central square.
@@ -43,7 +40,8 @@ def load_image(
         square_ok: for "dust3r" at sizes other than 224, keeps a square photo square instead of cropping it to 4:3.
 
     Raises:
-        UserError: the file is missing, is no image or is damaged, or this size leaves no multiple of 16.
+        ImageError: the file is missing, is not an image or is damaged, or at this size a side has fewer than 16 pixels.
+        OptionError: there is no such preprocessing, or the size is not one of its sizes.
     """
     rgb = open_photo(photo)
     if preprocessing == "probe":
@@ -51,7 +49,7 @@ def load_image(
     elif preprocessing == "dust3r":
         cropped = _dust3r_crop(rgb, size, square_ok)
     else:
-        raise UserError(f"preprocessing {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
+        raise OptionError(f"preprocessing {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
     return ((np.asarray(cropped, np.float32) / 255 - 0.5) / 0.5)[None]
 
 
@@ -61,10 +59,10 @@ def to_uint8(image: Float[np.ndarray, "*B H W 3"]) -> UInt8[np.ndarray, "*B H W 
 
 
 def open_photo(photo: Photo) -> Image.Image:
-    """The photo's first frame, upright, in 8-bit RGB, which `load_image` takes as well.
+    """The photo's first frame, upright, in 8-bit RGB, which `load_image` accepts in place of the file.
 
     Raises:
-        UserError: the file is missing, is no image or is damaged.
+        ImageError: the file is missing, is not an image or is damaged.
     """
     if isinstance(photo, Image.Image):
         return _upright_rgb(photo, "the image")
@@ -72,30 +70,27 @@ def open_photo(photo: Photo) -> Image.Image:
         with Image.open(photo) as file:
             return _upright_rgb(file, str(photo))
     except FileNotFoundError:
-        raise UserError(f"no image at {photo}: there is no such file") from None
+        raise ImageError(f"no image at {photo}: there is no such file") from None
     except Image.UnidentifiedImageError:
-        raise UserError(f"{photo} is not an image in a format Pillow knows; convert it to PNG or JPEG") from None
+        raise ImageError(f"{photo} is not an image in a format Pillow knows; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{photo} has too many pixels; make it smaller first ({error})") from None
+        raise ImageError(f"{photo} has too many pixels; make it smaller first ({error})") from None
     except OSError as error:
-        raise UserError(f"cannot open {photo}: {error.strerror or error}") from error
+        raise ImageError(f"cannot open {photo}: {error.strerror or error}") from error
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, zlib.error, …).
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = _to_eight_bits(image)
+        if image.mode == "P":
+            # A palette may carry transparency, which Pillow drops cleanly only by way of RGBA.
+            image = image.convert("RGBA")
+        return image.convert("RGB")
     except Exception as error:
-        raise UserError(f"cannot read {name}, the file seems damaged: {error or type(error).__name__}") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_eight_bits(image)
-    if image.mode == "P":
-        # A palette may carry transparency, which Pillow drops cleanly only by way of RGBA.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        raise ImageError(f"cannot read {name}, the file seems damaged: {error or type(error).__name__}") from error
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -104,7 +99,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         full = 65535.0
     else:
-        # 32-bit integers and floats state no full scale: the least of the usual ones that holds every value.
+        # 32-bit integers and floats have no full scale: take the smallest of the usual ones that holds every value.
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
         full = next((scale for scale in usual if grey.max() <= scale), usual[-1])
     return Image.fromarray(np.rint(np.clip(grey / full, 0, 1) * 255).astype(np.uint8))
@@ -112,7 +107,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _probe_crop(image: Image.Image, size: int) -> Image.Image:
     if size <= 0 or size % PATCH_SIZE:
-        raise UserError(f"image size {size} must be a positive multiple of {PATCH_SIZE}")
+        raise OptionError(f"image size {size} must be a positive multiple of {PATCH_SIZE}")
     short, long = min(image.size), max(image.size)
     longer = size * long // short
     width, height = (size, longer) if image.width <= image.height else (longer, size)
@@ -123,12 +118,12 @@ def _probe_crop(image: Image.Image, size: int) -> Image.Image:
 
 def _dust3r_crop(image: Image.Image, size: int, square_ok: bool) -> Image.Image:
     if size <= 0:
-        raise UserError(f"image size {size} must be positive")
+        raise OptionError(f"image size {size} must be positive")
     long = max(image.size)
     # 224 is the size of the short side: the linear 224 model was trained on squares.
     target = round(size * long / min(image.size)) if size == 224 else size
     width, height = (round(side * target / long) for side in image.size)
-    filter_ = Image.Resampling.LANCZOS if long > target else Image.Resampling.BICUBIC
+    resample = Image.Resampling.LANCZOS if long > target else Image.Resampling.BICUBIC
     x, y = width // 2, height // 2
     if size == 224:
         half_width = half_height = min(x, y)
@@ -138,41 +133,41 @@ def _dust3r_crop(image: Image.Image, size: int, square_ok: bool) -> Image.Image:
             # 3/4 of the width; at sizes other than DUSt3R's own that need not be a multiple of 16 yet.
             half_height = 3 * half_width // 4 // (PATCH_SIZE // 2) * (PATCH_SIZE // 2)
     if not half_width or not half_height:
-        raise UserError(
+        raise ImageError(
             f"an image of {image.width}×{image.height} pixels leaves {2 * half_width}×{2 * half_height} at size {size}; "
             f"each side must keep at least {PATCH_SIZE}: use a larger size or a less elongated image"
         )
-    resized = _resize(image, width, height, filter_)
+    resized = _resize(image, width, height, resample)
     return resized.crop((x - half_width, y - half_height, x + half_width, y + half_height))
 
 
-def _resize(image: Image.Image, width: int, height: int, filter_: Any) -> Image.Image:
+def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         found = f"an image of {image.width}×{image.height} pixels"
-        raise UserError(f"{found} would be resized to {width}×{height}, which is too large; crop it or use a smaller size")
+        raise ImageError(f"{found} would be resized to {width}×{height}, which is too large; crop it or use a smaller size")
     # Pillow's filters widen with the scale when they shrink, which is the antialiasing asked for.
-    return image.resize((width, height), filter_)
+    return image.resize((width, height), resample)
 
 
 def as_view(image: ArrayLike, patch_size: int, name: str) -> Float[Array, "B H W 3"]:
-    """A batch of RGB images in [-1, 1] as (B, H, W, 3); (B, 3, H, W) is taken too.
+    """A batch of RGB images in [-1, 1] as (B, H, W, 3), from that or from (B, 3, H, W).
 
     Raises:
-        UserError: the array is no such batch, or a side is no multiple of the patch size.
+        ImageError: the array, which the message calls `name`, is not such a batch, or a side is not a multiple of the patch size.
     """
     array = image if isinstance(image, jax.Array) else np.asarray(image)  # a traced or device array stays where it is
     expected = f"{name} must be RGB in [-1, 1], floating point, (B, H, W, 3) or (B, 3, H, W)"
     if array.ndim != 4 or 3 not in (array.shape[1], array.shape[-1]):
         hint = "; add a batch axis with image[None]" if array.ndim == 3 else ""
-        raise UserError(f"{expected}; found shape {tuple(array.shape)}{hint}")
+        raise ImageError(f"{expected}; found shape {tuple(array.shape)}{hint}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise UserError(f"{expected}; found {array.dtype}: scale 8-bit images with (x / 255 - 0.5) / 0.5")
+        raise ImageError(f"{expected}; found {array.dtype}: scale 8-bit images with (x / 255 - 0.5) / 0.5")
     if 0 in array.shape:
-        raise UserError(f"{expected}; found shape {tuple(array.shape)}, which holds no pixels")
+        raise ImageError(f"{expected}; found shape {tuple(array.shape)}, which holds no pixels")
     if array.shape[-1] != 3:
         array = array.transpose(0, 2, 3, 1)
     height, width = array.shape[1:3]
     if height % patch_size or width % patch_size:
-        raise UserError(f"{name} is {height}×{width}; both sides must be multiples of {patch_size}: crop or resize it (load_image does)")
+        raise ImageError(f"{name} is {height}×{width}; both sides must be multiples of {patch_size}: crop or resize it (load_image does)")
     return jnp.asarray(array)

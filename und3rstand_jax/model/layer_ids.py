@@ -8,29 +8,27 @@ A layer id names the residual stream *after* one step of the network, for both v
 `all` stands for the layers that "Understanding Multi-View Transformers" (arXiv 2510.24907) probes: the decoder's
 residual stream after every skip connection, three layers a block.
 
-Attention weights have ids of their own (`und3rstand_jax.model.captures`); they are captured like layers and are none.
+Attention weights have ids of their own (`und3rstand_jax.model.captures`); they are captured like layers but are not layers.
 """
 
 import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import LayerError
 
 STACKS = ("encoder", "decoder")
-
-
 ENCODER_STEPS = ("self_attn", "mlp")
-
-
 DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
-
-
 PAPER_STEPS = ("self_attn", "cross_attn", "mlp")
-
 
 HEAD = "head"
 """Stands in place of a layer id for the model's own head, in tables and files."""
+
+
+def layer_name(layer_id: str) -> str:
+    """A layer's name in tables and figures."""
+    return "the model's own head" if layer_id == HEAD else layer_id
 
 
 def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
@@ -45,7 +43,7 @@ def layer_ids(enc_depth: int, dec_depth: int) -> tuple[str, ...]:
 
 
 def paper_layer_ids(dec_depth: int) -> tuple[str, ...]:
-    """The layers the paper probes (`all`): three a decoder block, 36 for the published models."""
+    """The layers the paper probes (`all`): three per decoder block, 36 for the published models."""
     return tuple(f"decoder.{i}.{step}" for i in range(dec_depth) for step in PAPER_STEPS)
 
 
@@ -61,7 +59,7 @@ def network_order(layer_id: str) -> tuple[int, ...]:
 
 
 def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
-    """(block, step) of those layers that lie in the blocks of `encoder` or `decoder`."""
+    """(block, step) of those layers that are in the blocks of the stack `encoder` or `decoder`."""
     parts = (layer.split(".", 2) for layer in layers)
     return {(int(part[1]), part[2]) for part in parts if part[0] == stack and len(part) == 3}
 
@@ -75,31 +73,28 @@ def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tu
         available: the ids to choose from, in network order.
 
     Raises:
-        UserError: a pattern matches nothing; the message lists the ids nearest to it.
+        LayerError: a pattern matches nothing; the message lists the ids nearest to it.
     """
     chosen: set[str] = set()
     for pattern in split_patterns(patterns):
-        matches = [layer for layer in available if _matches(layer, pattern)]
+        if pattern == "all":
+            matches = [layer for layer in available if layer.startswith("decoder.") and layer.endswith(PAPER_STEPS)]
+        else:
+            matches = [layer for layer in available if fnmatch.fnmatchcase(layer, pattern)]
         if not matches:
-            raise UserError(unknown_id(pattern, available))
+            raise LayerError(unknown_id(pattern, available))
         chosen.update(matches)
     return tuple(layer for layer in available if layer in chosen)
 
 
 def split_patterns(patterns: str | Iterable[str]) -> list[str]:
-    """The patterns of one comma-separated string, or several as they are; empty ones fall away."""
+    """The patterns of one comma-separated string, or of several strings; empty ones are dropped."""
     parts = patterns.split(",") if isinstance(patterns, str) else patterns
     return [pattern for pattern in (part.strip() for part in parts) if pattern]
 
 
-def _matches(layer: str, pattern: str) -> bool:
-    if pattern == "all":
-        return layer.startswith("decoder.") and layer.endswith(PAPER_STEPS)
-    return fnmatch.fnmatchcase(layer, pattern)
-
-
 def unknown_id(pattern: str, available: Sequence[str], what: str = "layer") -> str:
-    """The complaint about a pattern that matches none of the ids, with those nearest to it."""
+    """The error message for a pattern that matches none of the ids, with those nearest to it."""
     near = difflib.get_close_matches(pattern, available, n=3, cutoff=0.5)
     hint = f"; the nearest are {', '.join(near)}" if near else ""
     span = f"{available[0]} … {available[-1]}" if available else "none"

@@ -1,50 +1,56 @@
-"""What a forward pass returns."""
+"""What a forward pass returns, and the types it is made of."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
-from und3rstand_jax.model.pointmap import Pointmap
+from und3rstand_jax.model.heads import Pointmap
 
 T = TypeVar("T")
 
-
 ViewTokens = tuple[Float[Array, "B N1 C"], Float[Array, "B N2 C"]]
+"""The tokens of one layer, of both views."""
 
+Activation = tuple[Float[Array | np.ndarray, "B ..."], Float[Array | np.ndarray, "B ..."]]
+"""What one id captures, of both views: tokens (B, N, C), or attention weights (B, heads, N, M). NumPy's after `jax.device_get`."""
 
-Grids = tuple[tuple[int, int], tuple[int, int]]
+Grid = tuple[int, int]
+"""(rows, columns) of a view's tokens."""
+
+Grids = tuple[Grid, Grid]
 """(rows, columns) of each view's tokens."""
 
-
 ImageSizes = tuple[tuple[int, int], tuple[int, int]]
+"""(height, width) of each view in pixels."""
 
 
 def pair(items: Iterable[T]) -> tuple[T, T]:
-    """What holds one thing a view, as a pair."""
+    """Two items, one for each view, as a pair."""
     first, second = items
     return first, second
 
 
 @jax.tree_util.register_pytree_node_class
-class BackboneOutput(Mapping[str, ViewTokens]):
-    """The captured layers, and the pointmaps where the heads were run.
+class BackboneOutput(Mapping[str, Activation]):
+    """The captured layers, and the pointmaps if the heads were run.
 
     A mapping from layer id to (tokens of view 1, tokens of view 2), each (B, N, C), in network order; `activations`
-    is the same mapping as a plain dict. Captured attention weights stand in it under their ids
+    is the same mapping as a plain dict. Captured attention weights are in it under their ids
     (`und3rstand_jax.model.captures`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
     the tokens they attend to, which in cross-attention are view 2's; then view 2's.
 
     `pred1` and `pred2` are the model's own pointmaps, both in view 1's frame, or None. `image_sizes` are the
-    (height, width) of both views, which tokens alone do not tell.
+    (height, width) of both views, which cannot be told from the tokens alone.
 
     It is a pytree (jit, vmap and device_get take it); the ids and sizes are its static part.
     """
 
     def __init__(
         self,
-        activations: Mapping[str, ViewTokens],
+        activations: Mapping[str, Activation],
         image_sizes: ImageSizes,
         pred1: Pointmap | None = None,
         pred2: Pointmap | None = None,
@@ -54,7 +60,7 @@ class BackboneOutput(Mapping[str, ViewTokens]):
         self.pred1 = pred1
         self.pred2 = pred2
 
-    def __getitem__(self, layer_id: str) -> ViewTokens:
+    def __getitem__(self, layer_id: str) -> Activation:
         try:
             return self.activations[layer_id]
         except KeyError:
@@ -70,12 +76,14 @@ class BackboneOutput(Mapping[str, ViewTokens]):
         heads = "with" if self.pred1 is not None else "without"
         return f"BackboneOutput({len(self)} layers {heads} pointmaps, image sizes {self.image_sizes})"
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[object, ...], tuple[tuple[str, ...], ImageSizes]]:
         """Arrays, then the static part; layers keep network order, which a dict as a pytree would not."""
         return (tuple(self.activations.values()), self.pred1, self.pred2), (tuple(self.activations), self.image_sizes)
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[Any, ...], arrays: tuple[Any, ...]) -> "BackboneOutput":
-        """The inverse of `tree_flatten`."""
-        (layer_ids, image_sizes), (tokens, pred1, pred2) = static, arrays
-        return cls(dict(zip(layer_ids, tokens, strict=True)), image_sizes, pred1, pred2)
+    def tree_unflatten(cls, static: tuple[tuple[str, ...], ImageSizes], children: tuple) -> "BackboneOutput":
+        """The inverse of `tree_flatten`; the leaves may be anything that JAX puts in the arrays' place."""
+        output = cls({}, static[1])
+        tokens, output.pred1, output.pred2 = children
+        output.activations = dict(zip(static[0], tokens, strict=True))
+        return output

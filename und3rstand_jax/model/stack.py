@@ -6,23 +6,31 @@ into runs of blocks with the same capture, so that only what is asked for is eve
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+Params = dict[str, Any]
+"""A parameter tree: nested dicts with arrays as leaves."""
+
 Streams = tuple[jax.Array, ...]
 """Token arrays that go through a stack together: (B, N, C) each."""
 
+Position = tuple[int, str]
+"""One place in a stack: index of the block, name of the step."""
 
-Block = Callable[[Any, Streams, str, Collection[str]], dict[str, Streams]]
+P = TypeVar("P")
+
+Block = Callable[[P, Streams, str, Collection[str]], dict[str, Streams]]
 """(parameters of one block, streams, last step to run, captured steps) -> streams after each step."""
 
 
-Position = tuple[int, str]
-"""One place in a stack: index of the block, name of the step."""
+def stacked(init: Callable[[jax.Array], Mapping[str, Any]], depth: int) -> Callable[[jax.Array], Params]:
+    """An initialiser of `depth` blocks, each drawn independently by `init(key)["params"]`."""
+    return lambda key: jax.vmap(init)(jax.random.split(key, depth))["params"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +43,14 @@ class Run:
     until: str
 
 
-def stacked(init: Callable[[jax.Array], Any], depth: int) -> Callable[[jax.Array], Any]:
-    """An initialiser for `depth` blocks, each drawn on its own, of one that `init(key)["params"]` draws."""
-    return lambda key: jax.vmap(init)(jax.random.split(key, depth))["params"]
-
-
 def plan_runs(steps: tuple[str, ...], depth: int, needed: Collection[Position]) -> tuple[Run, ...]:
-    """The runs of blocks that yield every needed position and compute nothing behind the last of them."""
+    """The runs of blocks that yield every needed position and compute nothing after the last of them.
+
+    Args:
+        steps: what a block can return, in the order in which it computes it.
+        depth: number of blocks.
+        needed: the positions to capture.
+    """
     if not needed:
         return ()
     last_block, last_step = max((index, steps.index(step)) for index, step in needed)
@@ -59,15 +68,15 @@ def plan_runs(steps: tuple[str, ...], depth: int, needed: Collection[Position]) 
     return tuple(runs)
 
 
-def run_stack(block: Block, params: Any, streams: Streams, runs: tuple[Run, ...], unroll: bool) -> dict[Position, Streams]:
+def run_stack(block: Block[P], params: P, streams: Streams, runs: tuple[Run, ...], unroll: bool) -> dict[Position, Streams]:
     """Runs a planned stack; the result holds exactly the captured positions.
 
     Args:
         block: one block of the stack.
-        params: its parameters, every leaf with a leading axis of one entry a block.
+        params: its parameters; the first axis of every leaf is the block.
         streams: the tokens before block 0.
         runs: what to run and keep, from `plan_runs`.
-        unroll: write the blocks out instead of scanning: a longer program, compiled more slowly.
+        unroll: write the blocks out instead of scanning: a longer program, which compiles more slowly.
     """
     kept: dict[Position, Streams] = {}
     for run in runs:

@@ -1,10 +1,8 @@
-"""What a set of probes is made of.
+"""The architecture of a set of probes.
 
 A probe is a small MLP on one token (arXiv 2510.24907, section 3): linear layers, with norms and activations between
 them, whose last layer yields the pointmap and confidence of that token's patch. Everything the published description
 leaves open is a field here, so that nothing about a probe is assumed silently.
-
-The probes that are trained: a small MLP a layer, all of one form (arXiv 2510.24907, section 3).
 """
 
 import dataclasses
@@ -12,20 +10,16 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from und3rstand_jax.model.config import CONF_MODES, DEPTH_MODES, BackboneConfig, Mode, mode_complaints
+from und3rstand_jax.model.config import BackboneConfig, Mode, mode_faults
 from und3rstand_jax.model.layer_ids import network_order
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import ConfigError, LayerError
 
 Step = Literal["linear", "norm", "activation"]
 
-
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "leaky_relu", "identity")
-
-
 NORMS = ("layernorm", "rmsnorm")
-
-
 OUTPUT_LAYOUTS = ("channels_first", "channels_last")
+CHANNELS = 4  # x, y, z and the raw confidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +27,11 @@ class ProbeGroup:
     """Probes of equal shape: their parameters are stacked along a leading layer axis and mapped with `vmap`.
 
     `widths` are the token's channels, every hidden width, and the outputs: one more than there are linear layers.
-    `steps` is the MLP in the order it runs, for example ("norm", "linear", "activation", "linear").
-    `biases` says of each linear layer, and `norm_biases` of each norm, whether it has a bias.
+    `steps` is the MLP in the order in which it runs, for example ("norm", "linear", "activation", "linear").
+    `biases` says for each linear layer, and `norm_biases` for each norm, whether it has a bias.
+
+    Raises:
+        ConfigError: the fields do not fit each other.
     """
 
     layer_ids: tuple[str, ...]
@@ -46,18 +43,21 @@ class ProbeGroup:
     def __post_init__(self) -> None:
         linears = self.steps.count("linear")
         if linears != len(self.widths) - 1 or linears != len(self.biases) or self.steps.count("norm") != len(self.norm_biases):
-            raise UserError(f"probe group of {self.layer_ids}: steps {self.steps} do not fit widths {self.widths}, biases or norm biases")
+            raise ConfigError(f"probe group of {self.layer_ids}: steps {self.steps} do not fit widths {self.widths}, biases or norm biases")
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
-    """A set of probes, at most one a layer.
+    """A set of probes, at most one per layer.
 
-    `views` is "shared" where one MLP reads both views and "separate" where each view has its own.
-    `output_layout` is how a token's outputs make its patch: "channels_first" is channel·p² + row·p + column (DUSt3R's
-    linear head), "channels_last" is (row·p + column)·channels + channel. Channels are x, y, z and, where there are
+    `views` is "shared" if one MLP reads both views and "separate" if each view has its own.
+    `output_layout` is how a token's outputs make up its patch: "channels_first" is channel·p² + row·p + column (DUSt3R's
+    linear head), "channels_last" is (row·p + column)·channels + channel. Channels are x, y, z and, if there are
     four, the raw confidence. `residual` adds a skip around every hidden linear layer (with the norms and the
-    activation behind it) whose two widths are equal.
+    activation after it) whose two widths are equal.
+
+    Raises:
+        ConfigError: there are no such probes. All faults are listed.
     """
 
     groups: tuple[ProbeGroup, ...]
@@ -82,8 +82,7 @@ class ProbeConfig:
             )
             if value not in known
         ]
-        complaints += mode_complaints("depth_mode", self.depth_mode, DEPTH_MODES)
-        complaints += mode_complaints("conf_mode", self.conf_mode, CONF_MODES)
+        complaints += mode_faults(self)
         pixels = self.patch_size**2
         for group in self.groups:
             if group.widths[-1] not in (3 * pixels, 4 * pixels):
@@ -94,15 +93,12 @@ class ProbeConfig:
         ids = self.layer_ids
         complaints += [f"layer {layer} has more than one probe" for layer in sorted({i for i in ids if ids.count(i) > 1})]
         if complaints:
-            raise UserError("probe config: " + "; ".join(complaints))
+            raise ConfigError("probe config: " + "; ".join(complaints))
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
         """The probed layers in network order."""
         return tuple(sorted((layer for group in self.groups for layer in group.layer_ids), key=network_order))
-
-
-CHANNELS = 4  # x, y, z and the raw confidence
 
 
 def probe_config(
@@ -114,26 +110,28 @@ def probe_config(
     norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm",
     views: Literal["shared", "separate"] = "shared",
 ) -> ProbeConfig:
-    """A probe for each of `layers`, which read the backbone's own output activations.
+    """A probe for each of `layers`, all of one form; the output activations are the backbone's own.
 
     Args:
-        backbone: whose layers are probed; it gives token widths, patch size, depth and confidence modes.
+        backbone: whose layers are probed; determines token widths, patch size, depth and confidence modes.
         layers: layer ids.
         hidden: width of the hidden layers; by default the tokens' own.
         depth: linear layers; the paper has five.
         activation: between linear layers.
-        norm: what a token goes through first; the scale of the residual stream grows with depth, and a norm takes it out.
+        norm: what a token goes through first; the scale of the residual stream grows with depth, and a norm removes it.
         views: whether one MLP reads both views, or each has its own.
 
     Raises:
-        UserError: there are no layers, or no such probe.
+        LayerError: there are no layers.
+        ConfigError: there is no such probe.
     """
     if not layers:
-        raise UserError("no layers to probe; --layers takes ids and patterns, 'all' for the paper's")
+        raise LayerError("no layers to probe; --layers takes ids and patterns, 'all' for the paper's")
     if depth < 1 or (hidden is not None and hidden < 1):
-        raise UserError(f"a probe needs at least one linear layer and hidden widths of at least 1; found depth {depth}, hidden {hidden}")
-    hidden_steps: list[Step] = ["linear", "activation"] * (depth - 1)
-    steps: tuple[Step, ...] = (*(["norm"] if norm != "none" else []), *hidden_steps, "linear")  # type: ignore[arg-type]
+        raise ConfigError(f"a probe needs at least one linear layer and hidden widths of at least 1; found depth {depth}, hidden {hidden}")
+    first: tuple[Step, ...] = ("norm",) if norm != "none" else ()
+    hidden_steps: tuple[Step, ...] = ("linear", "activation") * (depth - 1)
+    steps: tuple[Step, ...] = (*first, *hidden_steps, "linear")
     groups = []
     for width in dict.fromkeys(backbone.layer_width(layer) for layer in layers):
         widths = (width, *[hidden or width] * (depth - 1), CHANNELS * backbone.patch_size**2)

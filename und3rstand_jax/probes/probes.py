@@ -1,14 +1,14 @@
 """Pointmap probes: one small MLP a layer, on each token alone (arXiv 2510.24907, section 3).
 
 A probe is written for one layer (`run_probe`) and mapped over the layers of a group, whose parameters are stacked. A
-probe sees a single token, so what it reads out is in that token: it cannot solve the task itself.
+probe sees a single token, so what it reads must be in that token: it cannot solve the task itself.
 """
 
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.blocks import gelu
-from und3rstand_jax.model.heads import shuffle_pixels
+from und3rstand_jax.model.heads import Pointmap, shuffle_pixels, to_pointmap
 from und3rstand_jax.model.output import BackboneOutput, ImageSizes, ViewTokens, pair
-from und3rstand_jax.model.pointmap import Pointmap, to_pointmap
+from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import LayerError, OptionError
 
 _ACTIVATIONS = {
     "gelu": gelu,
@@ -37,7 +37,7 @@ _ACTIVATIONS = {
 class PointmapProbes(nn.Module):
     """A set of probes.
 
-    The leaves of group g are `group{g}/linear{i}` and `group{g}/norm{j}`, stacked over its layers and, where each view
+    The parameters of group g are `group{g}/linear{i}` and `group{g}/norm{j}`, stacked over its layers and, if each view
     has its own MLP, over the two views.
     """
 
@@ -51,17 +51,18 @@ class PointmapProbes(nn.Module):
             features: a forward pass that captured at least the probed layers.
 
         Raises:
-            UserError: a probed layer was not captured.
+            LayerError: a probed layer was not captured.
+            OptionError: `features` is not the model's output.
         """
         if not hasattr(features, "image_sizes"):
-            raise UserError(f"probes take the model's output itself, which knows the images' sizes; found {type(features).__name__}")
+            raise OptionError(f"probes take the model's output itself, which holds the images' sizes; found {type(features).__name__}")
         missing = [layer for layer in self.config.layer_ids if layer not in features]
         if missing:
-            raise UserError(f"these layers have a probe and were not captured: {', '.join(missing)}; pass them as capture")
+            raise LayerError(f"these layers have a probe and were not captured: {', '.join(missing)}; pass them as capture")
         found: dict[str, tuple[Pointmap, Pointmap]] = {}
         for index, group in enumerate(self.config.groups):
             params = self.param(f"group{index}", init_group, group, self.config.views)
-            views = [jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in (0, 1)]
+            views = pair(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in (0, 1))
             preds = read_group(params, views, features.image_sizes, group, self.config)
             for i, layer in enumerate(group.layer_ids):
                 found[layer] = jax.tree.map(lambda leaf, i=i: leaf[i], preds)
@@ -69,8 +70,8 @@ class PointmapProbes(nn.Module):
 
 
 def read_group(
-    params: Any,
-    views: Sequence[Float[Array, "L B N C"]],
+    params: Params,
+    views: Sequence[Float[Array, "L B _ C"]],
     image_sizes: ImageSizes,
     group: ProbeGroup,
     config: ProbeConfig,
@@ -78,45 +79,43 @@ def read_group(
 ) -> tuple[Pointmap, Pointmap]:
     """Pointmaps of both views from L layers' tokens, every array with a leading layer axis.
 
-    The layers' names play no part: a single layer's weights and tokens with L = 1 do as well.
+    The names of the group's layers are not used: with L = 1 it reads the tokens of any one layer.
     """
-    outputs = run_group(params, views, group, config, precision)
-    return pair(_decode(output, size, config) for output, size in zip(outputs, image_sizes, strict=True))
-
-
-def _decode(outputs: Float[Array, "L B N O"], image_size: tuple[int, int], config: ProbeConfig) -> Pointmap:
-    """Each token's outputs laid out as its patch of the pointmap."""
     p = config.patch_size
-    maps = outputs.reshape(-1, image_size[0] // p, image_size[1] // p, outputs.shape[-1])
-    pred = to_pointmap(shuffle_pixels(maps, p, config.output_layout), config.depth_mode, config.conf_mode)
-    return jax.tree.map(lambda leaf: leaf.reshape(*outputs.shape[:2], *leaf.shape[1:]), pred)
+
+    def decode(outputs: Float[Array, "L B N O"], image_size: tuple[int, int]) -> Pointmap:
+        maps = outputs.reshape(-1, image_size[0] // p, image_size[1] // p, outputs.shape[-1])
+        pred = to_pointmap(shuffle_pixels(maps, p, config.output_layout), config.depth_mode, config.conf_mode)
+        return jax.tree.map(lambda leaf: leaf.reshape(*outputs.shape[:2], *leaf.shape[1:]), pred)
+
+    return pair(map(decode, run_group(params, views, group, config, precision), image_sizes))
 
 
 def run_group(
-    params: Any,
-    views: Sequence[Float[Array, "L B N C"]],
+    params: Params,
+    views: Sequence[Float[Array, "L B _ C"]],
     group: ProbeGroup,
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> list[Float[Array, "L B N O"]]:
+) -> tuple[Float[Array, "L B N1 O"], Float[Array, "L B N2 O"]]:
     """The raw outputs of a group's probes on both views."""
     probe = jax.vmap(lambda weights, tokens: run_probe(weights, tokens, group, config, precision))
     if config.views == "separate":
-        return [probe(jax.tree.map(lambda leaf, view=view: leaf[:, view], params), tokens) for view, tokens in enumerate(views)]
+        return pair(probe(jax.tree.map(lambda leaf, view=view: leaf[:, view], params), tokens) for view, tokens in enumerate(views))
     together = probe(params, jnp.concatenate(views, axis=2))
-    return jnp.split(together, [views[0].shape[2]], axis=2)
+    return pair(jnp.split(together, [views[0].shape[2]], axis=2))
 
 
 def run_probe(
-    params: Mapping[str, Any],
+    params: Params,
     tokens: Float[Array, "*B C"],
     group: ProbeGroup,
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, "*B O"]:
-    """One probe's MLP on tokens, each alone, in float32 whatever the trunk computed in.
+    """One probe's MLP on each token alone, in float32 whatever the trunk computed in.
 
-    `precision` is of its matrix products: exact by default, which GPUs and TPUs would otherwise lower without a word.
+    `precision` is that of its matrix products: exact by default, because GPUs and TPUs would otherwise lower it silently.
     """
     x = tokens.astype(jnp.float32)
     skip = None
@@ -132,26 +131,23 @@ def run_probe(
             x = _add(x, layer.get("bias"))
             linears += 1
         elif step == "norm":
-            x = _normalise(x, params[f"norm{norms}"], config)
+            norm = params[f"norm{norms}"]
+            if config.norm == "layernorm":
+                x = x - x.mean(axis=-1, keepdims=True)
+            x = x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon)
+            x = _add(x * norm["scale"], norm.get("bias"))
             norms += 1
         else:
             x = _ACTIVATIONS[config.activation](x)
     return x
 
 
-def _add(x: Array, other: Array | None) -> Array:
+def _add(x: Float[Array, "*B C"], other: Float[Array, "*#B C"] | None) -> Float[Array, "*B C"]:
     return x if other is None else x + other
 
 
-def _normalise(x: Array, params: Mapping[str, Array], config: ProbeConfig) -> Array:
-    if config.norm == "layernorm":
-        x = x - x.mean(axis=-1, keepdims=True)
-    x = x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon)
-    return _add(x * params["scale"], params.get("bias"))
-
-
-def init_group(key: jax.Array, group: ProbeGroup, views: str) -> dict[str, dict[str, Array]]:
-    """Fresh parameters: kernels LeCun normal, each probe drawn on its own, biases 0, norm scales 1."""
+def init_group(key: jax.Array, group: ProbeGroup, views: Literal["shared", "separate"]) -> dict[str, dict[str, Array]]:
+    """Fresh parameters: kernels LeCun normal, drawn independently for each probe, biases 0, norm scales 1."""
     lead = (len(group.layer_ids), 2) if views == "separate" else (len(group.layer_ids),)
     kernel_init = nn.initializers.lecun_normal(batch_axis=tuple(range(len(lead))))
     params: dict[str, dict[str, Array]] = {}
@@ -173,20 +169,20 @@ def init_group(key: jax.Array, group: ProbeGroup, views: str) -> dict[str, dict[
     return params
 
 
-def probe_shapes(config: ProbeConfig) -> dict[str, Any]:
-    """Shapes of the parameter tree, without computing it."""
+def probe_shapes(config: ProbeConfig) -> Params:
+    """The parameter tree as `jax.ShapeDtypeStruct`s, without computing it."""
     key = jax.random.key(0)
     return {f"group{i}": jax.eval_shape(lambda k, g=g: init_group(k, g, config.views), key) for i, g in enumerate(config.groups)}
 
 
-def init_probes(config: ProbeConfig, seed: int) -> dict[str, Any]:
+def init_probes(config: ProbeConfig, seed: int) -> Params:
     """Fresh parameters of every probe, stacked. A probe's depend on the seed and its layer's id, not on the other layers."""
 
-    def group_params(group: ProbeGroup) -> Any:
+    def group_params(group: ProbeGroup) -> Params:
         key = jax.random.key(seed)
         keys = [jax.random.fold_in(key, zlib.crc32(layer.encode())) for layer in group.layer_ids]
         alone = ProbeGroup(("",), group.widths, group.steps, group.biases, group.norm_biases)
-        return jax.vmap(lambda k: jax.tree.map(lambda leaf: leaf[0], init_group(k, alone, config.views)))(jax.numpy.stack(keys))
+        return jax.vmap(lambda k: jax.tree.map(lambda leaf: leaf[0], init_group(k, alone, config.views)))(jnp.stack(keys))
 
     return {f"group{number}": jax.jit(group_params, static_argnums=0)(group) for number, group in enumerate(config.groups)}
 
@@ -196,11 +192,11 @@ class Probes:
     """Pointmap probes bound to their parameters."""
 
     module: PointmapProbes
-    params: dict[str, Any]
+    params: Params
 
     @property
     def config(self) -> ProbeConfig:
-        """The shape of every probe."""
+        """The architecture."""
         return self.module.config
 
     @property
@@ -213,11 +209,14 @@ class Probes:
         return _probe(self.module, self.params, features)
 
     def read_layer(self, layer_id: str, features: BackboneOutput) -> tuple[Pointmap, Pointmap]:
-        """Pointmaps of both views from one probed layer: all of them, one after the other, need one layer's memory.
+        """Pointmaps of both views from one probed layer. Layer by layer, all of them need the memory of one.
 
         Raises:
-            UserError: the layer has no probe.
+            LayerError: the layer has no probe, or was not captured.
         """
+        if layer_id in self.layer_ids and layer_id not in features:
+            captured = ", ".join(features) or "none"
+            raise LayerError(f"layer {layer_id} was not captured; captured are: {captured}; pass it as capture")
         for index, group in enumerate(self.config.groups):
             if layer_id in group.layer_ids:
                 place = group.layer_ids.index(layer_id)
@@ -225,17 +224,17 @@ class Probes:
                 # Without the names, layers of equal shape share one compiled program.
                 nameless = dataclasses.replace(group, layer_ids=()), dataclasses.replace(self.config, groups=())
                 return _read_layer(*nameless, params, features[layer_id], features.image_sizes)
-        raise UserError(f"layer {layer_id} has no probe; probed are {', '.join(self.layer_ids)}")
+        raise LayerError(f"layer {layer_id} has no probe; probed are {', '.join(self.layer_ids)}")
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _probe(module: PointmapProbes, params: dict[str, Any], features: BackboneOutput) -> tuple[tuple[Pointmap, Pointmap], ...]:
+def _probe(module: PointmapProbes, params: Params, features: BackboneOutput) -> tuple[tuple[Pointmap, Pointmap], ...]:
     return cast(tuple[tuple[Pointmap, Pointmap], ...], module.apply({"params": params}, features))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
 def _read_layer(
-    group: ProbeGroup, config: ProbeConfig, params: dict[str, Any], tokens: ViewTokens, image_sizes: ImageSizes
+    group: ProbeGroup, config: ProbeConfig, params: Params, tokens: ViewTokens, image_sizes: ImageSizes
 ) -> tuple[Pointmap, Pointmap]:
-    preds = read_group(params, [view[None] for view in tokens], image_sizes, group, config)
+    preds = read_group(params, pair(view[None] for view in tokens), image_sizes, group, config)
     return jax.tree.map(lambda leaf: leaf[0], preds)

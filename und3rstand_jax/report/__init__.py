@@ -1,1 +1,1 @@
-"""What people look at: contact sheets, point clouds, figures, and the layer report on one self-contained page."""
+"""What users look at: every pointmap of two photos as files, and the layer report, one self-contained page with figures and numbers."""

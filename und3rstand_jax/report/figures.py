@@ -1,18 +1,16 @@
-"""Errors, match accuracy and pose by layer: the figures of one pair, in the look of `und3rstand_jax.analysis.layer_plot`.
+"""The figures of a report, as PNG and SVG.
 
-Matches of a few layers, drawn between the two views.
-
-Where one patch of view 1 looks in view 2, block by block.
-
-Depth and confidence of every layer beside the views.
+Over the layers: errors, accuracy of matches, pose. On the views: matches of a few layers drawn between them, and where one patch of
+view 1 attends in view 2.
 """
 
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -20,52 +18,93 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
-from und3rstand_jax.analysis.pair import GROUND_TRUTH, OWN_POINTMAPS, Attention, Layer, Report, layer_name
-from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.analysis.pair import GROUND_TRUTH, OWN_POINTMAPS, Attention, Layer, PairAnalysis
 from und3rstand_jax.geometry.matching import drawn_matches
-from und3rstand_jax.model.layer_ids import HEAD
+from und3rstand_jax.model.layer_ids import HEAD, layer_name
 from und3rstand_jax.report.contact_sheet import ContactSheet
+from und3rstand_jax.support.progress import with_progress
+
+# Matches: at most so many layers, the gap between the views as a share of view 1's width, and a row's width in inches.
+_MOST_LAYERS, _GAP, _ROW_WIDTH = 4, 0.06, 7.2
+_CORRECT, _WRONG, _UNKNOWN = "#0072b2", "#d55e00", "#a1a1aa"  # from the colour-blind safe palette of Okabe and Ito
+
+# Attention: cells in a row, and a cell's and the figure's least width in inches.
+_COLUMNS, _CELL, _LEAST_WIDTH = 5, 2.1, 5.4
+_MARK = "#d55e00"
 
 
-def errors_figure(report: Report) -> Figure:
+def write_figures(folder: Path, analysis: PairAnalysis, progress: bool = False) -> None:
+    """Makes the folder and writes every figure that the analysis has something to show in, and a contact sheet of all layers.
+
+    Args:
+        folder: must not exist.
+        analysis: what to draw.
+        progress: whether a terminal shows a progress bar.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    figures: dict[str, Callable[[PairAnalysis], Figure]] = {"correspondences": correspondences_figure}
+    if analysis.attention:
+        figures["attention"] = attention_figure
+    layers = layers_with_errors(analysis)
+    if any(layer.layer_id != HEAD for layer in layers):
+        figures["errors_by_layer"] = errors_figure
+        if any(layer.pose.rotation_degrees is not None for layer in layers):
+            figures["pose_by_layer"] = pose_figure
+        if analysis.truth is not None:
+            figures["accuracy_by_layer"] = accuracy_figure
+    folder.mkdir()
+    for name, draw in with_progress(figures.items(), "figures", len(figures), "figure", progress):
+        figure = draw(analysis)
+        for kind in ("png", "svg"):
+            figure.savefig(folder / f"{name}.{kind}")
+    sheet = ContactSheet(*analysis.images, rows=len(analysis.layers), title=f"What each layer knows about {analysis.title}")
+    for layer in analysis.layers:
+        sheet.add_row(layer_name(layer.layer_id), *layer.views)
+    sheet.write(folder / "depth_and_confidence.png")
+
+
+def layers_with_errors(analysis: PairAnalysis) -> tuple[Layer, ...]:
+    """The layers of these figures. Without ground truth the last one is left out: it is the reference, and its errors are 0."""
+    return analysis.layers if analysis.truth is not None else analysis.layers[:-1]
+
+
+def errors_figure(analysis: PairAnalysis) -> Figure:
     """Point errors of both views, by layer."""
-    unit = f"mean distance to {_short(report.reference)},\nboth scaled to mean distance 1"
+    unit = f"mean distance to {_short_reference(analysis)},\nboth scaled to mean distance 1"
     series = Series[Layer]("view 1", lambda layer: layer.errors[0]), Series[Layer]("view 2", lambda layer: layer.errors[1], False)
-    return _figure(report, Panel("Error of each layer's points", unit, series))
+    return _figure(analysis, Panel("Point error by layer", unit, series))
 
 
-def accuracy_figure(report: Report) -> Figure:
-    """Share of right matches, by layer; for a report with ground truth."""
-    series = Series(f"within {report.match_threshold:.3g} pixels of the true place", _or_nan(lambda layer: layer.accuracy))
+def accuracy_figure(analysis: PairAnalysis) -> Figure:
+    """Share of correct matches, by layer. Requires ground truth."""
+    series = Series(f"within {analysis.match_threshold:.3g} pixels of the true place", _nan_if_none(lambda layer: layer.accuracy))
     return _figure(
-        report, Panel("Accuracy of matches between the views", "share of the matches\nthat can be checked", (series,), is_share=True)
+        analysis, Panel("Accuracy of matches between the views", "share of the matches\nthat can be checked", (series,), is_share=True)
     )
 
 
-def pose_figure(report: Report) -> Figure:
-    """Angles of view 2's pose to the reference's, by layer."""
+def pose_figure(analysis: PairAnalysis) -> Figure:
+    """Rotation and translation error of view 2's pose, by layer."""
     series = (
-        Series("rotation", _or_nan(lambda layer: layer.pose.rotation_degrees)),
-        Series("direction of translation", _or_nan(lambda layer: layer.pose.translation_degrees), False),
+        Series("rotation", _nan_if_none(lambda layer: layer.pose.rotation_degrees)),
+        Series("direction of translation", _nan_if_none(lambda layer: layer.pose.translation_degrees), False),
     )
-    unit = f"angle in degrees\nto {_short(report.reference)}"
-    return _figure(report, Panel("Error of the second camera's pose that each layer's points imply", unit, series, greatest=180))
+    unit = f"angle in degrees\nto {_short_reference(analysis)}"
+    return _figure(analysis, Panel("Pose error of the second camera by layer", unit, series, greatest=180))
 
 
-def drawn_layers(report: Report) -> tuple[Layer, ...]:
-    """The layers of these figures: without the last where the others are measured against it, and it is at 0 by definition."""
-    return report.layers if report.truth is not None else report.layers[:-1]
-
-
-def _figure(report: Report, panel: Panel[Layer]) -> Figure:
-    layers = [layer for layer in drawn_layers(report) if layer.layer_id != HEAD]
-    head = next((layer for layer in drawn_layers(report) if layer.layer_id == HEAD), None)
-    figure = panels_figure([panel], layers, head)
+def _figure(analysis: PairAnalysis, panel: Panel[Layer]) -> Figure:
+    """The panel over the probed layers; the head is a line across."""
+    found = layers_with_errors(analysis)
+    head = next((layer for layer in found if layer.layer_id == HEAD), None)
+    figure = panels_figure([panel], [layer for layer in found if layer.layer_id != HEAD], head)
     figure.set_dpi(150)
     return figure
 
 
-def _or_nan(of: Callable[[Layer], float | None]) -> Callable[[Layer], float]:
+def _nan_if_none(of: Callable[[Layer], float | None]) -> Callable[[Layer], float]:
     def value(layer: Layer) -> float:
         found = of(layer)
         return math.nan if found is None else found
@@ -73,135 +112,106 @@ def _or_nan(of: Callable[[Layer], float | None]) -> Callable[[Layer], float]:
     return value
 
 
-def _short(reference: str) -> str:
-    """The reference in few words, for an axis."""
-    return {GROUND_TRUTH: "the truth", OWN_POINTMAPS: "the model's final points"}.get(reference, "the last probed layer's points")
+def _short_reference(analysis: PairAnalysis) -> str:
+    """What errors are measured against, in few words for an axis."""
+    short = {GROUND_TRUTH: "ground truth", OWN_POINTMAPS: "the model's final points"}
+    return short.get(analysis.reference, "the last probed layer's points")
 
 
-_MOST_LAYERS = 4
+def correspondences_figure(analysis: PairAnalysis) -> Figure:
+    """Both views and up to sixty matches between them, for at most four layers spread evenly from first to last.
 
-
-_GAP = 0.06  # between the views, of their width
-
-
-_RIGHT, _WRONG, _UNKNOWN = "#0072b2", "#d55e00", "#a1a1aa"  # Okabe and Ito's, which the colour-blind can tell apart
-
-
-_ROW_WIDTH = 7.2  # inches
-
-
-def correspondences_figure(report: Report) -> Figure:
-    """A row for each of at most four layers from first to last: both views and up to sixty matches between them.
-
-    With ground truth right matches are blue, wrong ones orange, and grey those whose true place view 2 does not see; without, a match has
-    the colour of its place in view 1.
+    With ground truth, correct matches are blue, wrong ones orange, and grey those whose true place view 2 does not see. Without, a match
+    has the colour of its place in view 1.
     """
-    layers = _chosen(report.layers)
-    canvas, left2 = _side_by_side(report.images)
+    layers = analysis.layers
+    layers = tuple(layers[i] for i in dict.fromkeys(np.linspace(0, len(layers) - 1, _MOST_LAYERS).round().astype(int).tolist()))
+    image1, image2 = analysis.images
+    (height1, width1), (height2, width2) = image1.shape[:2], image2.shape[:2]
+    left2 = width1 + max(round(_GAP * width1), 1)
+    canvas = np.full((max(height1, height2), left2 + width2, 3), 255, np.uint8)
+    canvas[:height1, :width1] = image1
+    canvas[:height2, left2:] = image2
     height = _ROW_WIDTH * canvas.shape[0] / canvas.shape[1] + 0.36
     figure = Figure(figsize=(_ROW_WIDTH + 0.2, height * len(layers) + 0.5), dpi=150, layout="constrained")
     for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
+        accuracy = "" if layer.accuracy is None else f", {layer.accuracy:.0%} of those that can be checked are correct"
         axes.imshow(canvas)
         axes.axis("off")
-        axes.set_title(_title(layer), loc="left", fontsize=10)
-        _draw_matches(axes, layer, left2, report)
-    if report.truth is not None:
-        within = f"within {report.match_threshold:.3g} pixels of the true place"
-        named = ((within, _RIGHT), ("farther off", _WRONG), ("not seen in view 2", _UNKNOWN))
+        axes.set_title(f"{layer_name(layer.layer_id)}: {len(layer.correspondences.pixels1)} matches{accuracy}", loc="left", fontsize=10)
+        _draw_matches(axes, layer, left2, analysis)
+    if analysis.truth is not None:
+        within = f"within {analysis.match_threshold:.3g} pixels of the true place"
+        named = ((within, _CORRECT), ("farther off", _WRONG), ("not visible in view 2", _UNKNOWN))
         handles = [Line2D([], [], color=colour, label=label) for label, colour in named]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
-def _chosen(layers: tuple[Layer, ...]) -> list[Layer]:
-    """Layers spread evenly over the network, first and last among them."""
-    return [layers[i] for i in dict.fromkeys(np.linspace(0, len(layers) - 1, _MOST_LAYERS).round().astype(int).tolist())]
-
-
-def _title(layer: Layer) -> str:
-    accuracy = "" if layer.accuracy is None else f", {layer.accuracy:.0%} of those that can be checked are right"
-    return f"{layer_name(layer.layer_id)}: {len(layer.correspondences.pixels1)} matches{accuracy}"
-
-
-def _side_by_side(images: tuple[UInt8[np.ndarray, "H W 3"], ...]) -> tuple[UInt8[np.ndarray, "H W 3"], int]:
-    """Both views on white, and the column at which view 2 begins."""
-    (height1, width1), (height2, width2) = (image.shape[:2] for image in images)
-    left2 = width1 + max(round(_GAP * width1), 1)
-    canvas = np.full((max(height1, height2), left2 + width2, 3), 255, np.uint8)
-    canvas[:height1, :width1] = images[0]
-    canvas[:height2, left2:] = images[1]
-    return canvas, left2
-
-
-def _draw_matches(axes: Axes, layer: Layer, left2: int, report: Report) -> None:
+def _draw_matches(axes: Axes, layer: Layer, left2: int, analysis: PairAnalysis) -> None:
+    """Lines from view 1 to view 2, whose first column is `left2`."""
     matches = layer.correspondences
     if not len(matches.pixels1):
         return
     drawn = drawn_matches(matches)
     starts, ends = matches.pixels1[drawn].astype(float), matches.pixels2[drawn] + np.array([left2, 0.0])
     if matches.offsets is None:
-        colours = _colours_of_places(starts, report.images[0].shape[:2])
+        # Hues around the centre of view 1.
+        height, width = analysis.images[0].shape[:2]
+        x, y = (starts / np.array([width, height]) - 0.5).T
+        colours = [tuple(colour) for colour in matplotlib.colormaps["hsv"](np.arctan2(y, x) / (2 * np.pi) % 1)]
     else:
         offsets = matches.offsets[drawn]
-        known = np.where(offsets <= report.match_threshold, _RIGHT, _WRONG)
+        known = np.where(offsets <= analysis.match_threshold, _CORRECT, _WRONG)
         colours = np.where(np.isnan(offsets), _UNKNOWN, known).tolist()
     axes.add_collection(LineCollection(list(np.stack([starts, ends], axis=1)), colors=colours, linewidths=0.7, alpha=0.85))
     for x, y in (starts.T, ends.T):
         axes.scatter(x, y, s=5, c=colours, linewidths=0)
 
 
-def _colours_of_places(pixels: Float[np.ndarray, "K 2"], size: tuple[int, ...]) -> list[tuple[float, ...]]:
-    """Hues around the image's centre."""
-    import matplotlib
+def attention_figure(analysis: PairAnalysis) -> Figure:
+    """View 1 with one patch marked, then view 2 under each block's cross-attention from that patch, averaged over heads.
 
-    x, y = (pixels / np.array([size[1], size[0]]) - 0.5).T
-    hues = np.arctan2(y, x) / (2 * np.pi) % 1
-    return [tuple(colour) for colour in matplotlib.colormaps["hsv"](hues)]
-
-
-_COLUMNS = 5
-
-
-_CELL, _LEAST_WIDTH = 2.1, 5.4  # inches
-
-
-_MARK = "#d55e00"
-
-
-def attention_figure(report: Report) -> Figure:
-    """View 1 with the chosen patch, then view 2 under each block's cross-attention of that patch, mean over heads.
-
-    A cross marks where the patch is in view 2, by the last layer's matches. Each block's colours span its own weights.
+    A cross marks where the patch is in view 2, by the last layer's matches. Each map is scaled to its own maximum.
     """
-    token, place = chosen_patch(report)
-    cells = len(report.attention) + 1
+    token, place = salient_patch(analysis)
+    cells = len(analysis.attention) + 1
     rows = math.ceil(cells / _COLUMNS)
     columns = min(cells, _COLUMNS)
-    ratio = max(image.shape[0] / image.shape[1] for image in report.images)
+    ratio = max(image.shape[0] / image.shape[1] for image in analysis.images)
     figure = Figure(figsize=(max(columns * _CELL, _LEAST_WIDTH), rows * (_CELL * ratio + 0.3) + 0.7), dpi=150, layout="constrained")
-    cross = "" if place is None else "\nThe cross: where the last layer's matches see it"
-    figure.suptitle(f"Cross-attention of one patch of view 1, mean over heads{cross}", x=0.01, ha="left", fontsize=11)
-    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in all_axes:
+    cross = "" if place is None else "\nCross: the patch's place in view 2, by the last layer's matches"
+    figure.suptitle(f"Cross-attention from one patch of view 1, mean over heads{cross}", x=0.01, ha="left", fontsize=11)
+    first, *others = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in (first, *others):
         axes.axis("off")
-    _draw_patch(all_axes[0], report, token)
-    for axes, block in zip(all_axes[1:], report.attention, strict=False):
-        _draw_block(axes, report, block, token, place)
+
+    image = analysis.images[0]
+    grid_rows, grid_columns = analysis.grids[0]
+    height, width = image.shape[0] / grid_rows, image.shape[1] / grid_columns
+    corner = token % grid_columns * width - 0.5, token // grid_columns * height - 0.5
+    first.imshow(image)
+    for colour, thickness in (("white", 3), (_MARK, 1.5)):
+        first.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=thickness))
+    first.set_title("view 1", fontsize=9)
+    for axes, block in zip(others, analysis.attention, strict=False):
+        _draw_block(axes, analysis, block, token, place)
     return figure
 
 
-def chosen_patch(report: Report) -> tuple[int, tuple[float, float] | None]:
-    """A token of view 1 whose matches lead somewhere, and where: their median place, (x, y), in view 2, None where there is no match.
+def salient_patch(analysis: PairAnalysis) -> tuple[int, tuple[float, float] | None]:
+    """A token of view 1 worth following: of those with at least half as many matches as any in the last layer, the one with most contrast.
 
-    Of the tokens with at least half as many matches in the last layer as any has, the one with most contrast.
+    Returns:
+        The token, and the median place, (x, y), of its matches in view 2; None where it has none.
     """
-    rows, columns = report.grids[0]
-    height, width = report.images[0].shape[:2]
-    matches = report.layers[-1].correspondences
+    rows, columns = analysis.grids[0]
+    height, width = analysis.images[0].shape[:2]
+    matches = analysis.layers[-1].correspondences
     x, y = matches.pixels1.T
     tokens = (y * rows // height) * columns + x * columns // width
     counts = np.bincount(tokens, minlength=rows * columns)
-    patches = report.images[0].mean(axis=-1).reshape(rows, height // rows, columns, width // columns)
+    patches = analysis.images[0].mean(axis=-1).reshape(rows, height // rows, columns, width // columns)
     contrast = patches.std(axis=(1, 3)).ravel()
     token = int(np.argmax(np.where(counts >= counts.max() / 2, contrast, -1)))
     of_token = matches.pixels2[tokens == token]
@@ -210,20 +220,9 @@ def chosen_patch(report: Report) -> tuple[int, tuple[float, float] | None]:
     return token, (float(np.median(of_token[:, 0])), float(np.median(of_token[:, 1])))
 
 
-def _draw_patch(axes: Axes, report: Report, token: int) -> None:
-    rows, columns = report.grids[0]
-    image = report.images[0]
-    height, width = image.shape[0] / rows, image.shape[1] / columns
-    corner = token % columns * width - 0.5, token // columns * height - 0.5
-    axes.imshow(image)
-    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=3))
-    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=_MARK, linewidth=1.5))
-    axes.set_title("view 1", fontsize=9)
-
-
-def _draw_block(axes: Axes, report: Report, block: Attention, token: int, place: tuple[float, float] | None) -> None:
-    image = report.images[1]
-    grid: Float[np.ndarray, "rows columns"] = block.from_view1[:, token].mean(axis=0).reshape(report.grids[1])
+def _draw_block(axes: Axes, analysis: PairAnalysis, block: Attention, token: int, place: tuple[float, float] | None) -> None:
+    image = analysis.images[1]
+    grid: Float[np.ndarray, "rows columns"] = block.from_view1[:, token].mean(axis=0).reshape(analysis.grids[1])
     height, width = image.shape[:2]
     axes.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
     # The view shows through where the weights are small.
@@ -234,15 +233,3 @@ def _draw_block(axes: Axes, report: Report, block: Attention, token: int, place:
         axes.plot(*place, "+", color="white", markersize=11, markeredgewidth=3)
         axes.plot(*place, "+", color=_MARK, markersize=10, markeredgewidth=1.5)
     axes.set_title(f"view 2, block {block.block}", fontsize=9)
-
-
-def write_depth_sheet(path: Path, report: Report) -> None:
-    """Writes the contact sheet of all layers as PNG."""
-    sheet = ContactSheet(*report.images, rows=len(report.layers), title=f"What each layer knows of {report.title}")
-    for layer in report.layers:
-        sheet.add_row(layer_name(layer.layer_id), *(_prediction(view) for view in layer.views))
-    sheet.write(path)
-
-
-def _prediction(view: ViewGeometry) -> dict[str, object]:
-    return {"pts3d": view.points} | ({} if view.confidence is None else {"conf": view.confidence})

@@ -1,152 +1,199 @@
-"""One HTML file with the whole report: it opens from disk in any modern browser and asks no network for anything.
+"""One HTML file with the whole report: it opens from disk in any modern browser and loads nothing from the network.
 
-Style, scripts (web/), images and arrays are all inside. The scripts are ES modules: an import map gives each its text as a data: URL,
-since modules cannot be imported from files beside a page that was opened from disk. A content security policy forbids all else.
+Style, scripts (web/), images, arrays and values are all inside. The scripts are ES modules: browsers refuse to import modules from
+files beside a page that was opened from disk, so an import map holds each as a data: URL. A content security policy forbids
+everything else.
 """
 
 import base64
 import html
 import io
+import math
 import re
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
-from und3rstand_jax.analysis.pair import Report
+from und3rstand_jax.analysis.pair import Layer, PairAnalysis
+from und3rstand_jax.geometry.cameras import centred_intrinsics
+from und3rstand_jax.geometry.matching import drawn_matches
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.report.page_attention import PackedArray, pack_attention, size
-from und3rstand_jax.report.page_geometry import pack_geometry
-from und3rstand_jax.report.page_values import page_values, to_json
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.model.output import pair
+from und3rstand_jax.report.page_arrays import packed_size
+from und3rstand_jax.report.page_attention import PackedAttention, pack_attention
+from und3rstand_jax.report.page_geometry import PackedGeometry, pack_geometry
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.text import to_json
 
 LARGEST_PAGE = 9_800_000
 """Characters of a page, which are bytes: it is ASCII."""
 
-
-_SHARE_OF_GEOMETRY = 0.55
-
-
-_LARGEST_PNG = 200_000
-
-
+_REST_OF_PAGE = 300_000  # a generous bound of the template and the values, in characters
+_GEOMETRY_SHARE = 0.55  # of what is left for arrays
+_LARGEST_PNG = 200_000  # bytes
 _LONGEST_SIDE = 1024  # pixels of a photo on the page
+_COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno"}
 
 
-def write_page(path: Path, report: Report) -> None:
-    """Writes the report's page.
+def page_values(analysis: PairAnalysis, geometry: PackedGeometry, attention: PackedAttention | None) -> dict[str, object]:
+    """Everything the page's scripts read besides the packed arrays and the images, as JSON values.
 
-    Points and attention are as fine as fits into `LARGEST_PAGE`; the page says where it shows fewer pixels or tokens than there are.
+    Translations of cameras are divided by the same scale as the points beside them.
+    """
+    # Where no focal length is known, only view 1 has a camera: it is drawn with a focal length of one image width.
+    unknown = (centred_intrinsics(float(image.shape[1]), (image.shape[0], image.shape[1])) for image in analysis.images)
+    intrinsics = analysis.intrinsics or pair(unknown)
+    errors = [error for layer in analysis.layers for error in layer.errors if math.isfinite(error)]
+    # 256 colours as hexadecimal digits.
+    colors = {name: matplotlib.colormaps[of](np.linspace(0, 1, 256))[:, :3] for name, of in _COLORMAPS.items()}
+    return {
+        "title": analysis.title,
+        "reference": analysis.reference,
+        "match_threshold": round(analysis.match_threshold, 6),  # shown as it is
+        "shapes": [list(image.shape[:2]) for image in analysis.images],
+        "grids": analysis.grids,
+        "intrinsics": [camera.tolist() for camera in intrinsics],
+        "error_range": max([*errors, 1e-3]),  # the colour scale of point errors ends at the worst layer's mean
+        "layers": [_layer(layer, scale) for layer, scale in zip(analysis.layers, geometry.scales, strict=True)],
+        "true_pose": _camera(analysis.true_pose, geometry.truth_scale or 1.0),
+        "geometry": geometry.info,
+        "attention": None if attention is None else attention.info,
+        "colormaps": {name: np.rint(table * 255).astype(np.uint8).tobytes().hex() for name, table in colors.items()},
+        "facts": analysis.record,
+    }
+
+
+def _layer(layer: Layer, scale: float) -> dict[str, object]:
+    found = layer.correspondences
+    shown = drawn_matches(found)
+    matches: dict[str, object] = {
+        "count": len(found.pixels1),
+        "known": 0,
+        "median_offset": None,
+        "pixels1": found.pixels1[shown].tolist(),
+        "pixels2": found.pixels2[shown].tolist(),
+        "offsets": None,
+    }
+    if found.offsets is not None:
+        known = found.offsets[np.isfinite(found.offsets)].astype(np.float64)
+        matches["known"] = len(known)
+        matches["median_offset"] = float(np.median(known)) if len(known) else None
+        matches["offsets"] = [round(offset, 2) for offset in found.offsets[shown].tolist()]
+    pose = layer.pose
+    return {
+        "id": layer.layer_id,
+        "scale": scale,
+        "errors": [error if math.isfinite(error) else None for error in layer.errors],
+        "accuracy": layer.accuracy,
+        "pose": {"camera": _camera(pose.camera2_to_1, scale), "rotation": pose.rotation_degrees, "translation": pose.translation_degrees},
+        "matches": matches,
+    }
+
+
+def _camera(camera_to_1: Float[np.ndarray, "4 4"] | None, scale: float) -> list[list[float]] | None:
+    if camera_to_1 is None or not np.isfinite(camera_to_1).all():
+        return None
+    normalised = np.array(camera_to_1, np.float64)
+    normalised[:3, 3] /= scale
+    return normalised.tolist()
+
+
+def script_json(value: object) -> str:
+    """Strict JSON in ASCII, safe inside a <script> element of any type."""
+    return to_json(value, indent=None).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def write_page(path: Path, analysis: PairAnalysis) -> None:
+    """Writes the page.
+
+    Points and attention are as fine as `LARGEST_PAGE` allows; the page says where it shows fewer pixels or tokens than there are.
 
     Args:
         path: of the HTML file; its folder must exist.
-        report: what to show.
+        analysis: what to show.
 
     Raises:
-        UserError: the page would be larger than `LARGEST_PAGE`.
+        OptionError: the page would be larger than `LARGEST_PAGE`.
         OSError: the file cannot be written.
     """
-    path.write_text(page_text(report), encoding="ascii")
+    path.write_text(page_text(analysis), encoding="ascii")
 
 
-def page_text(report: Report) -> str:
+def page_text(analysis: PairAnalysis) -> str:
     """The page's HTML, in ASCII.
 
     Raises:
-        UserError: it would be larger than `LARGEST_PAGE`.
+        OptionError: it would be larger than `LARGEST_PAGE`.
     """
-    pictures = [_data_url(image) for image in report.images]
-    modules = {f"report/{name}": text for name, text in _scripts().items()} | {"three": _web("vendor", "three.min.js")}
-    fixed = {
-        "title": html.escape(report.title),
-        "summary": html.escape(_summary(report)),
-        "seen": _seen(report),
-        "image1": pictures[0],
-        "image2": pictures[1],
-        "style": _web("style.css"),
-        "licence": _web("vendor", "LICENSE"),
-        "imports": to_json({"imports": {name: _module_url(text) for name, text in modules.items()}}),
+    web = files("und3rstand_jax.report").joinpath("web")
+    scripts = {f"report/{Path(entry.name).stem}": entry.read_text("utf-8") for entry in web.joinpath("js").iterdir()}
+    scripts["three"] = web.joinpath("vendor", "three.min.js").read_text("utf-8")
+    modules = {
+        name: f"data:text/javascript;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+        for name, text in sorted(scripts.items())
     }
-    left = LARGEST_PAGE - sum(map(len, fixed.values())) - 300_000  # the rest of the page, amply
-    geometry = pack_geometry(report, int(left * _SHARE_OF_GEOMETRY))
-    attention = pack_attention(report.attention, report.grids, left - size(geometry.arrays))
-    values = to_json(page_values(report, geometry, attention))
-    arrays = geometry.arrays + (attention.arrays if attention else ())
-    page = _fill(_web("template.html"), fixed | {"values": values, "arrays": "\n".join(map(_array_script, arrays))})
+    sizes = " and ".join(dict.fromkeys(f"{image.shape[1]}×{image.shape[0]}" for image in analysis.images))
+    summary, geometry_lead = _introduction(analysis, sizes)
+    fixed = {
+        "title": html.escape(analysis.title),
+        "summary": html.escape(summary),
+        "geometry_lead": geometry_lead,
+        "image1": _data_url(analysis.images[0]),
+        "image2": _data_url(analysis.images[1]),
+        "style": web.joinpath("style.css").read_text("utf-8"),
+        "licence": web.joinpath("vendor", "LICENSE").read_text("utf-8"),
+        "imports": script_json({"imports": modules}),
+    }
+    left = LARGEST_PAGE - sum(map(len, fixed.values())) - _REST_OF_PAGE
+    geometry = pack_geometry(analysis, int(left * _GEOMETRY_SHARE))
+    attention = pack_attention(analysis.attention, analysis.grids, left - packed_size(geometry.arrays))
+    arrays = "\n".join(
+        f'<script type="application/octet-stream;base64" data-array="{html.escape(script_json(array.spec))}">{array.text}</script>'
+        for array in geometry.arrays + (attention.arrays if attention else ())
+    )
+    texts = fixed | {"values": script_json(page_values(analysis, geometry, attention)), "arrays": arrays}
+    # All in one pass, since a text may contain braces; characters beyond ASCII become character references.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], web.joinpath("template.html").read_text("utf-8"))
+    page = page.encode("ascii", "xmlcharrefreplace").decode()
     if len(page) > LARGEST_PAGE:
-        raise UserError(
-            f"the report's page would take {len(page) / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.1f}, with {len(report.layers)} layers "
-            f"and views of {_sizes(report)} pixels; choose fewer --layers or a smaller --size"
+        raise OptionError(
+            f"the report's page would take {len(page) / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.1f}, with {len(analysis.layers)} "
+            f"layers and views of {sizes} pixels; choose fewer --layers or a smaller --size"
         )
     return page
 
 
-def _fill(template: str, texts: dict[str, str]) -> str:
-    """Puts texts in place of {{name}}, in one pass, so that a text may contain braces; beyond ASCII, as character references."""
-    filled = re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], template)
-    return filled.encode("ascii", "xmlcharrefreplace").decode()
-
-
-def _summary(report: Report) -> str:
-    head = any(layer.layer_id == HEAD for layer in report.layers)
-    layers = len(report.layers) - head
+def _introduction(analysis: PairAnalysis, sizes: str) -> tuple[str, str]:
+    """The summary below the page's title, and the first sentences of the section on geometry."""
+    layers = sum(layer.layer_id != HEAD for layer in analysis.layers)
     shown = [f"{layers} {'layer' if layers == 1 else 'layers'}"] if layers else []
-    shown += ["the model’s own head"] if head else []
-    # One layer that is its own reference has no errors.
-    errors = "" if len(report.layers) == 1 and report.truth is None else f"; errors are measured against {report.reference}"
-    summary = f"{' and '.join(shown)}, two views of {_sizes(report)} pixels{errors}."
-    return summary[0].upper() + summary[1:]
-
-
-def _sizes(report: Report) -> str:
-    return " and ".join(dict.fromkeys(f"{image.shape[1]}×{image.shape[0]}" for image in report.images))
-
-
-def _seen(report: Report) -> str:
-    """Who sees the points that the page shows, and in which unit."""
-    if all(layer.layer_id == HEAD for layer in report.layers):
-        return (
-            "The model’s own head sees a 3D point for every pixel of both views, in the frame of view 1’s camera. "
+    shown += ["the model’s own head"] if layers < len(analysis.layers) else []
+    # A single layer is its own reference and has no errors.
+    errors = "" if len(analysis.layers) == 1 and analysis.truth is None else f"; errors are measured against {analysis.reference}"
+    summary = f"{' and '.join(shown)}, two views of {sizes} pixels{errors}."
+    summary = summary[0].upper() + summary[1:]
+    if not layers:
+        return summary, (
+            "The model’s own head predicts a 3D point for every pixel of both views, in view 1’s camera frame. "
             "Here they are divided by their mean distance to that camera."
         )
-    return (
-        "Each layer, read out by its own probe, sees a 3D point for every pixel of both views, in the frame of view 1’s camera. "
+    return summary, (
+        "Each layer is read out by its own probe, which predicts a 3D point for every pixel of both views, in view 1’s camera frame. "
         "Every layer has its own unit; here all are divided by their mean distance to that camera."
     )
 
 
-def _array_script(array: PackedArray) -> str:
-    spec = html.escape(to_json(array.spec), quote=True)
-    return f'<script type="application/octet-stream;base64" data-array="{spec}">{array.text}</script>'
-
-
-def _module_url(text: str) -> str:
-    return f"data:text/javascript;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
-
-
 def _data_url(image: UInt8[np.ndarray, "H W 3"]) -> str:
-    """PNG, or JPEG where that would be large; of at most `_LONGEST_SIDE` pixels a side."""
+    """A PNG, or a JPEG where that would be large, of at most `_LONGEST_SIDE` pixels a side."""
     photo = Image.fromarray(image)
     photo.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 92, "subsampling": 0})):
-        file = io.BytesIO()
-        photo.save(file, kind, **options)
-        if kind == "jpeg" or file.tell() <= _LARGEST_PNG:
-            return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-    raise AssertionError("JPEG is always taken")
-
-
-def _scripts() -> dict[str, str]:
-    folder = _folder().joinpath("js")
-    return {entry.name.removesuffix(".js"): entry.read_text("utf-8") for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)}
-
-
-def _web(*parts: str) -> str:
-    return _folder().joinpath(*parts).read_text("utf-8")
-
-
-def _folder() -> Traversable:
-    return files("und3rstand_jax.report").joinpath("web")
+    kind, file = "png", io.BytesIO()
+    photo.save(file, "png", optimize=True)
+    if file.tell() > _LARGEST_PNG:
+        kind, file = "jpeg", io.BytesIO()
+        photo.save(file, "jpeg", quality=92, subsampling=0)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

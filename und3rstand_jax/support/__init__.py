@@ -1,1 +1,1 @@
-"""What every floor may use: errors, files, text, progress, the machine. Nothing here knows what a model is."""
+"""What every floor may use: errors, files, text, progress, the machine. Nothing here knows about models."""

@@ -1,17 +1,17 @@
 """The errors whose message is written for the person who gave the input.
 
 A message says what was expected, what was found and what to do. The command lines print it as one line on stderr and exit with
-status 2; from Python it is raised as it is. Every other exception is a bug.
+status 2; from Python it is raised as it is. Any other exception is a bug.
 
     try:
         backbone = u3d.load_backbone(source)
-    except u3d.CheckpointError as error:
+    except (u3d.CheckpointError, u3d.ConfigError) as error:
         print(f"skipping {source}: {error}")
 """
 
 
 class UserError(ValueError):
-    """Something the caller gave cannot be used. Every error below is one."""
+    """Something that the caller gave cannot be used; the base of all errors below."""
 
 
 class CheckpointError(UserError):
@@ -19,15 +19,15 @@ class CheckpointError(UserError):
 
 
 class ConfigError(UserError):
-    """An architecture, of a backbone or of probes, that no model has."""
+    """The architecture of a backbone or of probes is not one that can be built."""
 
 
 class LayerError(UserError):
-    """A layer id, pattern, attention map or head that the model does not have."""
+    """A layer id, pattern, attention map or head that the model does not have, or a probed layer that was not captured."""
 
 
 class ImageError(UserError):
-    """A photo that cannot be read, or an array that is not a batch of images."""
+    """A photo cannot be read, or an array is not a batch of images."""
 
 
 class DataError(UserError):
@@ -35,8 +35,12 @@ class DataError(UserError):
 
 
 class OptionError(UserError):
-    """An option or argument outside its range, or at odds with another one."""
+    """An option or argument is outside its range, or contradicts another one."""
 
 
 class OutputError(UserError):
     """Results may not be written where they were asked to go."""
+
+
+class TrainingError(UserError):
+    """Training diverged: not one loss is finite any more."""

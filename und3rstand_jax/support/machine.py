@@ -1,14 +1,11 @@
-"""What a result was computed on: the device and the versions of what computed it.
-
-What the C library keeps of freed memory.
-"""
+"""The machine: what a result was computed on, and memory to return to the system."""
 
 import ctypes
-import importlib.metadata
 import sys
-from typing import Any
 
 import jax
+
+from und3rstand_jax.support.versions import package_version
 
 _PACKAGES = (
     *("und3rstand_jax", "jax", "jaxlib", "flax", "orbax-checkpoint"),
@@ -16,24 +13,19 @@ _PACKAGES = (
 )
 
 
-def machine_facts() -> dict[str, Any]:
-    """As JSON: `device` and `versions`."""
-    versions = {"python": sys.version.split()[0]} | {package: version for package in _PACKAGES if (version := _version(package))}
-    return {"device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}", "versions": versions}
-
-
-def _version(package: str) -> str | None:
-    """The version of an installed package; this project may also run from a folder, uninstalled."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def machine_facts() -> dict[str, str | dict[str, str]]:
+    """The `device` and the `versions` of the packages that compute, to record with a result as JSON."""
+    installed = {package: version for package in _PACKAGES if (version := package_version(package)) is not None}
+    return {
+        "device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}",
+        "versions": {"python": sys.version.split()[0], **installed},
+    }
 
 
 def give_back_freed_memory() -> None:
-    """Returns freed memory to the system, where the C library is glibc, which keeps it otherwise.
+    """Returns freed memory to the system; glibc, the C library of most Linux systems, would keep it.
 
-    Loading a backbone frees about as much as it holds; kept, that would lie beside everything a step needs.
+    Loading a backbone frees about as much memory as it holds, which would otherwise add to what a training step needs.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

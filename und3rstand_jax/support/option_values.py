@@ -1,8 +1,15 @@
 """Values of options that several commands share."""
 
 import re
+from typing import Literal
 
 from und3rstand_jax.support.errors import OptionError
+
+Dtype = Literal["float32", "bfloat16"]
+"""Data type of a backbone's computation."""
+
+AttentionImplementation = Literal["auto", "per_head", "xla", "cudnn"]
+"""How a backbone's attention is computed; see `und3rstand_jax.model.attention.attend`."""
 
 
 def parse_image_size(text: str, patch_size: int, option: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Progress bars, and how long each stage of a command takes.
 
 The library prints nothing by itself. What it has to say on the way goes to the logger of its module (`logging.getLogger(__name__)`,
-below "und3rstand_jax") at level INFO; the command lines show that on stderr, and a program or notebook shows it if it wants to.
+below "und3rstand_jax") at level INFO; the command lines show it on stderr, and a program or notebook can.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, total: int, unit: str, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr over `total` units; the block calls what it is given with the number just done.
+def progress_bar(what: str, total: int | None, unit: str, shown: bool) -> Iterator[Callable[[int], object]]:
+    """A progress bar on stderr over `total` units, None if unknown; yields a function that advances it by so many.
 
-    Only a terminal gets one: in a log, its carriage returns would run into the lines that follow.
+    Only a terminal gets one: in a log file, its carriage returns would run into the lines that follow.
     """
     from tqdm import tqdm
 
@@ -24,8 +24,8 @@ def progress_bar(what: str, total: int, unit: str, shown: bool) -> Iterator[Call
         yield bar.update
 
 
-def with_progress(items: Iterable[T], what: str, total: int, unit: str, shown: bool) -> Iterator[T]:
-    """The items, with a progress bar that counts each once it has been dealt with."""
+def with_progress(items: Iterable[T], what: str, total: int | None, unit: str, shown: bool) -> Iterator[T]:
+    """The items, with a progress bar that counts each once it has been processed."""
     with progress_bar(what, total, unit, shown) as advance:
         for item in items:
             yield item
@@ -40,7 +40,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Adds what its block takes to the stage."""
+        """Adds the duration of its block to the stage."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)

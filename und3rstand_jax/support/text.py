@@ -1,7 +1,17 @@
-"""Aligned tables and one-line messages."""
+"""Text: aligned tables, one-line messages, strict JSON, and small files written whole or not at all."""
 
 import io
-from collections.abc import Iterable, Sequence
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+JsonObject: TypeAlias = Mapping[str, Any]
+"""Nested values that `strict_json` takes, by name."""
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None, indent: int = 0) -> str:
@@ -40,3 +50,34 @@ def one_line(message: object, longest: int = 300) -> str:
     """A message of any shape as one line of at most so many characters."""
     text = " ".join(str(message).split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def strict_json(value: Any) -> Any:
+    """A copy of nested data in which everything has a form in strict JSON.
+
+    NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def to_json(value: Any, indent: int | None = 1) -> str:
+    """Strict JSON text of nested data (see `strict_json`), ending in a newline where it is indented."""
+    text = json.dumps(strict_json(value), indent=indent, allow_nan=False)
+    return text if indent is None else f"{text}\n"
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a file whole or not at all; a file that holds this text already is left alone."""
+    if file.exists() and file.read_text() == text:
+        return
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, file)

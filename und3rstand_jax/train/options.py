@@ -1,179 +1,181 @@
-"""Every option of a training run: the command line, the config file and the record that a run writes are all made of this.
+"""Every option of a training run; command line, config file and the record that a run writes are all made from these dataclasses.
 
-Every option of training a backbone.
+The text under a field is its help. Nothing here imports JAX, so that `--help` is fast.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+from und3rstand_jax.support.option_values import AttentionImplementation, Dtype
 
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch that is off by default and has no `--no-` form."""
 
 Several = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-
+"""An option that may be repeated."""
 
 PUBLISHED_BACKBONE = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What every run has, whatever it trains."""
+    """Options of every training run, whatever it trains."""
 
-    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
-    """synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR; may be repeated. Default: synthetic."""
-    val_data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE")] = ()
-    """What is validated on, always on pairs held out of training; by default as --data."""
+    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
+    """Training data: synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR. Repeated, \
+sources are mixed in proportion to their weights."""
+    val_data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: as --data; repeatable)")] = ()
+    """Validation data; only held-out pairs are used."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("run")
-    """Folder of the run, on the first of several hosts; the others write there only what they could not read."""
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """YAML or JSON file of options by these names; the command line goes before it. A run writes its own to DIR/config.yaml."""
+    """Output folder of the run, on the first host. Other hosts write only their list of unreadable pairs there."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """YAML or JSON file with options under these names; the command line takes precedence. Each run saves its own as DIR/config.yaml."""
 
     steps: int = 10_000
-    """Updates."""
-    batch_size: int | None = None
-    """Pairs a step, over all devices; by default 4 for each device."""
+    """Number of optimiser steps."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4 per device and micro-batch)")] = None
+    """Pairs per step, over all devices."""
     accumulate: int = 1
-    """Parts a device takes its pairs of a step in, one after the other; the result is that of one part, the memory a part's."""
-    resolution: Annotated[Several, tyro.conf.arg(metavar="WxH")] = ()
-    """Size of both views in pixels, multiples of 16; of several each batch has one, validation the first. Default: the backbone's."""
+    """Micro-batches per step on each device. The result is the same; activations take the memory of one micro-batch."""
+    resolution: Annotated[Several, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's; repeatable)")] = ()
+    """Image size of both views in pixels, multiples of 16. Repeated, one \
+size is drawn per batch; validation uses the first."""
     augment: bool = True
-    """DUSt3R's augmentation in training: random crops (of files) and colours."""
+    """Augment training images as DUSt3R does: random crops (of files only) and colour jitter."""
 
     learning_rate: float = 1e-4
-    """The optimiser's, after warm-up."""
+    """Peak learning rate, reached after warm-up."""
     final_learning_rate: float = 1e-6
-    """At the end of the cosine."""
-    warmup_steps: int | None = None
-    """Steps of linear warm-up; by default a tenth of --steps."""
+    """Learning rate at the end of the cosine schedule."""
+    warmup_steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: a tenth of --steps)")] = None
+    """Steps of linear warm-up."""
     beta1: float = 0.9
-    """AdamW's."""
+    """AdamW's decay rate of the first moment."""
     beta2: float = 0.95
-    """AdamW's."""
+    """AdamW's decay rate of the second moment."""
     weight_decay: float = 0.05
-    """Of matrices only."""
+    """Weight decay, applied to matrices only, not to biases and norms."""
     seed: int = 0
-    """Of parameters, scenes, order of pairs and augmentation."""
+    """Random seed of the initial parameters, synthetic scenes, the order of pairs, and augmentation."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the backbone computes in; heads, probes, loss and optimiser are float32 always."""
-    attention: Literal["auto", "per_head", "xla", "cudnn"] = "auto"
-    """How the backbone's attention is computed; cudnn needs an NVIDIA GPU and bfloat16."""
+    dtype: Dtype = "float32"
+    """Data type of the backbone's computation. Heads, probes, loss and optimiser always use float32."""
+    attention: AttentionImplementation = "auto"
+    """Implementation of the backbone's attention; cudnn requires an NVIDIA GPU and bfloat16."""
 
     validate_every: int = 500
     """Steps between validations."""
     val_pairs: int = 64
-    """Pairs of a validation, and of the evaluation at the end."""
+    """Number of held-out pairs for validation, and for the evaluation at the end."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
-    """Newest checkpoints to keep, beside the best."""
+    """Number of most recent checkpoints to keep, in addition to the best one."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl and points of TensorBoard: means over the steps since the last."""
+    """Steps between entries in metrics.jsonl and TensorBoard; each entry is the mean over the steps since the one before."""
     export: Literal["last", "best"] = "last"
-    """What the run ends with: the last parameters, or those of the checkpoint with the least validation error (over all layers)."""
+    """Parameters to export at the end: those of the last step, or of the checkpoint with the lowest mean validation error."""
     workers: int = 2
-    """Processes that read files, on each host."""
+    """Processes that read files, on each host; 0 reads in the training process."""
     unreadable: Literal["skip", "fail"] = "skip"
-    """What a pair does whose files cannot be read: it is replaced by another, counted and reported, or it ends the run."""
+    """What to do about a pair whose files cannot be read: skip draws another pair in its place and reports it, fail ends the run."""
 
     distributed: Flag = False
-    """This is one of several processes, one a host (TPU pods and Slurm tell JAX all it needs to know)."""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Where process 0 listens, where JAX cannot find out by itself; with --processes and --process."""
-    processes: int | None = None
-    """How many processes there are."""
-    process: int | None = None
-    """Which of them this is, from 0."""
+    """Run as one of several processes, one per host, that find each other by themselves (TPU pods, Slurm)."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(optional)")] = None
+    """Address of process 0, where processes cannot find each other by themselves; requires --processes and --process."""
+    processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(required with --coordinator)")] = None
+    """Total number of processes."""
+    process: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(required with --coordinator)")] = None
+    """Number of this process, from 0."""
     overwrite: Flag = False
-    """Replace the run in DIR instead of going on with it."""
+    """Replace the run in DIR instead of resuming it."""
     debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(RunOptions):
-    """Trains a probe for every chosen layer of a frozen DUSt3R, all at once, and says how well each layer can be read.
+    """Train a probe on every chosen layer of a frozen DUSt3R, all at once, and report the error of each layer's pointmaps.
 
-    Other commands: python -m train backbone | two-views | inspect | evaluate | plan (each with its own --help).
-    Interrupted, by Ctrl-C, SIGTERM or worse, the same command goes on where the last checkpoint is.
+    This is what python -m train does without a command. Other commands: backbone | two-views | inspect | evaluate | plan |
+    learning-curve (each has its own --help).
+    A run that was interrupted, by Ctrl-C, SIGTERM or a kill, resumes from its last checkpoint when the same command is given again.
     """
 
     layers: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "all"
-    """Layers to probe: ids or shell-style patterns, comma-separated ('decoder.*.mlp,encoder.norm'). all: the decoder's three a block."""
+    """Layers to probe: comma-separated ids or shell-style patterns ('decoder.*.mlp,encoder.norm'). all: the three of each decoder block."""
     backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = PUBLISHED_BACKBONE
-    """Hub id, PyTorch folder or file, or converted checkpoint; its own probes, if any, are left alone."""
+    """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint. Probes in that checkpoint are ignored."""
 
-    hidden: int | None = None
-    """Width of a probe's hidden layers; by default that of its tokens."""
+    hidden: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the width of the tokens it reads)")] = None
+    """Width of a probe's hidden layers."""
     depth: int = 5
-    """Linear layers of a probe."""
+    """Number of linear layers in a probe."""
     activation: str = "gelu"
-    """Between them: gelu, gelu_tanh, relu, silu, tanh or leaky_relu."""
+    """Activation between linear layers: gelu, gelu_tanh, relu, silu, tanh or leaky_relu."""
     norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
-    """What a probe's tokens go through first."""
+    """Normalisation of the tokens before the first linear layer."""
     views: Literal["shared", "separate"] = "shared"
-    """Whether one MLP reads both views of a layer, or each view has its own."""
+    """Read both views with one MLP per layer (shared), or each view with an MLP of its own (separate)."""
     precision: Literal["highest", "high", "default"] = "highest"
-    """Of the probes' matrix products, where a GPU or TPU has several."""
+    """Precision of the probes' matrix products, on GPUs and TPUs that offer several."""
     side_by_side: int = 1
-    """Layers whose probes are computed at once (the largest divisor of their number up to this): more memory, larger products."""
-
-
-NOT_PART_OF_A_RUN = ("out", "config", "distributed", "coordinator", "processes", "process", "overwrite", "debug")
-"""Options that say where and how a run is started, not what it is."""
-
-
-CHANGEABLE = (
-    "validate_every",
-    "save_every",
-    "keep",
-    "log_every",
-    "export",
-    "workers",
-    "val_data",
-    "val_pairs",
-    "side_by_side",
-    "unreadable",
-)
-"""Options that may change when a run is resumed: none of them has a part in what the probes become."""
+    """Layers to compute at once, rounded down to a divisor of their number. Higher values use more memory and larger matrix products."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BackboneOptions(RunOptions):
-    """Trains a DUSt3R itself, trunk and heads: from scratch, or on from a checkpoint with --start.
+    """Train a DUSt3R itself, trunk and heads: from scratch, or from a checkpoint with --start.
 
-    The loop is that of the probes, with the same data, loss, checkpoints and devices. The run ends with DIR/backbone, a converted
-    checkpoint; python -m convert --to-torch writes it in PyTorch's layout.
-    Interrupted, by Ctrl-C, SIGTERM or worse, the same command goes on where the last checkpoint is.
+    Data, loss, checkpoints and devices work as in training probes. The run ends with a converted checkpoint in DIR/backbone;
+    python -m convert --to-torch exports it in PyTorch's layout.
+    A run that was interrupted, by Ctrl-C, SIGTERM or a kill, resumes from its last checkpoint when the same command is given again.
     """
 
-    start: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
-    """Hub id, PyTorch folder or file, or converted checkpoint to go on from; the options of the architecture are then the checkpoint's."""
+    start: Annotated[str | None, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="(default: from scratch)")] = None
+    """Checkpoint to continue from: Hub id, PyTorch folder or file, or converted checkpoint. It determines the architecture."""
     fresh_confidence: bool = False
-    """Begin with a confidence of 2 in every pixel in place of the checkpoint's: one that has sunk to its bound has no gradient left."""
+    """Reset the predicted confidence to 2 in every pixel. A confidence that has dropped to its lower bound of 1 has no gradient."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("backbone_run")
-    """Folder of the run, on the first of several hosts; the others write there only what they could not read."""
+    """Output folder of the run, on the first host. Other hosts write only their list of unreadable pairs there."""
 
-    image_size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size of the images it is made for, in pixels, multiples of 16; 128x128 from scratch."""
-    enc_depth: int | None = None
-    """Encoder blocks; 4 from scratch."""
-    enc_width: int | None = None
-    """Channels of the encoder's tokens; 192 from scratch."""
-    enc_heads: int | None = None
-    """Heads of its attention; 3 from scratch."""
-    dec_depth: int | None = None
-    """Decoder blocks of each view; 8 from scratch."""
-    dec_width: int | None = None
-    """Channels of the decoder's tokens; 128 from scratch."""
-    dec_heads: int | None = None
-    """Heads of its attention; 4 from scratch."""
-    mlp_ratio: int | None = None
-    """Hidden channels of a block's MLP for each of its tokens' channels; 3 from scratch."""
-    head: Literal["linear", "dpt"] | None = None
-    """What turns tokens into pointmaps; linear from scratch."""
+    image_size: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: 128x128; not with --start)")] = None
+    """Image size the model is made for, in pixels, multiples of 16."""
+    enc_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4; not with --start)")] = None
+    """Number of encoder blocks."""
+    enc_width: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 192; not with --start)")] = None
+    """Channels of the encoder's tokens."""
+    enc_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None
+    """Attention heads of an encoder block."""
+    dec_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8; not with --start)")] = None
+    """Number of decoder blocks for each view."""
+    dec_width: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 128; not with --start)")] = None
+    """Channels of the decoder's tokens."""
+    dec_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4; not with --start)")] = None
+    """Attention heads of a decoder block."""
+    mlp_ratio: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None
+    """Hidden channels of a block's MLP, as a multiple of its tokens' channels."""
+    head: Annotated[
+        Literal["linear", "dpt"] | None,
+        tyro.conf.arg(metavar="{linear,dpt}", help_behavior_hint="(default: linear; not with --start)"),
+    ] = None
+    """Head that turns tokens into pointmaps."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """Muon takes the blocks' matrices and leaves the rest to AdamW."""
+    """Optimiser. muon updates the matrices of the blocks with Muon and everything else with AdamW."""
+
+
+Options = TypeVar("Options", bound=RunOptions)
+"""Options of probes, or of a backbone."""
+
+NOT_PART_OF_A_RUN = ("out", "config", "distributed", "coordinator", "processes", "process", "overwrite", "debug")
+"""Options that say where and how a run is started, not what it computes."""
+
+CHANGEABLE = (
+    *("validate_every", "save_every", "keep", "log_every", "export", "workers"),
+    *("val_data", "val_pairs", "side_by_side", "unreadable"),
+)
+"""Options that may change when a run is resumed: none of them affects the trained parameters."""

@@ -1,137 +1,203 @@
-"""From options to everything a run is made of; what is left to a default is decided here, and nothing is loaded."""
+"""What a training run is about, and what both kinds of runs have in common: from options to everything static.
 
+`probes_task.ProbesTask` trains probes on a frozen backbone, `backbone_task.BackboneTask` the backbone itself. The loop
+(`und3rstand_jax.train.run.loop`) runs either of them through `Task`. Making a task decides every default and loads nothing.
+"""
+
+import abc
 import dataclasses
-from typing import Any, Literal, TypeVar
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import jax.numpy as jnp
-from jax import lax
+import jax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
-from und3rstand_jax.data.loader import Feed
-from und3rstand_jax.data.records import Shape
+from und3rstand_jax.data.example import assemble
+from und3rstand_jax.data.loader import Feed, Sources
+from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.data.specification import SYNTHETIC, parse_data, scenes_of
+from und3rstand_jax.geometry.loss import PairLoss
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.layer_ids import select_layers
-from und3rstand_jax.probes.config import ProbeConfig, probe_config
-from und3rstand_jax.support.errors import UserError
-from und3rstand_jax.support.option_values import parse_image_size
-from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
-from und3rstand_jax.train.step.backbone_step import BackboneTask
+from und3rstand_jax.model.stack import Params
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.option_values import check_seed, parse_image_size
+from und3rstand_jax.train.options import BackboneOptions, Options, RunOptions
+from und3rstand_jax.train.step.loops import ExampleOf
 from und3rstand_jax.train.step.optimizer import Recipe
-from und3rstand_jax.train.step.probe_step import ProbeTask
 
 PAIRS_PER_DEVICE = 4
 
 
-Options = TypeVar("Options", bound=RunOptions)
+@runtime_checkable
+class RunState(Protocol):
+    """What a step carries to the next one, seen from outside: the arrays that loop, logs and validation read."""
+
+    @property
+    def step(self) -> jax.Array:
+        """Steps done."""
+        ...
+
+    @property
+    def params(self) -> Params:
+        """The parameters that are trained."""
+        ...
+
+    @property
+    def frozen_at(self) -> dict[str, ArrayLike]:
+        """Of each stack, the step at which each of its rows was frozen; −1 while it trains."""
+        ...
+
+
+T = TypeVar("T")
+State = TypeVar("State", bound=RunState)
+
+Losses = dict[str, PairLoss]
+"""Losses of each stack over the whole batch, every entry (L,)."""
+
+Step = Callable[[State, Params, Batch], tuple[State, Losses]]
+Errors = Callable[[Params, Params, Batch], dict[str, Float[Array, "_L B 2"]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """What every run is made of: options, architecture, recipe, where pairs come from, and how many of them a device takes at once."""
+class Task(abc.ABC, Generic[State]):
+    """Everything static about a run. Losses, errors and `frozen_at` come in stacks of rows, named and ordered by `rows`.
+
+    Attributes:
+        options: complete: every default that depends on something else is filled in.
+        module: the backbone in the arithmetic of the run.
+        recipe: how parameters are updated.
+        feed: the training pairs.
+        val_feed: the held-out pairs, all of them on every host.
+        pairs_at_once: pairs of one micro-batch on one device.
+        source: converted checkpoint of the backbone to probe or to start from; None where nothing is loaded.
+    """
 
     options: RunOptions
-    backbone: BackboneConfig
+    module: DUSt3R
     recipe: Recipe
     feed: Feed
     val_feed: Feed
     pairs_at_once: int
+    source: Path | None
 
     @property
-    def module(self) -> DUSt3R:
-        """The backbone in the arithmetic of the run."""
-        return DUSt3R(self.backbone, dtype=jnp.dtype(self.options.dtype), attention=self.options.attention)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbesSetup(Setup):
-    """A run that trains probes on a frozen backbone."""
-
-    options: TrainOptions
-    probes: ProbeConfig
+    @abc.abstractmethod
+    def rows(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of each stack -> what its rows belong to, as logs call it: layer ids, or the model's head."""
 
     @property
-    def val_task(self) -> ProbeTask:
-        """The same probes on batches of held-out pairs."""
-        return dataclasses.replace(self.task(self.val_feed.shapes[0]), scenes=scenes_of(self.val_feed.specs), colour_jitter=False)
-
-    def task(self, shape: Shape) -> ProbeTask:
-        """The step for batches of this shape."""
-        options = self.options
-        return ProbeTask(
-            module=self.module,
-            probes=self.probes,
-            recipe=self.recipe,
-            shape=shape,
-            scenes=scenes_of(self.feed.specs),
-            colour_jitter=options.augment,
-            seed=options.seed,
-            accumulate=options.accumulate,
-            side_by_side=options.side_by_side,
-            precision=lax.Precision[options.precision.upper()],
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneSetup(Setup):
-    """A run that trains the backbone itself."""
-
-    options: BackboneOptions
+    @abc.abstractmethod
+    def order(self) -> tuple[str, ...]:
+        """All that the rows belong to, in the order of logs."""
 
     @property
-    def val_task(self) -> BackboneTask:
-        """The same model on batches of held-out pairs."""
-        return dataclasses.replace(self.task(self.val_feed.shapes[0]), scenes=scenes_of(self.val_feed.specs), colour_jitter=False)
+    @abc.abstractmethod
+    def identity(self) -> dict[str, object]:
+        """What ties a run's checkpoints to it besides the options; plain values."""
 
-    def task(self, shape: Shape) -> BackboneTask:
-        """The step for batches of this shape."""
-        return BackboneTask(
-            module=self.module,
-            recipe=self.recipe,
-            shape=shape,
-            scenes=scenes_of(self.feed.specs),
-            colour_jitter=self.options.augment,
-            seed=self.options.seed,
-            accumulate=self.options.accumulate,
-        )
+    @abc.abstractmethod
+    def description(self) -> str:
+        """What is trained, for the first line of a run's log."""
+
+    @abc.abstractmethod
+    def initial_state(self) -> State:
+        """The state before the first step, with `step`, `params` and `frozen_at`."""
+
+    @abc.abstractmethod
+    def fixed(self) -> Params:
+        """Parameters that every step reads and none changes."""
+
+    @abc.abstractmethod
+    def step(self, shape: Shape) -> Step[State]:
+        """(state, fixed, batch) -> (next state, losses) of one device, for batches of this shape."""
+
+    @abc.abstractmethod
+    def errors(self) -> Errors:
+        """(params, fixed, batch) -> error of every row, pair and view, each stack (L, B, 2)."""
+
+    @abc.abstractmethod
+    def finish(self, state: State, step: int, val_sources: Sources) -> str:
+        """Writes the results of a finished run, from the state after `step` steps (NumPy arrays), and returns a summary to print."""
+
+    def example_of(self, shape: Shape) -> ExampleOf:
+        """Makes examples of training batches."""
+        scenes = scenes_of(self.feed.specs)
+        return functools.partial(assemble, seed=self.options.seed, shape=shape, scenes=scenes, colour_jitter=self.options.augment)
+
+    def val_example_of(self) -> ExampleOf:
+        """Makes examples of held-out batches."""
+        scenes = scenes_of(self.val_feed.specs)
+        return functools.partial(assemble, seed=self.options.seed, shape=self.val_feed.shapes[0], scenes=scenes, colour_jitter=False)
+
+    def by_row(self, stacks: Mapping[str, T]) -> dict[str, T]:
+        """The rows of all stacks under what they belong to, in the order of logs."""
+        found = {
+            name: jax.tree.map(lambda leaf, index=index: leaf[index], stacks[stack])
+            for stack, names in self.rows.items()
+            for index, name in enumerate(names)
+        }
+        return {name: found[name] for name in self.order}
 
 
-def set_up(options: TrainOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1) -> ProbesSetup:
-    """Decides all that options leave open for a run that trains probes.
+def completed(options: Options, backbone: BackboneConfig, devices: int) -> Options:
+    """The options with every default that depends on something else filled in.
 
     Args:
-        options: as given.
-        backbone: what is probed.
+        options: of the run, as they were given.
+        backbone: the architecture.
         devices: of all hosts together.
-        host: which one this is.
-        hosts: how many there are.
 
     Raises:
-        UserError: an option cannot be met; the message names it.
+        OptionError: an option cannot be met; the message names it.
     """
-    options = _completed(options, backbone, devices)
-    if options.side_by_side < 1:
-        raise UserError(f"--side-by-side must be at least 1; found {options.side_by_side}")
-    layers = select_layers(options.layers, backbone.layer_ids)
-    probes = probe_config(backbone, layers, options.hidden, options.depth, options.activation, options.norm, options.views)
-    return ProbesSetup(**_shared(options, backbone, devices, host, hosts), probes=probes)
+    for name in ("steps", "accumulate", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
+        if getattr(options, name) < 1:
+            raise OptionError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(options, name)}")
+    if options.workers < 0:
+        raise OptionError(f"--workers must be at least 0; found {options.workers}")
+    check_seed(options.seed)
+    micro_batches = devices * options.accumulate
+    batch_size = PAIRS_PER_DEVICE * micro_batches if options.batch_size is None else options.batch_size
+    if batch_size < 1 or batch_size % micro_batches:
+        raise OptionError(
+            f"--batch-size {batch_size} does not divide among {devices} devices × {options.accumulate} micro-batches (--accumulate): "
+            f"take a multiple of {micro_batches}"
+        )
+    data = options.data or (SYNTHETIC,)
+    return dataclasses.replace(
+        options,
+        data=data,
+        val_data=options.val_data or data,
+        batch_size=batch_size,
+        resolution=options.resolution or (f"{backbone.img_size[1]}x{backbone.img_size[0]}",),
+        warmup_steps=options.steps // 10 if options.warmup_steps is None else options.warmup_steps,
+    )
 
 
-def set_up_backbone(options: BackboneOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1) -> BackboneSetup:
-    """Decides all that options leave open for a run that trains a backbone; arguments and errors as of `set_up`."""
-    if backbone.head_type is None:
-        raise UserError("a backbone without a head (a trunk such as CroCo's) gives no pointmaps to train on; take one with a head")
-    return BackboneSetup(**_shared(_completed(options, backbone, devices), backbone, devices, host, hosts, options.optimizer))
+class Feeds(NamedTuple):
+    """The training pairs, of which every host draws its share, and the held-out pairs.
+
+    Every host validates on all held-out pairs, with its own devices: so few pairs are not worth an exchange between hosts.
+    """
+
+    train: Feed
+    val: Feed
 
 
-def _shared(
-    options: RunOptions, backbone: BackboneConfig, devices: int, host: int, hosts: int, optimizer: Literal["adamw", "muon"] = "adamw"
-) -> dict[str, Any]:
-    """The fields of `Setup`, from complete options."""
-    assert options.batch_size is not None and options.warmup_steps is not None
-    feed = Feed(
+def open_feeds(options: RunOptions, patch_size: int, host: int, hosts: int) -> Feeds:
+    """The feeds of completed options, on host `host` of `hosts`. No file is read.
+
+    Raises:
+        OptionError: a source or a resolution cannot be read, or does not suit the patch size.
+    """
+    assert options.batch_size is not None, "options are completed"
+    train = Feed(
         specs=parse_data(options.data),
-        shapes=tuple(parse_image_size(text, backbone.patch_size, "--resolution") for text in options.resolution),
+        shapes=tuple(parse_image_size(text, patch_size, "--resolution") for text in options.resolution),
         batch_size=options.batch_size,
         seed=options.seed,
         crop_jitter=options.augment,
@@ -140,12 +206,18 @@ def _shared(
         host=host,
         hosts=hosts,
     )
-    _check_batch(options, devices)
-    # Every host validates on all pairs, with its own devices: a few pairs are not worth an exchange between hosts.
-    val_feed = dataclasses.replace(
-        feed, specs=parse_data(options.val_data, "--val-data"), shapes=feed.shapes[:1], crop_jitter=False, host=0, hosts=1
-    )
-    recipe = Recipe(
+    val_specs = parse_data(options.val_data, "--val-data")
+    return Feeds(train, dataclasses.replace(train, specs=val_specs, shapes=train.shapes[:1], crop_jitter=False, host=0, hosts=1))
+
+
+def recipe_of(options: RunOptions) -> Recipe:
+    """How completed options update parameters.
+
+    Raises:
+        OptionError: a number is outside its range.
+    """
+    assert options.warmup_steps is not None, "options are completed"
+    return Recipe(
         options.steps,
         options.warmup_steps,
         options.learning_rate,
@@ -153,44 +225,5 @@ def _shared(
         options.beta1,
         options.beta2,
         options.weight_decay,
-        optimizer,
+        options.optimizer if isinstance(options, BackboneOptions) else "adamw",
     )
-    return {
-        "options": options,
-        "backbone": backbone,
-        "recipe": recipe,
-        "feed": feed,
-        "val_feed": val_feed,
-        "pairs_at_once": options.batch_size // (devices * options.accumulate),
-    }
-
-
-def _completed(options: Options, backbone: BackboneConfig, devices: int) -> Options:
-    """The same options with every default that depends on something else filled in."""
-    if options.steps < 1:
-        raise UserError(f"--steps must be at least 1; found {options.steps}")
-    data = options.data or (SYNTHETIC,)
-    return dataclasses.replace(
-        options,
-        data=data,
-        val_data=options.val_data or data,
-        batch_size=PAIRS_PER_DEVICE * devices * options.accumulate if options.batch_size is None else options.batch_size,
-        resolution=options.resolution or (f"{backbone.img_size[1]}x{backbone.img_size[0]}",),
-        warmup_steps=options.steps // 10 if options.warmup_steps is None else options.warmup_steps,
-    )
-
-
-def _check_batch(options: RunOptions, devices: int) -> None:
-    parts = devices * options.accumulate
-    for name in ("accumulate", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1; found {getattr(options, name)}")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed must be at least 0 and below 2^32; found {options.seed}")
-    if options.workers < 0:
-        raise UserError(f"--workers must be at least 0; found {options.workers}")
-    if options.batch_size is None or options.batch_size < 1 or options.batch_size % parts:
-        raise UserError(
-            f"--batch-size {options.batch_size} does not divide among {devices} devices × {options.accumulate} parts (--accumulate): "
-            f"take a multiple of {parts}"
-        )

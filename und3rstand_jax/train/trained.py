@@ -1,16 +1,14 @@
-"""Writes what was trained as a converted checkpoint, probes with the backbone they were trained on: everything that takes one takes it.
+"""Writes what was trained as a converted checkpoint, so that everything that takes one takes it.
 
-The probes' provenance names a PyTorch tensor for every leaf (`probes.{number}.mlp.{step}.weight`, numbers in network order, steps as in
-a Sequential), so that `python -m convert --to-torch` exports them and the converter reads the export back.
+The provenance of probes names a PyTorch tensor for every leaf (`probes.{number}.mlp.{step}.weight`: layers numbered in network order,
+steps as in a Sequential), so that `python -m convert --to-torch` exports them and the converter reads the export back.
 """
 
 import hashlib
-import importlib.metadata
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,45 +16,49 @@ from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read
 from und3rstand_jax.checkpoint.output_folder import check_apart, output_folder
 from und3rstand_jax.checkpoint.trees import flatten, unflatten, write_tree
 from und3rstand_jax.convert.backbone_names import backbone_leaves
-from und3rstand_jax.convert.mapping import Leaf, LeafMap
-from und3rstand_jax.convert.planning import probe_leaves
-from und3rstand_jax.convert.provenance import leaves_to_json
+from und3rstand_jax.convert.mapping import Leaf, LeafMap, leaves_to_json, probe_leaves
 from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+from und3rstand_jax.model.stack import Params
+from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import probe_shapes
-from und3rstand_jax.support.errors import UserError
-from und3rstand_jax.support.files import strict_json
+from und3rstand_jax.support.errors import CheckpointError, ConfigError
+from und3rstand_jax.support.text import strict_json
+from und3rstand_jax.support.versions import own_version
 
 
 def write_trained_probes(
-    out: Path,
-    backbone_folder: Path,
-    config: ProbeConfig,
-    params: Mapping[str, Any],
-    training: Mapping[str, Any],
-    overwrite: bool = False,
+    out: Path, backbone_folder: Path, config: ProbeConfig, params: Params, training: Mapping[str, object], overwrite: bool = False
 ) -> None:
-    """Writes the converted checkpoint `out`, which appears complete or not at all.
+    """Writes probes, with the backbone they were trained on, as the converted checkpoint `out`, which appears complete or not at all.
 
     Args:
         out: the folder.
-        backbone_folder: a converted checkpoint; its backbone is linked to where the file system can, copied where not. Probes that it
-            holds are left behind.
+        backbone_folder: a converted checkpoint; its backbone is hard-linked where the file system allows it, else copied. Its probes,
+            if any, are left out.
         config: the shape of every probe.
-        params: their parameters, stacked as `PointmapProbes` has them, on whatever devices.
+        params: their parameters, stacked as in `PointmapProbes`, on any device.
         training: how they were trained, as JSON; NaN becomes null, an infinity a string.
-        overwrite: whether an earlier checkpoint there may be replaced.
+        overwrite: whether an earlier checkpoint at `out` may be replaced.
 
     Raises:
-        UserError: `out` may not be written, `backbone_folder` holds no backbone, or the parameters are not those of `config`.
+        OutputError: `out` may not be written.
+        CheckpointError: `backbone_folder` holds no backbone.
+        ConfigError: the parameters are not those of `config`.
     """
     check_apart(out, [backbone_folder])
     earlier = read_checkpoint_info(backbone_folder)
     if earlier.backbone is None:
-        raise UserError(f"{backbone_folder} holds no backbone; expected the converted checkpoint that the probes were trained on")
-    tree = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(dict(params)).items()}
-    _check_shapes(tree, config)
-    provenance = {"backbone": earlier.provenance["backbone"], "probes": _origin("probes", tree, torch_leaves(config), training)}
+        raise CheckpointError(f"{backbone_folder} holds no backbone; expected the converted checkpoint that the probes were trained on")
+    tree = _as_float32(params)
+    expected = {path: tuple(leaf.shape) for path, leaf in flatten(probe_shapes(config)).items()}
+    found = {path: leaf.shape for path, leaf in tree.items()}
+    wrong = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
+    if wrong:
+        raise ConfigError(
+            f"{len(wrong)} of the probes' parameters are not those of their config, such as {wrong[0]}: "
+            f"expected {expected.get(wrong[0], 'none')}, found {found.get(wrong[0], 'none')}"
+        )
+    provenance = {"backbone": earlier.provenance["backbone"], "probes": _provenance("probes", tree, torch_leaves(config), training)}
     with output_folder(out, overwrite, is_checkpoint) as folder:
         shutil.copytree(backbone_folder / "backbone", folder / "backbone", copy_function=_link_or_copy)
         if unused_file(backbone_folder, "backbone").exists():
@@ -68,8 +70,8 @@ def write_trained_probes(
 def write_trained_backbone(
     out: Path,
     config: BackboneConfig,
-    params: Mapping[str, Any],
-    training: Mapping[str, Any],
+    params: Params,
+    training: Mapping[str, object],
     start: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -78,32 +80,31 @@ def write_trained_backbone(
     Args:
         out: the folder.
         config: the architecture.
-        params: its parameters, on whatever devices.
+        params: its parameters, on any device.
         training: how they were trained, as JSON; NaN becomes null, an infinity a string.
-        start: the converted checkpoint that training went on from; its tensors that the model never reads are kept for the export.
-        overwrite: whether an earlier checkpoint there may be replaced.
+        start: the converted checkpoint that training started from; its tensors that the model never reads are kept for the export.
+        overwrite: whether an earlier checkpoint at `out` may be replaced.
 
     Raises:
-        UserError: `out` may not be written, or the parameters are not those of `config`.
+        OutputError: `out` may not be written.
+        ConfigError: the parameters are not those of `config`.
     """
     if start is not None:
         check_apart(out, [start])
-    tree = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(dict(params)).items()}
-    leaves = backbone_leaves(config)
+    tree, leaves = _as_float32(params), backbone_leaves(config)
     if tree.keys() != leaves.keys():
-        raise UserError(
-            f"the parameters are not those of the architecture: they differ in {', '.join(sorted(tree.keys() ^ leaves.keys()))}"
+        raise ConfigError(
+            f"the parameters are not those of the architecture; they differ in {', '.join(sorted(tree.keys() ^ leaves.keys()))}"
         )
-    origin = _origin("backbone", tree, leaves, training)
-    earlier: Mapping[str, Any] = {} if start is None else read_checkpoint_info(start).provenance["backbone"]
-    if earlier:
-        origin |= {"unused": earlier["unused"], "second_names": earlier["second_names"], "leaves": earlier["leaves"]}
-        origin |= {"start": {name: earlier[name] for name in ("source", "kind", "revision", "sha256")}}
+    provenance = _provenance("backbone", tree, leaves, training)
+    if start is not None and (earlier := read_checkpoint_info(start).provenance["backbone"]):
+        provenance |= {name: earlier[name] for name in ("unused", "second_names", "leaves")}
+        provenance["start"] = {name: earlier[name] for name in ("source", "kind", "revision", "sha256")}
     with output_folder(out, overwrite, is_checkpoint) as folder:
         write_tree(folder / "backbone", unflatten(tree))
         if start is not None and unused_file(start, "backbone").exists():
             _link_or_copy(unused_file(start, "backbone"), unused_file(folder, "backbone"))
-        write_checkpoint_info(folder, CheckpointInfo(config, None, {"backbone": {**origin, "variant": "trained here"}}))
+        write_checkpoint_info(folder, CheckpointInfo(config, None, {"backbone": {**provenance, "variant": "trained here"}}))
 
 
 def torch_leaves(config: ProbeConfig) -> dict[str, Leaf]:
@@ -113,37 +114,42 @@ def torch_leaves(config: ProbeConfig) -> dict[str, Leaf]:
     """
     prefixes = ("view1.mlp", "view2.mlp") if config.views == "separate" else ("mlp",)
     number = {layer: i for i, layer in enumerate(config.layer_ids)}
-    names = {
-        f"group{index}/{path}": [[f"probes.{number[layer]}.{prefix}.{tensor}" for prefix in prefixes] for layer in group.layer_ids]
-        for index, group in enumerate(config.groups)
-        for path, tensor in _tensors(group)
-    }
+    names: dict[str, list[list[str]]] = {}
+    for index, group in enumerate(config.groups):
+        has_bias = {"linear": iter(group.biases), "norm": iter(group.norm_biases)}
+        count = {"linear": 0, "norm": 0}
+        for step, kind in enumerate(group.steps):
+            if kind == "activation":
+                continue
+            tensors = {"kernel" if kind == "linear" else "scale": "weight"} | ({"bias": "bias"} if next(has_bias[kind]) else {})
+            for leaf, tensor in tensors.items():
+                names[f"group{index}/{kind}{count[kind]}/{leaf}"] = [
+                    [f"probes.{number[layer]}.{prefix}.{step}.{tensor}" for prefix in prefixes] for layer in group.layer_ids
+                ]
+            count[kind] += 1
     return probe_leaves(names)
 
 
-def _tensors(group: ProbeGroup) -> Iterator[tuple[str, str]]:
-    """(leaf, tensor) of each parameter of a probe, as in ("linear0/kernel", "1.weight")."""
-    count = {"linear": 0, "norm": 0}
-    for step, kind in enumerate(group.steps):
-        if kind == "activation":
-            continue
-        number, has_bias = count[kind], (group.biases if kind == "linear" else group.norm_biases)[count[kind]]
-        count[kind] += 1
-        yield f"{kind}{number}/{'kernel' if kind == 'linear' else 'scale'}", f"{step}.weight"
-        if has_bias:
-            yield f"{kind}{number}/bias", f"{step}.bias"
+def _as_float32(params: Params) -> dict[str, np.ndarray]:
+    """Path -> leaf."""
+    return {path: np.asarray(leaf, np.float32) for path, leaf in flatten(dict(params)).items()}
 
 
-def _origin(part: str, tree: Mapping[str, np.ndarray], leaves: LeafMap, training: Mapping[str, Any]) -> dict[str, Any]:
-    """The record that `und3rstand_jax.convert.provenance` makes of what it converts, of what was trained."""
+def _provenance(part: str, tree: Mapping[str, np.ndarray], leaves: LeafMap, training: Mapping[str, object]) -> dict[str, object]:
+    """Of what was trained, the record that `und3rstand_jax.convert.parts` makes of what it converts."""
+    # There is no source file to take the SHA-256 of: it is that of every leaf's path, shape and values.
+    digest = hashlib.sha256()
+    for path in sorted(tree):
+        digest.update(f"{path} {tree[path].shape}\n".encode())
+        digest.update(np.ascontiguousarray(tree[path]).data)
     return {
         "source": "trained",
         "kind": "training",
         "revision": None,
-        "sha256": {part: _digest(tree)},
+        "sha256": {part: digest.hexdigest()},
         "config": None,
         "metadata": {},
-        "converter": f"und3rstand_jax {importlib.metadata.version('und3rstand_jax')}",
+        "converter": f"und3rstand_jax {own_version()}",
         "leaves": leaves_to_json(leaves),
         "unused": {},
         "second_names": {},
@@ -152,29 +158,8 @@ def _origin(part: str, tree: Mapping[str, np.ndarray], leaves: LeafMap, training
     }
 
 
-def _digest(tree: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over every leaf's path, shape and values: there is no source file to take it of."""
-    digest = hashlib.sha256()
-    for path in sorted(tree):
-        digest.update(f"{path} {tree[path].shape}\n".encode())
-        digest.update(np.ascontiguousarray(tree[path]).data)
-    return digest.hexdigest()
-
-
-def _check_shapes(tree: Mapping[str, np.ndarray], config: ProbeConfig) -> None:
-    expected = {path: tuple(leaf.shape) for path, leaf in flatten(probe_shapes(config)).items()}
-    found = {path: leaf.shape for path, leaf in tree.items()}
-    odd = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
-    if odd:
-        first = odd[0]
-        raise UserError(
-            f"{len(odd)} of the probes' parameters are not those of their config; "
-            f"{first} for one: expected {expected.get(first, 'none')}, found {found.get(first, 'none')}"
-        )
-
-
 def _link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A second name for a file where the file system has them, else a copy. Nobody writes into a finished checkpoint."""
+    """A hard link to a file where the file system allows it, else a copy. Finished checkpoints are never written to."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

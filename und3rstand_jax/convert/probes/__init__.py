@@ -1,1 +1,1 @@
-"""From the tensor names and shapes of a probe checkpoint to its config and name table."""
+"""Plans probe checkpoints: by what a mapping file says of their layers, else by known names, else by the recogniser of unknown ones."""

@@ -3,45 +3,42 @@
 Norms are placed by their names (a common Sequential, a common block, a numbered row of norms) and their widths.
 Activations hold no tensors: they show only as gaps in the indices of a Sequential. Where nothing shows them, there is
 one between every two linear layers, after the norm if there is one.
-
-Probes of equal shape as one group, and the source names of each of its leaves.
 """
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
-from und3rstand_jax.convert.findings import Complaint, How, least_certain
-from und3rstand_jax.convert.probes.arrange import Views
-from und3rstand_jax.convert.probes.mlps import Mlp, part_rank, runs_before
-from und3rstand_jax.convert.probes.names import Module, pattern, tensor_name
-from und3rstand_jax.probes.config import ProbeGroup, Step
+from und3rstand_jax.convert.findings import How, least_certain, pattern
+from und3rstand_jax.convert.probes.modules import Mlp, Module
+from und3rstand_jax.convert.probes.running_order import part_key, runs_before
+from und3rstand_jax.probes.config import Step
 
 Slot = Literal["gap", "wide gap", "adjacent", "boundary", "unknown"]
-
 
 _GAPS = ("gap", "wide gap")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """An MLP in running order. `norms` and `steps` are empty where `fault` says what could not be decided."""
-
-    norms: tuple[Module, ...]
-    steps: tuple[Step, ...]
-    how: How = "read"
-    why: tuple[str, ...] = ()
-    fault: str | None = None
-
-
-def lay_out(mlp: Mlp, stated_steps: tuple[Step, ...] | None = None) -> Layout:
-    """The steps of `mlp`, or those the caller states once they fit its tensors."""
+def lay_out(mlp: Mlp, stated_steps: tuple[Step, ...] | None = None) -> Mlp:
+    """The MLP with its steps, or with those the caller states once they fit its tensors; a fault where they cannot be decided."""
     if stated_steps is not None:
-        return _stated(mlp, stated_steps)
-    places, defaulted, fault = _place_norms(mlp)
-    if fault:
-        return Layout((), (), fault=fault)
+        if stated_steps.count("linear") != len(mlp.linears) or stated_steps.count("norm") != len(mlp.norms):
+            found = f"has {len(mlp.linears)} linear layers and {len(mlp.norms)} norms"
+            return dataclasses.replace(mlp, fault=f"{found}, which the stated steps do not fit")
+        stated_places = [stated_steps[:i].count("linear") for i, step in enumerate(stated_steps) if step == "norm"]
+        for norm, place in zip(mlp.norms, stated_places, strict=True):
+            if norm.outputs != mlp.widths[place]:
+                name = ".".join(mlp.relative(norm))
+                found = f"has norm {name!r} of width {norm.outputs}"
+                return dataclasses.replace(mlp, fault=f"{found}, where the stated steps need {mlp.widths[place]}")
+        return dataclasses.replace(mlp, steps=stated_steps, how="option", why=("the mapping file's steps",))
+
+    places, defaulted, unplaced = _place_norms(mlp)
+    if unplaced is not None:
+        name, widths = ".".join(mlp.relative(unplaced)), "→".join(map(str, mlp.widths))
+        fault = f"has a norm {name!r} of width {unplaced.outputs} whose place between linear layers of widths {widths} cannot be determined"
+        return dataclasses.replace(mlp, fault=f'{fault}; state "steps" in a mapping file (--mapping FILE)')
     norms = sorted(mlp.norms, key=lambda norm: places[norm])
     running: list[Module] = []
     for i in range(len(mlp.linears) + 1):
@@ -50,23 +47,12 @@ def lay_out(mlp: Mlp, stated_steps: tuple[Step, ...] | None = None) -> Layout:
     steps, hows, why = _with_activations(mlp, running)
     if defaulted:
         why.add("a norm as wide as both its neighbours is taken to follow its linear layer")
-    return Layout(tuple(norms), steps, least_certain(hows | ({"default"} if defaulted else set())), tuple(sorted(why)))
+        hows.add("default")
+    return dataclasses.replace(mlp, norms=tuple(norms), steps=steps, how=least_certain(hows), why=tuple(sorted(why)))
 
 
-def _stated(mlp: Mlp, steps: tuple[Step, ...]) -> Layout:
-    counts = {"linear": len(mlp.linears), "norm": len(mlp.norms)}
-    if any(steps.count(kind) != count for kind, count in counts.items()):
-        return Layout((), (), fault=f"has {counts['linear']} linear layers and {counts['norm']} norms, which the stated steps do not fit")
-    places = [steps[:i].count("linear") for i, step in enumerate(steps) if step == "norm"]
-    for norm, place in zip(mlp.norms, places, strict=True):
-        if norm.outputs != mlp.widths[place]:
-            name = ".".join(mlp.relative(norm))
-            return Layout((), (), fault=f"has norm {name!r} of width {norm.outputs}, where the stated steps need {mlp.widths[place]}")
-    return Layout(mlp.norms, steps, "option", ("the mapping file's steps",))
-
-
-def _place_norms(mlp: Mlp) -> tuple[dict[Module, int], bool, str | None]:
-    """How many linear layers run before each norm, whether a default decided, and a fault."""
+def _place_norms(mlp: Mlp) -> tuple[dict[Module, int], bool, Module | None]:
+    """How many linear layers run before each norm, whether a default decided, and a norm that cannot be placed."""
     rows: dict[str, list[Module]] = defaultdict(list)
     for norm in mlp.norms:
         rows[pattern(".".join(mlp.relative(norm)))].append(norm)
@@ -77,14 +63,19 @@ def _place_norms(mlp: Mlp) -> tuple[dict[Module, int], bool, str | None]:
         if all(len(options) == 1 for options in named):
             found = [options[0] for options in named]
         else:
-            shift, by_default = _shift(mlp, row, named)
-            if shift is None:
-                return {}, False, _unplaced(mlp, row[0])
-            found = [i + shift for i in range(len(row))]
-            defaulted |= by_default
+            # A row of norms moves as one along the linear layers: by how far?
+            reach = range(len(mlp.linears) + 2 - len(row))
+            fitting = [s for s in reach if all(i + s in named[i] and mlp.widths[i + s] == norm.outputs for i, norm in enumerate(row))]
+            if len(fitting) != 1:
+                # As PyTorch code is mostly written, a norm follows its linear layer.
+                in_blocks = all(len(options) <= 2 for options in named)
+                if 1 not in fitting or not (in_blocks or len(row) == len(mlp.linears) - 1):
+                    return {}, False, row[0]
+                fitting, defaulted = [1], True
+            found = [i + fitting[0] for i in range(len(row))]
         for norm, place in zip(row, found, strict=True):
             if mlp.widths[place] != norm.outputs:
-                return {}, False, _unplaced(mlp, norm)
+                return {}, False, norm
             places[norm] = place
     return places, defaulted, None
 
@@ -93,7 +84,7 @@ def _named_places(mlp: Mlp, norm: Module) -> list[int]:
     """The places a norm's name leaves open, by number of linear layers before it."""
     before = [runs_before(mlp.relative(linear), mlp.relative(norm)) for linear in mlp.linears]
     count = len(before)
-    rank = part_rank("".join(mlp.relative(norm)[:1]))
+    rank, _ = part_key("".join(mlp.relative(norm)[:1]))
     if rank > 0 and before[-1] and mlp.widths[-1] != norm.outputs:
         return [count - 1]  # a final norm of the hidden width normalises what the last layer reads
     first = max((i + 1 for i, known in enumerate(before) if known is True), default=0)
@@ -101,28 +92,9 @@ def _named_places(mlp: Mlp, norm: Module) -> list[int]:
     return list(range(first, last + 1))
 
 
-def _shift(mlp: Mlp, row: Sequence[Module], named: Sequence[Sequence[int]]) -> tuple[int | None, bool]:
-    """A row of norms moves as one along the linear layers: by how far, and whether that is only the default."""
-    reach = len(mlp.linears) + 2 - len(row)
-    fitting = [s for s in range(reach) if all(i + s in named[i] and mlp.widths[i + s] == norm.outputs for i, norm in enumerate(row))]
-    if len(fitting) == 1:
-        return fitting[0], False
-    in_blocks = all(len(options) <= 2 for options in named)
-    between = len(row) == len(mlp.linears) - 1
-    return (1, True) if 1 in fitting and (in_blocks or between) else (None, False)
-
-
-def _unplaced(mlp: Mlp, norm: Module) -> str:
-    name = ".".join(mlp.relative(norm))
-    return (
-        f"has a norm {name!r} of width {norm.outputs} whose place between linear layers of widths "
-        f'{"→".join(map(str, mlp.widths))} cannot be told; state "steps" in a mapping file (--mapping FILE)'
-    )
-
-
 def _with_activations(mlp: Mlp, running: Sequence[Module]) -> tuple[tuple[Step, ...], set[How], set[str]]:
     slots = [_slot(mlp.relative(a), mlp.relative(b)) for a, b in zip(running, running[1:], strict=False)]
-    # Without one gap the indices are a ModuleList's and say nothing of what runs between.
+    # Without one gap the indices are a ModuleList's and say nothing about what runs between.
     sequential = any(slot in _GAPS for slot in slots)
     slots = [slot if sequential or slot != "adjacent" else "unknown" for slot in slots]
     at = [i for i, module in enumerate(running) if module.is_linear]
@@ -173,63 +145,3 @@ def _activation(slots: Sequence[Slot]) -> tuple[int | None, How, str]:
     if gaps:
         return 1, "default", "gaps on both sides of a norm: the activation is taken to follow it"
     return min(1, len(slots) - 1), "default", "nothing shows the activations: one is taken between every two linear layers, after a norm"
-
-
-Sources = tuple[tuple[str, ...], ...]
-
-
-_Shape = tuple[tuple[int, ...], tuple[str, ...], tuple[bool, ...], tuple[bool, ...]]
-
-
-@dataclass(frozen=True)
-class Members:
-    """A group and the MLPs in it, [layer][view]."""
-
-    group: ProbeGroup
-    probes: tuple[Views, ...]
-
-
-def view_faults(probes: Sequence[Views], layouts: Mapping[Mlp, Layout]) -> list[Complaint]:
-    """Layers whose two views have MLPs of different shapes."""
-    return [
-        Complaint(views[1].prefix, f"has another shape than view 1's {views[0].prefix}; expected two MLPs of one shape")
-        for views in probes
-        if all(mlp in layouts for mlp in views) and len({_shape(mlp, layouts[mlp]) for mlp in views}) > 1
-    ]
-
-
-def group_probes(ids: Sequence[str], probes: Sequence[Views], layouts: Mapping[Mlp, Layout]) -> tuple[Members, ...]:
-    """The probes by shape; groups in the order of their first layer, layers in the order given."""
-    alike: dict[_Shape, list[int]] = {}
-    for i, views in enumerate(probes):
-        alike.setdefault(_shape(views[0], layouts[views[0]]), []).append(i)
-    found = []
-    for (widths, _, biases, norm_biases), members in alike.items():
-        steps = layouts[probes[members[0]][0]].steps
-        group = ProbeGroup(tuple(ids[i] for i in members), widths, steps, biases, norm_biases)
-        found.append(Members(group, tuple(probes[i] for i in members)))
-    return tuple(found)
-
-
-def source_names(groups: Sequence[Members], layouts: Mapping[Mlp, Layout]) -> dict[str, Sources]:
-    """For every leaf its source names, [layer][view]."""
-    return {leaf: sources for g, members in enumerate(groups) for leaf, sources in _group_sources(f"group{g}", members.probes, layouts)}
-
-
-def _shape(mlp: Mlp, layout: Layout) -> _Shape:
-    return mlp.widths, layout.steps, tuple(linear.has_bias for linear in mlp.linears), tuple(norm.has_bias for norm in layout.norms)
-
-
-def _group_sources(name: str, probes: Sequence[Views], layouts: Mapping[Mlp, Layout]) -> Iterator[tuple[str, Sources]]:
-    linears = [[mlp.linears for mlp in views] for views in probes]
-    norms = [[layouts[mlp].norms for mlp in views] for views in probes]
-    for kind, weight, table in (("linear", "kernel", linears), ("norm", "scale", norms)):
-        for i in range(len(table[0][0])):
-            modules = [[view[i] for view in views] for views in table]
-            yield f"{name}/{kind}{i}/{weight}", _leaf(modules, "weight")
-            if modules[0][0].has_bias:
-                yield f"{name}/{kind}{i}/bias", _leaf(modules, "bias")
-
-
-def _leaf(modules: Sequence[Sequence[Module]], leaf: str) -> Sources:
-    return tuple(tuple(tensor_name(module.path, leaf) for module in views) for views in modules)

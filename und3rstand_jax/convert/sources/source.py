@@ -1,29 +1,28 @@
 """What `--repo SOURCE` stands for: a hub id, a folder or a single file, as one strict and lazy table of named tensors."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources import hub, layout
 from und3rstand_jax.convert.sources.formats import PickleFile, SafetensorsFiles
-from und3rstand_jax.convert.sources.hub import base_model, looks_like_hub_id, read_config
 from und3rstand_jax.convert.sources.tensor_files import TensorFiles, reading
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import CheckpointError, OptionError
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, its headers read and its tensors not.
+    """A checkpoint whose headers are read and whose tensors are not.
 
     Attributes:
         spec: the source as the user gave it.
         kind: what it turned out to be.
-        revision: the commit of a hub id, None for what is local.
+        revision: the commit of a hub id, None for a local source.
         config: the parsed `config.json`, None if there is none.
         base_model: hub id or path of the model it builds on, as the config or the model card says; None if neither does.
-        tensors: the tensors, to be closed by the caller.
+        tensors: the tensors; the caller closes them.
     """
 
     spec: str
@@ -38,62 +37,53 @@ class Source:
         files = list(self.tensors.files)
         if self.config is not None:
             files.append(files[0].with_name(layout.CONFIG))
-        return {file.name: _digest(file) for file in files}
+        digests = {}
+        for file in files:
+            with reading(file), file.open("rb") as stream:
+                digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return digests
 
 
-def open_source(
-    spec: str, *, revision: str | None = None, token: str | None = None, hub_cache: str | None = None, offline: bool = False
-) -> Source:
+def open_source(spec: str, access: HubAccess | None = None, *, progress: bool = True) -> Source:
     """Opens a checkpoint; from the hub, only the files needed are downloaded.
 
     Args:
         spec: a path that exists, else a hub id (owner/name).
-        revision: branch, tag or commit of a hub id.
-        token: access token for the hub; None is the client's own login.
-        hub_cache: the hub client's cache folder; None is its own.
-        offline: use what is cached only.
+        access: how the hub is reached, with the client's own settings by default.
+        progress: whether downloads show progress bars.
 
     Raises:
-        UserError: the source is not there, not readable, or not a checkpoint.
+        CheckpointError: the source is not there, not readable, or not a checkpoint.
+        OptionError: a revision was given for a local path.
     """
+    access = access or HubAccess()
     path = Path(spec).expanduser()
     with reading(spec):
         local = path.exists()
         is_folder = path.is_dir()
-    if not local and looks_like_hub_id(spec):
-        place, commit = hub.open_repository(spec, revision=revision, token=token, cache=hub_cache, offline=offline)
-        return _open_place(spec, "hub", place, commit)
+    if not local and layout.looks_like_hub_id(spec):
+        location, commit = hub.open_repository(spec, access, progress)
+        return _open_location(spec, "hub", location, commit)
+    expected = f"a folder, or a {', '.join(layout.TENSOR_SUFFIXES)} file"
     if not local:
-        raise UserError(f"{spec} does not exist; expected a hub id (owner/name), a folder, or a {', '.join(layout.TENSOR_SUFFIXES)} file")
-    if revision is not None:
-        raise UserError(f"--revision {revision} was given for {spec}, which is a local path; revisions belong to hub ids; leave it out")
-    return _open_place(spec, "folder", layout.folder(path), None) if is_folder else _open_file(spec, path)
-
-
-def _open_place(spec: str, kind: Literal["hub", "folder"], place: layout.Place, commit: str | None) -> Source:
-    """Small files first, so that a faulty config is found before gigabytes are downloaded."""
-    names, weight_map = layout.tensor_names(place)
-    config = read_config(place.fetch(layout.CONFIG)) if layout.CONFIG in place.names else None
-    base = base_model(config, place.fetch(layout.CARD) if layout.CARD in place.names else None)
-    return Source(spec, kind, commit, config, base, _open_tensors(tuple(place.fetch(name) for name in names), weight_map))
-
-
-def _open_file(spec: str, path: Path) -> Source:
+        raise CheckpointError(f"{spec} does not exist; expected a hub id (owner/name), {expected}")
+    if access.revision is not None:
+        raise OptionError(f"--revision {access.revision} was given for {spec}, a local path; revisions belong to hub ids; leave it out")
+    if is_folder:
+        return _open_location(spec, "folder", layout.local_folder(path), None)
     if path.suffix not in layout.TENSOR_SUFFIXES:
-        raise UserError(
-            f"{spec} is not a checkpoint by its name; expected one of {', '.join(layout.TENSOR_SUFFIXES)}, a folder or a hub id"
-        )
+        raise CheckpointError(f"{spec} is not a checkpoint by its name; expected a hub id, {expected}")
     beside = path.with_name(layout.CONFIG)
-    config = read_config(beside) if path.suffix == ".safetensors" and beside.is_file() else None
-    return Source(spec, "file", None, config, base_model(config, None), _open_tensors((path,), None))
+    config = layout.read_config(beside) if path.suffix == ".safetensors" and beside.is_file() else None
+    tensors = SafetensorsFiles((path,)) if path.suffix == ".safetensors" else PickleFile(path)
+    return Source(spec, "file", None, config, layout.base_model(config, None), tensors)
 
 
-def _open_tensors(files: tuple[Path, ...], weight_map: Mapping[str, str] | None) -> TensorFiles:
-    if files[0].suffix == ".safetensors":
-        return SafetensorsFiles(files, weight_map)
-    return PickleFile(files[0])
-
-
-def _digest(file: Path) -> str:
-    with reading(file), file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _open_location(spec: str, kind: Literal["hub", "folder"], location: layout.Location, commit: str | None) -> Source:
+    """Small files first, so that a faulty config is found before gigabytes are downloaded."""
+    names, weight_map = layout.tensor_files_in(location)
+    config = layout.read_config(location.fetch(layout.CONFIG)) if layout.CONFIG in location.names else None
+    base = layout.base_model(config, location.fetch(layout.CARD) if layout.CARD in location.names else None)
+    files = tuple(map(location.fetch, names))
+    tensors = SafetensorsFiles(files, weight_map) if files[0].suffix == ".safetensors" else PickleFile(files[0])
+    return Source(spec, kind, commit, config, base, tensors)

@@ -1,16 +1,18 @@
 """A checkpoint's tensors as one lazy table: names, shapes and dtypes at once, values one at a time."""
 
+import math
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,12 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) // 8 if bits else 1)
+
 
 class TensorFiles(Mapping[str, TensorInfo]):
     """The tensors of one checkpoint, over all of its files.
@@ -27,7 +35,6 @@ class TensorFiles(Mapping[str, TensorInfo]):
     Attributes:
         files: the files that hold the tensors.
         metadata: the safetensors headers' own strings, of all shards ({} for pickles).
-        aliases: second name -> the stored name it stands for, where the metadata says that tensors were shared.
         args: what a pickle says of its model: the call in `args.model`, or a dict of options; None where it says nothing.
     """
 
@@ -37,13 +44,12 @@ class TensorFiles(Mapping[str, TensorInfo]):
         files: tuple[Path, ...],
         *,
         metadata: Mapping[str, str] | None = None,
-        args: object | None = None,
+        args: str | Mapping[str, Any] | None = None,
     ) -> None:
         """The table of `files`; readers of a format call this once they know it."""
         self._table = dict(table)
         self.files = files
         self.metadata = dict(metadata or {})
-        self.aliases = {second: kept for second, kept in self.metadata.items() if second not in self._table and kept in self._table}
         self.args = args
 
     @abstractmethod
@@ -52,12 +58,12 @@ class TensorFiles(Mapping[str, TensorInfo]):
 
         Raises:
             KeyError: there is no such tensor.
-            UserError: its dtype has no numpy form, or the file can no longer be read.
+            CheckpointError: its dtype has no numpy form, or the file can no longer be read.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of the files; nothing can be read afterwards."""
+        """Closes the files; nothing can be read afterwards."""
 
     def __getitem__(self, name: str) -> TensorInfo:
         """Shape and dtype of the tensor `name`."""
@@ -71,7 +77,7 @@ class TensorFiles(Mapping[str, TensorInfo]):
         """Number of tensors."""
         return len(self._table)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TensorFiles":
         """The table itself, closed at the end of the block."""
         return self
 
@@ -82,23 +88,20 @@ class TensorFiles(Mapping[str, TensorInfo]):
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """Turns what the system says against reading `path` into a `UserError` that names it."""
+    """Turns an `OSError` from reading `path` into a `CheckpointError` that names it."""
     try:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot read {path}: {reason}; check that it exists and that you may read it") from error
-
-
-_LFS_POINTER = b"version https://git-lfs"
+        raise CheckpointError(f"cannot read {path}: {reason}; check that it exists and that you may read it") from error
 
 
 def first_bytes(path: Path) -> bytes:
-    """The beginning of a tensor file, after checking what no reader could make sense of: an empty file, a Git LFS pointer."""
+    """The first bytes of a tensor file, which must be neither empty nor a Git LFS pointer."""
     with reading(path), path.open("rb") as file:
         head = file.read(64)
     if not head:
-        raise UserError(f"{path} is empty (0 bytes), expected a checkpoint; copy or download it again")
-    if head.startswith(_LFS_POINTER):
-        raise UserError(f"{path} is a Git LFS pointer, not the tensors themselves; run `git lfs pull` in its folder")
+        raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint; copy or download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the tensors themselves; run `git lfs pull` in its folder")
     return head

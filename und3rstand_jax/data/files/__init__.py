@@ -1,1 +1,1 @@
-"""Data sets on disk: what DUSt3R's preprocessing writes, and a format for your own. No JAX here."""
+"""Data sets on disk: one module for each kind, and what they share."""

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from und3rstand_jax.data.files.reading import Split, found_in, read_exr, read_npz, to_view
-from und3rstand_jax.data.records import View
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.data.files.reading import found_in, read_exr, read_npz, to_view
+from und3rstand_jax.data.records import Split, View
+from und3rstand_jax.support.errors import DataError
 
 _LIST = "blendedmvs_pairs.npy"
-
 
 _FIELDS = ("seq_high", "seq_low", "img1", "img2")
 
@@ -27,7 +26,7 @@ class BlendedMvsView:
     image: Path
 
     def read(self) -> View:
-        """The view."""
+        """The view. Raises UnreadablePair."""
         depth_path = self.image.with_suffix(".exr")
         intrinsics, rotation, position = read_npz(
             self.image.with_suffix(".npz"), {"intrinsics": (3, 3), "R_cam2world": (3, 3), "t_cam2world": (3,)}
@@ -39,7 +38,7 @@ class BlendedMvsView:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlendedMvsListing:
-    """The pairs of one split: of each its sequence (an index of `sequences`) and two frame numbers."""
+    """The pairs of one split: each an index into `sequences` and two frame numbers."""
 
     root: Path
     sequences: tuple[str, ...]
@@ -59,10 +58,10 @@ class BlendedMvsListing:
 def open_blendedmvs(root: Path, split: Split) -> BlendedMvsListing:
     """The listed pairs of the sequences whose seq_low is a multiple of 10 ("val") or not ("train").
 
-    The list is of all parts of BlendedMVS; pairs of sequences without a folder are left out, and a note says how many.
+    The list covers all parts of BlendedMVS. Pairs of sequences without a folder are left out and counted in the notes.
 
     Raises:
-        UserError: the list is not there or is not such a list, or no sequence at all has a folder.
+        DataError: the list is missing or malformed, or no sequence has a folder.
     """
     listed = _read_list(root)
     keys, sequence = np.unique(listed[["seq_high", "seq_low"]], return_inverse=True)
@@ -70,7 +69,7 @@ def open_blendedmvs(root: Path, split: Split) -> BlendedMvsListing:
     present = np.array([(root / name).is_dir() for name in names], bool)
     if not present.any():
         example = f", such as {names[0]}" if names else ""
-        raise UserError(f"blendedmvs:{root}: expected a folder for each sequence in {_LIST}{example}; {found_in(root)}")
+        raise DataError(f"blendedmvs:{root}: expected a folder for each sequence in {_LIST}{example}; {found_in(root)}")
     wanted = (keys["seq_low"] % 10 == 0) == (split == "val")
     pairs = np.stack([sequence, listed["img1"], listed["img2"]], axis=-1).astype(np.int32)
     notes = [f"{(wanted & present).sum()} sequences"]
@@ -84,13 +83,13 @@ def _read_list(root: Path) -> np.ndarray:
     path = root / _LIST
     if not path.is_file():
         expected = f"expected {_LIST} beside folders of sequences, as DUSt3R's preprocessing of BlendedMVS writes them"
-        raise UserError(f"blendedmvs:{root}: {expected}; {found_in(root)}")
+        raise DataError(f"blendedmvs:{root}: {expected}; {found_in(root)}")
     try:
         listed = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read, it seems damaged: {error}") from error
+        raise DataError(f"{path} cannot be read; it seems damaged: {error}") from error
     missing = [field for field in _FIELDS if field not in (listed.dtype.names or ())]
     if missing or listed.ndim != 1:
         found = f"fields {', '.join(listed.dtype.names)}" if listed.dtype.names else f"an array of {listed.dtype}"
-        raise UserError(f"{path} is not a list of pairs: expected the fields {', '.join(_FIELDS)}, found {found}")
+        raise DataError(f"{path} is not a list of pairs: expected the fields {', '.join(_FIELDS)}, found {found}")
     return listed

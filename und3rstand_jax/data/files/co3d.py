@@ -9,21 +9,26 @@ CATEGORY/SEQUENCE/masks/frame%06d.png    the object, where value / 255 > 0.1
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
 
-from und3rstand_jax.data.files.reading import Split, found_in, read_mask, read_npz, read_png16, require_one_size, to_view
-from und3rstand_jax.data.records import View
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.data.files.reading import found_in, read_mask, read_npz, read_png16, require_one_size, to_view
+from und3rstand_jax.data.records import Split, View
+from und3rstand_jax.support.errors import DataError
+
+Selection: TypeAlias = dict[str, dict[str, list[int]]]
+"""{category: {sequence: [frame numbers]}}."""
 
 _LISTS = {"train": "selected_seqs_train.json", "val": "selected_seqs_test.json"}
 
+_POSITIONS = 100
+"""Frames of a sequence that count, from its first."""
 
-_POSITIONS, _FARTHEST, _STEP = 100, 30, 5
+_FARTHEST, _STEP = 30, 5
+"""A pair's frames lie a multiple of _STEP apart, at most _FARTHEST."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +44,10 @@ class Co3dView:
         return self.folder / "images" / f"frame{self.frame:06d}.jpg"
 
     def read(self) -> View:
-        """The view; depth outside the object's mask counts as unknown, since Co3D's depth is of use on the object alone."""
+        """The view; depth outside the object's mask counts as unknown, since Co3D's is reliable on the object only.
+
+        Raises UnreadablePair.
+        """
         depth_path = self.folder / "depths" / f"{self.image.name}.geometric.png"
         mask_path = self.folder / "masks" / f"{self.image.stem}.png"
         cam2world, intrinsics, maximum_depth = read_npz(
@@ -53,7 +61,11 @@ class Co3dView:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Co3dListing:
-    """The pairs of one split, enumerated without being stored: of a sequence, the first ones of `_position_pairs`."""
+    """The pairs of one split, enumerated rather than stored: a sequence has the first so many of `_position_pairs`.
+
+    `frames` concatenates the frame numbers of all sequences. `first_frames` and `first_pairs` say where each sequence starts in it
+    and in the pairs.
+    """
 
     root: Path
     sequences: tuple[str, ...]
@@ -67,7 +79,7 @@ class Co3dListing:
 
     def files(self, index: int) -> tuple[Co3dView, Co3dView]:
         """The two frames of a pair."""
-        # The last sequence that starts at or before `index`: those without pairs start where the next one does.
+        # The last sequence that starts at or before `index`: one without pairs starts where the next one does.
         sequence = int(np.searchsorted(self.first_pairs, index, side="right")) - 1
         positions = _position_pairs()[index - self.first_pairs[sequence]]
         frame1, frame2 = self.frames[self.first_frames[sequence] + positions].tolist()
@@ -79,24 +91,29 @@ def open_co3d(root: Path, split: Split) -> Co3dListing:
     """The pairs of the sequences in the split's list: positions i, j below 100, |i - j| 5, 10, … or 30, in both orders.
 
     Raises:
-        UserError: the list is not there or is not such a list, or folders of its categories are missing.
+        DataError: the list is missing or malformed, or categories in it have no folder.
     """
-    selected = _read_selected(root / _LISTS[split], root)
+    selected = _read_selection(root, _LISTS[split])
     missing = [category for category in selected if selected[category] and not (root / category).is_dir()]
     if missing:
         names = f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}"
-        raise UserError(f"co3d:{root}: {_LISTS[split]} lists {len(missing)} categories that have no folder there: {names}")
+        raise DataError(f"co3d:{root}: {_LISTS[split]} lists {len(missing)} categories without a folder: {names}")
     lists = {f"{category}/{sequence}": frames for category in selected for sequence, frames in selected[category].items()}
     lengths = np.array([len(frames) for frames in lists.values()], np.int64)
     pairs_below = np.searchsorted(_position_pairs().max(axis=1), np.arange(_POSITIONS + 1))
     pairs = pairs_below[np.minimum(lengths, _POSITIONS)]
+    notes = [f"{len(lengths)} sequences of {len(selected)} categories"]
+    if (pairs == 0).any():
+        notes.append(f"{(pairs == 0).sum()} sequences have fewer than {_STEP + 1} frames and give no pairs")
+    if (lengths > _POSITIONS).any():
+        notes.append(f"{(lengths > _POSITIONS).sum()} sequences have more than {_POSITIONS} frames; the first {_POSITIONS} are used")
     return Co3dListing(
         root,
         tuple(lists),
         np.array([frame for frames in lists.values() for frame in frames], np.int32),
         np.cumsum(lengths) - lengths,
         np.concatenate([[0], np.cumsum(pairs)]),
-        _notes(len(selected), lengths, pairs),
+        tuple(notes),
     )
 
 
@@ -107,31 +124,20 @@ def _position_pairs() -> Int[np.ndarray, "pairs 2"]:
     return np.array(sorted(pairs, key=max))
 
 
-def _notes(categories: int, lengths: np.ndarray, pairs: np.ndarray) -> tuple[str, ...]:
-    notes = [f"{len(lengths)} sequences of {categories} categories"]
-    if (pairs == 0).any():
-        notes.append(f"{(pairs == 0).sum()} sequences have fewer than {_STEP + 1} frames and give no pair")
-    if (lengths > _POSITIONS).any():
-        notes.append(f"{(lengths > _POSITIONS).sum()} sequences have more than {_POSITIONS} frames, of which the first {_POSITIONS} count")
-    return tuple(notes)
-
-
-def _read_selected(path: Path, root: Path) -> Mapping[str, Mapping[str, list[int]]]:
-    expected = f"co3d:{root}: expected {path.name} beside folders CATEGORY/SEQUENCE, as DUSt3R's preprocessing of Co3D writes them"
+def _read_selection(root: Path, name: str) -> Selection:
+    path = root / name
     if not path.is_file():
-        raise UserError(f"{expected}; {found_in(root)}")
+        expected = f"expected {name} beside folders CATEGORY/SEQUENCE, as DUSt3R's preprocessing of Co3D writes them"
+        raise DataError(f"co3d:{root}: {expected}; {found_in(root)}")
     try:
         selected = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not _is_selection(selected):
-        raise UserError(f'{path} is not a list of sequences: expected {{"category": {{"sequence": [frame numbers]}}}}')
+        raise DataError(f"{path} is not JSON: {error}") from error
+    if not (
+        isinstance(selected, dict)
+        and all(isinstance(sequences, dict) for sequences in selected.values())
+        and all(isinstance(frames, list) for sequences in selected.values() for frames in sequences.values())
+        and all(type(frame) is int for sequences in selected.values() for frames in sequences.values() for frame in frames)
+    ):
+        raise DataError(f'{path} is not a list of sequences: expected {{"category": {{"sequence": [frame numbers]}}}}')
     return selected
-
-
-def _is_selection(selected: Any) -> bool:
-    return isinstance(selected, dict) and all(
-        isinstance(sequences, dict)
-        and all(isinstance(frames, list) and all(type(frame) is int for frame in frames) for frames in sequences.values())
-        for sequences in selected.values()
-    )

@@ -1,1 +1,1 @@
-"""What a data set holds, whether its two views agree, and which common mistake explains it if they do not."""
+"""What a data set holds and whether its geometry is consistent: agreement of views, mistakes, diagnosis, inspection, description."""

@@ -1,4 +1,4 @@
-"""Where the two cameras of a pair stand, and through what lens they look."""
+"""Where the two cameras of a pair stand, and the lenses they have."""
 
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from und3rstand_jax.data.records import Shape
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.data.synthetic.intersect import (
     ROOM,
+    Reals,
     Vector,
     along,
     clearance,
@@ -24,26 +25,24 @@ from und3rstand_jax.data.synthetic.intersect import (
 from und3rstand_jax.data.synthetic.scene import SOLIDS, Scene, span
 
 FIRST_CANDIDATES, SECOND_CANDIDATES = 16, 80
-"""Cameras drawn, of which the best one is taken."""
-
+"""Cameras drawn for each view, of which the best is taken."""
 
 GRID = 12
-"""What a candidate sees is judged by GRID² of its pixels."""
-
+"""Candidates are judged by GRID² of their pixels."""
 
 CLEARANCE = 0.4
 """Metres that cameras keep from every surface."""
 
 
 class Camera(NamedTuple):
-    """`intrinsics` in pixels (pixel centres at integers); `cam2world` for x right, y down, z forward."""
+    """`intrinsics` in pixels (pixel centres at integers); `cam2world` from the camera's frame (x right, y down, z forward)."""
 
     intrinsics: Float[Array, "*N 3 3"]
     cam2world: Float[Array, "*N 4 4"]
 
 
 class Glimpse(NamedTuple):
-    """What the pixels of a grid over a view see: the world point and its depth, and whether it is on a solid or the sky."""
+    """What GRID² pixels, spread evenly over a view, see: the world points and their depth, and which are on solids or sky."""
 
     point: Vector
     depth: Float[Array, "*N"]
@@ -52,8 +51,9 @@ class Glimpse(NamedTuple):
 
 
 def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: SyntheticConfig) -> Camera:
-    """Two cameras, along the leading axis. The first looks at one of the solids; the second's overlap with it is as near as can
-    be to a draw from `config.overlap`. Both depend on the shape by its aspect ratio alone.
+    """Two cameras, along the leading axis; both depend on the shape through its aspect ratio only.
+
+    The first looks at one of the solids. The second is the candidate whose overlap with it is nearest to a draw from `config.overlap`.
     """
     lens_key, first_key, second_key, overlap_key = jax.random.split(key, 4)
     lenses = sample_intrinsics(lens_key, 1 + SECOND_CANDIDATES, shape)
@@ -66,8 +66,8 @@ def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: Synthe
 
 
 def sample_intrinsics(key: PRNGKeyArray, count: int, shape: Shape) -> Float[Array, "N 3 3"]:
-    """`count` lenses of 45° to 85° along the longer side, fx and fy up to 2% apart, the principal point up to 4% of a side off
-    the middle.
+    """`count` lenses of 45° to 85° along the longer side, with fx and fy up to 2 % apart and the principal point up to 4 % of a side
+    off the centre.
     """
     height, width = shape
     u = jax.random.uniform(key, (4, count))
@@ -77,24 +77,15 @@ def sample_intrinsics(key: PRNGKeyArray, count: int, shape: Shape) -> Float[Arra
     return _matrix([[focal, zero, cx], [zero, focal * span(u[1], 0.98, 1.02), cy], [zero, zero, one]])
 
 
-def pixel_rays(camera: Camera, u: Float[Array, "*N"], v: Float[Array, "*N"]) -> tuple[Vector, Vector]:
+def pixel_rays(camera: Camera, u: Reals, v: Reals) -> tuple[Vector, Vector]:
     """Origin (scalars) and world directions of the rays through pixels (u, v) of one camera; t along them is depth."""
     (fx, cx), (fy, cy) = ((camera.intrinsics[i, i], camera.intrinsics[i, 2]) for i in (0, 1))
     right, down, forward = frame(camera.cam2world[:3, :3].T)
     return components(camera.cam2world[:3, 3]), along(along(forward, right, (u - cx) / fx), down, (v - cy) / fy)
 
 
-def look(scene: Scene, camera: Camera, shape: Shape) -> Glimpse:
-    """What GRID² pixels, spread evenly over one camera's view, see."""
-    v, u = (((jnp.arange(GRID) + 0.5) * (side / GRID) - 0.5) for side in shape)
-    origin, direction = pixel_rays(camera, *(a.ravel() for a in jnp.meshgrid(u, v)))
-    depth, solid = nearest_surface(scene, origin, direction)
-    point = along(origin, direction, depth)
-    return Glimpse(point, depth, solid != ROOM, (solid == ROOM) & in_window(scene, point))
-
-
 def overlap(scene: Scene, glimpse: Glimpse, camera: Camera, shape: Shape) -> Float[Array, ""]:
-    """The share of a glimpse's surface points that one camera sees: they lie in its picture, and nothing stands before them."""
+    """The fraction of a glimpse's surface points that a camera sees: they fall inside its image, and nothing occludes them."""
     height, width = shape
     center = components(camera.cam2world[:3, 3])
     to_point = minus(glimpse.point, center)
@@ -107,17 +98,25 @@ def overlap(scene: Scene, glimpse: Glimpse, camera: Camera, shape: Shape) -> Flo
 
 
 def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], shape: Shape) -> tuple[Camera, Glimpse]:
-    """Of places at the height of people's eyes, each with a look at a solid, a clear one with a good view."""
+    """Of places between sitting and standing eye height, each looking at a solid, one that is clear and has a good view."""
     u = jax.random.uniform(key, (9, FIRST_CANDIDATES))
     x, y = span(u[:2], -1, 1) * (scene.room[:2, None] - CLEARANCE)
     position = x, y, span(u[2], 0.8, 1.8) - scene.room[2]
     solids = scene.center[jnp.floor(u[3] * SOLIDS).astype(jnp.int32)]
-    # In the place of a solid that the scene lacks, the middle of the room.
+    # Solids that the scene lacks are replaced by the middle of the room.
     target = jnp.where(solids[:, 2:] < -scene.room[2], 0.0, solids) + span(u[4:7].T, -0.4, 0.4)
     yaw, pitch = _angles(minus(components(target), position))
     poses = _poses(position, yaw, jnp.clip(pitch, -0.7, 0.35), span(u[7], -0.06, 0.06))
-    glimpses = jax.vmap(lambda pose: look(scene, Camera(lens, pose), shape))(poses)
-    # Enough distance, enough solids, enough variety of depth, but no more than that: else every view would be the same, from a corner.
+
+    def look(pose: Float[Array, "4 4"]) -> Glimpse:
+        v, u = (((jnp.arange(GRID) + 0.5) * (side / GRID) - 0.5) for side in shape)
+        origin, direction = pixel_rays(Camera(lens, pose), *(a.ravel() for a in jnp.meshgrid(u, v)))
+        depth, solid = nearest_surface(scene, origin, direction)
+        point = along(origin, direction, depth)
+        return Glimpse(point, depth, solid != ROOM, (solid == ROOM) & in_window(scene, point))
+
+    glimpses = jax.vmap(look)(poses)
+    # Each term is capped: without that, the best view would always be the one from a corner.
     quality = (
         jnp.minimum(jnp.mean(glimpses.depth > 1.5, axis=1), 0.8)
         + jnp.minimum(jnp.mean(glimpses.solid, axis=1), 0.3)
@@ -128,7 +127,7 @@ def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], sh
 
 
 def _second_poses(key: PRNGKeyArray, first: Float[Array, "4 4"], glimpse: Glimpse, config: SyntheticConfig) -> Float[Array, "N 4 4"]:
-    """Places around the first camera, near and far, each with a look at what that one sees or more or less past it."""
+    """Places around the first camera, near and far, each looking at what that one sees or more or less past it."""
     u = jax.random.uniform(key, (7, SECOND_CANDIDATES))
     low, high = config.baseline
     azimuth, elevation = 2 * jnp.pi * u[1], span(u[2], -0.2, 0.2)
@@ -136,26 +135,26 @@ def _second_poses(key: PRNGKeyArray, first: Float[Array, "4 4"], glimpse: Glimps
     position = along(components(first[:3, 3]), step, span(u[0] ** 1.5, low, high))
     x, y, z = (jnp.mean(a) for a in glimpse.point)
     yaw, pitch = _angles(minus((x, y, z), position))
-    # Squared, and the baseline's draw raised too: overlap changes fastest near the easy end.
+    # Squared, as the baseline's draw is raised to 1.5: overlap changes fastest near the easy end.
     turn = u[3] ** 2
     yaw, pitch = yaw + turn * span(u[4], -2, 2), pitch + turn * span(u[5], -0.3, 0.3)
     return _poses(position, yaw, jnp.clip(pitch, -0.8, 0.5), span(u[6], -0.06, 0.06))
 
 
-def _crowding(scene: Scene, poses: Float[Array, "N 4 4"]) -> Float[Array, "N"]:
-    """0 for cameras that keep their distance to surfaces; for others more than anything else counts, and the more the nearer."""
+def _crowding(scene: Scene, poses: Float[Array, "N 4 4"]) -> Float[Array, " N"]:
+    """0 for cameras that keep CLEARANCE from every surface; otherwise a penalty that outweighs all else and grows with nearness."""
     missing = CLEARANCE - clearance(scene, components(poses[:, :3, 3]))
     return jnp.where(missing > 0, 10 + 10 * missing, 0.0)
 
 
 def _angles(direction: Vector) -> tuple[Array, Array]:
-    """Yaw (from x to y) and pitch (upwards) of directions, in radians."""
+    """Yaw (from x towards y) and pitch (upwards) of directions, in radians."""
     x, y, z = direction
     return jnp.arctan2(y, x), jnp.arctan2(z, jnp.hypot(x, y))
 
 
-def _poses(position: Vector, yaw: Float[Array, "N"], pitch: Float[Array, "N"], roll: Float[Array, "N"]) -> Float[Array, "N 4 4"]:
-    """cam2world of cameras that look along yaw and pitch and are turned about the optical axis by `roll`, all in radians."""
+def _poses(position: Vector, yaw: Float[Array, " N"], pitch: Float[Array, " N"], roll: Float[Array, " N"]) -> Float[Array, "N 4 4"]:
+    """cam2world of cameras that look along yaw and pitch and are rotated about the optical axis by `roll`, all in radians."""
     cy, sy, cp, sp, cr, sr = (function(angle) for angle in (yaw, pitch, roll) for function in (jnp.cos, jnp.sin))
     zero, one = jnp.zeros_like(yaw), jnp.ones_like(yaw)
     level = zip((sy, -cy, zero), (sp * cy, sp * sy, -cp), (cp * cy, cp * sy, sp), position, strict=True)

@@ -1,29 +1,39 @@
-"""Vectors as three arrays, x, y and z: compilers make one wide loop of their arithmetic, which a last axis of 3 would prevent.
-
-Where rays meet a room and the solids in it, in closed form.
+"""Where rays meet a room and the solids in it, in closed form.
 
 A solid is a box, a sphere or an upright cylinder, in a frame of its own that is centred on it. All three are convex: a ray is
 inside for one interval of t, and that interval is all there is to compute. A ray's points are origin + t · direction, for
-directions of any length: one whose component along a camera's axis is 1 makes t the depth.
+directions of any length: if the component along a camera's optical axis is 1, t is the depth.
+
+A vector is three arrays, x, y and z: compilers turn arithmetic on them into one wide loop, which a last axis of size 3 would prevent.
 """
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from und3rstand_jax.data.synthetic.scene import BOXES, CYLINDERS, SOLIDS, SPHERES, Scene
 
-Vector = tuple[Float[Array, "*N"], Float[Array, "*N"], Float[Array, "*N"]]
-"""x, y and z: arrays that broadcast with one another, each vector of an array of vectors at one place of all three."""
+FAR = 1e9
+"""t of what a ray misses."""
 
+ROOM = -1
+"""The room's number among the solids."""
 
-Axes = tuple[Vector, Vector, Vector]
-"""The x, y and z axes of a frame: unit vectors, given in the frame around it."""
+Carry = TypeVar("Carry")
+
+Reals: TypeAlias = Float[Array, "..."]
+
+Vector: TypeAlias = tuple[Reals, Reals, Reals]
+"""x, y and z: arrays that broadcast against one another."""
+
+Axes: TypeAlias = tuple[Vector, Vector, Vector]
+"""The x, y and z axes of a frame: unit vectors, given in the surrounding frame."""
 
 
 def components(array: Float[Array, "*N 3"]) -> Vector:
@@ -36,9 +46,9 @@ def frame(array: Float[Array, "*N 3 3"]) -> Axes:
     return components(array[..., 0, :]), components(array[..., 1, :]), components(array[..., 2, :])
 
 
-def each(function: Callable[..., Array], *vectors: Vector) -> Vector:
-    """A function of the vectors' x, of their y and of their z."""
-    x, y, z = (function(*values) for values in zip(*vectors, strict=True))
+def each(function: Callable[..., Array], *triples: tuple[ArrayLike, ArrayLike, ArrayLike]) -> Vector:
+    """The function of all x, of all y and of all z."""
+    x, y, z = (function(*values) for values in zip(*triples, strict=True))
     return x, y, z
 
 
@@ -47,44 +57,30 @@ def minus(a: Vector, b: Vector) -> Vector:
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
-def along(origin: Vector, direction: Vector, t: Float[Array, "*N"]) -> Vector:
+def along(origin: Vector, direction: Vector, t: Reals) -> Vector:
     """origin + t · direction."""
     return origin[0] + t * direction[0], origin[1] + t * direction[1], origin[2] + t * direction[2]
 
 
-def dot(a: Vector, b: Vector) -> Float[Array, "*N"]:
+def dot(a: Vector, b: Vector) -> Reals:
     """The scalar product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def norm(a: Vector) -> Float[Array, "*N"]:
+def norm(a: Vector) -> Reals:
     """The length."""
     return jnp.sqrt(dot(a, a))
 
 
 def into(axes: Axes, vector: Vector) -> Vector:
-    """A vector of the frame around, in the frame of these axes."""
+    """A vector of the surrounding frame, in the frame of these axes."""
     return dot(axes[0], vector), dot(axes[1], vector), dot(axes[2], vector)
 
 
 def out_of(axes: Axes, vector: Vector) -> Vector:
-    """A vector of the frame of these axes, in the frame around: the inverse of `into`."""
+    """A vector of the frame of these axes, in the surrounding frame: the inverse of `into`."""
     x, y, z = axes
     return along(along(each(lambda a: a * vector[0], x), y, vector[1]), z, vector[2])
-
-
-FAR = 1e9
-"""The t of what a ray does not meet."""
-
-
-ROOM = -1
-"""The room's number among the solids."""
-
-
-Reals = Float[Array, "*N"]
-
-
-Carry = TypeVar("Carry")
 
 
 def room_exit(half: Vector, origin: Vector, direction: Vector) -> Reals:
@@ -93,7 +89,7 @@ def room_exit(half: Vector, origin: Vector, direction: Vector) -> Reals:
 
 
 def box_entry(half: Vector, origin: Vector, direction: Vector) -> Reals:
-    """t at which rays enter a box of half size `half`; FAR where they miss it, leave it behind or start in it."""
+    """t at which rays enter a box of half size `half`; FAR if they miss it, point away from it or start in it."""
     slabs = [_slab(*values) for values in zip(half, origin, direction, strict=True)]
     return _entry(functools.reduce(jnp.maximum, (s[0] for s in slabs)), functools.reduce(jnp.minimum, (s[1] for s in slabs)))
 
@@ -133,11 +129,11 @@ def _ball(radius: Reals, origin: Vector, direction: Vector) -> tuple[Reals, Real
 
 
 def _inverse(direction: Reals) -> Reals:
-    """1/d, finite where d is 0: infinity times 0 would make NaN of rays that start on a slab's plane."""
+    """1/d, finite where d is 0: for rays that start in a slab's plane, infinity times 0 would be NaN."""
     return 1 / jnp.where(jnp.abs(direction) < 1e-9, 1e-9, direction)
 
 
-def nearest_surface(scene: Scene, origin: Vector, direction: Vector) -> tuple[Reals, Int[Array, "*N"]]:
+def nearest_surface(scene: Scene, origin: Vector, direction: Vector) -> tuple[Reals, Int[Array, "..."]]:
     """t at which rays from within the room first meet a surface, and whose: a solid's number, or ROOM."""
     t = room_exit(components(scene.room), origin, direction)
 
@@ -149,14 +145,15 @@ def nearest_surface(scene: Scene, origin: Vector, direction: Vector) -> tuple[Re
 
 
 def first_entry(scene: Scene, origin: Vector, direction: Vector) -> Reals:
-    """t at which rays enter the first solid; FAR where they meet none."""
+    """t at which rays enter the first solid; FAR if they meet none."""
     shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in (*origin, *direction)))
     return _over_solids(scene, origin, direction, lambda _, entry, t: jnp.minimum(t, entry), jnp.full(shape, FAR, jnp.float32))
 
 
 def _over_solids(scene: Scene, origin: Vector, direction: Vector, step: Callable[[Array, Reals, Carry], Carry], carry: Carry) -> Carry:
-    """Folds `step(solid, t at which rays enter it, carry)` over the solids. In loops, because what is unrolled XLA computes anew, on
-    CPUs, for every one of its uses: a pair took four times as long.
+    """Folds `step(solid, t at which rays enter it, carry)` over the solids.
+
+    In loops: on CPUs, XLA recomputes unrolled code for each of its uses, and a pair takes four times as long.
     """
 
     def fold(solids: range, entry: Callable[..., Reals], carry: Carry) -> Carry:
@@ -172,8 +169,8 @@ def _over_solids(scene: Scene, origin: Vector, direction: Vector, step: Callable
     return fold(CYLINDERS, lambda half, *ray: cylinder_entry(half[0], half[2], *ray), carry)
 
 
-def in_window(scene: Scene, point: Vector) -> Bool[Array, "*N"]:
-    """Which points of the room's surface are in its window, where there is only sky."""
+def in_window(scene: Scene, point: Vector) -> Bool[Array, "..."]:
+    """Which points of the room's surface are in its window, which shows only sky."""
     window, (x, y, z) = scene.window, point
     on_x = window.wall < 2
     across, sideways = jnp.where(on_x, x, y), jnp.where(on_x, y, x)
@@ -183,7 +180,7 @@ def in_window(scene: Scene, point: Vector) -> Bool[Array, "*N"]:
 
 
 def clearance(scene: Scene, point: Vector) -> Reals:
-    """Distance from points (N,) to the nearest surface; at most 0 in a solid and outside the room."""
+    """Distance from points (N,) to the nearest surface; at most 0 inside a solid or outside the room."""
     walls = functools.reduce(jnp.minimum, each(lambda h, p: h - jnp.abs(p), components(scene.room), point))
     half = components(scene.half)
     local = into(frame(scene.axes), minus(each(lambda p: p[:, None], point), components(scene.center)))

@@ -1,7 +1,7 @@
 """Colours of surfaces, as functions of the point: patterns and noise at several scales.
 
-Noise is solid, so that it runs on across edges; patterns lie in the plane that a surface is most nearly parallel to. Both fade where a
-pixel cannot resolve them, which is the one way in which a colour depends on the view.
+Noise is a function of the 3-D point, so that it continues across edges; patterns lie in the plane that a surface is most nearly parallel
+to. Both fade where a pixel cannot resolve them, which is the only way in which a colour depends on the view.
 """
 
 from typing import NamedTuple
@@ -11,22 +11,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
-from und3rstand_jax.data.synthetic.intersect import Vector, each
+from und3rstand_jax.data.synthetic.intersect import Reals, Vector, each
 from und3rstand_jax.data.synthetic.scene import span
 
 OCTAVES, LACUNARITY = 5, 2.6
-"""Layers of noise, and each one's frequency over that of the one before."""
-
+"""Layers of noise, and the ratio of each one's frequency to that of the one before."""
 
 PLAIN, STRIPES, CHECKS, TILES = range(4)
 """Patterns."""
 
-
-Reals = Float[Array, "*N"]
+_PRIMES = (0x8DA6B343, 0xD8163841, 0xCB1AB31F)
+"""Odd numbers that scatter a lattice's coordinates over 32 bits."""
 
 
 class Paint(NamedTuple):
-    """Two colours (RGB reflectances) of each of N surfaces, that its texture mixes."""
+    """Two colours (RGB reflectances) of each of N surfaces, which its texture mixes."""
 
     first: Float[Array, "3 N"]
     second: Float[Array, "3 N"]
@@ -35,9 +34,10 @@ class Paint(NamedTuple):
 class Texture(NamedTuple):
     """How surfaces, or the pixels that show them, mix their two colours.
 
-    A pattern has a `period` along both of its axes, in metres; the second colour takes the share `duty` of it, and every other
-    row is moved by the share `shift`. Tiles differ in brightness by up to `tone`. Noise of weight `grain` comes on top: of
-    frequency `coarse` (1/m) and octaves whose amplitude falls by `gain` each. `salt` makes one surface's noise differ from another's.
+    A pattern has a period along each of its axes, in metres. The second colour takes up the fraction `duty` of it, and every other row is
+    shifted by the fraction `shift`. Tiles differ in brightness by up to `tone`. Noise of weight `grain` is added: it starts at the
+    frequency `coarse` (1/m), and each octave's amplitude is `gain` times that of the one before. `salt` makes one surface's noise differ
+    from another's.
     """
 
     pattern: Reals
@@ -49,7 +49,7 @@ class Texture(NamedTuple):
     grain: Reals
     coarse: Reals
     gain: Reals
-    salt: UInt32[Array, "*N"]
+    salt: UInt32[Array, "..."]
 
 
 class Footprint(NamedTuple):
@@ -61,7 +61,7 @@ class Footprint(NamedTuple):
 
 
 def sample_textures(key: PRNGKeyArray, count: int) -> tuple[Paint, Texture]:
-    """For `count` surfaces, of which the last is the sky. A fifth is plain, a fifth cloudy, the rest patterned with a little noise."""
+    """For `count` surfaces, the last of which is the sky: a fifth plain, a fifth cloudy, the rest patterned with a little noise."""
     salt_key, key = jax.random.split(key)
     u = jax.random.uniform(key, (18, count))
     sky, kind = jnp.arange(count) == count - 1, jnp.floor(u[0] * 5)
@@ -69,7 +69,7 @@ def sample_textures(key: PRNGKeyArray, count: int) -> tuple[Paint, Texture]:
     pattern = jnp.where(cloudy, PLAIN, kind)
     tiles, plain = pattern == TILES, (pattern == PLAIN) & ~cloudy
     first, other = _colors(u[1:4]), _colors(u[4:7])
-    # Half of the second colours are the first, darker.
+    # Half of the second colours are a darker shade of the first.
     second = jnp.where(u[7] < 0.5, first * span(u[8], 0.35, 0.75), other)
     first, second = jnp.where(sky, jnp.array([[0.25], [0.45], [0.85]]), first), jnp.where(sky, 0.9, second)
     size = span(u[9] ** 2, 0.06, 0.6)
@@ -96,17 +96,10 @@ def _colors(u: Float[Array, "3 N"]) -> Float[Array, "3 N"]:
 
 
 def mix(texture: Texture, point: Vector, plane: tuple[Reals, Reals], footprint: Footprint) -> tuple[Reals, Reals]:
-    """At points of surfaces, the second colour's share and a brightness to multiply with.
+    """At points of surfaces, the second colour's fraction and a factor for the brightness.
 
-    `point` is in the solid's frame, `plane` are those two of its coordinates that patterns lie in; both in metres.
+    `point` is in the solid's frame, `plane` holds the two of its coordinates that patterns lie in; both in metres.
     """
-    share, tone = _pattern(texture, plane, footprint)
-    scaled = each(lambda p: texture.coarse * p, point)
-    noise = fractal_noise(scaled, texture.salt, texture.gain, texture.coarse * footprint.mean)
-    return jnp.clip(share + texture.grain * noise, 0, 1), tone
-
-
-def _pattern(texture: Texture, plane: tuple[Reals, Reals], footprint: Footprint) -> tuple[Reals, Reals]:
     v = plane[1] / texture.period_v
     row = jnp.floor(v)
     u = plane[0] / texture.period_u + texture.shift * (row % 2)
@@ -116,11 +109,14 @@ def _pattern(texture: Texture, plane: tuple[Reals, Reals], footprint: Footprint)
     patterns = jnp.where(texture.pattern == STRIPES, across, across + up - jnp.where(texture.pattern == CHECKS, 2 * both, both))
     tile = lattice(texture.salt ^ _cell(jnp.floor(u), _PRIMES[0]) ^ _cell(row, _PRIMES[1]))
     tone = 1 + texture.tone * tile * _visible(jnp.maximum(width_u, width_v))
-    return jnp.where(texture.pattern == PLAIN, 0.5, patterns), tone
+    share = jnp.where(texture.pattern == PLAIN, 0.5, patterns)
+    scaled = each(lambda p: texture.coarse * p, point)
+    noise = fractal_noise(scaled, texture.salt, texture.gain, texture.coarse * footprint.mean)
+    return jnp.clip(share + texture.grain * noise, 0, 1), tone
 
 
 def coverage(x: Reals, duty: Reals, width: Reals) -> Reals:
-    """The share of [x − width/2, x + width/2] where the fractional part is below `duty`: stripes as a pixel sees them."""
+    """The fraction of [x − width/2, x + width/2] whose fractional part is below `duty`: stripes as a pixel sees them."""
 
     def below(x: Reals) -> Reals:
         whole = jnp.floor(x)
@@ -130,12 +126,12 @@ def coverage(x: Reals, duty: Reals, width: Reals) -> Reals:
     return (below(x + width / 2) - below(x - width / 2)) / width
 
 
-def fractal_noise(point: Vector, salt: UInt32[Array, "*N"], gain: Reals, width: Reals) -> Reals:
-    """A sum of `value_noise` of frequencies 1, LACUNARITY, … and amplitudes 1, gain, …, without those that pixels of `width`, in
-    the point's unit, do not resolve.
+def fractal_noise(point: Vector, salt: UInt32[Array, "..."], gain: Reals, width: Reals) -> Reals:
+    """A sum of `value_noise` at frequencies 1, LACUNARITY, … with amplitudes 1, gain, …, without those that pixels of `width`, in the
+    point's unit, do not resolve.
     """
 
-    # A loop for the reason given in intersect.py.
+    # A loop, for the reason given in intersect.py.
     def add(octave: Array, carry: tuple[Reals, Reals, Array]) -> tuple[Reals, Reals, Array]:
         total, amplitude, frequency = carry
         octave_salt = salt + octave.astype(jnp.uint32) * jnp.uint32(_PRIMES[2])
@@ -146,12 +142,12 @@ def fractal_noise(point: Vector, salt: UInt32[Array, "*N"], gain: Reals, width: 
 
 
 def _visible(width: Reals) -> Reals:
-    """How much remains of detail of size 1: all of it for pixels up to half its size, nothing from its size on."""
+    """How much of a detail of size 1 remains: all of it for pixels up to half that size, nothing from that size on."""
     return jnp.clip(2 - 2 * width, 0, 1)
 
 
-def value_noise(point: Vector, salt: UInt32[Array, "*N"]) -> Reals:
-    """Smooth noise in [−1, 1]: hashes of the lattice of integers, interpolated with the weights 3w² − 2w³."""
+def value_noise(point: Vector, salt: UInt32[Array, "..."]) -> Reals:
+    """Smooth noise in [−1, 1]: hashes at integer lattice points, interpolated with the weights 3w² − 2w³."""
     corner = each(jnp.floor, point)
     wx, wy, wz = each(lambda p, c: (p - c) ** 2 * (3 - 2 * (p - c)), point, corner)
     low = [_cell(c, prime) for c, prime in zip(corner, _PRIMES, strict=True)]
@@ -169,17 +165,13 @@ def value_noise(point: Vector, salt: UInt32[Array, "*N"]) -> Reals:
     return a + wz * (b - a)
 
 
-def lattice(bits: UInt32[Array, "*N"]) -> Reals:
+def lattice(bits: UInt32[Array, "..."]) -> Reals:
     """A hash of integers, in [−1, 1]."""
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
     bits = (bits ^ (bits >> 12)) * jnp.uint32(0x297A2D39)
     return lax.bitcast_convert_type(bits ^ (bits >> 15), jnp.int32).astype(jnp.float32) * 2.0**-31
 
 
-def _cell(whole: Reals, prime: int) -> UInt32[Array, "*N"]:
-    # By way of int32: a negative float has no uint32.
+def _cell(whole: Reals, prime: int) -> UInt32[Array, "..."]:
+    # Through int32: converting a negative float to uint32 is undefined.
     return lax.bitcast_convert_type(whole.astype(jnp.int32), jnp.uint32) * jnp.uint32(prime)
-
-
-_PRIMES = (0x8DA6B343, 0xD8163841, 0xCB1AB31F)
-"""Odd numbers that scatter a lattice's coordinates over 32 bits."""

@@ -1,1 +1,10 @@
-"""What a step takes on a device that need not be there: compiled for it, counted, never run."""
+"""What a training step takes on a device that this machine need not have: it is compiled and counted, never run.
+
+chips       published peaks
+topology    devices to plan for
+shapes      of the step's arguments and intermediates
+memory      by kind, from the compiled step
+work        flops, bytes and least times of the step's parts
+planning    `make_plan`, and the search for the largest batch that fits
+text        the plan as text
+"""

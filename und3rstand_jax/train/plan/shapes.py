@@ -1,4 +1,4 @@
-"""Shapes of everything that one device's step takes and makes on its way; nothing of it is computed."""
+"""Shapes of what one device's step takes and of what it computes on the way; nothing is computed."""
 
 import functools
 import math
@@ -7,41 +7,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from und3rstand_jax.data.example import Example, assemble
+from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch, Pair, Shape, View
 from und3rstand_jax.geometry.loss import Truth, normalised_truth
 from und3rstand_jax.loading import stored_dtype
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.train.step.optimizer import ProbesState, initial_state
-from und3rstand_jax.train.step.probe_step import ProbeTask, Tokens, captured_tokens, trunk_params
+from und3rstand_jax.model.stack import Params
+from und3rstand_jax.train.probes_task import ProbesTask
+from und3rstand_jax.train.step.probe_step import ProbesState, Tokens, captured_tokens, trunk_params
 
 
 class Arguments(NamedTuple):
     """What the step takes on one device: the state, the backbone's parameters, and the device's share of a batch."""
 
     state: ProbesState
-    backbone: Any
+    backbone: Params
     batch: Batch
 
 
-class Intermediates(NamedTuple):
-    """What it makes of one part of its share (`task.accumulate`) before probes are read; `tokens` by group."""
-
-    part: Batch
-    example: Example
-    truth: Truth
-    tokens: dict[str, Tokens]
+def planned_shape(task: ProbesTask) -> Shape:
+    """The image size that is planned for: of several resolutions, the largest must fit."""
+    return max(task.feed.shapes, key=math.prod)
 
 
-def step_arguments(task: ProbeTask, pairs: int, from_files: bool) -> Arguments:
-    """The step's arguments for `pairs` pairs a device; `from_files` says whether any of them may come from files."""
-    state = jax.eval_shape(lambda: initial_state(task.probes, task.recipe, task.seed))
-    return Arguments(state, trunk(task.module), loaded_batch(pairs, task.shape, from_files))
+def step_arguments(task: ProbesTask, pairs: int) -> Arguments:
+    """The step's arguments for so many pairs on each device, every array a `jax.ShapeDtypeStruct`."""
+
+    def array(dtype: DTypeLike, *sides: int) -> Any:
+        return jax.ShapeDtypeStruct((pairs, *sides), np.dtype(dtype))
+
+    shape = planned_shape(task)
+    view = View(array(np.uint8, *shape, 3), array(np.float32, *shape), array(np.float32, 3, 3), array(np.float32, 4, 4))
+    from_files = any(spec.root is not None for spec in task.feed.specs)
+    batch = Batch(array(np.uint32), array(np.int32), Pair(view, view) if from_files else None)
+    return Arguments(jax.eval_shape(task.initial_state), trunk(task.module), batch)
 
 
-def trunk(module: DUSt3R) -> Any:
-    """The trunk's parameters, in the dtypes in which they are kept for training."""
+def trunk(module: DUSt3R) -> Params:
+    """The trunk's parameters, in the dtypes in which training keeps them."""
     side = module.config.patch_size
     view = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     init = functools.partial(module.init, head=module.config.head_type is not None)
@@ -50,29 +55,25 @@ def trunk(module: DUSt3R) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, dtype)), params)
 
 
-def loaded_batch(pairs: int, shape: Shape, from_files: bool) -> Batch:
-    """A batch as the loader hands it over."""
+class Intermediates(NamedTuple):
+    """What the step makes of one micro-batch before probes are read; `tokens` by group."""
 
-    def array(dtype: Any, *sides: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((pairs, *sides), np.dtype(dtype))
+    part: Batch
+    example: Example
+    truth: Truth
+    tokens: dict[str, Tokens]
 
-    view: Any = View(array(np.uint8, *shape, 3), array(np.float32, *shape), array(np.float32, 3, 3), array(np.float32, 4, 4))
-    return Batch(array(np.uint32), array(np.int32), Pair(view, view) if from_files else None)
 
-
-def intermediates(task: ProbeTask, arguments: Arguments) -> Intermediates:
+def intermediates(task: ProbesTask, arguments: Arguments) -> Intermediates:
     """Shapes of what the step makes of these arguments."""
-    part = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // task.accumulate, *leaf.shape[1:]), leaf.dtype), arguments.batch)
-    example = jax.eval_shape(functools.partial(example_of, task), part)
+    micro_batches = task.options.accumulate
+    part = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // micro_batches, *leaf.shape[1:]), leaf.dtype), arguments.batch)
+    example = jax.eval_shape(task.example_of(planned_shape(task)), part)
     truth = jax.eval_shape(normalised_truth, *example.targets)
-    return Intermediates(part, example, truth, jax.eval_shape(functools.partial(captured_tokens, task), arguments.backbone, example))
+    tokens = jax.eval_shape(functools.partial(captured_tokens, task.module, task.probes), arguments.backbone, example)
+    return Intermediates(part, example, truth, tokens)
 
 
-def example_of(task: ProbeTask, batch: Batch) -> Example:
-    """The example that a task makes of a batch."""
-    return assemble(batch, task.seed, task.shape, task.scenes, task.colour_jitter)
-
-
-def tree_bytes(tree: Any) -> int:
-    """Size of all arrays of a tree, without what a device's layout may add."""
+def tree_bytes(tree: object) -> int:
+    """The size of all arrays of a tree, without padding that a device's layout may add."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,37 +1,50 @@
-"""Counts a traced program's arithmetic. XLA's own analysis counts the body of a loop once; this counts every round of it.
+"""What a step computes and, from a chip's published peaks, how long that takes at least.
 
-What a step does and, from a chip's published peaks, how long that takes at least.
+Programs are traced, not run. XLA's own analysis counts the body of a loop once; here every round of it counts.
 """
 
 import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import PairLoss, Truth, normalised_truth
-from und3rstand_jax.train.plan.shapes import Arguments, example_of, intermediates, tree_bytes
-from und3rstand_jax.train.plan.topology import Chip
-from und3rstand_jax.train.step.probe_step import ProbeTask, captured_tokens, layer_gradient, update_layer
+from und3rstand_jax.train.plan.chips import Chip
+from und3rstand_jax.train.plan.shapes import Arguments, intermediates, planned_shape, tree_bytes
+from und3rstand_jax.train.probes_task import ProbesTask
+from und3rstand_jax.train.step.optimizer import update
+from und3rstand_jax.train.step.probe_step import captured_tokens, layer_gradient, named_groups
 
 Kind = tuple[str, str]
 """Of a matrix product: dtype of its operands and, for float32, precision in lower case; other dtypes have one, "default"."""
 
+_MOVES = frozenset(
+    (
+        *("bitcast_convert_type", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "device_put", "dynamic_slice"),
+        *("dynamic_update_slice", "expand_dims", "gather", "iota", "optimization_barrier", "pad", "psum", "reshape", "rev", "scatter"),
+        *("select_n", "slice", "split", "squeeze", "stop_gradient", "transpose"),
+    )
+)
+"""Primitives that move or make data without arithmetic."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """What a program does.
+    """What a program computes.
 
-    `products` are flops of matrix products and convolutions (a multiplication and an addition are two) by kind. `traffic` is their
-    operands and results in bytes, each product counted as if it read from memory and wrote to it. `elementwise` is all other
-    arithmetic, one an output element (of a reduction, one an input element).
+    Attributes:
+        products: flops of matrix products and convolutions by kind; a multiplication and an addition are two.
+        traffic: their operands and results in bytes, as if each product read from memory and wrote to it.
+        elementwise: all other arithmetic, one operation for each output element (of a reduction, for each input element).
     """
 
     products: collections.Counter[Kind] = dataclasses.field(default_factory=collections.Counter)
@@ -40,7 +53,7 @@ class Count:
 
     @property
     def flops(self) -> int:
-        """Of products alone."""
+        """Of all products."""
         return sum(self.products.values())
 
     def __add__(self, other: "Count") -> "Count":
@@ -52,91 +65,6 @@ class Count:
         return Count(products, self.traffic * rounds, self.elementwise * rounds)
 
 
-def count(fn: Callable[..., Any], *args: Any) -> Count:
-    """What `fn(*args)` does; arguments may be abstract. Of a condition's branches the dearest counts, of a `while` one round."""
-    return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _of_jaxpr(jaxpr: Jaxpr) -> Count:
-    return sum((_of_equation(equation) for equation in jaxpr.eqns), Count())
-
-
-def _of_equation(equation: Any) -> Count:
-    name, params = equation.primitive.name, equation.params
-    if name in ("dot_general", "conv_general_dilated"):
-        return _of_product(equation)
-    if name == "cond":
-        return max((_of_jaxpr(branch.jaxpr) for branch in params["branches"]), key=lambda c: (c.flops, c.elementwise))
-    inner = sum((_of_jaxpr(jaxpr) for jaxpr in _inner(params)), Count())
-    if name == "scan":
-        return inner.times(params["length"])
-    if any(True for _ in _inner(params)) or name in _MOVES:
-        return inner
-    return Count(elementwise=max(sum(_size(v) for v in equation.outvars), _reduced(equation)))
-
-
-def _of_product(equation: Any) -> Count:
-    left, right = (variable.aval for variable in equation.invars)
-    out = equation.outvars[0].aval
-    if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        summands = math.prod(left.shape[axis] for axis in contracted)
-    else:
-        out_features = equation.params["dimension_numbers"].rhs_spec[0]
-        summands = math.prod(right.shape) // right.shape[out_features]
-    traffic = sum(math.prod(array.shape) * array.dtype.itemsize for array in (left, right, out))
-    dtype = str(np.result_type(left.dtype, right.dtype))
-    kind = dtype, _precision(equation.params["precision"]) if dtype == "float32" else "default"
-    return Count(collections.Counter({kind: 2 * math.prod(out.shape) * summands}), traffic)
-
-
-def _precision(given: Any) -> str:
-    """The more exact of both operands' precisions."""
-    pair = given if isinstance(given, tuple) else (given, given)
-    return max((one or lax.Precision.DEFAULT for one in pair), key=lambda one: one.value).name.lower()
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The programs within an equation: of a loop, a call, a custom derivative."""
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item
-
-
-def _size(variable: Any) -> int:
-    return math.prod(getattr(variable.aval, "shape", ()))
-
-
-def _reduced(equation: Any) -> int:
-    is_reduction = equation.primitive.name.startswith(("reduce_", "arg", "cum"))
-    return sum(_size(variable) for variable in equation.invars) if is_reduction else 0
-
-
-# What moves or makes data without computing with it.
-_MOVES = frozenset(
-    (
-        *("broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "concatenate", "pad", "split", "rev", "iota", "copy"),
-        *(
-            "slice",
-            "dynamic_slice",
-            "dynamic_update_slice",
-            "gather",
-            "scatter",
-            "select_n",
-            "convert_element_type",
-            "bitcast_convert_type",
-        ),
-        *("stop_gradient", "optimization_barrier", "device_put", "psum"),
-    )
-)
-
-
-_SCALAR: Any = jax.ShapeDtypeStruct((), jnp.float32)
-
-
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One part of one device's step. `exchanged` are the bytes it sends to other devices."""
@@ -146,47 +74,110 @@ class Part:
     exchanged: float = 0.0
 
 
-def step_parts(task: ProbeTask, arguments: Arguments, devices: int) -> list[Part]:
-    """A device's step in parts, each counted in its own program, all rounds of it.
+def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Part]:
+    """A device's step in parts, each counted in its own program, every round of it.
 
-    The updates' traffic is the state, read and written once. Gradients are added up in a ring of all devices, which sends each of them
-    twice but for the devices' own share.
+    The updates' traffic is the state, read and written once. Gradients are summed in a ring of all devices, which makes each send them
+    twice but for its own share.
     """
-    # Every implementation of attention makes the same products, and this one has no kernel that hides them.
+    # Every implementation of attention computes the same products, and this one has no kernel that hides them.
     task = dataclasses.replace(task, module=task.module.clone(attention="xla"))
     made = intermediates(task, arguments)
-    pairs = count(lambda part: _truth(task, part), made.part)
-    if task.accumulate > 1:
-        # Taken in parts, examples are made twice: the valid pixels of all parts are counted before the first gradient.
-        pairs += count(functools.partial(example_of, task), made.part)
-    backbone = count(functools.partial(captured_tokens, task), arguments.backbone, made.example)
+    example_of, micro_batches = task.example_of(planned_shape(task)), task.options.accumulate
+
+    def prepare(part: Batch) -> tuple[tuple[jax.Array, jax.Array], Truth]:
+        example = example_of(part)
+        return example.images, normalised_truth(*example.targets)
+
+    pairs = count(prepare, made.part)
+    if micro_batches > 1:
+        # Examples of micro-batches are made twice: valid pixels of all of them are counted before the first gradient.
+        pairs += count(example_of, made.part)
+    backbone = count(functools.partial(captured_tokens, task.module, task.probes), arguments.backbone, made.example)
+    scalar = jnp.zeros((), jnp.float32)
     probes, updates = Count(), Count(traffic=2 * tree_bytes(arguments.state))
-    for name, group in task.named_groups.items():
+    for name, group in named_groups(task.probes).items():
         state, tokens = arguments.state.groups[name], made.tokens[name]
         layers = state.frozen_at.shape[0]
         layer, own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, tokens))
-        read = functools.partial(layer_gradient, task, group)
-        probes += count(read, layer.params, own, made.truth, (_SCALAR, _SCALAR)).times(layers)
-        update = functools.partial(update_layer, task.recipe)
-        updates += count(update, layer, layer.params, PairLoss(*[_SCALAR] * 5), arguments.state.step).times(layers)
-    gradients = tree_bytes([group.params for group in arguments.state.groups.values()])
+        gradient = functools.partial(layer_gradient, group, task.probes, task.precision)
+        probes += count(gradient, layer.params, own, made.truth, (scalar, scalar)).times(layers)
+        updates += count(functools.partial(update, task.recipe), layer, layer.params, PairLoss(*[scalar] * 5), arguments.state.step).times(
+            layers
+        )
     parts = [
-        Part("examples: rendering, colours", pairs.times(task.accumulate)),
-        Part("backbone, forward", backbone.times(task.accumulate)),
-        Part("probes, forward and backward", probes.times(task.accumulate)),
+        Part("examples: rendering, colours", pairs.times(micro_batches)),
+        Part("backbone, forward", backbone.times(micro_batches)),
+        Part("probes, forward and backward", probes.times(micro_batches)),
         Part("updates of the probes", updates),
     ]
-    return [*parts, Part("gradients of all devices", Count(), 2 * (devices - 1) / devices * gradients)] if devices > 1 else parts
+    if devices > 1:
+        gradients = tree_bytes([group.params for group in arguments.state.groups.values()])
+        parts.append(Part("gradients of all devices", Count(), 2 * (devices - 1) / devices * gradients))
+    return parts
 
 
 def seconds(part: Part, chip: Chip) -> float:
-    """The least time a part takes: the longest of its products, its traffic and its exchange. Elementwise arithmetic is left out:
-    no rate of it is published for TPUs.
+    """The least time a part takes: the longest of its products, its traffic and its exchange.
+
+    Elementwise arithmetic is left out: no rate of it is published for TPUs.
     """
     products = sum(flops / chip.rate(*kind) for kind, flops in part.count.products.items())
     return max(products, part.count.traffic / chip.bandwidth, part.exchanged / chip.interconnect)
 
 
-def _truth(task: ProbeTask, part: Any) -> tuple[Any, Truth]:
-    example = example_of(task, part)
-    return example.images, normalised_truth(*example.targets)
+def count(fn: Callable[..., object], *args: object) -> Count:
+    """What `fn(*args)` computes; arguments may be abstract. Of a `cond` the most expensive branch counts, of a `while` one round."""
+    return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Jaxpr) -> Count:
+    return sum(map(_of_equation, jaxpr.eqns), Count())
+
+
+def _of_equation(equation: JaxprEqn) -> Count:
+    name, params = equation.primitive.name, equation.params
+    if name in ("dot_general", "conv_general_dilated"):
+        return _of_product(equation)
+    if name == "cond":
+        return max((_of_jaxpr(branch.jaxpr) for branch in params["branches"]), key=lambda c: (c.flops, c.elementwise))
+    inner = list(_inner_programs(params))
+    total = sum(map(_of_jaxpr, inner), Count())
+    if name == "scan":
+        return total.times(params["length"])
+    if inner or name in _MOVES:
+        return total
+    is_reduction = name.startswith(("reduce_", "arg", "cum"))
+    return Count(elementwise=max(_elements(equation.outvars), _elements(equation.invars) if is_reduction else 0))
+
+
+def _of_product(equation: JaxprEqn) -> Count:
+    left, right, out = (cast(jax.core.ShapedArray, variable.aval) for variable in (*equation.invars, *equation.outvars))
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        summands = math.prod(left.shape[axis] for axis in contracted)
+    else:
+        out_features = equation.params["dimension_numbers"].rhs_spec[0]
+        summands = math.prod(right.shape) // right.shape[out_features]
+    traffic = sum(math.prod(array.shape) * array.dtype.itemsize for array in (left, right, out))
+    dtype, precision = str(np.result_type(left.dtype, right.dtype)), "default"
+    if dtype == "float32":
+        given = equation.params["precision"]
+        # The higher of both operands' precisions.
+        both = given if isinstance(given, tuple) else (given,)
+        precision = max((one or lax.Precision.DEFAULT for one in both), key=lambda one: one.value).name.lower()
+    return Count(collections.Counter({(dtype, precision): 2 * math.prod(out.shape) * summands}), traffic)
+
+
+def _inner_programs(params: Mapping[str, object]) -> Iterator[Jaxpr]:
+    """The programs within an equation: of a loop, a call, a custom derivative."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _elements(variables: list[Var] | list[Var | Literal]) -> int:
+    return sum(math.prod(getattr(variable.aval, "shape", ())) for variable in variables)

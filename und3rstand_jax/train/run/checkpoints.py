@@ -1,40 +1,61 @@
-"""The run's checkpoints: asynchronous, the newest few and the best, each complete or not there at all."""
+"""The checkpoints of a run, written asynchronously: the newest few and the best one, each complete or absent."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Generic, TypedDict, TypeVar
 
 import jax
 import numpy as np
 
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.checkpoint.trees import single_process_options
+from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import one_line
 
-ERROR = "error"  # the metric that the best checkpoint has least of
+ERROR = "error"  # the metric that is lowest in the best checkpoint
+
+T = TypeVar("T")
+
+
+class WindowRecord(TypedDict):
+    """Losses since the last line of the log: number of steps, and sums by layer and name."""
+
+    steps: int
+    sums: dict[str, dict[str, float]]
+
+
+class Record(TypedDict, total=False):
+    """What a checkpoint holds besides the state, as plain values; the position in the data is the step times the batch size.
+
+    `step` and `pairs` are how far the run is, `window` the losses since the last line of the log, `frozen` the step at which each frozen
+    row was frozen, `unreadable` how many pairs could not be read, `validation_due` whether the validation after this step was cut short.
+    """
+
+    step: int
+    pairs: int
+    window: WindowRecord
+    frozen: dict[str, int]
+    unreadable: int
+    validation_due: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
+class Saved(Generic[T]):
     """A checkpoint as it is read back: the state as NumPy arrays, and the record that went with it."""
 
-    state: Any
-    record: dict[str, Any]
+    state: T
+    record: Record
 
 
 class Checkpoints:
-    """Orbax checkpoints of one process: a run on several hosts keeps them on its first.
-
-    A checkpoint holds the state and a record, a dict of plain values: step, validation error, what logs have gathered since their
-    last line, and the position in the data, which is the step times the batch size.
-    """
+    """Orbax checkpoints of one process: a run on several hosts keeps them on its first."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Opens or makes the folder; `keep` newest checkpoints stay, and the one with the least error."""
+        """Opens or creates the folder; the newest `keep` checkpoints stay, and the one with the lowest error."""
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, preservation_policy
 
-        own = jax.process_index()
         best = preservation_policy.BestN(
             get_metric_fn=lambda metrics: metrics[ERROR], n=1, reverse=True, keep_checkpoints_without_metrics=False
         )
@@ -43,28 +64,26 @@ class Checkpoints:
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([preservation_policy.LatestN(n=keep), best]),
-                # Without it Orbax would not write the errors down, and a run that goes on would not know its best.
+                # Without it Orbax would not save the errors, and a resumed run would not know its best checkpoint.
                 best_fn=lambda metrics: metrics[ERROR],
                 best_mode="min",
                 enable_async_checkpointing=True,
-                # What a killed process left half-written is of no use to anybody.
+                # What a killed process left half written.
                 cleanup_tmp_directories=True,
                 create=False,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
-                ),
+                multiprocessing_options=single_process_options(),
             ),
             item_names=("state", "record"),
         )
 
-    def save(self, step: int, state: Any, record: dict[str, Any], error: float | None) -> None:
-        """Starts to write the state after `step` steps; returns once nothing that the caller may change is read any more.
+    def save(self, step: int, state: object, record: Record, error: float | None) -> None:
+        """Starts to write the state after `step` steps; returns as soon as the caller may change its arguments again.
 
         Args:
-            step: how many were done.
-            state: a tree of arrays that stay as they are.
-            record: plain values.
-            error: validation error, where there was a validation just now.
+            step: number of steps done.
+            state: a tree of arrays.
+            record: see `Record`.
+            error: validation error, if there was a validation after this step.
 
         Raises:
             OSError: this checkpoint, or the one before, could not be written.
@@ -75,23 +94,23 @@ class Checkpoints:
             return
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), record=ocp.args.JsonSave(record))
         metrics = None if error is None or not np.isfinite(error) else {ERROR: error}
-        with _told_of_the_disk():
+        with _system_errors():
             self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def newest(self) -> int | None:
-        """How many steps the newest checkpoint has behind it; None if there is none."""
+        """Step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The checkpoint with the least validation error; None if none was validated."""
+        """Step of the checkpoint with the lowest validation error; None if none was validated."""
         errors = {step: metrics[ERROR] for step in self._manager.all_steps() if (metrics := self._manager.metrics(step))}
         return min(errors, key=lambda step: (errors[step], step)) if errors else None
 
-    def read(self, step: int, like: Any) -> Saved:
-        """A checkpoint, in the structure of `like`.
+    def read(self, step: int, like: T) -> Saved[T]:
+        """Reads a checkpoint into the structure of `like`.
 
         Raises:
-            UserError: it is damaged, or holds other arrays than `like` does.
+            CheckpointError: it is damaged, or its arrays are not those of `like`.
         """
         import orbax.checkpoint as ocp
 
@@ -100,43 +119,41 @@ class Checkpoints:
         try:
             read = self._manager.restore(step, args=args)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"checkpoint {step} in {self._manager.directory} cannot be read ({reason}); remove it to go on from the one before, "
-                "or start anew with --overwrite"
+            raise CheckpointError(
+                f"checkpoint {step} in {self._manager.directory} cannot be read ({one_line(error, 200)}); "
+                "remove it to resume from the one before, or start again with --overwrite"
             ) from error
         return Saved(read["state"], read["record"])
 
     def wait(self) -> None:
-        """Returns once everything is written.
-
-        Raises:
-            OSError: it could not be.
-        """
-        with _told_of_the_disk():
-            self._manager.wait_until_finished()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Waits, and ends the writers."""
-        self.close()
-
-    def close(self) -> None:
-        """Waits, and ends the writers.
+        """Waits until everything is written.
 
         Raises:
             OSError: something could not be written.
         """
-        with _told_of_the_disk():
+        with _system_errors():
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits until everything is written, and stops the writers.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        with _system_errors():
             self._manager.close()
 
 
 @contextlib.contextmanager
-def _told_of_the_disk() -> Iterator[None]:
-    """What TensorStore makes of the system's errors, as errors of the system again."""
+def _system_errors() -> Iterator[None]:
+    """Turns what TensorStore makes of the system's errors back into OSError."""
     try:
         yield
     except ValueError as error:
-        raise OSError(f"a checkpoint could not be written: {' '.join(str(error).split())[:300]}") from error
+        raise OSError(f"a checkpoint could not be written: {one_line(error)}") from error

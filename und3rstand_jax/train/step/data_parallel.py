@@ -1,17 +1,37 @@
-"""Data parallelism: one program on every device of every host, each with its own pairs and the same parameters."""
+"""Data parallelism: one program on every device of every host, each with its own pairs and the same parameters.
+
+This is the only module that knows how devices are addressed. It uses `pmap`: arguments and results have a leading axis, one entry per
+local device, which the rest of the package leaves to these functions, so that `shard_map` could take its place here alone.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-T = TypeVar("T")
-
+from jax.stages import Lowered
+from jax.typing import ArrayLike
 
 AXIS = "devices"
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+@runtime_checkable
+class Program(Protocol[P, R_co]):
+    """A function that runs on every device; it is compiled at its first call, or ahead of it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Arguments and results have a leading axis of local devices."""
+        ...
+
+    def lower(self, *args: object) -> Lowered:
+        """The program for these arguments, ready to be compiled."""
+        ...
 
 
 def total(values: T) -> T:
@@ -19,15 +39,27 @@ def total(values: T) -> T:
     return lax.psum(values, AXIS)
 
 
-def parallel(step: Callable[..., Any], donate: tuple[int, ...] = (), devices: Sequence[jax.Device] | None = None) -> Any:
-    """`step` on every device; every argument and result has a leading axis, one entry a local device."""
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
+def parallel(step: Callable[P, R_co], donate: tuple[int, ...] = (), devices: Sequence[jax.Device] | None = None) -> Program[P, R_co]:
+    """`step` as one program for every device. Its arguments come from `replicate` and `split`.
+
+    Args:
+        step: written for one device.
+        donate: numbers of the arguments whose memory the results may take.
+        devices: those to compile for; all, by default.
+    """
+    program: Program[P, R_co] = jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
+    return program
+
+
+def parallel_shapes(tree: T, devices: int) -> T:
+    """The shapes of the arguments of `parallel` on so many devices, from those on one: to compile without data."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)
 
 
 def replicate(tree: T) -> T:
-    """Every leaf on every local device, with the leading axis that `parallel` takes.
+    """Every leaf on every local device.
 
-    Leaf by leaf, letting go of each where nobody else holds it: a full-size backbone never lies in memory twice.
+    Leaf by leaf, releasing each where nobody else holds it: a full-size backbone is never in memory twice.
     """
     sharding = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
     leaves, structure = jax.tree.flatten(tree)
@@ -38,14 +70,14 @@ def replicate(tree: T) -> T:
     return jax.tree.unflatten(structure, copied)
 
 
-def _replicate_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    row = leaf[None] if hasattr(leaf, "shape") else np.asarray(leaf)[None]
+def _replicate_leaf(leaf: ArrayLike, sharding: NamedSharding) -> jax.Array:
+    row = leaf[None] if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)[None]
     shards = [jax.device_put(row, device) for device in jax.local_devices()]
     return jax.make_array_from_single_device_arrays((jax.device_count(), *row.shape[1:]), sharding, shards)
 
 
 def split(tree: T) -> T:
-    """A host's part of a batch, (pairs, …), as (local devices, pairs of a device, …)."""
+    """A host's part of a batch, (pairs, …), divided evenly among its devices."""
     local = jax.local_device_count()
     return jax.tree.map(lambda leaf: leaf.reshape(local, leaf.shape[0] // local, *leaf.shape[1:]), tree)
 
@@ -53,3 +85,8 @@ def split(tree: T) -> T:
 def first(tree: T) -> T:
     """What the first local device holds, as NumPy arrays of this process's own."""
     return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data[0]), tree)
+
+
+def joined(tree: T, axis: int) -> T:
+    """What all local devices hold, joined along an axis, as NumPy arrays: the inverse of `split` for results with an axis of pairs."""
+    return jax.tree.map(lambda leaf: np.concatenate([np.asarray(shard.data[0]) for shard in leaf.addressable_shards], axis=axis), tree)

@@ -1,34 +1,49 @@
-"""How parameters are updated: DUSt3R's recipe (Wang et al., CVPR 2024, supplementary), every part of it settable.
+"""How parameters are updated, and the state that a step carries to the next one.
 
-Muon (Jordan et al. 2024) is an alternative for training a backbone on few pairs.
-
-What training the probes carries from step to step.
+DUSt3R's recipe (Wang et al., CVPR 2024, supplementary), every part of it an option. Muon (Jordan et al., 2024) is an alternative for
+training a backbone on few pairs.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 import optax.contrib
+from jax.tree_util import DictKey
 from jaxtyping import Array, Int
 
-from und3rstand_jax.probes.config import ProbeConfig
-from und3rstand_jax.probes.probes import init_probes
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.geometry.loss import PairLoss
+from und3rstand_jax.model.stack import Params
+from und3rstand_jax.support.errors import OptionError
+
+NOT_FROZEN = -1
 
 _MUON_MOMENTUM = 0.95
-
-
 _ADAM_UPDATE_RMS = 0.2  # so that learning rates mean the same for both (Liu et al. 2025, arXiv 2502.16982)
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Total(Protocol):
+    """Sums each leaf of a tree over all devices: `data_parallel.total`, or the identity on one device."""
+
+    def __call__(self, values: T, /) -> T:
+        """The sums."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """AdamW, its learning rate a linear warm-up from 0 and half a cosine from `learning_rate` to `final_learning_rate`.
 
-    Weight decay is taken on matrices alone, never on biases and norms. With `optimizer` "muon" the matrices of transformer blocks are
-    updated by their orthogonalised momentum, of the size that AdamW's updates have, and all else by AdamW without decay.
+    Weight decay applies to matrices only, never to biases and norms. With `optimizer` "muon" the matrices of transformer blocks are
+    updated by their orthogonalised momentum, scaled to the size of AdamW's updates, and all else by AdamW without decay.
+
+    Raises:
+        OptionError: a number is outside its range.
     """
 
     steps: int
@@ -42,12 +57,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
-            raise UserError(f"steps must be at least 1 and warm-up steps between 0 and steps; found {self.steps} and {self.warmup_steps}")
+            raise OptionError(f"steps must be at least 1 and warm-up steps between 0 and steps; found {self.steps} and {self.warmup_steps}")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise UserError(f"betas must be at least 0 and below 1; found {self.beta1}, {self.beta2}")
+            raise OptionError(f"betas must be at least 0 and below 1; found {self.beta1}, {self.beta2}")
         rates = (self.learning_rate, self.final_learning_rate, self.weight_decay)
         if not all(0 <= rate < float("inf") for rate in rates):
-            raise UserError(f"learning rates and weight decay must be finite and at least 0; found {', '.join(map(str, rates))}")
+            raise OptionError(f"learning rates and weight decay must be finite and at least 0; found {', '.join(map(str, rates))}")
 
 
 def schedule(recipe: Recipe) -> optax.Schedule:
@@ -81,57 +96,52 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def matrices(params: Any) -> Any:
+def matrices(params: Params) -> Params:
     """Which leaves are matrices: their name says it, since stacked biases have as many axes."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def _block_matrices(params: Any) -> Any:
+def _block_matrices(params: Params) -> Params:
     """Which leaves Muon takes: the stacked matrices (block, in, out) of encoder and decoder blocks; None for the others."""
 
-    def numbers(path: Any, _: Any) -> Any:
+    def numbers(path: tuple[DictKey, ...], _: object) -> optax.contrib.MuonDimensionNumbers | None:
         inside = any(key.key.startswith("blocks") for key in path)
         return optax.contrib.MuonDimensionNumbers(1, 2) if inside and path[-1].key == "kernel" else None
 
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
-NOT_FROZEN = -1
+class TrainState(NamedTuple):
+    """A backbone, or the probes of one group: then every leaf has a leading axis L, one entry per layer.
 
-
-class GroupState(NamedTuple):
-    """A group's probes: every leaf has a leading axis, one entry a layer.
-
-    `params` give the next loss. `last_good` gave the last loss that was finite: should the next one not be, a probe goes back to
-    them and stays there. `frozen_at` is the step in which that happened, −1 for a probe that trains.
+    `params` are what the next loss is computed with; `last_good` gave the last finite loss. If a loss or gradient is not finite,
+    training falls back to `last_good` and stays there. `frozen_at` is the step at which that happened, −1 while training goes on.
     """
 
-    params: Any
-    last_good: Any
-    optimizer: Any
-    frozen_at: Int[Array, " L"]
+    params: Params
+    last_good: Params
+    optimizer: optax.OptState
+    frozen_at: Int[Array, "*L"]
 
 
-class ProbesState(NamedTuple):
-    """The whole state: steps done, and each group's probes under its name in the parameter tree."""
-
-    step: Int[Array, ""]
-    groups: dict[str, GroupState]
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The probes' parameter tree, of every probe the last that is known to be good or that nothing speaks against."""
-        return {name: group.params for name, group in self.groups.items()}
+def initial_train_state(recipe: Recipe, params: Params) -> TrainState:
+    """The state before the first step of a single model; map it over a group's layers."""
+    # `last_good` needs buffers of its own: the step donates its state, and a buffer cannot be donated twice.
+    return TrainState(params, jax.tree.map(jnp.copy, params), optimizer(recipe).init(params), jnp.int32(NOT_FROZEN))
 
 
-def initial_state(config: ProbeConfig, recipe: Recipe, seed: int) -> ProbesState:
-    """The state before the first step."""
+def update(recipe: Recipe, state: TrainState, gradient: Params, loss: PairLoss, step: Int[Array, ""]) -> TrainState:
+    """The next state of a single model. A loss or gradient that is not finite freezes it for good, at the last good parameters."""
+    finite = jnp.isfinite(loss.total) & jnp.isfinite(optax.tree.norm(gradient))
+    trains = state.frozen_at == NOT_FROZEN
+    updates, moved = optimizer(recipe).update(gradient, state.optimizer, state.params)
 
-    def group_state(params: Any) -> GroupState:
-        layers = jax.tree.leaves(params)[0].shape[0]
-        # Buffers of their own: the step donates its state, and one buffer cannot be given away twice.
-        last_good = jax.tree.map(jnp.copy, params)
-        return GroupState(params, last_good, jax.vmap(optimizer(recipe).init)(params), jnp.full(layers, NOT_FROZEN))
+    def choose(new: T, not_finite: T, frozen: T) -> T:
+        return jax.tree.map(lambda n, b, f: jnp.where(trains, jnp.where(finite, n, b), f), new, not_finite, frozen)
 
-    params = init_probes(config, seed)
-    return ProbesState(jnp.zeros((), jnp.int32), {name: group_state(group) for name, group in params.items()})
+    return TrainState(
+        params=choose(optax.apply_updates(state.params, updates), state.last_good, state.params),
+        last_good=choose(state.params, state.last_good, state.last_good),
+        optimizer=choose(moved, state.optimizer, state.optimizer),
+        frozen_at=jnp.where(trains & ~finite, step, state.frozen_at),
+    )

@@ -1,4 +1,4 @@
-// The arrays inside the page: base64, gzip, byte planes, differences; the inverse of page_arrays.py.
+// Unpacks the arrays in the page: base64, gzip, byte planes, differences. The inverse of page_arrays.py.
 
 const TYPES = { uint8: Uint8Array, int16: Int16Array, float32: Float32Array };
 

@@ -1,4 +1,4 @@
-// Where a token looks in the other view: one block and head large, all blocks and heads small.
+// Where a token attends in the other view: one block and head large, all blocks and heads as thumbnails.
 
 import { byId, element, fitImage } from "report/dom";
 import { paintShares } from "report/colours";
@@ -33,7 +33,7 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   const info = values.attention;
   const body = byId("attention-body");
   if (!info) {
-    body.append(element("p", { class: "absent" }, "There is no cross-attention in this report."));
+    body.append(element("p", { class: "absent" }, "This report has no cross-attention."));
     return;
   }
   const weightsOf = createReader(info, arrays);
@@ -41,7 +41,7 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   const status = element("p", { class: "status", role: "status" });
   const panels = [1, 2].map((view) => createPanel(view, state, info, photos[view - 1], colourMap, status));
   const grid = createGrid(state, info, colourMap, values.shapes);
-  // A wide grid leaves room for one photo beside it, not for two.
+  // Beside a wide grid there is room for one photo, not for two.
   const views = element("div", { class: `attention-views${info.heads > 7 ? " stacked" : ""}` }, panels.map(({ node }) => node));
   body.append(element("div", { class: "attention" }, element("div", {}, views, controls(state, info), status), grid.node));
 
@@ -52,7 +52,7 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
     const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
     const who = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}`;
     const [row, column] = rowAndColumn(info, query);
-    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each would have ${percent(1 / weights.length)}.`;
+    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each patch would get ${percent(1 / weights.length)}.`;
     status.textContent = status.dataset.text;
   });
   state.watch(["query"], ({ query }) => grid.paint((block, head) => toShares(weightsOf(query.view, block, head, query.token)), query.view));
@@ -67,9 +67,9 @@ function rowAndColumn(info, { view, token }) {
 
 function note(info, grids) {
   const sizes = new Set(grids.map(([rows, columns]) => `${rows}×${columns}`));
-  const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are taken together (of ${[...sizes].join(" and ")}). `;
-  const steps = info.levels < 63 ? `Weights are kept in ${info.levels} steps. ` : "";
-  return `${pooled}${steps}Each map is brightest at its own largest weight.`;
+  const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are pooled (of ${[...sizes].join(" and ")}). `;
+  const steps = info.levels < 63 ? `Weights are quantised to ${info.levels} levels. ` : "";
+  return `${pooled}${steps}Each map is scaled to its own maximum.`;
 }
 
 // The block of the current layer, while linked; layers outside the decoder's blocks change nothing.
@@ -83,14 +83,14 @@ function followSlider(state, layers, info) {
 
 function createPanel(view, state, info, photo, colourMap, status) {
   const [rows, columns] = info.grids[view - 1];
-  const canvas = element("canvas", { class: `of-view${view}`, tabindex: 0, role: "application", "aria-label": `View ${view}: arrow keys choose the patch whose attention is shown` });
+  const canvas = element("canvas", { class: `of-view${view}`, tabindex: 0, role: "application", "aria-label": `View ${view}: arrow keys select the patch whose attention is shown` });
   const caption = element("figcaption", { class: `of-view${view}` });
   const heat = document.createElement("canvas");
   const scale = Math.max(1, Math.round(640 / photo.naturalWidth));
   [canvas.width, canvas.height] = [photo.naturalWidth * scale, photo.naturalHeight * scale];
   fitImage(canvas, photo.naturalWidth, photo.naturalHeight, TALLEST);
   const context = canvas.getContext("2d");
-  // Pooled cells at the far edges may be cut by the image's edge.
+  // Pooled cells at the far edges may extend beyond the image.
   const [spanRows, spanColumns] = info.spans[view - 1];
   const [cellWidth, cellHeight] = [canvas.width / spanColumns, canvas.height / spanRows];
   let weights = null;
@@ -101,12 +101,12 @@ function createPanel(view, state, info, photo, colourMap, status) {
     const row = Math.floor(((event.clientY - box.top) / box.height) * spanRows);
     return Math.min(rows - 1, Math.max(0, row)) * columns + Math.min(columns - 1, Math.max(0, column));
   }
-  // By one cell; from the middle where the patch is in the other view.
+  // Moves by one cell; from the middle if the selected patch is in the other view.
   canvas.addEventListener("keydown", (event) => {
     const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!steps || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    // The same keys step through the layers elsewhere.
+    // Elsewhere the same keys step through the layers.
     event.stopPropagation();
     const { query } = state.values;
     const from = query.view === view ? query.token : Math.floor(rows / 2) * columns + Math.floor(columns / 2);
@@ -131,7 +131,7 @@ function createPanel(view, state, info, photo, colourMap, status) {
         context.lineWidth = width;
         context.strokeRect(left, top, cellWidth, cellHeight);
       }
-      caption.textContent = `View ${view}: the patch that looks`;
+      caption.textContent = `View ${view}: the selected patch`;
     },
     showWeights(given) {
       weights = given;
@@ -145,7 +145,7 @@ function createPanel(view, state, info, photo, colourMap, status) {
       context.drawImage(heat, 0, 0, columns * cellWidth, rows * cellHeight);
       context.imageSmoothingEnabled = true;
       context.globalAlpha = 1;
-      caption.textContent = `View ${view}: where it looks`;
+      caption.textContent = `View ${view}: where it attends`;
     },
   };
 }
@@ -165,7 +165,7 @@ function controls(state, info) {
   return element("div", { class: "attention-controls" }, block, head, element("label", {}, link, "follow the layer slider"));
 }
 
-// A row a block, a column a head, the mean first.
+// A row per block, a column per head, the mean first.
 function createGrid(state, info, colourMap, shapes) {
   const columns = [MEAN, ...Array.from({ length: info.heads }, (_, head) => head)];
   const cells = info.blocks.flatMap((name, block) =>
@@ -182,7 +182,7 @@ function createGrid(state, info, colourMap, shapes) {
   const rows = info.blocks.flatMap((name, block) => [element("span", { class: "grid-label side" }, `${name}`), ...cells.filter((cell) => cell.block === block).map(({ button }) => button)]);
   const grid = element("div", { class: "small-multiples" }, corner, top, rows);
   grid.style.gridTemplateColumns = `auto repeat(${columns.length}, minmax(0, 1fr))`;
-  const node = element("div", { style: `--wanted:${columns.length * 66 + 24}px` }, element("p", { class: "grid-title" }, "Blocks down, heads across"), grid);
+  const node = element("div", { style: `--wanted:${columns.length * 66 + 24}px` }, element("p", { class: "grid-title" }, "Rows: blocks; columns: heads"), grid);
   return {
     node,
     paint(sharesOf, queryView) {

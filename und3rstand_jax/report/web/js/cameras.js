@@ -19,7 +19,7 @@ function corners(shape, intrinsics) {
 function outline(shape, intrinsics) {
   const around = corners(shape, intrinsics);
   const [left, right, , below] = around;
-  // A small roof tells which way is up.
+  // A small roof shows which way is up.
   const roof = [(left[0] + right[0]) / 2, left[1] - 0.175 * (below[1] - left[1]), DEPTH];
   const lines = around.flatMap((corner, i) => [[0, 0, 0], corner, corner, around[(i + 1) % 4]]);
   return [...lines, left, roof, roof, right].flat();
@@ -50,7 +50,7 @@ export function createCamera(shape, intrinsics, photo = null) {
   return {
     object,
     paint: (colour) => material.color.setStyle(colour),
-    // pose: rows of the matrix to view 1's frame, or null where there is none; no movement from or to nowhere.
+    // pose: rows of the matrix to view 1's frame, or null without a pose; then nothing moves.
     moveTo(pose) {
       object.visible = pose !== null;
       if (!pose) return (placed = false);

@@ -1,4 +1,4 @@
-// A line chart over layers: a symbol a layer by its kind, bands for blocks, the current layer marked, values on hover, click to go there.
+// A line chart over layers: a symbol per layer by its kind, bands for blocks, the current layer marked, values on hover, click to select.
 
 import { drawing, element, whenLookChanges } from "report/dom";
 import { blockRuns, symbol } from "report/layers";
@@ -17,7 +17,7 @@ function niceStep(highest, wanted, steps = []) {
 export function createChart(container, state, layers, series, { label, height = 260, format, ceiling = null, steps }) {
   const known = series.flatMap(({ values }) => values).filter((value) => value !== null);
   if (!known.length) {
-    container.append(element("p", { class: "absent" }, "Not known for this pair."));
+    container.append(element("p", { class: "absent" }, "Unknown for this pair."));
     return;
   }
   const stepY = niceStep(ceiling ?? (Math.max(...known) || 1), height > 220 ? 5 : 4, steps);
@@ -82,7 +82,7 @@ function bands(layers, x, slot, inner) {
     i % every || !clear(first, last) ? null : drawing("text", { class: "tick", x: (x(first) + x(last)) / 2, y: bottom + LABELS, "text-anchor": "middle" }, label),
   ]);
   const head = hasHead ? drawing("text", { class: "tick", x: x(layers.length - 1), y: bottom + LABELS, "text-anchor": "middle" }, "head") : null;
-  const title = drawing("text", { class: "axis", x: MARGIN.left + inner.width / 2, y: bottom + LABELS + 18, "text-anchor": "middle" }, layers.some(({ stack }) => stack === "encoder") ? "block (e: of the encoder)" : "block");
+  const title = drawing("text", { class: "axis", x: MARGIN.left + inner.width / 2, y: bottom + LABELS + 18, "text-anchor": "middle" }, layers.some(({ stack }) => stack === "encoder") ? "block (e: encoder)" : "block");
   return [...drawn, head, title].filter(Boolean);
 }
 

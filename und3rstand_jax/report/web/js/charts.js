@@ -17,24 +17,25 @@ export function createCharts(state, layers, values, hasErrors) {
   byId("errors").hidden = !hasErrors;
   if (!hasErrors) return;
   const pick = (read) => values.layers.map((layer) => read(layer) ?? null);
+  const reference = values.true_pose ? "the ground truth" : values.reference;
   byId("errors-lead").textContent =
-    `Mean distance between a layer’s points and those of ${values.reference}, each pair of pointmaps divided by its mean distance to view 1’s camera. ` +
+    `Mean distance between a layer’s points and those of ${reference}, each pair of pointmaps divided by its mean distance to view 1’s camera. ` +
     "Click a point to go to its layer.";
   const views = [1, 2].map((view) => ({ name: `view ${view}`, colour: `view${view}`, values: pick((layer) => layer.errors[view - 1]) }));
   createChart(byId("error-chart"), state, layers, views, { label: "Error by layer, of view 1 and of view 2", height: 300, format: decimals });
 
   byId("accuracy-lead").textContent =
-    `Of the mutual nearest neighbours whose true place view 2 sees, the share within ${values.match_threshold} pixels of it.`;
+    `Of the mutual nearest neighbours whose true place is visible in view 2, the share within ${values.match_threshold} pixels of it.`;
   const accuracy = [{ name: "correct", colour: "plain", values: pick((layer) => layer.accuracy) }];
   createChart(byId("accuracy-chart"), state, layers, accuracy, { label: "Share of correct matches by layer", height: 210, format: percent, ceiling: 1 });
 
   byId("angles-lead").replaceChildren(
-    `Angle to ${values.true_pose ? "the true camera" : `the camera of ${values.reference}`}: `,
+    `Angle to ${values.true_pose ? "the true camera" : `the camera of ${reference}`}: `,
     element("span", { class: "key rotation" }, "rotation"), ", ",
     element("span", { class: "key translation" }, "direction of translation"), ".",
   );
   const angles = ["rotation", "translation"].map((name) => ({ name, colour: name, values: pick((layer) => layer.pose[name]) }));
-  createChart(byId("angles-chart"), state, layers, angles, { label: "Angles of view 2’s pose by layer, rotation and direction of translation", height: 210, format: degrees, steps: ANGLE_STEPS });
+  createChart(byId("angles-chart"), state, layers, angles, { label: "Pose error of view 2 by layer: rotation and direction of translation", height: 210, format: degrees, steps: ANGLE_STEPS });
   byId("legend").append(...legend(layers));
 }
 

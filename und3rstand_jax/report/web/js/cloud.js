@@ -17,7 +17,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   document.body.dataset.webgl = canDraw;
   if (!canDraw) {
     byId("stage-hint").hidden = true;
-    byId("stage").append(element("p", { class: "absent" }, "This browser gives no WebGL 2, which the 3D view needs. Everything else on the page works without."));
+    byId("stage").append(element("p", { class: "absent" }, "This browser does not provide WebGL 2, which the 3D view needs. Everything else on the page works without it."));
     return;
   }
   const stage = createStage(byId("stage"), centre);
@@ -34,7 +34,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   stage.world.add(...everyPoints.map(({ object }) => object), ...cameras.map(({ object }) => object), trueCamera.object);
   stage.whenResized((pixels) => everyPoints.forEach(({ uniforms }) => (uniforms.pixelsPerUnit.value = pixels)));
   const move = createMovement(stage, views, cameras);
-  // Who looks through a camera must not see its picture before all else.
+  // Seen from camera 1 itself, its image would cover everything else.
   stage.beforeFrame.push(() => (cameras[0].object.visible = stage.distanceToCamera1() > 0.12));
 
   state.watch(["layer"], ({ layer }) => {
@@ -49,7 +49,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
     views.forEach(({ points }, i) => (points.object.visible = wanted[i] && shown !== "truth"));
     truth.forEach(({ object, scale, uniforms }, i) => {
       object.visible = wanted[i] && shown !== "layer";
-      // Beside the layer's points, finer and see-through.
+      // Beside the layer's points, smaller and translucent.
       scale(shown === "both" ? 0.6 : 1);
       uniforms.opacity.value = shown === "both" ? 0.7 : 1;
     });
@@ -62,7 +62,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
       else if (tint === "view") points.paint(viewColours(colours, own[i]));
       else points.paint(errorColours(geometry.errors(view, layer), values.error_range, colourMaps.error));
     });
-    // Beside a layer the truth is one colour; alone it is painted like one.
+    // Beside a layer the ground truth has one colour; alone it is coloured like a layer.
     truth.forEach((points, i) => {
       const alone = tint === "view" ? viewColours(views[i].colours, own[i]) : views[i].colours;
       points.paint(shown === "both" ? viewColours(views[i].colours, readHex(themeColour("truth"))) : alone);
@@ -81,14 +81,14 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   addControls(state, geometry, stage);
 }
 
-// Asked on a spare canvas, so that what else may fail on the stage is not taken for it; the spare one's context is given back.
+// Tested on a spare canvas, to tell a missing WebGL from other failures on the stage; its context is released.
 function hasWebGL() {
   const context = document.createElement("canvas").getContext("webgl2");
   context?.getExtension("WEBGL_lose_context")?.loseContext();
   return context !== null;
 }
 
-// Where a camera stands; undefined where there is none.
+// A camera's position; undefined without a pose.
 const placeOf = (pose) => pose?.slice(0, 3).map((row) => row[3]);
 
 // Median of the points of view 1.
@@ -116,7 +116,7 @@ function pointAt(marker, geometry, pointed, layer) {
   marker.uniforms.blend.value = 1;
 }
 
-// Points and camera 2 glide to the next layer; at once for who asked for less motion, and at first.
+// Points and camera 2 glide to the next layer; they jump at first, and where reduced motion is preferred.
 function createMovement(stage, views, cameras) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   let start = null;
@@ -139,7 +139,7 @@ function createMovement(stage, views, cameras) {
 function addControls(state, geometry, stage) {
   const tints = [["image", "image"], ["view", "view"], ...(geometry.hasErrors ? [["error", "error"]] : [])];
   const tint = choice("Colour", tints, (value) => state.set({ tint: value }));
-  const look = choice("Look from", [["side", "aside"], ["camera1", "camera 1"], ["above", "above"]], (value) => stage.lookFrom[value]());
+  const look = choice("Look from", [["side", "the side"], ["camera1", "camera 1"], ["above", "above"]], (value) => stage.lookFrom[value]());
   state.watch(["tint"], (now) => tint.show(now.tint));
   const rows = [tint.row];
   if (geometry.hasTruth) {
@@ -164,5 +164,5 @@ function thresholdSlider(state) {
   const output = element("output");
   const slider = element("input", { type: "range", min: 0, max: 95, step: 5, value: 0, input: () => state.set({ threshold: slider.value / 100 }) });
   state.watch(["threshold"], ({ threshold }) => (output.textContent = `${Math.round(100 * threshold)} %`));
-  return element("label", { class: "threshold" }, element("span", {}, "Hide least certain"), slider, output);
+  return element("label", { class: "threshold" }, element("span", {}, "Hide least confident"), slider, output);
 }

@@ -11,7 +11,7 @@ export function cssColour(map, share) {
   return `rgb(${map[at]} ${map[at + 1]} ${map[at + 2]})`;
 }
 
-// Shares of a scale (0 to 1, NaN where there is none) as an image; what is missing stays see-through.
+// Fractions of a scale (0 to 1, NaN where missing) as an image; missing values stay transparent.
 export function paintShares(canvas, width, height, shares, map, opacity = () => 255) {
   const image = new ImageData(width, height);
   for (let i = 0; i < shares.length; i++) {

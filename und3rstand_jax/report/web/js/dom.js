@@ -27,7 +27,7 @@ export function whenLookChanges(node, draw) {
   draw((width = node.clientWidth));
 }
 
-// As wide as there is room, but no taller than so many pixels: a tall view would take the whole page.
+// As wide as possible, but at most `tallest` pixels high: a tall view would take the whole page.
 export function fitImage(node, width, height, tallest) {
   node.style.aspectRatio = `${width} / ${height}`;
   node.style.width = `min(100%, ${Math.round((tallest * width) / height)}px)`;

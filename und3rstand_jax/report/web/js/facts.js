@@ -1,4 +1,4 @@
-// Nested facts as definition lists; what is nested deeper can be opened.
+// What was run: nested values as definition lists; deeper levels can be expanded.
 
 import { byId, element } from "report/dom";
 
@@ -8,7 +8,7 @@ function plain(value) {
   if (value === null) return "none";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (Array.isArray(value)) return value.map(plain).join(", ") || "none";
-  return String(value);
+  return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(7))) : String(value);
 }
 
 function list(facts) {

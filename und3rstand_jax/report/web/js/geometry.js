@@ -12,7 +12,7 @@ function remember(compute) {
   };
 }
 
-// Share of all points of both views that are no more certain, by confidence level: where all are alike none is among the least certain.
+// By confidence level, the fraction of both views' points that are no more confident; where all are equal, none is among the least confident.
 function ranksByLevel(maps) {
   const counts = new Float64Array(256);
   let total = 0;
@@ -61,7 +61,7 @@ export function createGeometry(values, arrays) {
   const [low, high] = values.geometry.log_confidence_range ?? [0, 1];
   const confidenceValue = (level) => Math.exp(low + (level / 255) * (high - low));
 
-  // Share of both views' points that the layer is no surer of, so 1 for the surest; -1 where there is no point.
+  // Each point's rank: the fraction of both views' points that are no more confident, so 1 for the most confident; -1 where there is no point.
   const ranks = remember((view, layer) => {
     const place = points(view, layer);
     const { count } = size(view);
@@ -81,7 +81,7 @@ export function createGeometry(values, arrays) {
     );
   });
 
-  // One layer that is its own reference has none.
+  // A single layer is its own reference and has no errors.
   const hasErrors = hasTruth || last > 0;
 
   return { size, points, depth, confidence, confidenceValue, confidenceRange: [confidenceValue(0), confidenceValue(255)], ranks, errors, hasErrors, hasTruth, hasConfidence, stride: values.geometry.stride };

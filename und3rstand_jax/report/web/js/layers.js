@@ -1,4 +1,4 @@
-// Layer ids in words: stack, block, kind of step, and a symbol for each kind, the one that figures have for it (layer_plot.py).
+// Layer ids in words: stack, block, kind of step, and a symbol for each kind, the same as in the figures (layer_plot.py).
 
 import { drawing } from "report/dom";
 
@@ -11,7 +11,7 @@ const KINDS = {
   head: { name: "head", path: "M0,-1.45L.43,-.45L1.45,-.45L.65,.2L.95,1.25L0,.62L-.95,1.25L-.65,.2L-1.45,-.45L-.43,-.45Z" },
 };
 
-// { id, stack, block, kind, name }; block is null for what is not in a block.
+// { id, stack, block, kind, name }; block is null outside of blocks.
 export function readLayer(id) {
   if (id === "head") return { id, stack: "head", block: null, kind: "head", name: "the model’s own head" };
   const [stack, ...place] = id.split(".");
@@ -29,7 +29,7 @@ export function symbol(kind, x, y, radius, attributes = {}) {
   return drawing("path", { d: path, transform: `translate(${x.toFixed(1)},${y.toFixed(1)}) scale(${radius})`, ...attributes });
 }
 
-// Neighbouring layers of one block: [{ label, first, last }]; encoder blocks are told from decoder blocks by an "e".
+// Neighbouring layers of one block: [{ label, first, last }]; encoder blocks are marked with an "e".
 export function blockRuns(layers) {
   const runs = [];
   layers.forEach((layer, index) => {

@@ -15,7 +15,7 @@ import { createPose } from "report/pose";
 import { createState } from "report/state";
 import { createTimeline, layerFromAddress } from "report/timeline";
 
-// The result first; playing from the end starts over.
+// The last layer first; playing from the end starts over.
 const firstLayer = (layers) => layerFromAddress(layers) ?? layers.length - 1;
 
 // The middle of view 1.
@@ -27,7 +27,7 @@ function firstQuery(attention) {
 
 function geometryNote({ shapes, geometry: { stride } }) {
   const sizes = new Set(shapes.map(([height, width]) => `${width}×${height}`));
-  return stride === 1 ? "" : `To keep this file small, one pixel of ${stride}×${stride} is shown (of ${[...sizes].join(" and ")}). `;
+  return stride === 1 ? "" : `To keep this file small, one pixel per ${stride}×${stride} is shown (of ${[...sizes].join(" and ")}). `;
 }
 
 async function start() {

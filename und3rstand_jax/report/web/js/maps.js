@@ -1,4 +1,4 @@
-// Depth, confidence and error of both views as maps with colour bars. Hovering a map reads its value and marks the point in 3D.
+// Depth, confidence and error of both views as maps with colour bars. Hovering over a map shows its value and marks the point in 3D.
 
 import { byId, element, fitImage } from "report/dom";
 import { paintBar, paintShares } from "report/colours";

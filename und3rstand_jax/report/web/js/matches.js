@@ -37,20 +37,20 @@ export function createMatches(state, values, colourMap, photos) {
 }
 
 function legend(threshold) {
-  const kinds = [["right", `within ${threshold} pixels of the true place`], ["wrong", "farther off"], ["unknown", "true place not seen in view 2"]];
+  const kinds = [["right", `within ${threshold} pixels of the true place`], ["wrong", "farther off"], ["unknown", "true place not visible in view 2"]];
   return kinds.map(([kind, text]) => element("span", { class: `key ${kind}` }, text));
 }
 
 function looks({ offsets }, index, across, threshold, colourMap) {
   if (!offsets) return { kind: "placed", colour: cssColour(colourMap, across), text: "a mutual nearest neighbour" };
   const offset = offsets[index];
-  if (offset === null) return { kind: "unknown", text: "its true place is not seen in view 2" };
+  if (offset === null) return { kind: "unknown", text: "its true place is not visible in view 2" };
   return { kind: offset <= threshold ? "right" : "wrong", text: `${offset.toFixed(1)} pixels from its true place` };
 }
 
 function summary({ id, accuracy, matches }, threshold) {
   const shown = matches.pixels1.length < matches.count ? `, ${matches.pixels1.length} of them drawn` : "";
-  const found = `Points of the two views that are each other’s nearest neighbours after ${id}: ${matches.count}${shown}.`;
+  const found = `Mutual nearest neighbours among the points of both views after ${id}: ${matches.count}${shown}.`;
   if (accuracy === null) return found;
-  return `${found} Of ${matches.known} with a known true place, ${(100 * accuracy).toFixed(1)} % are within ${threshold} pixels of it; the median is off by ${matches.median_offset.toFixed(1)}.`;
+  return `${found} Of ${matches.known} with a known true place, ${(100 * accuracy).toFixed(1)} % are within ${threshold} pixels of it; the median offset is ${matches.median_offset.toFixed(1)} pixels.`;
 }

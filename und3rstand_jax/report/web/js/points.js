@@ -1,9 +1,9 @@
-// A view's points on the graphics card: they move from one layer's places to another's, and the uncertain ones can be hidden.
+// A view's points on the GPU: they move from one layer's positions to the next one's, and the least confident can be hidden.
 
 import { BufferAttribute, BufferGeometry, Points, ShaderMaterial, Vector3 } from "three";
 
-// A point covers what its pixel does, which grows with the distance to the camera that saw it. Hidden are the share `threshold` of the
-// least certain, and those without a place, whose certainty is -1.
+// A point is as large as its pixel's footprint, which grows with the distance to the camera that saw it. Hidden are the fraction `threshold`
+// of the least confident points, and those without a position, whose rank is -1.
 const VERTEX = `
   attribute vec3 target;
   attribute vec3 tint;
@@ -13,9 +13,9 @@ const VERTEX = `
   varying vec3 colour;
   void main() {
     vec3 place = mix(position, target, blend);
-    float certainty = blend < 0.5 ? rank : targetRank;
+    float shownRank = blend < 0.5 ? rank : targetRank;
     vec4 eye = modelViewMatrix * vec4(place, 1.0);
-    gl_Position = certainty <= threshold ? vec4(2.0, 2.0, 2.0, 1.0) : projectionMatrix * eye;
+    gl_Position = shownRank <= threshold ? vec4(2.0, 2.0, 2.0, 1.0) : projectionMatrix * eye;
     float seenFrom = distance(place, mix(camera, targetCamera, blend));
     gl_PointSize = clamp(seenFrom * pixelAngle * pixelsPerUnit / max(0.01, -eye.z), 1.5, 24.0);
     colour = tint;
@@ -32,7 +32,7 @@ const FRAGMENT = `
 
 const withoutGaps = (places) => places.map((value) => (Number.isNaN(value) ? 0 : value));
 
-// pixelAngle: between neighbouring pixels, as a tangent.
+// pixelAngle: the tangent of the angle between neighbouring pixels.
 export function createPoints(count, pixelAngle, opacity = 1) {
   const geometry = new BufferGeometry();
   for (const [name, size] of [["position", 3], ["target", 3], ["tint", 3], ["rank", 1], ["targetRank", 1]])
@@ -65,7 +65,7 @@ export function createPoints(count, pixelAngle, opacity = 1) {
     uniforms,
     scale,
     paint: (colours) => write("tint", colours),
-    // From wherever the points are now, also amid a movement. camera: where they are seen from, view 1's where it is not known.
+    // Starts from where the points are now, even amid a movement. camera: the position they are seen from; view 1's if unknown.
     moveTo(places, ranks, camera = [0, 0, 0]) {
       const [from, to] = [geometry.attributes.position.array, geometry.attributes.target.array];
       const { value: blend } = uniforms.blend;

@@ -6,14 +6,14 @@ import { TRUTH } from "report/geometry";
 
 export function createPose(state, layers, values, geometry) {
   const canvas = element("canvas", { role: "img", "aria-label": "Cameras from above" });
-  const keys = [element("span", { class: "key view1" }, "camera and points of view 1"), element("span", { class: "key view2" }, "of view 2, as this layer has it")];
+  const keys = [element("span", { class: "key view1" }, "camera and points of view 1"), element("span", { class: "key view2" }, "of view 2, by this layer")];
   if (values.true_pose) keys.push(element("span", { class: "key truth" }, "true camera of view 2"));
-  keys.push(element("span", { class: "key faint" }, "camera 2 of all other layers"));
+  keys.push(element("span", { class: "key faint" }, "camera 2 by all other layers"));
   const figure = element("figure", {}, canvas, element("figcaption", { class: "legend" }, keys));
   const { holder, showCurrent } = table(state, layers, values);
   byId("pose-body").append(figure, holder);
   state.watch(["layer"], showCurrent);
-  byId("pose-note").textContent = values.true_pose ? "Angles are to the true camera." : `Without a ground truth, angles are to the camera of ${values.reference}.`;
+  byId("pose-note").textContent = values.true_pose ? "Angles are measured against the true camera." : `Without ground truth, angles are measured against the camera of ${values.reference}.`;
   const extent = extentFromAbove(geometry, geometry.hasTruth ? TRUTH : layers.length - 1);
   const draw = () => drawPlan(canvas, state.values.layer, values, geometry, extent);
   whenLookChanges(figure, draw);
@@ -86,7 +86,7 @@ function table(state, layers, values) {
   const angle = (value) => (value === null ? "–" : `${value.toFixed(2)}°`);
   const rows = layers.map(({ id }, index) => {
     const { rotation, translation } = values.layers[index].pose;
-    // A button for the keyboard; its click is the row's.
+    // A button for keyboard users; its click bubbles to the row.
     const cells = [element("button", { type: "button" }, id), angle(rotation), angle(translation)].map((content) => element("td", {}, content));
     return element("tr", { click: () => state.set({ layer: index, playing: false }) }, cells);
   });
@@ -97,7 +97,7 @@ function table(state, layers, values) {
       row.classList.toggle("current", i === layer);
       row.querySelector("button").setAttribute("aria-pressed", i === layer);
     });
-    // Within its own box only; the page must not jump.
+    // Scrolls only the table's own box; the page must not jump.
     holder.scrollTop = rows[layer].offsetTop - holder.clientHeight / 2;
   };
   return { holder, showCurrent };

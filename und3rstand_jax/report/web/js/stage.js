@@ -1,4 +1,4 @@
-// The 3D stage: camera, orbit, drawing only when something changed.
+// The 3D stage: camera and orbit controls; draws only when something changed.
 
 import { Group, OrbitControls, PerspectiveCamera, Scene, Vector3, WebGLRenderer } from "three";
 
@@ -13,8 +13,8 @@ export function createStage(holder, centre) {
   canvas.tabIndex = 0;
   canvas.setAttribute("aria-label", "Point clouds of both views");
   holder.append(canvas);
-  // The renderer asks for the context back; whether it comes is the browser's choice.
-  const lost = element("p", { class: "absent", hidden: true }, "The 3D view lost the graphics card. If it does not come back, load the page again.");
+  // The renderer asks for the context to be restored; the browser decides.
+  const lost = element("p", { class: "absent", hidden: true }, "The browser lost the WebGL context of the 3D view. Reload the page if it does not recover.");
   holder.append(lost);
   canvas.addEventListener("webglcontextlost", () => (lost.hidden = false));
   canvas.addEventListener("webglcontextrestored", () => {
@@ -27,7 +27,7 @@ export function createStage(holder, centre) {
   world.scale.set(1, -1, -1);
   scene.add(world);
   const camera = new PerspectiveCamera(FIELD_OF_VIEW, 1, 0.01, 100);
-  // A page should scroll on until someone turns to the stage.
+  // The wheel scrolls the page unless the stage has the focus.
   canvas.addEventListener("wheel", (event) => document.activeElement !== canvas && event.stopImmediatePropagation(), { capture: true, passive: true });
   const controls = new OrbitControls(camera, canvas);
   controls.enableDamping = true;
@@ -56,7 +56,7 @@ export function createStage(holder, centre) {
     redraw();
   }
   const [x, y, z] = centre;
-  // Farther off where the stage is narrow.
+  // Farther away where the stage is narrow.
   const overview = (from, at) => look(from, at, Math.max(1, (1.15 * holder.clientHeight) / holder.clientWidth));
   const lookFrom = {
     side: () => overview([x - 0.8, y - 0.66, z - 1.85], [x + 0.04, y + 0.02, z - 0.14]),

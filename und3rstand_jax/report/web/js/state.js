@@ -1,4 +1,4 @@
-// What is looked at: one small store that everything on the page reads and listens to.
+// The page's state: one small store that every part reads and watches.
 
 export function createState(initial) {
   const values = { ...initial };

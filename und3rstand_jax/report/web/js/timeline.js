@@ -1,13 +1,13 @@
-// Which layer: slider, ticks, play button, keys and the address (#layer=decoder.3.mlp, or #layer=5 for the fifth).
+// Selects the layer: slider, ticks, play button, keys and the address (#layer=decoder.3.mlp, or #layer=5 for the fifth).
 
 import { byId, drawing } from "report/dom";
 import { kindName, symbol } from "report/layers";
 
 const MILLISECONDS_A_LAYER = 900;
 
-// Index of the layer that the address asks for, or null.
+// Index of the layer that the address names, or null.
 export function layerFromAddress(layers) {
-  // Unlike decodeURIComponent, takes any text, also a lone percent sign.
+  // Unlike decodeURIComponent, URLSearchParams accepts any text, even a lone percent sign.
   const asked = new URLSearchParams(location.hash.slice(1)).get("layer") ?? "";
   const named = layers.findIndex((layer) => layer.id === asked);
   if (named >= 0) return named;
@@ -43,7 +43,7 @@ function showLayer(layers, index) {
   byId("ticks").querySelectorAll("path").forEach((tick, i) => tick.classList.toggle("current", i === index));
 }
 
-// One symbol a layer, below where the slider's thumb stands.
+// One symbol per layer, below the slider's thumb positions.
 function ticks(layers) {
   const last = Math.max(1, layers.length - 1);
   const at = (index) => `${((100 * index) / last).toFixed(3)}%`;
@@ -60,7 +60,7 @@ function step(state, layers, by) {
 
 function togglePlay(state, layers) {
   const { playing, layer } = state.values;
-  // At the end, play means from the start.
+  // At the end, play starts over.
   state.set(!playing && layer === layers.length - 1 ? { layer: 0, playing: true } : { playing: !playing });
 }
 
@@ -72,7 +72,7 @@ function onKey(event, state, layers) {
     ArrowLeft: () => step(state, layers, -1),
     ArrowRight: () => step(state, layers, 1),
   };
-  // Elsewhere these scroll, press a button, tick a box or open what can be opened.
+  // Elsewhere these keys scroll, press a button, tick a box or expand details.
   if (target.matches?.("body, #slider, #stage canvas"))
     Object.assign(actions, {
       Home: () => step(state, layers, -layers.length),
@@ -96,7 +96,7 @@ function playWhenAsked(state, layers) {
   });
 }
 
-// Not at every step: browsers limit how often an address may change.
+// Delayed: browsers limit how often an address may change.
 function keepAddress(state, layers) {
   let timer = null;
   let first = true;

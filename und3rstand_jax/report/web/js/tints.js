@@ -1,4 +1,4 @@
-// What colours the points: the image, the view they come from, or how far they are from the reference.
+// Colours of the points: by the image, by the view they come from, or by their distance to the reference.
 
 import { colourIndex } from "report/colours";
 
@@ -20,7 +20,7 @@ export function imageColours(photo, [height, width], size, stride) {
   return colours;
 }
 
-// Half the view's colour, half the image's lightness, so that shapes stay readable.
+// The view's colour with the image's lightness, so that shapes stay recognisable.
 export function viewColours(ofImage, [red, green, blue]) {
   const colours = new Float32Array(ofImage.length);
   for (let i = 0; i < colours.length; i += 3) {

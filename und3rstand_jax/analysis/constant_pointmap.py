@@ -1,0 +1,92 @@
+"""The best constant: the pointmap with the least error of all that do not depend on the images. It is what a model must beat."""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from und3rstand_jax.data.example import Example
+from und3rstand_jax.geometry.loss import Target, normalised_truth
+from und3rstand_jax.model.output import pair
+from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.support.progress import progress_bar
+
+Constant = tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W 3"]]
+"""Both views' points in view 1's frame, in units of the pair's mean distance to view 1's camera."""
+
+_SMOOTHING = 1e-4  # in the same unit: a distance d counts as √(d² + s²), so that a median does not get stuck on one of the points
+_MOST_ITERATIONS = 200
+_CONVERGED = 1e-5
+
+
+def best_constant(examples: Iterable[Example], pairs: int, progress: bool = False) -> Constant:
+    """For every pixel of each view the geometric median of its normalised true points.
+
+    All true points are held at once, 24·H·W bytes a pair. A pixel without a true point takes the mean of the view's other pixels.
+
+    Args:
+        examples: batches that hold at least `pairs` pairs, all of one size.
+        pairs: how many of them count, from the first on.
+        progress: whether a terminal shows a progress bar.
+
+    Raises:
+        DataError: a view has no valid pixel at all.
+    """
+    views: tuple[np.ndarray, ...] = ()
+    done = 0
+    for example in examples:
+        batch = jax.device_get(_points_or_nan(example.targets))
+        views = views or tuple(np.empty((pairs, *points.shape[1:]), np.float32) for points in batch)
+        taken = min(len(batch[0]), pairs - done)
+        for held, points in zip(views, batch, strict=True):
+            held[done : done + taken] = points[:taken]
+        done += taken
+    assert done == pairs, (done, pairs)
+
+    constant = [np.empty(points.shape[1:], np.float32) for points in views]
+    with progress_bar("constant: medians", sum(map(len, constant)), "row", progress) as advance:
+        for number, (points, medians) in enumerate(zip(views, constant, strict=True), start=1):
+            for row in range(len(medians)):
+                medians[row] = geometric_median(points[:, row])
+                advance(1)
+            missing = np.isnan(medians).any(axis=-1)
+            if missing.all():
+                raise DataError(f"view {number} has no valid pixel in {pairs} training pairs; check the data's depth")
+            medians[missing] = medians[~missing].mean(axis=0)
+    return pair(constant)
+
+
+@jax.jit
+def _points_or_nan(targets: tuple[Target, Target]) -> tuple[Array, Array]:
+    truth = normalised_truth(*targets)
+    return pair(jnp.where(valid[..., None], points, jnp.nan) for points, valid in zip(truth.points, truth.valid, strict=True))
+
+
+@jax.jit
+def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
+    """Of each of P columns the point with the least sum of distances to its N points, by Weiszfeld's algorithm (1937).
+
+    Points with NaN do not count; the median of a column without others is NaN. Distances are smoothed near 0, which moves a median by
+    at most about 1e-4.
+    """
+    valid = ~jnp.isnan(points).any(axis=-1)
+    points = jnp.where(valid[..., None], points, 0.0)
+
+    def weighted_mean(weights: Array) -> Array:
+        return jnp.sum(weights[..., None] * points, axis=0) / jnp.sum(weights, axis=0)[:, None]
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, median, _ = state
+        squared = jnp.sum((points - median) ** 2, axis=-1)
+        new = weighted_mean(valid * lax.rsqrt(squared + _SMOOTHING**2))
+        return count + 1, new, jnp.max(jnp.where(jnp.isnan(new), 0.0, jnp.abs(new - median)))
+
+    def moving(state: tuple[Array, Array, Array]) -> Array:
+        count, _, moved = state
+        return (count < _MOST_ITERATIONS) & (moved > _CONVERGED)
+
+    start = weighted_mean(valid.astype(points.dtype))
+    return lax.while_loop(moving, step, (jnp.int32(0), start, jnp.float32(jnp.inf)))[1]

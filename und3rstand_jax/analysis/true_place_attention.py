@@ -1,0 +1,68 @@
+"""How much cross-attention lies on the true place: where the other view really sees what a token shows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from und3rstand_jax.analysis.inputs import GroundTruth
+from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.geometry.matching import true_places
+from und3rstand_jax.model.output import Grid, Grids
+
+_NEAR = 1  # tokens, in rows and columns
+
+
+class TruePlaces(NamedTuple):
+    """Of each of N tokens of a view, which of the other view's M tokens show the same place, to within one token; and whether any does.
+
+    A token's place is that of the pixel in its middle. `seen` is False where the other view does not see it.
+    """
+
+    near: Bool[np.ndarray, "N M"]
+    seen: Bool[np.ndarray, " N"]
+
+    @property
+    def uniform_share(self) -> float:
+        """The share of attention on the true place if it is spread uniformly; NaN where nothing is seen."""
+        return float(self.near[self.seen].mean()) if self.seen.any() else np.nan
+
+
+BothPlaces = tuple[TruePlaces, TruePlaces]
+"""Of view 1's tokens in view 2, and of view 2's in view 1."""
+
+
+def both_true_places(truth: GroundTruth, grids: Grids) -> BothPlaces:
+    """The true places of both views' tokens."""
+    one, two = truth.views
+    # All points are in view 1's frame, in which its own camera stands at the origin.
+    in_view2 = true_places((one, two), truth.pose, truth.intrinsics[1])
+    in_view1 = true_places((two, one), np.eye(4), truth.intrinsics[0])
+    return _near_tokens(in_view2, grids[0], grids[1]), _near_tokens(in_view1, grids[1], grids[0])
+
+
+def _near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) -> TruePlaces:
+    patch = places.shape[0] // here[0]
+    middles = places[patch // 2 :: patch, patch // 2 :: patch].reshape(-1, 2)
+    seen = np.isfinite(middles).all(axis=-1)
+    # Pixel centres are at integers: the first token reaches from -0.5 to patch - 0.5.
+    token = np.floor((np.where(seen[:, None], middles, 0) + 0.5) / patch)
+    rows, columns = np.divmod(np.arange(there[0] * there[1]), there[1])
+    near = (np.abs(token[:, :1] - columns) <= _NEAR) & (np.abs(token[:, 1:] - rows) <= _NEAR)
+    return TruePlaces(near, seen)
+
+
+def attention_on(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:
+    """The share of its attention that each head of each view's decoder puts on the places: the mean over the tokens that are seen.
+
+    NaN for a view of which the other sees no token.
+    """
+    shares = []
+    for name, place in zip(("from_view1", "from_view2"), places, strict=True):
+        weights = np.stack([getattr(block, name) for block in attention])
+        if place.seen.any():
+            shares.append((weights * place.near).sum(axis=-1)[..., place.seen].mean(axis=-1))
+        else:
+            shares.append(np.full(weights.shape[:2], np.nan))
+    return np.stack(shares)

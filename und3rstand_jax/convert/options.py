@@ -1,0 +1,131 @@
+"""What a caller can say about a conversion: how to reach the hub, and what shapes cannot tell about probes.
+
+The command line takes these dataclasses as they are: a field is an option, its docstring the option's help.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from und3rstand_jax.model.config import Mode, parse_mode
+from und3rstand_jax.model.layer_ids import select_layers
+from und3rstand_jax.support.errors import LayerError, OptionError
+
+
+@dataclasses.dataclass(frozen=True)
+class HubAccess:
+    """How the Hugging Face hub is reached. Environment variables of huggingface_hub apply as well."""
+
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="(default: its main branch)")] = None
+    """Branch, tag or commit of the hub repository --repo."""
+    token: Annotated[str | None, tyro.conf.arg(metavar="TOKEN", help_behavior_hint="(default: the hub client's login)")] = None
+    """Access token for gated or private repositories."""
+    hub_cache: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the hub client's cache)")] = None
+    """Folder for downloaded files."""
+    offline: bool = False
+    """Do not use the network: take files from the cache only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeOptions:
+    """Facts about probes that shapes do not show. An option overrides the checkpoint's config; what neither states takes a documented
+    default. Whatever is used is printed and recorded in the result.
+    """
+
+    probe_layers: Annotated[str | None, tyro.conf.arg(metavar="IDS", help_behavior_hint="(default: from names or config)")] = None
+    """One layer id for each probe of the checkpoint, comma-separated, in the order in which --inspect lists them."""
+    mapping: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """JSON file that assigns tensors to layers; docs/conversion.md describes it."""
+    activation: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: from config, else gelu)")] = None
+    """Activation between linear layers: gelu, gelu_tanh, relu, silu, tanh, leaky_relu or identity."""
+    norm: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: from config, names and biases)")] = None
+    """Kind of the norms: layernorm or rmsnorm."""
+    norm_epsilon: Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(default: from config, else PyTorch's)")] = (
+        None
+    )
+    """Epsilon of the norms."""
+    residual: Annotated[bool | None, tyro.conf.arg(metavar="True|False", help_behavior_hint="(default: from config, else False)")] = None
+    """Whether hidden linear layers of equal input and output width have a skip connection."""
+    output_layout: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: from config, else channels_first)")
+    ] = None
+    """Order of a probe's outputs: channels_first (channel, row, column, as in DUSt3R's linear head) or channels_last."""
+    depth_mode: Annotated[str | None, tyro.conf.arg(metavar="MODE", help_behavior_hint="(default: from config, else the backbone's)")] = (
+        None
+    )
+    """Output activation of points: exp, square or linear."""
+    conf_mode: Annotated[str | None, tyro.conf.arg(metavar="MODE", help_behavior_hint="(default: from config, else the backbone's)")] = None
+    """Output activation of confidences, with its bounds, such as exp,1,inf."""
+
+    def check(self) -> None:
+        """Parses every option, so that a mistake shows before anything is downloaded.
+
+        Raises:
+            OptionError: a value cannot be parsed.
+            OSError: the mapping file cannot be read.
+        """
+        _ = self.layers, self.mapping_content, self.settings
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields that are not at their default."""
+        return tuple(field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default)
+
+    @functools.cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The ids of `probe_layers`; empty where it is not given."""
+        layers = tuple(part.strip() for part in (self.probe_layers or "").split(",") if part.strip())
+        if self.probe_layers is not None and not layers:
+            raise OptionError(f"--probe-layers {self.probe_layers!r} names no layer; give ids such as decoder.0.mlp, or leave it out")
+        return layers
+
+    @functools.cached_property
+    def mapping_content(self) -> Mapping[str, Any]:
+        """The JSON object in the mapping file; empty where none is given."""
+        if self.mapping is None:
+            return {}
+        try:
+            content = json.loads(self.mapping.read_text())
+        except (ValueError, RecursionError) as error:
+            raise OptionError(f"--mapping {self.mapping} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise OptionError(f"--mapping {self.mapping} must hold a JSON object; found {type(content).__name__}")
+        return content
+
+    @functools.cached_property
+    def settings(self) -> Mapping[str, object]:
+        """The fields of `ProbeConfig` that are given."""
+        plain = ("activation", "norm", "norm_epsilon", "residual", "output_layout")
+        settings = {field: getattr(self, field) for field in plain}
+        settings["depth_mode"] = _mode(self.depth_mode, "depth_mode", (-math.inf, math.inf))
+        settings["conf_mode"] = _mode(self.conf_mode, "conf_mode", (1, math.inf))
+        return {field: value for field, value in settings.items() if value is not None}
+
+
+def _mode(text: str | None, output: str, default_bounds: tuple[float, float]) -> Mode | None:
+    """`exp` or `exp,1,inf` as an output activation."""
+    if text is None:
+        return None
+    name, *bounds = text.split(",")
+    try:
+        return parse_mode(output, (name, *(bounds or default_bounds)))
+    except ValueError as error:
+        option = f"--{output.replace('_', '-')}"
+        raise OptionError(f"{option} {text!r} is not supported; expected {error}, as NAME or NAME,LOW,HIGH: exp,1,inf") from None
+
+
+def unknown_layer(layer: str, available: Sequence[str]) -> list[str]:
+    """What is wrong with a layer id, if anything; it names the ids nearest to it."""
+    if layer in available:
+        return []
+    try:
+        select_layers(layer, available)
+    except LayerError as error:
+        return [str(error)]
+    return [f"has {layer!r}, a pattern; expected one layer id, such as {available[0]}"]

@@ -1,0 +1,198 @@
+"""Layer ids in names, in whichever words: encoder/enc, decoder/dec, self_attn/attn/sa, cross_attn/ca, mlp/ffn/ff."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from und3rstand_jax.convert.findings import How, Token, least_certain, pieces, token_key
+from und3rstand_jax.model.config import BackboneConfig
+
+VIEW_WORDS = {"view", "views", "v", "img", "image", "frame", "cam", "camera", "pts3d", "pts", "pred"}
+
+_NETWORK_RANKS = {
+    **{"enc": -5, "encoder": -5, "dec": -4, "decoder": -4},
+    **dict.fromkeys(("self", "sa", "selfattn", "attn", "attention"), -3),
+    **dict.fromkeys(("cross", "ca", "crossattn"), -2),
+    **dict.fromkeys(("mlp", "ffn", "ff", "feed", "feedforward"), -1),
+}
+_SIDES = {"enc": "encoder", "encoder": "encoder", "dec": "decoder", "decoder": "decoder"}
+_STEPS = {
+    **dict.fromkeys([("self", "attn"), ("self", "attention"), ("selfattn",), ("sa",), ("attn",), ("attention",)], "self_attn"),
+    **dict.fromkeys([("cross", "attn"), ("cross", "attention"), ("crossattn",), ("ca",), ("cross",)], "cross_attn"),
+    **dict.fromkeys([("mlp",), ("ffn",), ("ff",), ("feed", "forward"), ("feedforward",)], "mlp"),
+}
+
+# Words that may stand between a block's number and the name of its sublayer.
+_FILLERS = {"probe", "probes", "layer", "layers", "block", "blocks", "net", "nets", "mlps", "list"}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or number of a name, the component it stands in and, for a number, the word it is attached to."""
+
+    token: Token
+    part: int
+    attached_to: Token | None = None
+
+
+def split_words(names: Sequence[str]) -> list[list[Word]]:
+    """The words and numbers of names that stand beside each other.
+
+    Where a word comes bare and with a 2 attached (dec_blocks, dec_blocks2) the bare one is number 1.
+    """
+    split = [[(piece, part) for part, text in enumerate(name.split(".")) for piece in pieces(text)] for name in names]
+    suffixes: dict[Token, set[Token | None]] = {}
+    for name in split:
+        for (word, *suffix), _ in name:
+            if isinstance(word, str):
+                suffixes.setdefault(word, set()).add(suffix[0] if suffix else None)
+    first = {(word,) for word, found in suffixes.items() if found == {None, 2}}
+    return [
+        [
+            Word(token, part, piece[0] if i else None)
+            for piece, part in name
+            for i, token in enumerate((*piece, 1) if piece in first else piece)
+        ]
+        for name in split
+    ]
+
+
+def network_key(name: Sequence[Token]) -> tuple[tuple[int, int, str], ...]:
+    """Orders the tokens of names as the network runs: numbers as numbers, encoder, decoder, sublayers, other words."""
+    return tuple((1, _NETWORK_RANKS[token], "") if token in _NETWORK_RANKS else token_key(token) for token in name)
+
+
+@dataclass(frozen=True)
+class LayerName:
+    """The layer that a name carries; `block` and `step` as written, `rest` the tokens that say nothing about it."""
+
+    side: str | None
+    block: int | None
+    step: str
+    rest: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class NamedLayers:
+    """The layer id of each name, or the problem that keeps them undetermined."""
+
+    ids: tuple[str, ...] = ()
+    rests: tuple[tuple[Token, ...], ...] = ()
+    how: How = "read"
+    why: str = ""
+    problem: str = ""
+
+
+def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: BackboneConfig) -> NamedLayers:
+    """The layer ids that `names` carry, if they all carry one and each layer has one probe or each has two.
+
+    Args:
+        names: prefixes of the MLPs.
+        inputs: the channels each reads; they tell encoder from decoder where no word does.
+        backbone: which layers there are.
+    """
+    split = split_words(names)
+    # A number on either side of a sublayer's name can be its block (3.self_attn, sa.3): the reading that gives layers is right.
+    readings = []
+    for left_first in (True, False):
+        # A probe may call its own Sequential "mlp": alone, the word names a sublayer only beside a block's number.
+        attention = any(_find_step(words, left_first, mlps=False) for words in split)
+        readings.append(_ids_of([_layer_name(words, left_first, attention) for words in split], names, inputs, backbone))
+        if readings[-1].ids:
+            return readings[-1]
+    return NamedLayers(problem=readings[0].problem or readings[1].problem)
+
+
+def _ids_of(found: Sequence[LayerName | None], names: Sequence[str], inputs: Sequence[int], backbone: BackboneConfig) -> NamedLayers:
+    """From the layers as written to their ids."""
+    if not any(found):
+        return NamedLayers()
+    missing = [name for name, layer in zip(names, found, strict=True) if layer is None]
+    if missing:
+        return NamedLayers(problem=f"{len(missing)} of {len(names)} names carry no layer, {missing[0]} for one")
+    dims = {"encoder": backbone.enc_embed_dim, "decoder": backbone.dec_embed_dim}
+    layers = []
+    for name, layer, width in zip(names, found, inputs, strict=True):
+        assert layer is not None
+        fits = [side for side, dim in dims.items() if dim == width]
+        side = layer.side or (fits[0] if len(fits) == 1 else None)
+        if side is None:
+            return NamedLayers(problem=f"{name} says neither encoder nor decoder, and neither does its width")
+        layers.append(dataclasses.replace(layer, side=side))
+    bases, how, why = _first_blocks(layers, {"encoder": backbone.enc_depth, "decoder": backbone.dec_depth})
+    if any(layer.side is None for layer in found if layer):
+        how, why = least_certain({how, "inferred"}), f"{why}; encoder or decoder by width"
+    ids = [
+        f"{layer.side}.{layer.step}" if layer.block is None else f"{layer.side}.{layer.block - bases[str(layer.side)]}.{layer.step}"
+        for layer in layers
+    ]
+    known = set(backbone.layer_ids)
+    for layer_id, name in zip(ids, names, strict=True):
+        if layer_id not in known:
+            return NamedLayers(problem=f"{name} reads as {layer_id}, which this backbone does not have")
+    counts = Counter(ids)
+    if set(counts.values()) not in ({1}, {2}):
+        most, fewest = max(ids, key=counts.__getitem__), min(ids, key=counts.__getitem__)
+        found_counts = f"{most} has {counts[most]} MLPs, {fewest} has {counts[fewest]}"
+        return NamedLayers(problem=f"{found_counts}; expected one for each layer, or one for each layer and view")
+    return NamedLayers(tuple(ids), tuple(layer.rest for layer in layers), how, why)
+
+
+def _layer_name(words: Sequence[Word], left_first: bool, attention: bool) -> LayerName | None:
+    step = _find_step(words, left_first, mlps=False) or _find_step(words, left_first, mlps=True, apart=attention)
+    if step:
+        start, stop, name, block = step
+        side = next((i for i in reversed(range(len(words))) if words[i].token in _SIDES), None)
+        rest = tuple(w.token for i, w in enumerate(words) if i not in (block, side) and not start <= i < stop)
+        number = words[block].token
+        return LayerName(_SIDES[str(words[side].token)] if side is not None else None, int(number), name, rest)
+    for i, (word, after) in enumerate(zip(words, words[1:], strict=False)):
+        if (word.token in _SIDES and after.token == "norm") or (word.token in ("dec", "decoder") and after.token == "embed"):
+            rest = tuple(w.token for j, w in enumerate(words) if j not in (i, i + 1))
+            return LayerName(_SIDES[str(word.token)], None, str(after.token), rest)
+    return None
+
+
+def _find_step(words: Sequence[Word], left_first: bool, mlps: bool, apart: bool = True) -> tuple[int, int, str, int] | None:
+    """Where the sublayer is named (start, stop), which it is, and where its block's number stands.
+
+    `mlps` is whether the word mlp is looked for or those of attention, `apart` whether it may be another component than the number.
+    """
+
+    def counts_blocks(at: int) -> bool:
+        """Whether the word at `at` can be a block's number: not a view's, and not that of a word such as fc1."""
+        attached = words[at].attached_to
+        of_view = at > 0 and words[at - 1].token in VIEW_WORDS
+        return isinstance(words[at].token, int) and not of_view and (attached is None or attached in _FILLERS or attached in _NETWORK_RANKS)
+
+    for start in range(len(words)):
+        for stop in (start + 2, start + 1):
+            step = _STEPS.get(tuple(str(word.token) for word in words[start:stop]))
+            if step is None or (step == "mlp") != mlps:
+                continue
+            left = next((i for i in reversed(range(start)) if words[i].token not in _FILLERS), None)
+            right = next((i for i in range(stop, len(words)) if words[i].token not in _FILLERS), None)
+            sides = (left, right) if left_first else (right, left)
+            block = next((i for i in sides if i is not None and counts_blocks(i)), None)
+            if block is not None and (apart or words[block].part == words[start].part):
+                return start, stop, step, block
+            break
+    return None
+
+
+def _first_blocks(layers: Sequence[LayerName], depths: Mapping[str, int]) -> tuple[dict[str, int], How, str]:
+    """The number of the first block on each side, 0 or 1."""
+    bases: dict[str, int] = {}
+    hows: set[How] = {"read"}
+    why = ["the names say so"]
+    for side, depth in depths.items():
+        blocks = {layer.block for layer in layers if layer.side == side and layer.block is not None}
+        bases[side] = int(0 not in blocks and max(blocks, default=0) == depth)
+        if bases[side]:
+            hows.add("inferred")
+            why.append(f"{side} blocks are counted from 1, as there is a block {depth} and no 0")
+        elif blocks and 0 not in blocks:
+            hows.add("default")
+            why.append(f"{side} blocks are taken as counted from 0, as in DUSt3R")
+    return bases, least_certain(hows), "; ".join(why)

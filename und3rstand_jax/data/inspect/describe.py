@@ -1,0 +1,119 @@
+"""An inspection in words: counts, a table of figures, and findings."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from und3rstand_jax.data.inspect.agreement import TOLERANCE
+from und3rstand_jax.data.inspect.inspection import Inspection
+from und3rstand_jax.support.text import text_table
+
+_SHOWN = 5
+"""Messages and image sizes listed at most."""
+
+_CONSISTENT = 0.5
+"""Share of agreeing points from which geometry counts as consistent."""
+
+_STRAY = 0.3
+"""Share below which a single pair is named, though the data set is consistent."""
+
+
+def describe(inspection: Inspection) -> str:
+    """The report on an inspection; its last line says whether the geometry is consistent."""
+    height, width = inspection.shape
+    lines = [
+        f"{inspection.name}: {inspection.pairs} pairs",
+        *(f"  {note}" for note in inspection.notes),
+        f"inspected: {len(inspection.figures) + len(inspection.unreadable)} pairs",
+        *_messages("  ", f"{len(inspection.unreadable)} of them cannot be read", inspection.unreadable),
+        *_messages("  ", f"{len(inspection.refused)} of them would be skipped in training at {width}×{height}", inspection.refused),
+    ]
+    if not inspection.figures:
+        return "\n".join([*lines, "", "None of the pairs could be read, so that nothing is known about the geometry."])
+    return "\n".join([*lines, "", *_figures(inspection), "", *_oddities(inspection), *_verdict(inspection)])
+
+
+def _messages(indent: str, title: str, messages: Sequence[str]) -> Iterator[str]:
+    yield f"{indent}{title}{':' if messages else ''}"
+    yield from (f"    {message}" for message in messages[:_SHOWN])
+    if len(messages) > _SHOWN:
+        yield f"    … and {len(messages) - _SHOWN} more"
+
+
+def _figures(inspection: Inspection) -> Iterator[str]:
+    pairs = inspection.figures
+    views = [view for pair in pairs for view in pair.views]
+    sizes = Counter(view.size for view in views)
+    yield f"photos: {', '.join(f'{count} of {width}×{height}' for (width, height), count in sizes.most_common(_SHOWN))}"
+
+    def spread(values: Sequence[float]) -> tuple[float, float, float]:
+        return (min(values), float(np.median(values)), max(values)) if values else (np.nan,) * 3
+
+    rows = []
+    depths = [view.depth for view in views if view.valid > 0]
+    if depths:
+        near, median, far = zip(*depths, strict=True)
+        rows.append(("depth in the unit of cam2world", *map(_number, (min(near), float(np.median(median)), max(far)))))
+    rows += [
+        ("pixels with known depth", *map(_percent, spread([view.valid for view in views]))),
+        ("horizontal field of view", *(f"{degrees:.0f}°" for degrees in spread([view.field_of_view for view in views]))),
+        ("baseline over median depth", *map(_number, spread([pair.baseline_over_depth for pair in pairs]))),
+        ("overlap: view 1 seen in view 2", *map(_percent, spread([pair.forward.overlap for pair in pairs]))),
+        ("agreement where both see", *map(_percent, spread([pair.both.share for pair in pairs if pair.both.compared]))),
+    ]
+    yield text_table(("", "min", "median", "max"), rows, numbers_from=1)
+
+
+def _oddities(inspection: Inspection) -> Iterator[str]:
+    views = [view for pair in inspection.figures for view in pair.views]
+    unknown = sum(view.valid == 0 for view in views)
+    if unknown:
+        yield f"{unknown} of {len(views)} views have no known depth."
+    off_centre = sum(view.off_centre > 0.2 for view in views)
+    if off_centre:
+        yield f"{off_centre} of {len(views)} views have a principal point far off the centre: do the intrinsics belong to this photo?"
+    odd = sum(not 15 <= view.field_of_view <= 130 for view in views)
+    if odd:
+        yield f"{odd} of {len(views)} views have a field of view below 15° or above 130°: are the focal lengths in pixels of this photo?"
+    baseline = float(np.median([pair.baseline_over_depth for pair in inspection.figures]))
+    if baseline < 0.003:
+        yield (
+            f"The cameras hardly move compared with the depth (baseline over depth {_number(baseline)}). If they really do move, depth "
+            "and cam2world are in different units, which the check below cannot detect."
+        )
+
+
+def _verdict(inspection: Inspection) -> Iterator[str]:
+    given, tolerance = inspection.agreement, _percent(TOLERANCE)
+    check = f"{_percent(given.share)} of the points that fall inside the other view agree with its depth within {tolerance}"
+    if inspection.explanations:
+        best, *others = inspection.explanations
+        yield f"WRONG: {check}."
+        yield f"{best.symptom}: {best.remedy} raises the agreement from {_percent(given.share)} to {_percent(best.agreement.share)}."
+        yield (
+            f"  (mean relative difference in depth, clipped to {tolerance}: "
+            f"{100 * given.difference:.1f} % before, {100 * best.agreement.difference:.1f} % after)"
+        )
+        if others:
+            listed = "; ".join(other.symptom for other in others[:3])
+            yield f"These explain the pairs equally well: {listed}{'; …' if len(others) > 3 else ''}."
+    elif not given.compared:
+        yield "WRONG: no point of a view falls inside the other one, and none of the usual mistakes explains it. Do the pairs overlap?"
+    elif given.share < _CONSISTENT:
+        yield f"DOUBTFUL: {check}, and none of the usual mistakes explains it."
+    else:
+        strays = [pair.name for pair in inspection.figures if pair.both.share < _STRAY]
+        if strays:
+            yield from _messages(
+                "", f"{len(strays)} pairs agree in less than {_percent(_STRAY)} of what both see, or do not overlap", strays
+            )
+        yield f"The geometry is consistent: {check}."
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.0f} %"

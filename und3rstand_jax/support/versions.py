@@ -1,0 +1,16 @@
+"""Versions of installed packages, and of this one, which runs from a clone that is not installed as well."""
+
+import importlib.metadata
+
+
+def package_version(name: str) -> str | None:
+    """The version of an installed distribution; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def own_version() -> str:
+    """The version of this package, "0+unknown" in a clone that is not installed."""
+    return package_version("und3rstand_jax") or "0+unknown"

@@ -1,0 +1,87 @@
+"""Options in a file: YAML (of which JSON is a subset), one option per line under its name."""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.text import one_line, replace_text
+from und3rstand_jax.train.options import NOT_PART_OF_A_RUN, RunOptions, TrainOptions
+
+# All processes of a run may read the same file, so it cannot say which of them this is.
+_NOT_IN_A_FILE = tuple(name for name in NOT_PART_OF_A_RUN if name != "out")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, which PyYAML reads, takes 1e-4 for text because it lacks a point; here it is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+
+
+def option_values(options: RunOptions) -> dict[str, object]:
+    """All options that a file may hold, as plain values, in the order of --help."""
+    return {
+        field.name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        for field in dataclasses.fields(options)
+        if field.name not in _NOT_IN_A_FILE
+        for value in [getattr(options, field.name)]
+    }
+
+
+def write_config(file: Path, values: Mapping[str, object]) -> None:
+    """Writes options as YAML."""
+    replace_text(file, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+
+
+def read_config(file: Path, kind: type[RunOptions] = TrainOptions) -> dict[str, Any]:
+    """Reads the options in a file, each as the type that `kind` gives it.
+
+    Raises:
+        OptionError: the file is missing or not YAML, or holds unknown options or values of the wrong type; the message names them all.
+    """
+    try:
+        content = yaml.load(file.read_text(), _Loader)
+    except FileNotFoundError:
+        raise OptionError(f"config file {file} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} is neither YAML nor JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"{file} must hold options and their values, such as `steps: 1000`; found {type(content).__name__}")
+    return typed_options(content, str(file), kind)
+
+
+def typed_options(content: Mapping[object, object], name: str, kind: type[RunOptions] = TrainOptions) -> dict[str, Any]:
+    """Checks plain values, as the file `name` holds them, and converts each to the type of its option.
+
+    Raises:
+        OptionError: an option is unknown or of the wrong type; the message names them all.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.name not in _NOT_IN_A_FILE}
+    given: dict[str, object] = {}
+    faults = []
+    for key, value in content.items():
+        option = str(key).replace("-", "_")
+        if option not in defaults:
+            near = difflib.get_close_matches(option, defaults, n=1)
+            faults.append(f"there is no option {key!r}{f'; did you mean {near[0]}?' if near else ''}")
+        else:
+            # An option that may be repeated may also be given once.
+            given[option] = [value] if isinstance(value, str) and isinstance(defaults[option], tuple) else value
+    try:
+        # Strict, and as JSON: lists become tuples and text paths, but 1 is not true and "5" is not a number.
+        options = TypeAdapter(kind).validate_json(json.dumps(given, default=str), strict=True)
+    except ValidationError as error:
+        wrong = {str(fault["loc"][0]): fault["msg"] for fault in error.errors()}
+        faults += [f"{option} is {given[option]!r}: {message[:1].lower()}{message[1:]}" for option, message in wrong.items()]
+    if faults:
+        raise OptionError(f"{name}: {'; '.join(faults)}")
+    return {option: getattr(options, option) for option in given}

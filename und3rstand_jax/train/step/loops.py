@@ -1,0 +1,108 @@
+"""The loops inside a step: over micro-batches, which accumulates gradients, and over stacked layers, a few side by side.
+
+Each gives the result of all at once in the memory of a part.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from und3rstand_jax.data.example import Example
+from und3rstand_jax.data.records import Batch
+from und3rstand_jax.geometry.loss import valid_counts
+from und3rstand_jax.train.step.optimizer import Total
+
+Counts = tuple[Float[Array, ""], Float[Array, ""]]
+"""Valid pixels of each view in the whole batch, over all devices: what its loss is a mean over."""
+
+ExampleOf = Callable[[Batch], Example]
+"""Renders a batch and changes its colours: `data.example.assemble` with everything but the batch given."""
+
+Sums = TypeVar("Sums")
+Carry = TypeVar("Carry")
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
+
+
+def counted_example(batch: Batch, example_of: ExampleOf, total: Total) -> tuple[Example, Counts]:
+    """This device's examples, and the counts of all devices."""
+    example = example_of(batch)
+    return example, total(valid_counts(*example.targets))
+
+
+def accumulate(
+    add: Callable[[Sums, Example, Counts], Sums], zeros: Sums, batch: Batch, micro_batches: int, example_of: ExampleOf, total: Total
+) -> tuple[Sums, Counts]:
+    """Sums over this device's micro-batches.
+
+    The loss is a mean over the valid pixels of the whole batch, so these are counted first. That makes every example twice, which takes
+    time but no memory.
+
+    Args:
+        add: (sums so far, examples of a micro-batch, counts) -> sums with that micro-batch.
+        zeros: sums of nothing.
+        batch: this device's share, of a number of pairs that `micro_batches` divides.
+        micro_batches: how many; with one, examples are made once.
+        example_of: see `ExampleOf`.
+        total: adds up over devices.
+
+    Returns:
+        The sums of this device, and the counts of all devices.
+    """
+    if micro_batches == 1:
+        example, counts = counted_example(batch, example_of, total)
+        return add(zeros, example, counts), counts
+    parts = jax.tree.map(lambda leaf: leaf.reshape(micro_batches, -1, *leaf.shape[1:]), batch)
+    counts = total(jax.tree.map(jnp.sum, lax.map(lambda part: valid_counts(*example_of(part).targets), parts)))
+    sums, _ = lax.scan(lambda sums, part: (add(sums, example_of(part), counts), None), zeros, parts)
+    return sums, counts
+
+
+def over_layers(
+    fn: Callable[[Carry, Inputs], tuple[Carry, Outputs]], carry: Carry, inputs: Inputs, side_by_side: int
+) -> tuple[Carry, Outputs]:
+    """Maps `fn(carry of a layer, inputs of a layer) -> (new carry, output)` over the leading axis of both trees.
+
+    The stacked carry is updated in place: unlike with `vmap` or `lax.map`, there is never a second copy of it in memory, nor the
+    intermediates of more than `side_by_side` layers. As many layers are computed at once as the largest divisor of their number that
+    is at most `side_by_side`.
+    """
+    layers = jax.tree.leaves(carry)[0].shape[0]
+    width = max(divisor for divisor in range(1, max(side_by_side, 1) + 1) if layers % divisor == 0)
+    mapped = jax.vmap(fn) if width > 1 else _one_at_a_time(fn)
+
+    def run(carry: Carry, start: jax.Array) -> tuple[Carry, Outputs]:
+        def part(leaf: jax.Array) -> jax.Array:
+            return lax.dynamic_slice_in_dim(leaf, start, width)
+
+        own = jax.tree.map(part, carry), jax.tree.map(part, inputs)
+        new, output = _unfused(mapped, start >= 0, *own)
+        return jax.tree.map(lambda whole, piece: lax.dynamic_update_slice_in_dim(whole, piece, start, 0), carry, new), output
+
+    carry, outputs = lax.scan(run, carry, jnp.arange(0, layers, width))
+    return carry, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), outputs)
+
+
+def _one_at_a_time(fn: Callable[[Carry, Inputs], tuple[Carry, Outputs]]) -> Callable[[Carry, Inputs], tuple[Carry, Outputs]]:
+    """Like `vmap` over a leading axis of one, but without batched matrix products."""
+
+    def alone(carry: Carry, inputs: Inputs) -> tuple[Carry, Outputs]:
+        return jax.tree.map(lambda leaf: leaf[None], fn(*jax.tree.map(lambda leaf: leaf[0], (carry, inputs))))
+
+    return alone
+
+
+def _unfused(
+    fn: Callable[[Carry, Inputs], tuple[Carry, Outputs]], always: Bool[Array, ""], carry: Carry, inputs: Inputs
+) -> tuple[Carry, Outputs]:
+    """`fn(carry, inputs)`, not fused with what comes before and after.
+
+    Fused, reading one layer's carry would overlap with writing the next one's, and XLA would copy the whole carry in every iteration.
+    Its CPU compiler drops `lax.optimization_barrier` too early to help, but it never fuses across a conditional.
+    """
+    shapes = jax.eval_shape(fn, carry, inputs)
+    return lax.cond(always, fn, lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), carry, inputs)
