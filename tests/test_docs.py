@@ -1,0 +1,70 @@
+"""What README and docs name is there: files, modules, links between pages, commands, and the README's length."""
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    ROOT / name for name in subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def code(text: str) -> list[str]:
+    """Everything in a page that is marked as code, in the line or as a block."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^(?: {4}.*\n)+", text, re.MULTILINE)
+    return [*re.findall(r"`([^`\n]+)`", text), *fenced, *indented]
+
+
+def heading_ids(page: Path) -> set[str]:
+    """The anchors that a code host gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in heading_ids(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_source_files_that_a_page_names_exist(page):
+    for text in code(page.read_text()):
+        for path in re.findall(r"(?:und3rstand_jax|tests|benchmarks|docs|pocket)/[\w/.]*\w\.(?:py|md|yaml|json|jpg)", text):
+            assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_modules_and_names_of_the_library_that_a_page_gives_exist(page):
+    for text in code(page.read_text()):
+        for dotted in re.findall(r"\bund3rstand_jax(?:\.\w+)+", text):
+            *path, last = dotted.split(".")
+            parent = importlib.import_module(".".join(path))
+            if not hasattr(parent, last):
+                importlib.import_module(dotted)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_modules_that_a_page_runs_exist(page):
+    for module in re.findall(r"python3? -m ((?:und3rstand_jax|convert|train|benchmarks|tests)[\w.]*)", page.read_text()):
+        path = ROOT / module.rstrip(".").replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_readme_is_a_front_door():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 1200
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "!", "  "))]
+    assert max(map(len, prose)) <= 110, "lines that a terminal shows"
