@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
 
-EXTRAS = {"cv2": "report", **dict.fromkeys(("grain", "OpenEXR", "pydantic", "tensorboardX"), "train")}
+EXTRAS = {"cv2": "report", **dict.fromkeys(("grain", "OpenEXR", "tensorboardX"), "train")}
 """Import name of what a bare installation lacks -> the extra that brings it."""
 
 

@@ -9,9 +9,21 @@ status 2; from Python it is raised as it is. Any other exception is a bug.
         print(f"skipping {source}: {error}")
 """
 
+from und3rstand_jax.support.text import printable
+
 
 class UserError(ValueError):
-    """Something that the caller gave cannot be used; the base of all errors below."""
+    """Something that the caller gave cannot be used; the base of all errors below.
+
+    The message is one line, with whatever a stranger's name or file put into it escaped and secrets left out (see `printable`). Where
+    several things are wrong, `lines` has one line for each.
+    """
+
+    def __init__(self, message: str, *lines: str) -> None:
+        super().__init__(message, *lines)
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, self.args))
 
 
 class CheckpointError(UserError):

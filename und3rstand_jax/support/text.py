@@ -1,17 +1,43 @@
-"""Text: aligned tables, one-line messages, strict JSON, and small files written whole or not at all."""
+"""Text: what may be shown as it is, aligned tables, one-line messages, strict JSON."""
 
 import io
 import json
 import math
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 JsonObject: TypeAlias = Mapping[str, Any]
 """Nested values that `strict_json` takes, by name."""
+
+
+# Direction marks, which reorder what is seen, are format characters (Cf), as is the soft hyphen; str.isprintable says no to all of them.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text that a terminal shows as what it is: escape sequences, line ends, direction marks and stray bytes are escaped.
+
+    Names come from files, tensors and configs of strangers, and could otherwise rewrite the screen or fake a line of their own. Of
+    secrets, which must not end in a log either, the credentials of a URL and the hub's tokens become ***.
+
+    Args:
+        text: of any origin.
+        keep: characters to leave alone, such as a line feed.
+    """
+    shown = _TOKEN.sub("hf_***", _CREDENTIALS.sub("***@", str(text)))
+    if shown.isprintable():
+        return shown
+    return "".join(letter if letter.isprintable() or letter in keep else _escaped(letter) for letter in shown)
+
+
+def _escaped(letter: str) -> str:
+    if 0xDC80 <= ord(letter) <= 0xDCFF:  # a byte of a file's name that is not UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return repr(letter)[1:-1]
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None, indent: int = 0) -> str:
@@ -34,7 +60,7 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fr
         right = numbers_from is not None and number >= numbers_from
         table.add_column(Text(head[number]) if head else "", justify="right" if right else "left", no_wrap=True, vertical="bottom")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out = io.StringIO()
     # Wide enough for any table: a log or a file has no width to fit into, and a terminal wraps by itself.
     Console(file=out, width=10_000, color_system=None, legacy_windows=False).print(table)
@@ -43,7 +69,7 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fr
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The same as a table of Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(map(printable, row) for row in rows)))
 
 
 def one_line(message: object, longest: int = 300) -> str:
@@ -55,29 +81,27 @@ def one_line(message: object, longest: int = 300) -> str:
 def strict_json(value: Any) -> Any:
     """A copy of nested data in which everything has a form in strict JSON.
 
-    NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings.
+    NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings. Bytes of a file's name
+    that are not UTF-8 are escaped as in `printable`; other characters stay what they are.
     """
     if isinstance(value, Mapping):
-        return {str(key): strict_json(item) for key, item in value.items()}
+        return {_encodable(str(key)): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [strict_json(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, str):
+        return _encodable(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def _encodable(text: str) -> str:
+    return "".join(_escaped(letter) if 0xD800 <= ord(letter) <= 0xDFFF else letter for letter in text) if not text.isascii() else text
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:
     """Strict JSON text of nested data (see `strict_json`), ending in a newline where it is indented."""
     text = json.dumps(strict_json(value), indent=indent, allow_nan=False)
     return text if indent is None else f"{text}\n"
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Writes a file whole or not at all; a file that holds this text already is left alone."""
-    if file.exists() and file.read_text() == text:
-        return
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, file)

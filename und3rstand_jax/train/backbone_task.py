@@ -19,7 +19,8 @@ from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
-from und3rstand_jax.support.text import replace_text, to_json
+from und3rstand_jax.support.files import replace_text
+from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.learning_curve import LOG, plot_curve, read_curve
 from und3rstand_jax.train.options import BackboneOptions

@@ -3,26 +3,21 @@
 import dataclasses
 import difflib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from und3rstand_jax.support.documents import parse_yaml, read_text
 from und3rstand_jax.support.errors import OptionError
-from und3rstand_jax.support.text import one_line, replace_text
+from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.train.options import NOT_PART_OF_A_RUN, RunOptions, TrainOptions
+
+_LARGEST = 2**20  # bytes of options
 
 # All processes of a run may read the same file, so it cannot say which of them this is.
 _NOT_IN_A_FILE = tuple(name for name in NOT_PART_OF_A_RUN if name != "out")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, which PyYAML reads, takes 1e-4 for text because it lacks a point; here it is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 def option_values(options: RunOptions) -> dict[str, object]:
@@ -46,12 +41,9 @@ def read_config(file: Path, kind: type[RunOptions] = TrainOptions) -> dict[str, 
     Raises:
         OptionError: the file is missing or not YAML, or holds unknown options or values of the wrong type; the message names them all.
     """
-    try:
-        content = yaml.load(file.read_text(), _Loader)
-    except FileNotFoundError:
-        raise OptionError(f"config file {file} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{file} is neither YAML nor JSON: {one_line(error)}") from error
+    if not file.exists():
+        raise OptionError(f"config file {file} does not exist")
+    content = parse_yaml(read_text(file, OptionError, largest=_LARGEST), str(file), OptionError)
     if not isinstance(content, dict):
         raise OptionError(f"{file} must hold options and their values, such as `steps: 1000`; found {type(content).__name__}")
     return typed_options(content, str(file), kind)

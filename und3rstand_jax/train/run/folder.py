@@ -15,7 +15,7 @@ from pathlib import Path
 
 from und3rstand_jax.data.specification import parse_data
 from und3rstand_jax.support.errors import OutputError
-from und3rstand_jax.support.text import replace_text
+from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
 from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, Options, RunOptions
 

@@ -16,8 +16,8 @@ from und3rstand_jax.data.loader import Delivery, Sources, training_batches
 from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import TrainingError
+from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.support.machine import give_back_freed_memory
-from und3rstand_jax.support.text import replace_text
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
 from und3rstand_jax.train.run.metrics_log import LossWindow, MetricsLog, Progress
 from und3rstand_jax.train.run.processes import Interruption, is_first

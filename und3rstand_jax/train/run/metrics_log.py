@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from und3rstand_jax.geometry.loss import PairLoss
-from und3rstand_jax.support.text import replace_text, to_json
+from und3rstand_jax.support.files import replace_text
+from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.learning_curve import LOG
 from und3rstand_jax.train.run.checkpoints import WindowRecord
 

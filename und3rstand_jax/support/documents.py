@@ -1,0 +1,152 @@
+"""Reads JSON, lines of JSON and YAML of any origin: bounded in size, checked against a type, every fault one line that says where.
+
+A document is a user's, a stranger's, or this program's own, edited or damaged since. A type describes what it must hold: a dataclass,
+a TypedDict (of `typing_extensions`) or any other annotation that pydantic reads. Values are checked strictly: "5" is not a number and
+true is not 1.
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.files import open_regular
+from und3rstand_jax.support.text import one_line
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+LARGEST = 64 * 2**20
+"""Bytes of a document, unless its reader allows more. The configs and records of full-size models have less than one MiB."""
+
+_FAULTS_SHOWN = 5
+
+T = TypeVar("T")
+
+
+def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int = LARGEST) -> str:
+    """The text of a file, UTF-8 with or without a byte order mark.
+
+    Args:
+        file: a regular file: a pipe or a device would never end.
+        error: what to raise.
+        remedy: what to do, for the end of messages.
+        largest: bytes beyond which it is refused.
+
+    Raises:
+        UserError: of the class `error`: it is missing, unreadable, too large, or not UTF-8.
+    """
+    try:
+        with open_regular(file) as stream:
+            content = stream.read(largest + 1)
+    except OSError as failure:
+        raise error(_message(file, f"cannot be read: {(failure.strerror or str(failure)).lower()}", remedy)) from failure
+    if len(content) > largest:
+        raise error(_message(file, f"is larger than {largest / 2**20:g} MiB, too much for a file of its kind", remedy))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise error(_message(file, f"is not UTF-8 text: byte {failure.start} is 0x{content[failure.start]:02x}", remedy)) from failure
+
+
+def read_json(file: Path, kind: type[T], error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
+    """The JSON document in a file, checked against `kind`; bare NaN and Infinity, which DUSt3R's configs hold, are numbers.
+
+    Args and errors are those of `read_text`; what is not JSON, or not of this kind, is an `error` too.
+    """
+    return parse_json(read_text(file, error, remedy, largest), str(file), kind, error, remedy)
+
+
+def parse_json(text: str, name: str, kind: type[T], error: type[UserError], remedy: str = "") -> T:
+    """A JSON document checked against `kind`; `name` is what messages call it.
+
+    Raises:
+        UserError: of the class `error`: it is not JSON, or not of this kind; up to five faults are named.
+    """
+    from pydantic import ValidationError
+
+    try:
+        adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]
+        return adapter.validate_json(text, strict=True)
+    except ValidationError as failure:
+        raise error(_message(name, _faults(failure), remedy)) from failure
+    except (ValueError, RecursionError) as failure:  # what the type's own __post_init__ raises, or text that is not Unicode
+        raise error(_message(name, f"cannot be used: {one_line(failure)}", remedy)) from failure
+
+
+def checked(value: object, name: str, kind: type[T], error: type[UserError], remedy: str = "") -> T:
+    """Plain values, however they were read, checked against `kind` as `parse_json` does (lists become tuples where it says so).
+
+    Raises:
+        UserError: of the class `error`: they are not of this kind.
+    """
+    import json
+
+    try:
+        text = json.dumps(value)
+    except (ValueError, TypeError, RecursionError) as failure:
+        raise error(_message(name, f"holds what JSON cannot: {one_line(failure)}", remedy)) from failure
+    return parse_json(text, name, kind, error, remedy)
+
+
+def json_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Number and text of every line that is not blank. Lines end with a line feed alone: JSON may hold U+2028 and the like."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def parse_yaml(text: str, name: str, error: type[UserError], remedy: str = "") -> Any:
+    """A YAML document as plain values; a number such as 1e-4 is one, as in YAML 1.2. Aliases are refused: nested, they explode.
+
+    Raises:
+        UserError: of the class `error`: it is not YAML, or holds anchors and aliases.
+    """
+    import yaml
+
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_yaml_loader())):
+            raise error(_message(name, "holds an alias (*name), which is not supported: write the value out", remedy))
+        return yaml.load(text, Loader=_yaml_loader())
+    # Numbers and dates that no type holds are ValueErrors, unhashable keys TypeErrors.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as failure:
+        if isinstance(failure, UserError):
+            raise
+        raise error(_message(name, f"is neither YAML nor JSON: {one_line(failure)}", remedy)) from failure
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1, which PyYAML reads, takes 1e-4 for text because it lacks a point."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+    return Loader
+
+
+@functools.cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _faults(failure: "ValidationError") -> str:
+    """What is wrong and where, as `groups[0].widths: input should be a valid array`."""
+    found = []
+    for fault in failure.errors(include_url=False, include_input=False):
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).removeprefix(".")
+        text = one_line(fault["msg"])
+        found.append(f"{where}: {text[:1].lower()}{text[1:]}" if where else text[:1].lower() + text[1:])
+    found = list(dict.fromkeys(found))
+    more = f"; and {len(found) - _FAULTS_SHOWN} more" if len(found) > _FAULTS_SHOWN else ""
+    return f"is not what is expected: {'; '.join(one_line(fault, 200) for fault in found[:_FAULTS_SHOWN])}{more}"
+
+
+def _message(name: Path | str, fault: str, remedy: str) -> str:
+    return f"{name} {fault}{f'; {remedy}' if remedy else ''}"

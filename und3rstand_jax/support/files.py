@@ -1,0 +1,107 @@
+"""Files: read only where they are regular, written only as fresh ones that replace whatever has their name, whole or not at all.
+
+A folder may be somebody else's, with symbolic links planted under the names that are written next. So a file is always created under a
+random name, exclusively, and renamed into place: the rename replaces a link and never follows it.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal
+
+from und3rstand_jax.support.errors import OutputError
+
+
+def open_regular(file: Path | str) -> BinaryIO:
+    """Opens a regular file to read its bytes; what is anything else is refused, without waiting for a pipe's other end.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, device, socket or folder.
+    """
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+            raise OSError(errno.EINVAL, f"it is {what}, expected a file", str(file))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+@contextlib.contextmanager
+def fresh_file(file: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Yields a new file to write, which takes the place of `file` when the block ends without an exception; text is UTF-8.
+
+    Raises:
+        OSError: it cannot be written; `file` is what it was.
+    """
+    partial = file.with_name(f".{file.name[:100]}.partial-{uuid.uuid4().hex}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if mode == "wb" else "utf-8", newline=None if mode == "wb" else "") as stream:
+            yield stream
+        os.replace(partial, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a text file whole or not at all; a file that holds this text already is left alone."""
+    with contextlib.suppress(OSError), open_own(file) as held:
+        if held.read() == text.encode():
+            return
+    with fresh_file(file) as stream:
+        stream.write(text)
+
+
+def open_own(file: Path) -> BinaryIO:
+    """Opens a file that this program wrote earlier, to read its bytes: a regular file of its own, not a link.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OutputError: it is something else.
+    """
+    if stat.S_ISREG(os.lstat(file).st_mode):
+        return open_regular(file)
+    raise OutputError(f"{file} is not a regular file of its own, such as a run writes; remove it")
+
+
+def open_to_append(file: Path) -> IO[str]:
+    """Opens a text file to append lines to, made where there is none.
+
+    Raises:
+        OutputError: it is a link, or has a second name elsewhere: appending would change another file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(file, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise OutputError(f"{file} is not a regular file of its own, such as a run writes; remove it") from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        raise OutputError(f"{file} is not a regular file of its own, such as a run writes; remove it")
+    return os.fdopen(descriptor, "a", encoding="utf-8", newline="")
+
+
+def own_folder(folder: Path) -> Path:
+    """A subfolder of results, made where there is none.
+
+    Raises:
+        OutputError: it is a link, or no folder: what is written into it would land elsewhere.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True)
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise OutputError(f"{folder} is a symbolic link or a file; expected a folder of the results' own: remove it")
+    return folder
