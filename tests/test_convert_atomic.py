@@ -14,9 +14,12 @@ import pytest
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.tiny import CONFIG, CROCO_CONFIG, backbone_tensors, croco_tensors, save_backbone, save_probes
-from und3rstand_jax.checkpoint.output_folder import output_folder
 from und3rstand_jax.checkpoint.trees import read_tree
 from und3rstand_jax.commands.convert import main
+from und3rstand_jax.support import output_folder as module
+from und3rstand_jax.support.errors import OutputError
+from und3rstand_jax.support.output_folder import output_folder
+from und3rstand_jax.support.results import ResultKind
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,13 +63,14 @@ def test_killed_at_any_moment_it_leaves_nothing_or_everything(seconds: float, tm
         assert list(tmp_path.glob(".*")) == []  # the next run has tidied up
 
 
-@pytest.mark.parametrize("renames", [0, 1, 2])
+@pytest.mark.parametrize("renames", range(9))
 def test_killed_while_it_replaces_an_earlier_result(renames: int, tmp_path: Path, capsys) -> None:
+    """Both results have three parts to move; one more rename says that the new one is complete, another that the old one is out."""
     out = converted(save_backbone(tmp_path / "m"), tmp_path / "jax")
     other = save_backbone(tmp_path / "n", other_weights())
     dies = f"""
 import os, signal
-from und3rstand_jax.checkpoint import output_folder
+from und3rstand_jax.support import output_folder
 renamed = []
 def rename(source, target):
     if len(renamed) == {renames}:
@@ -74,34 +78,52 @@ def rename(source, target):
     renamed.append(target)
     os.replace(source, target)
 output_folder.os = type("os", (), dict(vars(os), rename=staticmethod(rename)))
-output_folder.shutil.rmtree = lambda *args, **options: os.kill(os.getpid(), signal.SIGKILL)
 """
     process = command("--repo", other, "--out", out, "--overwrite", script=dies)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert out.exists() == (renames != 1)
-    if renames != 1:
-        assert which(out) == ("first" if renames == 0 else "second")
+    assert process.returncode == (-signal.SIGKILL if renames < 8 else 0)
+    if u3d.is_checkpoint(out):
+        assert which(out) == ("first" if renames < 2 else "second")
+    else:
+        assert 2 <= renames < 8
     # The next run, refused as it is, has put things in order.
     capsys.readouterr()
     assert main(["--repo", str(other), "--out", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert which(out) == ("second" if renames == 2 else "first")
-    converted(other, out, "--overwrite")
-    assert which(out) == "second"
+    assert which(out) == ("first" if renames == 0 else "second")
+    assert sorted(path.name for path in out.iterdir()) == ["backbone", "backbone_unused.safetensors", "config.json"]
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_what_a_living_process_or_another_machine_is_writing_is_left_alone(tmp_path: Path) -> None:
-    with output_folder(tmp_path / "jax", False, lambda _: False) as outer:
-        elsewhere = tmp_path / ".jax.partial-another.machine-1-0123abcd"
-        elsewhere.mkdir()
-        converted(save_backbone(tmp_path / "m"), tmp_path / "jax2")
-        with pytest.raises(ValueError, match="stop"), output_folder(tmp_path / "jax", False, lambda _: False) as inner:
-            assert outer.is_dir() and inner.is_dir()
-            raise ValueError("stop")
-        assert outer.is_dir() and elsewhere.is_dir() and not inner.exists()
-    assert (tmp_path / "jax").is_dir()
+NOTHING = ResultKind("marker", lambda folder: None)
+
+
+def test_what_another_machine_or_namespace_is_writing_is_left_alone(tmp_path: Path) -> None:
+    host, namespace = module.here()
+    left = [f"another.machine-{namespace}-0123abcd", f"{host}-1{namespace}-0123abcd", f"{host}-{namespace}-0123abcd"]
+    for beginning in (tmp_path / ".jax.partial-", tmp_path / "there" / ".partial-"):
+        for owner in left:
+            Path(f"{beginning}{owner}").mkdir(parents=True)
+    for name in ("jax", "there"):
+        with output_folder(tmp_path / name, False, NOTHING) as folder:
+            (folder / "marker").write_text("{}")
+    assert sorted(tmp_path.glob(".jax*")) == sorted(tmp_path / f".jax.partial-{owner}" for owner in left[:2])
+    inside = [*(f".partial-{owner}" for owner in left[:2]), "marker"]
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == sorted(inside)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_two_processes_cannot_write_one_folder(exists: bool, tmp_path: Path) -> None:
+    out = tmp_path / "jax"
+    if exists:
+        out.mkdir()
+    with output_folder(out, False, NOTHING) as outer:
+        used = pytest.raises(OutputError, match=rf"{out} is in use by process {os.getpid()} on \S+, since 20\d\d-")
+        with used, output_folder(out, False, NOTHING):
+            raise AssertionError("both write")
+        (outer / "marker").write_text("{}")
+    assert [path.name for path in out.iterdir()] == ["marker"]
+    assert list(tmp_path.glob(".*")) == []
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -207,8 +229,10 @@ def test_folders_that_may_not_be_written(tmp_path: Path, capsys) -> None:
         inside = f"the output folder {source / 'jax'} is, or is in, the source {source}; choose one elsewhere"
         assert refused(source / "jax", *options) == inside
     assert refused(tmp_path / "letters") == f"{tmp_path / 'letters'} is not empty; choose another --out, or give --overwrite to replace it"
-    for folder in (tmp_path / "letters", source, tmp_path):
-        assert refused(folder, "--overwrite") == f"{folder} does not hold an earlier result and is not replaced; choose another --out"
+    told = f"{tmp_path / 'letters'} does not hold an earlier result of this command and is not replaced; choose another --out"
+    assert refused(tmp_path / "letters", "--overwrite") == told
+    assert refused(source, "--overwrite") == f"the output folder {source} is, or is in, the source {source}; choose one elsewhere"
+    assert refused(tmp_path, "--overwrite") == f"the output folder {tmp_path} holds the source {source}; choose one elsewhere"
     assert (tmp_path / "letters" / "a.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in source.iterdir()) == ["config.json", "model.safetensors"]
 

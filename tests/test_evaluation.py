@@ -255,6 +255,7 @@ def made_up(layers, pose=True, head=True):
 
 def test_files_hold_every_figure(tmp_path):
     evaluation = made_up(tiny.LAYERS)
+    (tmp_path / "new").mkdir()
     write_results(tmp_path / "new", evaluation, {"data": "synthetic", "step": 7, "loss": math.nan})
     with (tmp_path / "new" / "layers.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -13,7 +13,6 @@ import pytest
 import trimesh
 from PIL import Image
 
-from und3rstand_jax.checkpoint.output_folder import output_folder
 from und3rstand_jax.commands.command_line import parse_command, run_command
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
@@ -25,6 +24,8 @@ from und3rstand_jax.report import pointmap_files
 from und3rstand_jax.report.options import PointmapOptions, ReportOptions
 from und3rstand_jax.report.pointmap_files import write_pointmaps
 from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.output_folder import output_folder
+from und3rstand_jax.support.results import result_of
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "PYTHONPATH": str(Path(__file__).parents[1])}
 CONFIG = BackboneConfig(
@@ -244,15 +245,13 @@ def test_refusals_come_before_the_model_is_loaded(run, tmp_path):
 
 def test_an_output_folder_is_made_with_its_parents_and_the_usual_permissions(tmp_path):
     target = tmp_path / "new" / "deeper"
-    with output_folder(target, overwrite=False, is_ours=lambda folder: (folder / "run.json").is_file()) as partial:
+    with output_folder(target, False, result_of("words", "run.json")) as partial:
         (partial / "run.json").write_text("{}")
         assert not target.exists()
     ordinary = tmp_path / "ordinary"
     ordinary.mkdir()
     assert target.stat().st_mode == ordinary.stat().st_mode
-    with output_folder(
-        ordinary, overwrite=False, is_ours=lambda folder: (folder / "run.json").is_file()
-    ) as partial:  # empty: may be written
+    with output_folder(ordinary, False, result_of("words", "run.json")) as partial:  # empty: may be written
         (partial / "run.json").write_text("{}")
     assert files_in(ordinary) == ["run.json"]
 

@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 from und3rstand_jax.analysis.evaluate import Evaluation, LayerResult
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
 from und3rstand_jax.model.layer_ids import layer_name
+from und3rstand_jax.support.files import fresh_file, replace_text
+from und3rstand_jax.support.results import VERSION
 from und3rstand_jax.support.text import JsonObject, text_table, to_json
 
 METRICS, TABLE, PLOT = "metrics.json", "layers.csv", "layers.png"
+FORMAT = "und3rstand_jax evaluation"
 
 _MEANING = {
     "invariant": "mean distance after shift along z and scale are taken out, in the ground truth's unit; mean over pairs",
@@ -61,19 +64,18 @@ _COLUMNS = (
 def write_results(folder: Path, evaluation: Evaluation, record: JsonObject) -> None:
     """Writes `metrics.json` (everything, with the run's record as its `facts`), `layers.csv` (a row for each layer) and `layers.png`.
 
-    The folder is made if it is missing; files of these names are replaced. In JSON, NaN is null and an infinity a string; in CSV, NaN
-    is an empty cell.
+    The folder exists; files of these names are replaced. In JSON, NaN is null and an infinity a string; in CSV, NaN is an empty cell.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"facts": record, **dataclasses.asdict(evaluation), "meaning": _MEANING}
-    (folder / METRICS).write_text(to_json(content), encoding="utf-8")
-    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+    with fresh_file(folder / TABLE) as file:
         writer = csv.writer(file)
         writer.writerow(["layer", *(f"{column.part}_{column.metric}" for column in _COLUMNS)])
         for result in _rows(evaluation):
             values = [column.value(result) for column in _COLUMNS]
             writer.writerow([result.layer_id, *("" if value is None else repr(value) for value in values)])
-    layers_figure(evaluation).savefig(folder / PLOT)
+    with fresh_file(folder / PLOT, "wb") as picture:
+        layers_figure(evaluation).savefig(picture, format="png")
+    head = {"format": FORMAT, "version": VERSION, "files": [METRICS, TABLE, PLOT]}
+    replace_text(folder / METRICS, to_json({**head, "facts": record, **dataclasses.asdict(evaluation), "meaning": _MEANING}))
 
 
 def format_table(evaluation: Evaluation) -> str:

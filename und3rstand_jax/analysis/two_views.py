@@ -9,7 +9,8 @@ one over all valid pixels, true and predicted points of both views divided by th
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,13 @@ from und3rstand_jax.geometry.loss import Target, confidence_sums, normalised_tru
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.output import pair
-from und3rstand_jax.support.errors import CheckpointError, DataError
+from und3rstand_jax.support.documents import read_json
+from und3rstand_jax.support.errors import CheckpointError, DataError, UserError
 from und3rstand_jax.support.progress import progress_bar
+from und3rstand_jax.support.results import VERSION
 from und3rstand_jax.support.text import JsonObject, text_table, to_json
+
+FORMAT = "und3rstand_jax two views"
 
 MODEL, CONSTANT = "model", "constant"
 OTHER_VIEW2, GREY_VIEW1, GREY_VIEW2 = "other_view2", "grey_view1", "grey_view2"
@@ -200,4 +205,14 @@ def format_result(result: TwoViewResult) -> str:
 def as_json(result: TwoViewResult, options: JsonObject) -> str:
     """Everything that was measured, with the options it was measured with, as strict JSON: NaN is null."""
     ratios = {name: dataclasses.asdict(ratio) for name, ratio in result.ratios.items()}
-    return to_json({"options": options, **dataclasses.asdict(result), "ratios": ratios, "meaning": _MEANING})
+    return to_json(
+        {"format": FORMAT, "version": VERSION, "options": options, **dataclasses.asdict(result), "ratios": ratios, "meaning": _MEANING}
+    )
+
+
+def is_two_views(file: Path) -> bool:
+    """Whether a file is what `as_json` made."""
+    try:
+        return read_json(file, dict[str, Any], UserError).get("format") == FORMAT
+    except UserError:
+        return False

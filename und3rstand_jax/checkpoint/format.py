@@ -13,7 +13,9 @@ from typing import Any
 
 from und3rstand_jax.model.config import OUTPUT_MODES, BackboneConfig, parse_mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.results import ResultKind, files_in
 from und3rstand_jax.support.text import to_json
 
 CONFIG = "config.json"
@@ -44,6 +46,22 @@ class CheckpointInfo:
     def probed_layers(self) -> tuple[str, ...]:
         """The layers that have a probe, in network order."""
         return self.probes.layer_ids if self.probes else ()
+
+
+def checkpoint_files(folder: Path) -> frozenset[str] | None:
+    """The files of a converted checkpoint that are its own, relative to its folder; None where there is none."""
+    if not is_checkpoint(folder):
+        return None
+    content = read_json(folder / CONFIG, dict[str, Any], CheckpointError)
+    if isinstance(files := content.get("files"), list):
+        return frozenset((*map(str, files), CONFIG))
+    # Version 1 lists none: both trees, and what is kept beside them.
+    parts = ("backbone", "probes")
+    kept = [CONFIG, *(unused_file(folder, part).name for part in parts)]
+    return frozenset(file for file in files_in(folder) if file in kept or file.startswith(tuple(f"{part}/" for part in parts)))
+
+
+CHECKPOINT = ResultKind(CONFIG, checkpoint_files)
 
 
 def is_checkpoint(folder: Path | str) -> bool:

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.support.errors import OptionError, OutputError
+from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import AttentionImplementation, Dtype, check_seed, parse_image_size
 from und3rstand_jax.train.options import Flag, Several
+
+_NOT_RECORDED = ("out", "overwrite", "debug", "workers")
 
 _logger = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ class EvaluateOptions:
     checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Checkpoint with probes: the probes/ folder of a run, a converted checkpoint, or any source of python -m convert."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("evaluation")
-    """Output folder; existing files of the same names are replaced."""
+    """Output folder; it appears complete or not at all."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
     """Data to take held-out pairs from, as in training."""
     pairs: int = 64
@@ -40,6 +42,8 @@ class EvaluateOptions:
     """Processes that read files."""
     unreadable: Literal["skip", "fail"] = "skip"
     """Pairs whose files cannot be read: replace them by others, or stop."""
+    overwrite: Flag = False
+    """Replace an earlier evaluation in DIR. A folder that holds other files is refused."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -52,10 +56,12 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     # Imported here because they bring in JAX, which --help does not need.
     from und3rstand_jax.analysis.evaluate import evaluate_on
-    from und3rstand_jax.analysis.evaluation_files import PLOT, TABLE, format_table, write_results
+    from und3rstand_jax.analysis.evaluation_files import FORMAT, METRICS, PLOT, TABLE, format_table, write_results
     from und3rstand_jax.data.loader import Feed, open_sources
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.loading import load_backbone_and_probe
+    from und3rstand_jax.support.output_folder import check_output_folder, output_folder
+    from und3rstand_jax.support.results import check_apart, result_of
 
     # What can be refused without the weights is refused before they are loaded.
     data = options.data or (SYNTHETIC,)
@@ -63,8 +69,9 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.pairs < 1 or options.batch_size < 1:
         raise OptionError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
     check_seed(options.seed)
-    if options.out.exists() and not options.out.is_dir():
-        raise OutputError(f"{options.out} is a file; --out must name a folder")
+    check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
+    kind = result_of(FORMAT, METRICS)
+    check_output_folder(options.out, options.overwrite, kind)
     backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
@@ -83,9 +90,10 @@ def evaluate(options: EvaluateOptions) -> None:
         if source is not None:
             for note in source.notes:
                 _logger.info("%s: %s", source.name, note)
-    evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.pairs, progress=True)
-    facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
-    facts |= {"unreadable": unreadable, "data": list(data), "resolution": f"{shape[1]}x{shape[0]}"}
-    write_results(options.out, evaluation, facts)
+    with output_folder(options.out, options.overwrite, kind) as folder:
+        evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.pairs, progress=True)
+        facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_RECORDED}
+        facts |= {"unreadable": unreadable, "data": list(data), "resolution": f"{shape[1]}x{shape[0]}"}
+        write_results(folder, evaluation, facts)
     print(format_table(evaluation))
     print(f"table: {options.out / TABLE}\nplot:  {options.out / PLOT}")

@@ -22,7 +22,7 @@ class LearningCurveOptions:
     batch_size: int
     """Pairs per step, the same in all runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("learning_curve.png")
-    """PNG file to write."""
+    """PNG file to write; an earlier curve is replaced, any other file refused."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -31,12 +31,15 @@ def learning_curve(options: LearningCurveOptions) -> None:
     """Draws the curve and prints the picture's path.
 
     Raises:
-        DataError: a log does not exist.
+        DataError: a log does not exist, or cannot be read.
+        OutputError: `out` may not be written.
     """
-    from und3rstand_jax.train.learning_curve import joined, plot_curve, read_curve
+    from und3rstand_jax.support.results import check_output_file
+    from und3rstand_jax.train.learning_curve import is_curve, joined, plot_curve, read_curve
 
     missing = [str(log) for log in options.logs if not log.is_file()]
     if missing or not options.logs:
         raise DataError(f"{', '.join(missing) or 'LOG'} does not exist; expected the metrics.jsonl of one or more runs")
+    check_output_file(options.out, options.logs, is_curve)
     plot_curve(options.out, joined([read_curve(log) for log in options.logs]), options.batch_size)
     print(options.out)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from und3rstand_jax.support.errors import OptionError, OutputError
+from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
 from und3rstand_jax.train.options import Flag, Several
 
@@ -21,7 +21,7 @@ class TwoViewOptions:
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """Checkpoint with a head: a converted one, or any source of python -m convert."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="(optional)")] = None
-    """Output file for all numbers; an existing file is replaced."""
+    """Output file for all numbers; an earlier one of this command is replaced, any other file refused."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
     """Data, as in training: held-out pairs to measure on, training pairs for the constant."""
     pairs: int = 512
@@ -49,14 +49,20 @@ def two_views(options: TwoViewOptions) -> None:
         UserError: an option, the checkpoint or the data cannot be used.
     """
     # Imported here because they bring in JAX, which --help does not need.
-    from und3rstand_jax.analysis.two_views import as_json, format_result, predictor, two_views_on
+    from und3rstand_jax.analysis.two_views import as_json, format_result, is_two_views, predictor, two_views_on
     from und3rstand_jax.data.loader import Feed, open_sources
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.loading import load_backbone
+    from und3rstand_jax.support.files import replace_text
+    from und3rstand_jax.support.results import check_output_file
 
     _check(options)
     data = options.data or (SYNTHETIC,)
     specs = parse_data(data)
+    if options.out is not None:
+        # Before the measurement, which takes minutes and would be lost.
+        roots = [spec.root for spec in specs if spec.root is not None]
+        check_output_file(options.out, [Path(options.checkpoint), *roots], is_two_views)
     backbone = load_backbone(options.checkpoint, dtype=options.dtype)
     predict = predictor(backbone)
     height, width = backbone.config.img_size
@@ -69,7 +75,7 @@ def two_views(options: TwoViewOptions) -> None:
     print(format_result(result))
     if options.out is not None:
         asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
-        options.out.write_text(as_json(result, asked | {"data": data, "resolution": f"{shape[1]}x{shape[0]}"}), encoding="utf-8")
+        replace_text(options.out, as_json(result, asked | {"data": data, "resolution": f"{shape[1]}x{shape[0]}"}))
         print(f"figures: {options.out}")
 
 
@@ -82,8 +88,3 @@ def _check(options: TwoViewOptions) -> None:
     if options.constant_pairs < 1:
         raise OptionError(f"--constant-pairs must be at least 1; found {options.constant_pairs}")
     check_seed(options.seed)
-    if options.out is not None:
-        if options.out.is_dir():
-            raise OutputError(f"{options.out} is a folder; --out must name a file")
-        # Before the measurement, which takes minutes and would be lost with a folder that cannot be made.
-        options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info, unused_file
-from und3rstand_jax.checkpoint.output_folder import check_apart, output_folder
 from und3rstand_jax.checkpoint.trees import read_tree
 from und3rstand_jax.convert.findings import natural_key
 from und3rstand_jax.convert.mapping import export, leaves_from_json
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.output_folder import output_folder
+from und3rstand_jax.support.results import ResultKind, check_apart
 
+_TENSORS = "model.safetensors"
 _MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header: nobody's original is ever replaced
 
 
@@ -51,7 +53,7 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16:
     check_apart(out, [folder])
     together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in info.parts}) == 1
     groups = {".": info.parts} if together else {part: (part,) for part in info.parts}
-    with output_folder(out, overwrite, _is_export) as written:
+    with output_folder(out, overwrite, ResultKind(_TENSORS, _export_files)) as written:
         for place, parts in groups.items():
             _write(written / place, folder, info, parts, float16)
     return [out / place for place in groups]
@@ -94,7 +96,7 @@ def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str
     stored = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if name not in second_names}
     target.mkdir(exist_ok=True)
     metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
-    write_safetensors(target / "model.safetensors", stored, metadata)
+    write_safetensors(target / _TENSORS, stored, metadata)
     # The original's reader takes bare Infinity, as its own files have it.
     (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
 
@@ -122,13 +124,19 @@ def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
     return {**backbone, "probes": probes} if backbone else probes
 
 
-def _is_export(folder: Path) -> bool:
-    """Whether every safetensors file in a folder carries our mark."""
+def _export_files(folder: Path) -> frozenset[str] | None:
+    """The files of an earlier export: safetensors files that carry our mark, and the config beside each; None where there is none."""
     from safetensors import SafetensorError, safe_open
 
-    files = [place / "model.safetensors" for place in (folder, folder / "backbone", folder / "probes")]
-    try:
-        held = [safe_open(file, framework="numpy").metadata() or {} for file in files if file.is_file()]
-    except SafetensorError:  # not even a safetensors file
-        return False
-    return bool(held) and all(_MARK.items() <= metadata.items() for metadata in held)
+    own: set[str] = set()
+    for place in ("", "backbone/", "probes/"):
+        file = folder / place / _TENSORS
+        if file.is_file():
+            try:
+                with safe_open(file, framework="numpy") as held:
+                    metadata = held.metadata() or {}
+            except (SafetensorError, OSError):  # not even a safetensors file
+                continue
+            if _MARK.items() <= metadata.items():
+                own |= {f"{place}{_TENSORS}", f"{place}config.json"}
+    return frozenset(own) or None

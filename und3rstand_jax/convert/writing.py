@@ -13,14 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info, unused_file, write_checkpoint_info
-from und3rstand_jax.checkpoint.output_folder import check_apart, check_free_space, check_output_folder, output_folder
+from und3rstand_jax.checkpoint.format import (
+    CHECKPOINT,
+    CheckpointInfo,
+    read_checkpoint_info,
+    unused_file,
+    write_checkpoint_info,
+)
 from und3rstand_jax.checkpoint.trees import unflatten, write_tree
 from und3rstand_jax.convert.export import torch_tensors, write_safetensors
 from und3rstand_jax.convert.findings import Complaint, raise_if_any
 from und3rstand_jax.convert.mapping import shape_text
 from und3rstand_jax.convert.parts import ConversionPlan, PartPlan, part_provenance
+from und3rstand_jax.support.output_folder import check_free_space, check_output_folder, output_folder
 from und3rstand_jax.support.progress import progress_bar
+from und3rstand_jax.support.results import check_apart
 
 _logger = logging.getLogger(__name__)
 
@@ -44,13 +51,13 @@ def convert(
         OutputError: `out` may not be written.
         CheckpointError: tensors hold NaN or infinite values, or differ from their second names.
     """
-    check_output_folder(out, overwrite, is_checkpoint)
     check_apart(out, plan.local_paths)
+    check_output_folder(out, overwrite, CHECKPOINT)
     check_free_space(out, plan.result_bytes)
     for part in plan.parts:
         for note in part.notes:
             _logger.info("note: %s", note)
-    with output_folder(out, overwrite, is_checkpoint) as folder, ThreadPoolExecutor(1) as beside:
+    with output_folder(out, overwrite, CHECKPOINT) as folder, ThreadPoolExecutor(1) as beside:
         # Hashing releases the interpreter lock: it runs beside the reading.
         digests = {id(source): beside.submit(source.sha256) for source in plan.sources}
         configs: dict[str, Any] = {}

@@ -17,22 +17,25 @@ from PIL.Image import Image
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
-from und3rstand_jax.checkpoint.output_folder import check_output_folder, output_folder
 from und3rstand_jax.loading import converted_checkpoint
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, choose_layers, load_model
 from und3rstand_jax.report.figures import write_figures
-from und3rstand_jax.report.numbers import ARRAYS, NUMBERS, write_arrays, write_numbers
+from und3rstand_jax.report.numbers import ARRAYS, FORMAT, NUMBERS, write_arrays, write_numbers
 from und3rstand_jax.report.options import ReportOptions
 from und3rstand_jax.report.page import write_page
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.option_values import parse_image_size
+from und3rstand_jax.support.output_folder import check_output_folder, output_folder
 from und3rstand_jax.support.progress import Stopwatch
+from und3rstand_jax.support.results import check_apart, result_of
 
 PAGE, FIGURES = "report.html", "figures"
+
+_KIND = result_of(FORMAT, NUMBERS)
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +63,8 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
         raise OptionError(f"--data {options.data} places the cameras of rendered scenes; give --scene NUMBER, or omit --data")
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
-    check_output_folder(options.out, options.overwrite, _is_report)
+    check_apart(options.out, [*options.images, Path(options.checkpoint)])
+    check_output_folder(options.out, options.overwrite, _KIND)
     with stopwatch.time("images"):
         photos = tuple(map(open_photo, options.images))
     folder = converted_checkpoint(options.checkpoint, progress=progress)
@@ -72,7 +76,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
     with stopwatch.time("images"):
         inputs = _inputs(options, photos, config)
     del photos
-    with output_folder(options.out, options.overwrite, _is_report) as partial:
+    with output_folder(options.out, options.overwrite, _KIND) as partial:
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
             model, probes = load_model(folder, options.dtype)
@@ -92,10 +96,6 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
         _logger.info("writing page, figures and numbers")
         write_report(partial, analysis, stopwatch, progress)
     return analysis
-
-
-def _is_report(folder: Path) -> bool:
-    return (folder / NUMBERS).is_file() and (folder / PAGE).is_file()
 
 
 def _inputs(options: ReportOptions, photos: tuple[Image, ...], config: BackboneConfig) -> Inputs:

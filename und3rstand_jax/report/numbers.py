@@ -7,9 +7,11 @@ import numpy as np
 
 from und3rstand_jax.analysis.pair import PairAnalysis
 from und3rstand_jax.model.layer_ids import layer_name
+from und3rstand_jax.support.results import marked
 from und3rstand_jax.support.text import strict_json, text_table
 
 NUMBERS, ARRAYS = "report.json", "arrays.npz"
+FORMAT = "und3rstand_jax report"
 
 _MEANING = {
     "errors": (
@@ -46,7 +48,7 @@ _KEYS = {
 
 
 def write_numbers(path: Path, analysis: PairAnalysis) -> None:
-    """Writes `report.json`: strict JSON, in which NaN is null and an infinity a string.
+    """Writes `report.json`: strict JSON, in which NaN is null and an infinity a string. It lists the files beside it, so it comes last.
 
     Raises:
         OSError: the file cannot be written.
@@ -67,6 +69,7 @@ def write_numbers(path: Path, analysis: PairAnalysis) -> None:
             }
         )
     content = {
+        **marked(path.parent, FORMAT, path.name),
         "title": analysis.title,
         "reference": analysis.reference,
         "match_threshold_pixels": analysis.match_threshold,

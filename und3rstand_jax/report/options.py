@@ -22,7 +22,7 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of encoder and decoder; heads and probes always compute in float32."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace an earlier result in --out, along with everything else in that folder."""
+    """Replace an earlier result of this command in --out. A folder that holds other files is refused."""
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the traceback of an error and the warnings of the libraries underneath."""
 

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from und3rstand_jax.checkpoint.output_folder import output_folder
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.layer_ids import HEAD, layer_name
@@ -27,10 +26,13 @@ from und3rstand_jax.report.checkpoint import choose_layers, load_model
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.options import PointmapOptions
 from und3rstand_jax.support.machine import machine_facts
+from und3rstand_jax.support.output_folder import output_folder
 from und3rstand_jax.support.progress import Stopwatch, with_progress
+from und3rstand_jax.support.results import check_apart, marked, result_of
 from und3rstand_jax.support.text import to_json
 
 RECORD = "run.json"
+FORMAT = "und3rstand_jax pointmaps"
 FRAME = "camera frame of the first photo: x right, y down, z forward; the model's own unit of length"
 
 _logger = logging.getLogger(__name__)
@@ -53,11 +55,12 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     start = time.perf_counter()
     stopwatch = Stopwatch()
     paths = (options.image1, options.image2)
+    check_apart(options.out, [*paths, Path(options.checkpoint)])
     # Photos and folder come first: what can be refused without the model is refused before the time that loading takes.
     view1, view2 = (load_image(path, options.preprocessing, options.size) for path in paths)
     photos = to_uint8(view1[0]), to_uint8(view2[0])
     sizes = [{"height": photo.shape[0], "width": photo.shape[1]} for photo in photos]
-    with output_folder(options.out, options.overwrite, lambda folder: (folder / RECORD).is_file()) as partial:
+    with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
             model, probes = load_model(options.checkpoint, options.dtype, progress)
@@ -76,6 +79,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
             outputs = _write_outputs(partial, photos, _geometry_by_layer(features, probes, layers), len(layers) + has_head, progress)
         seconds = stopwatch.seconds | {"total": round(time.perf_counter() - start, 3)}
         record = {
+            **marked(partial, FORMAT, RECORD),
             "photos": [{"path": str(path), **size} for path, size in zip(paths, sizes, strict=True)],
             "preprocessing": options.preprocessing,
             "size": options.size,

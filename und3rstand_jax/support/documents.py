@@ -6,7 +6,9 @@ true is not 1.
 """
 
 import functools
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +23,8 @@ LARGEST = 64 * 2**20
 """Bytes of a document, unless its reader allows more. The configs and records of full-size models have less than one MiB."""
 
 _FAULTS_SHOWN = 5
+
+_LONE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -39,7 +43,8 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
     """
     try:
         with open_regular(file) as stream:
-            content = stream.read(largest + 1)
+            # Asked for all at once, `largest` would be allocated.
+            content = stream.read(min(largest, os.fstat(stream.fileno()).st_size) + 1)
     except OSError as failure:
         raise error(_message(file, f"cannot be read: {(failure.strerror or str(failure)).lower()}", remedy)) from failure
     if len(content) > largest:
@@ -50,7 +55,7 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
         raise error(_message(file, f"is not UTF-8 text: byte {failure.start} is 0x{content[failure.start]:02x}", remedy)) from failure
 
 
-def read_json(file: Path, kind: type[T], error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
+def read_json(file: Path, kind: Callable[..., T], error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
     """The JSON document in a file, checked against `kind`; bare NaN and Infinity, which DUSt3R's configs hold, are numbers.
 
     Args and errors are those of `read_text`; what is not JSON, or not of this kind, is an `error` too.
@@ -58,7 +63,7 @@ def read_json(file: Path, kind: type[T], error: type[UserError], remedy: str = "
     return parse_json(read_text(file, error, remedy, largest), str(file), kind, error, remedy)
 
 
-def parse_json(text: str, name: str, kind: type[T], error: type[UserError], remedy: str = "") -> T:
+def parse_json(text: str, name: str, kind: Callable[..., T], error: type[UserError], remedy: str = "") -> T:
     """A JSON document checked against `kind`; `name` is what messages call it.
 
     Raises:
@@ -66,8 +71,10 @@ def parse_json(text: str, name: str, kind: type[T], error: type[UserError], reme
     """
     from pydantic import ValidationError
 
+    adapter: TypeAdapter[T] = _adapter(kind)
     try:
-        adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]
+        if _LONE_SURROGATE.search(text):
+            text = _escaped_surrogates(text)
         return adapter.validate_json(text, strict=True)
     except ValidationError as failure:
         raise error(_message(name, _faults(failure), remedy)) from failure
@@ -75,7 +82,21 @@ def parse_json(text: str, name: str, kind: type[T], error: type[UserError], reme
         raise error(_message(name, f"cannot be used: {one_line(failure)}", remedy)) from failure
 
 
-def checked(value: object, name: str, kind: type[T], error: type[UserError], remedy: str = "") -> T:
+def _escaped_surrogates(text: str) -> str:
+    """JSON in which bytes of a file's name that are not UTF-8, which this program records as lone surrogates, are escaped as text."""
+    import json
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {escaped(key): escaped(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [escaped(item) for item in value]
+        return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+    return json.dumps(escaped(json.loads(text)))
+
+
+def checked(value: object, name: str, kind: Callable[..., T], error: type[UserError], remedy: str = "") -> T:
     """Plain values, however they were read, checked against `kind` as `parse_json` does (lists become tuples where it says so).
 
     Raises:
@@ -118,8 +139,6 @@ def parse_yaml(text: str, name: str, error: type[UserError], remedy: str = "") -
 
 @functools.cache
 def _yaml_loader() -> Any:
-    import re
-
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -55,7 +55,7 @@ def fresh_file(file: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
 
 def replace_text(file: Path, text: str) -> None:
     """Writes a text file whole or not at all; a file that holds this text already is left alone."""
-    with contextlib.suppress(OSError), open_own(file) as held:
+    with contextlib.suppress(OSError, OutputError), open_own(file) as held:
         if held.read() == text.encode():
             return
     with fresh_file(file) as stream:

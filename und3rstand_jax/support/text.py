@@ -81,24 +81,17 @@ def one_line(message: object, longest: int = 300) -> str:
 def strict_json(value: Any) -> Any:
     """A copy of nested data in which everything has a form in strict JSON.
 
-    NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings. Bytes of a file's name
-    that are not UTF-8 are escaped as in `printable`; other characters stay what they are.
+    NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings.
     """
     if isinstance(value, Mapping):
-        return {_encodable(str(key)): strict_json(item) for key, item in value.items()}
+        return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [strict_json(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, str):
-        return _encodable(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
-
-
-def _encodable(text: str) -> str:
-    return "".join(_escaped(letter) if 0xD800 <= ord(letter) <= 0xDFFF else letter for letter in text) if not text.isascii() else text
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:

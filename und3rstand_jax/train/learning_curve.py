@@ -1,13 +1,33 @@
 """How a backbone learned: the errors in a run's log as a picture, or those of several runs that continued from each other."""
 
 import dataclasses
-import json
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Required
+
+from typing_extensions import TypedDict
 
 from und3rstand_jax.model.layer_ids import HEAD
+from und3rstand_jax.support.documents import json_lines, parse_json, read_text
+from und3rstand_jax.support.errors import DataError, OutputError
+from und3rstand_jax.support.files import fresh_file, open_own
 
 LOG = "metrics.jsonl"  # in the folder of a run
+
+_LARGEST = 2**32  # bytes of a log
+_SOFTWARE = {"Software": "und3rstand_jax learning curve"}  # in the picture, to know it again
+
+_logger = logging.getLogger(__name__)
+
+_Values = dict[str, float | Literal["inf", "-inf"] | None]
+
+
+class _Entry(TypedDict, total=False):
+    step: Required[int]
+    layers: dict[str, _Values]
+    validation: dict[str, _Values]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +49,31 @@ class Curve:
 
 
 def read_curve(log: Path) -> Curve:
-    """The curve in a run's metrics.jsonl."""
-    training, validations = [], []
-    for line in map(json.loads, log.read_text().splitlines()):
-        if "layers" in line:
-            loss = line["layers"][HEAD]
-            training.append((line["step"], {"view1": loss["regression1"], "view2": loss["regression2"]}))
-        elif "validation" in line:
-            validations.append((line["step"], line["validation"][HEAD]))
+    """The curve in a run's metrics.jsonl. Lines that cannot be read, as one cut short by a kill, are left out and logged.
+
+    Raises:
+        DataError: the log cannot be read, or is not that of a backbone's run.
+    """
+    training: list[tuple[int, dict[str, float]]] = []
+    validations: list[tuple[int, dict[str, float]]] = []
+    for number, text in json_lines(read_text(log, DataError, largest=_LARGEST)):
+        try:
+            entry = parse_json(text, f"line {number} of {log}", _Entry, DataError)
+        except DataError as error:
+            _logger.warning("left out: %s", error)
+            continue
+        step = entry["step"]
+        if (losses := entry.get("layers")) is not None:
+            loss = losses.get(HEAD, {})
+            training.append((step, {f"view{view}": _number(loss.get(f"regression{view}")) for view in (1, 2)}))
+        elif (errors := entry.get("validation")) is not None:
+            validations.append((step, {f"view{view}": _number(errors.get(HEAD, {}).get(f"view{view}")) for view in (1, 2)}))
     return Curve(tuple(training), tuple(validations))
+
+
+def _number(value: float | str | None) -> float:
+    """A number of the log, which as strict JSON writes NaN as null and an infinity as text; one that is not there is NaN."""
+    return math.nan if value is None else float(value)
 
 
 def joined(curves: Sequence[Curve]) -> Curve:
@@ -73,4 +109,16 @@ def plot_curve(file: Path, curve: Curve, batch_size: int) -> None:
     axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(file, dpi=150)
+    with fresh_file(file, "wb") as picture:
+        figure.savefig(picture, format="png", dpi=150, metadata=_SOFTWARE)
+
+
+def is_curve(file: Path) -> bool:
+    """Whether a file is a picture that `plot_curve` drew."""
+    from PIL import Image
+
+    try:
+        with open_own(file) as stream, Image.open(stream, formats=["PNG"]) as picture:
+            return _SOFTWARE.items() <= picture.info.items()
+    except (OSError, OutputError, SyntaxError, ValueError):  # no picture
+        return False

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from typing_extensions import TypedDict
 
 from und3rstand_jax.analysis.evaluate import evaluate_on
 from und3rstand_jax.analysis.evaluation_files import METRICS, PLOT, TABLE, format_table, write_results
@@ -22,7 +23,8 @@ from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
-from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.documents import read_json
+from und3rstand_jax.support.errors import OptionError, OutputError
 from und3rstand_jax.support.text import strict_json
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.options import TrainOptions
@@ -153,12 +155,16 @@ class ProbesTask(Task[ProbesState]):
         return f"{format_table(evaluation)}\nprobes: {out / PROBES}\ntable:  {out / TABLE}\nplot:   {out / PLOT}"
 
 
+class _Results(TypedDict):
+    facts: dict[str, Any]
+
+
 def _results_of(out: Path) -> dict[str, object] | None:
     """The facts that complete results in the folder were written with; None where any of them is missing."""
     if not is_checkpoint(out / PROBES) or not all((out / name).is_file() for name in (METRICS, TABLE, PLOT)):
         return None
     try:
-        facts: dict[str, object] = json.loads((out / METRICS).read_text())["facts"]
-    except ValueError:  # half written when the run was killed
+        facts = read_json(out / METRICS, _Results, OutputError)["facts"]
+    except OutputError:  # edited, or half written when the run was killed
         return None
     return {name: value for name, value in facts.items() if name != "unreadable"}

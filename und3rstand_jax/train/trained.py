@@ -12,8 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info, unused_file, write_checkpoint_info
-from und3rstand_jax.checkpoint.output_folder import check_apart, output_folder
+from und3rstand_jax.checkpoint.format import (
+    CHECKPOINT,
+    CheckpointInfo,
+    read_checkpoint_info,
+    unused_file,
+    write_checkpoint_info,
+)
 from und3rstand_jax.checkpoint.trees import flatten, unflatten, write_tree
 from und3rstand_jax.convert.backbone_names import backbone_leaves
 from und3rstand_jax.convert.mapping import Leaf, LeafMap, leaves_to_json, probe_leaves
@@ -22,6 +27,8 @@ from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import probe_shapes
 from und3rstand_jax.support.errors import CheckpointError, ConfigError
+from und3rstand_jax.support.output_folder import output_folder
+from und3rstand_jax.support.results import check_apart
 from und3rstand_jax.support.text import strict_json
 from und3rstand_jax.support.versions import own_version
 
@@ -59,7 +66,7 @@ def write_trained_probes(
             f"expected {expected.get(wrong[0], 'none')}, found {found.get(wrong[0], 'none')}"
         )
     provenance = {"backbone": earlier.provenance["backbone"], "probes": _provenance("probes", tree, torch_leaves(config), training)}
-    with output_folder(out, overwrite, is_checkpoint) as folder:
+    with output_folder(out, overwrite, CHECKPOINT) as folder:
         shutil.copytree(backbone_folder / "backbone", folder / "backbone", copy_function=_link_or_copy)
         if unused_file(backbone_folder, "backbone").exists():
             _link_or_copy(unused_file(backbone_folder, "backbone"), unused_file(folder, "backbone"))
@@ -100,7 +107,7 @@ def write_trained_backbone(
     if start is not None and (earlier := read_checkpoint_info(start).provenance["backbone"]):
         provenance |= {name: earlier[name] for name in ("unused", "second_names", "leaves")}
         provenance["start"] = {name: earlier[name] for name in ("source", "kind", "revision", "sha256")}
-    with output_folder(out, overwrite, is_checkpoint) as folder:
+    with output_folder(out, overwrite, CHECKPOINT) as folder:
         write_tree(folder / "backbone", unflatten(tree))
         if start is not None and unused_file(start, "backbone").exists():
             _link_or_copy(unused_file(start, "backbone"), unused_file(folder, "backbone"))

@@ -4,16 +4,21 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Generic, TypedDict, TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
+from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.trees import single_process_options
+from und3rstand_jax.support.documents import checked
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.files import own_folder
 from und3rstand_jax.support.text import one_line
 
 ERROR = "error"  # the metric that is lowest in the best checkpoint
+
+_REMEDY = "remove it to resume from the one before, or start again with --overwrite"
 
 T = TypeVar("T")
 
@@ -59,7 +64,7 @@ class Checkpoints:
         best = preservation_policy.BestN(
             get_metric_fn=lambda metrics: metrics[ERROR], n=1, reverse=True, keep_checkpoints_without_metrics=False
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -120,10 +125,10 @@ class Checkpoints:
             read = self._manager.restore(step, args=args)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"checkpoint {step} in {self._manager.directory} cannot be read ({one_line(error, 200)}); "
-                "remove it to resume from the one before, or start again with --overwrite"
+                f"checkpoint {step} in {self._manager.directory} cannot be read ({one_line(error, 200)}); {_REMEDY}"
             ) from error
-        return Saved(read["state"], read["record"])
+        name = f"checkpoint {step} in {self._manager.directory}"
+        return Saved(read["state"], checked(read["record"], name, Record, CheckpointError, _REMEDY))
 
     def wait(self) -> None:
         """Waits until everything is written.

@@ -7,21 +7,36 @@ probes/         the trained probes with their backbone, and their evaluation in 
 backbone/       or the trained backbone, and learning_curve.png
 """
 
+import contextlib
 import dataclasses
 import json
-import shutil
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from und3rstand_jax.checkpoint.format import checkpoint_files
 from und3rstand_jax.data.specification import parse_data
+from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError
 from und3rstand_jax.support.files import replace_text
+from und3rstand_jax.support.output_folder import is_passing, locked_output
+from und3rstand_jax.support.results import VERSION, check_apart, check_own, files_in, remove_empty_folders
+from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
 from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, Options, RunOptions
 
 CONFIG, RECORD, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FORMAT = "und3rstand_jax training run"
 TRAINS, PROBES, BACKBONE = "trains", "probes", "a backbone"  # the record's entry for what a run trains; without it, probes
+
+# A folder's parts that are results of their own list their files themselves. Hidden files are what a killed process was writing.
+_WRITTEN = re.compile(
+    r"config\.yaml|run\.json|metrics\.jsonl?|layers\.(csv|png)|learning_curve\.png|skipped\d*\.txt"
+    r"|checkpoints/\d+(\.orbax-checkpoint-tmp[^/]*)?/.*|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
+    re.DOTALL,
+)
 
 
 def is_run(folder: Path) -> bool:
@@ -43,37 +58,60 @@ def resumed_options(options: Options) -> Options:
     return dataclasses.replace(options, **{name: earlier[name] for name in open_fields if name in earlier})
 
 
-def open_folder(options: RunOptions, identity: Mapping[str, object]) -> None:
-    """Creates the folder of a new run, or checks that the options resume the run in it.
+@contextlib.contextmanager
+def run_folder(options: RunOptions, identity: Mapping[str, object]) -> Iterator[None]:
+    """Creates the folder of a new run, or checks that the options resume the run in it; no other process may write it meanwhile.
 
     Args:
         options: complete, with nothing left open.
         identity: what else must be the same when a run is resumed; plain values.
 
     Raises:
-        OutputError: the folder holds something else, or another run; the message names the options that differ.
+        OutputError: the folder holds something else, or another run; the message names the options that differ, or the other process.
     """
     folder = options.out
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; --out must name a folder")
+    roots = [spec.root for spec in (*parse_data(options.data), *parse_data(options.val_data)) if spec.root is not None]
+    check_apart(folder, _checkpoints_named(options), roots)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked_output(folder):
+        _open(options, identity)
+        yield
+
+
+def _open(options: RunOptions, identity: Mapping[str, object]) -> None:
+    folder = options.out
     if is_run(folder):
+        # Whoever made the folder may have planted them where a run writes.
+        links = sorted(file for file in files_in(folder) if (folder / file).is_symlink())
+        if links:
+            raise OutputError(f"{folder / links[0]} is a symbolic link; a run has none in its folder: remove it, or choose another --out")
         if not options.overwrite and (folder / CONFIG).exists():
             _check_same(options, identity)
             write_config(folder / CONFIG, option_values(options))
             return
-        # The run to be removed may hold what the new one is made from.
-        roots = [spec.root for spec in (*parse_data(options.data), *parse_data(options.val_data)) if spec.root is not None]
-        for path in (*_checkpoints_named(options), *roots):
-            if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
-                raise OutputError(f"--overwrite would remove {path}, which the new run needs; choose another --out")
-        shutil.rmtree(folder)
-    elif folder.exists() and any(folder.iterdir()):
+        own = run_files(folder)
+        check_own(folder, own, is_passing)
+        # Without its config, a run is one that starts anew; its record goes last, since it makes the folder a run.
+        for file in sorted(own, key=lambda file: (file != CONFIG, file)):
+            if file != RECORD:
+                (folder / file).unlink()
+        remove_empty_folders(folder)
+    elif not all(map(is_passing, os.listdir(folder))):
         raise OutputError(f"{folder} is not empty and not a training run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
     # The record comes first, since it makes the folder a run: killed from here on, it can be started again.
-    record = {"format": FORMAT} | ({TRAINS: BACKBONE} if isinstance(options, BackboneOptions) else {}) | dict(identity)
-    replace_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    kind = {TRAINS: BACKBONE} if isinstance(options, BackboneOptions) else {}
+    replace_text(folder / RECORD, to_json({"format": FORMAT, "version": VERSION} | kind | dict(identity)))
     write_config(folder / CONFIG, option_values(options))
+
+
+def run_files(folder: Path) -> frozenset[str]:
+    """The files below the folder of a run that a run writes, relative to it."""
+    own = {file for file in files_in(folder) if _WRITTEN.fullmatch(file)}
+    for part in ("probes", "backbone"):
+        own |= {f"{part}/{file}" for file in checkpoint_files(folder / part) or () if (folder / part / file).is_file()}
+    return frozenset(own)
 
 
 def _check_same(options: RunOptions, identity: Mapping[str, object]) -> None:
@@ -112,14 +150,10 @@ def _checkpoints_named(options: RunOptions) -> list[Path]:
     return [Path(value) for name in ("backbone", "start") if (value := getattr(options, name, None)) is not None]
 
 
-def _record(folder: Path) -> dict[str, object]:
-    try:
-        content = json.loads((folder / RECORD).read_text())
-    except (FileNotFoundError, NotADirectoryError):
+def _record(folder: Path) -> Mapping[str, Any]:
+    if not (folder / RECORD).exists():
         return {}
-    except ValueError as error:
-        raise OutputError(f"{folder / RECORD} is damaged ({error}); start again with another --out") from error
-    return content if isinstance(content, dict) else {}
+    return read_json(folder / RECORD, dict[str, Any], OutputError, "start again with another --out")
 
 
 def _as_given(value: object) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 from und3rstand_jax.data.loader import Delivery, Sources, training_batches
 from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.model.stack import Params
-from und3rstand_jax.support.errors import TrainingError
-from und3rstand_jax.support.files import replace_text
+from und3rstand_jax.support.errors import OutputError, TrainingError
+from und3rstand_jax.support.files import open_to_append
 from und3rstand_jax.support.machine import give_back_freed_memory
+from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
-from und3rstand_jax.train.run.metrics_log import LossWindow, MetricsLog, Progress
+from und3rstand_jax.train.run.metrics_log import LossWindow, MetricsLog, Progress, keep_lines
 from und3rstand_jax.train.run.processes import Interruption, is_first
 from und3rstand_jax.train.run.validation import Validation, mean_error
 from und3rstand_jax.train.step.data_parallel import first, parallel, replicate, split
@@ -54,9 +55,8 @@ class Loop(Generic[State]):
         # A line for each pair that this host could not read: step, source, reason.
         self._unreadable_list: Path = task.options.out / f"skipped{jax.process_index() or ''}.txt"
         if self._unreadable_list.exists():
-            lines = self._unreadable_list.read_text().splitlines(keepends=True)
             # Pairs of later steps will be met again.
-            replace_text(self._unreadable_list, "".join(line for line in lines if int(line.split("\t")[0]) <= step))
+            keep_lines(self._unreadable_list, lambda line: _step_of(line) <= step)
         self._programs: dict[Shape, Step[State]] = {}
         self._validation = Validation(task, data.val)
         self._metrics = MetricsLog(task.options.out, step) if is_first() else None
@@ -206,5 +206,13 @@ class Loop(Generic[State]):
             _logger.info("cannot read %s: another pair takes its place; %s lists all unreadable pairs", delivery.skipped[0][1], file)
         self._unreadable += len(delivery.skipped)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lines:
-            lines.writelines(f"{step + 1}\t{source}\t{reason}\n" for source, reason in delivery.skipped)
+        with open_to_append(file) as lines:
+            lines.writelines(f"{step + 1}\t{printable(source)}\t{printable(reason)}\n" for source, reason in delivery.skipped)
+
+
+def _step_of(line: str) -> int:
+    """The step of a line of skipped.txt."""
+    number = line.partition("\t")[0]
+    if not number.isascii() or not number.isdecimal() or len(number) > 18:
+        raise OutputError("it does not begin with a step")
+    return int(number)

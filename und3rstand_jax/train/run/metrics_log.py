@@ -1,16 +1,19 @@
 """What a run says about its progress: metrics.jsonl and TensorBoard, and a progress bar, or lines where stderr is not a terminal."""
 
-import json
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from und3rstand_jax.geometry.loss import PairLoss
-from und3rstand_jax.support.files import replace_text
+from und3rstand_jax.support.documents import json_lines, parse_json, read_text
+from und3rstand_jax.support.errors import OutputError, UserError
+from und3rstand_jax.support.files import open_to_append, own_folder, replace_text
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.learning_curve import LOG
 from und3rstand_jax.train.run.checkpoints import WindowRecord
@@ -22,6 +25,24 @@ _SECONDS_BETWEEN_LINES = 10.0
 _logger = logging.getLogger(__name__)
 
 
+class _Entry(TypedDict):
+    step: int
+
+
+def keep_lines(file: Path, is_kept: Callable[[str], bool]) -> None:
+    """Leaves those lines of a log that are to be kept. A line that cannot be read, as one cut short by a kill, is left out."""
+    kept = []
+    for _, line in json_lines(read_text(file, OutputError, "remove it", largest=2**40)):
+        with contextlib.suppress(UserError):
+            if is_kept(line):
+                kept.append(f"{line}\n")
+    replace_text(file, "".join(kept))
+
+
+def _step_of(line: str, file: Path) -> int:
+    return parse_json(line, str(file), _Entry, OutputError)["step"]
+
+
 class MetricsLog:
     """Losses and validation errors of every layer and view, as lines of JSON and for TensorBoard."""
 
@@ -31,16 +52,9 @@ class MetricsLog:
 
         self._file = folder / LOG
         if self._file.exists():
-            kept = []
-            for line in self._file.read_text().splitlines(keepends=True):
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line)
-                except (ValueError, KeyError):  # a line cut short by a kill
-                    continue
-            replace_text(self._file, "".join(kept))
-        self._lines = self._file.open("a")
-        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
+            keep_lines(self._file, lambda line: _step_of(line, self._file) <= step)
+        self._lines = open_to_append(self._file)
+        self._board = SummaryWriter(str(own_folder(folder / TENSORBOARD)), purge_step=step + 1 if step else None)
 
     def losses(self, step: int, layers: Mapping[str, Mapping[str, float]], facts: Mapping[str, float]) -> None:
         """Mean losses of each layer over the steps since the previous entry, and figures of the run as a whole."""

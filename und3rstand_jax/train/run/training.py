@@ -17,7 +17,7 @@ from und3rstand_jax.train.backbone_task import BackboneTask
 from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
-from und3rstand_jax.train.run.folder import CHECKPOINTS, open_folder
+from und3rstand_jax.train.run.folder import CHECKPOINTS, run_folder
 from und3rstand_jax.train.run.loop import Data, Loop
 from und3rstand_jax.train.run.processes import Interruption, agreed_options, from_first, interruption, is_first, join, wait_for_all
 from und3rstand_jax.train.step.data_parallel import first, replicate
@@ -46,12 +46,14 @@ def train(options: RunOptions, command: str, farewell: Callable[[str], None]) ->
     with interruption(lambda: farewell(f"stopped; {resume}")) as stop:
         task = make_task(options)
         data = Data(open_sources(task.feed.specs, "train"), open_sources(task.val_feed.specs, "val"))
-        # From here on the folder is the run's: whatever can be refused has been.
-        if is_first():
-            open_folder(task.options, task.identity)
-        wait_for_all("folder")
-        # However this ends, a checkpoint that is being written is completed.
-        with Checkpoints(task.options.out / CHECKPOINTS, task.options.keep) if is_first() else contextlib.nullcontext() as checkpoints:
+        with contextlib.ExitStack() as stack:
+            checkpoints = None
+            if is_first():
+                # From here on the folder is the run's: whatever can be refused has been.
+                stack.enter_context(run_folder(task.options, task.identity))
+                # However this ends, a checkpoint that is being written is completed.
+                checkpoints = stack.enter_context(Checkpoints(task.options.out / CHECKPOINTS, task.options.keep))
+            wait_for_all("folder")
             state, step = _train(task, data, checkpoints, stop)
             summary = None
             if checkpoints is not None and (step < task.options.steps or stop.requested):

@@ -1,0 +1,152 @@
+"""Folders of results: how one is recognised, which of its files are its own, and what may therefore be replaced.
+
+A result has a marker, a JSON file with the word for its format and the list of the result's own files. Whatever else lies in the folder
+is somebody's, and is never removed: a folder that holds such a file is not replaced.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from und3rstand_jax.support.documents import read_json
+from und3rstand_jax.support.errors import OutputError, UserError
+
+
+@dataclass(frozen=True)
+class ResultKind:
+    """What a command writes into a folder.
+
+    Attributes:
+        marker: the file, relative to the folder, without which there is no such result.
+        own_files: the files in a folder that belong to a result of this kind, relative to it; None where it holds none.
+    """
+
+    marker: str
+    own_files: Callable[[Path], frozenset[str] | None]
+
+
+VERSION = 1
+
+_NAMED = 3  # foreign files that a message names
+
+
+class Marker(TypedDict):
+    """What every marker holds; a kind of result may add to it."""
+
+    format: str
+    version: int
+    files: list[str]
+
+
+def marked(folder: Path, format: str, marker: str) -> Mapping[str, Any]:
+    """The head of a result's marker, to be written last: format, version, and every file in the folder as the result's own."""
+    return {"format": format, "version": VERSION, "files": sorted({*files_in(folder), marker})}
+
+
+def result_of(format: str, marker: str) -> ResultKind:
+    """A kind of result that is recognised by the format word in its marker, which lists its files."""
+
+    def own_files(folder: Path) -> frozenset[str] | None:
+        if (folder / marker).is_symlink() or not (folder / marker).is_file():
+            return None
+        try:
+            content = read_json(folder / marker, Marker, UserError)
+        except UserError:  # somebody else's file of that name
+            return None
+        return frozenset((*content["files"], marker)) if content["format"] == format and content["version"] == VERSION else None
+
+    return ResultKind(marker, own_files)
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """Every file below a folder, links of any kind among them and not followed, as a path relative to it."""
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in (*files, *links):
+            yield Path(place, name).relative_to(folder).as_posix()
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Removes the folders below `folder` that hold no file; a link is a file."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        if place != str(folder) and not os.listdir(place):
+            os.rmdir(place)
+
+
+def check_own(folder: Path, own: frozenset[str] | None, ignored: Callable[[str], bool] = lambda file: False) -> None:
+    """Refuses to replace a folder that holds anything but the files of an earlier result.
+
+    Args:
+        folder: that is to be replaced.
+        own: files of the earlier result; None where there is none.
+        ignored: files that are left where they are.
+
+    Raises:
+        OutputError: it holds no earlier result, or other files beside it; the first few are named.
+    """
+    if own is None:
+        raise OutputError(f"{folder} does not hold an earlier result of this command and is not replaced; choose another --out")
+    foreign = sorted(file for file in files_in(folder) if file not in own and not ignored(file))
+    if foreign:
+        more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
+        raise OutputError(
+            f"{folder} holds {', '.join(foreign[:_NAMED])}{more} beside an earlier result, which --overwrite does not remove; "
+            "move that elsewhere, or choose another --out"
+        )
+
+
+def check_apart(out: Path, inputs: Iterable[Path], may_lie_in: Iterable[Path] = ()) -> None:
+    """Refuses results that would replace what they are made from. Compared is what paths lead to, not how they are written.
+
+    Args:
+        out: the folder or file to write.
+        inputs: files and folders that are read; results may not lie in one, be one, or be around one.
+        may_lie_in: folders that are read, in which results may lie, in a folder of their own.
+
+    Raises:
+        OutputError: it is one of these.
+    """
+    for given, apart in (*((path, True) for path in inputs), *((path, False) for path in may_lie_in)):
+        if not given.expanduser().exists():  # the name of a hub's repository, or a mistake that its reader will name
+            continue
+        if _holds(given, out) if apart else _same(given.expanduser().resolve(), out.resolve()):
+            raise OutputError(f"the output folder {out} is, or is in, the source {given}; choose one elsewhere")
+        if _holds(out, given):
+            raise OutputError(f"the output folder {out} holds the source {given}; choose one elsewhere")
+
+
+def check_output_file(file: Path, inputs: Iterable[Path], is_earlier: Callable[[Path], bool]) -> None:
+    """Refuses, before any work, a single file of results that may not be written; its folder is made.
+
+    Args:
+        file: to write; an earlier result of the same command is replaced.
+        inputs: files and folders that are read.
+        is_earlier: whether an existing file is an earlier result.
+
+    Raises:
+        OutputError: it is a folder, one of the inputs or around one, or a file that is no earlier result.
+    """
+    if file.is_dir():
+        raise OutputError(f"{file} is a folder; --out must name a file")
+    check_apart(file, (), inputs)
+    if (file.exists() or file.is_symlink()) and not is_earlier(file):
+        raise OutputError(f"{file} exists and is no earlier result of this command; choose another --out")
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _holds(outer: Path, inner: Path) -> bool:
+    """Whether `inner` is `outer` or lies below it, by whatever names."""
+    below = inner.expanduser().resolve()
+    around = outer.expanduser().resolve()
+    return any(_same(around, place) for place in (below, *below.parents))
+
+
+def _same(first: Path, second: Path) -> bool:
+    try:
+        return first == second or os.path.samefile(first, second)
+    except OSError:  # one of them is not there
+        return False
