@@ -11,6 +11,8 @@ status 2; from Python it is raised as it is. Any other exception is a bug.
 
 from und3rstand_jax.support.text import printable
 
+_LONGEST = 4000  # characters of a line
+
 
 class UserError(ValueError):
     """Something that the caller gave cannot be used; the base of all errors below.
@@ -23,7 +25,15 @@ class UserError(ValueError):
         super().__init__(message, *lines)
 
     def __str__(self) -> str:
-        return "\n".join(map(printable, self.args))
+        return "\n".join(_bounded(printable(line)) for line in self.args)
+
+
+def _bounded(line: str) -> str:
+    """A line of at most `_LONGEST` characters: what was wrong with a giant input stays readable, and so does what to do."""
+    if len(line) <= _LONGEST:
+        return line
+    end = _LONGEST // 4
+    return f"{line[: _LONGEST - end - 1]}…{line[-end:]}"
 
 
 class CheckpointError(UserError):

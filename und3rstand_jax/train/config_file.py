@@ -14,7 +14,7 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.train.options import NOT_PART_OF_A_RUN, RunOptions, TrainOptions
 
-_LARGEST = 2**20  # bytes of options
+_LARGEST = 2**16  # bytes of options: every one of them, with its longest list, is far below
 
 # All processes of a run may read the same file, so it cannot say which of them this is.
 _NOT_IN_A_FILE = tuple(name for name in NOT_PART_OF_A_RUN if name != "out")

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.trees import single_process_options
 from und3rstand_jax.support.documents import checked
-from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.errors import CheckpointError, UserError
 from und3rstand_jax.support.files import own_folder
 from und3rstand_jax.support.text import one_line
 
@@ -57,7 +57,11 @@ class Checkpoints:
     """Orbax checkpoints of one process: a run on several hosts keeps them on its first."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Opens or creates the folder; the newest `keep` checkpoints stay, and the one with the lowest error."""
+        """Opens or creates the folder; the newest `keep` checkpoints stay, and the one with the lowest error.
+
+        Raises:
+            CheckpointError: what is in the folder is damaged, or no run's.
+        """
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, preservation_policy
 
@@ -65,21 +69,22 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics[ERROR], n=1, reverse=True, keep_checkpoints_without_metrics=False
         )
         own_folder(folder)
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([preservation_policy.LatestN(n=keep), best]),
-                # Without it Orbax would not save the errors, and a resumed run would not know its best checkpoint.
-                best_fn=lambda metrics: metrics[ERROR],
-                best_mode="min",
-                enable_async_checkpointing=True,
-                # What a killed process left half written.
-                cleanup_tmp_directories=True,
-                create=False,
-                multiprocessing_options=single_process_options(),
-            ),
-            item_names=("state", "record"),
-        )
+        with _readable(folder):
+            self._manager = ocp.CheckpointManager(
+                folder.resolve(),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=AnyPreservationPolicy([preservation_policy.LatestN(n=keep), best]),
+                    # Without it Orbax would not save the errors, and a resumed run would not know its best checkpoint.
+                    best_fn=lambda metrics: metrics[ERROR],
+                    best_mode="min",
+                    enable_async_checkpointing=True,
+                    # What a killed process left half written.
+                    cleanup_tmp_directories=True,
+                    create=False,
+                    multiprocessing_options=single_process_options(),
+                ),
+                item_names=("state", "record"),
+            )
 
     def save(self, step: int, state: object, record: Record, error: float | None) -> None:
         """Starts to write the state after `step` steps; returns as soon as the caller may change its arguments again.
@@ -108,7 +113,8 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Step of the checkpoint with the lowest validation error; None if none was validated."""
-        errors = {step: metrics[ERROR] for step in self._manager.all_steps() if (metrics := self._manager.metrics(step))}
+        with _readable(f"the errors of checkpoints in {self._manager.directory}"):
+            errors = {step: float(metrics[ERROR]) for step in self._manager.all_steps() if (metrics := self._manager.metrics(step))}
         return min(errors, key=lambda step: (errors[step], step)) if errors else None
 
     def read(self, step: int, like: T) -> Saved[T]:
@@ -121,13 +127,9 @@ class Checkpoints:
 
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy), record=ocp.args.JsonRestore())
-        try:
-            read = self._manager.restore(step, args=args)
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise CheckpointError(
-                f"checkpoint {step} in {self._manager.directory} cannot be read ({one_line(error, 200)}); {_REMEDY}"
-            ) from error
         name = f"checkpoint {step} in {self._manager.directory}"
+        with _readable(name):
+            read = self._manager.restore(step, args=args)
         return Saved(read["state"], checked(read["record"], name, Record, CheckpointError, _REMEDY))
 
     def wait(self) -> None:
@@ -153,6 +155,17 @@ class Checkpoints:
         """
         with _system_errors():
             self._manager.close()
+
+
+@contextlib.contextmanager
+def _readable(what: object) -> Iterator[None]:
+    """Turns what Orbax makes of damaged files into a CheckpointError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, NotADirectoryError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise CheckpointError(f"{what} cannot be read ({one_line(error, 200)}); {_REMEDY}") from error
 
 
 @contextlib.contextmanager
