@@ -365,3 +365,32 @@ def test_an_output_folder_that_is_whole_is_left_by_a_check(tmp_path):
     with pytest.raises(OutputError, match="is not empty"):
         check_output_folder(out, False, KIND)
     assert read_words(out) == "first"
+
+
+# File names of any bytes
+
+
+def test_photos_whose_names_are_not_utf_8_are_run_and_recorded(checkpoint, photos, tmp_path, capsys):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n\x1b[31m.png")
+    shutil.copy(photos[0], odd)
+    out = tmp_path / "out"
+    command = [odd, photos[1], "--checkpoint", str(checkpoint), "--out", str(out), "--size", "32"]
+    assert run.main(command) == 0
+    assert json.loads((out / "run.json").read_text())["photos"][0]["path"] == odd
+    # The record, though no strict parser takes it, still says what the folder is.
+    assert run.main([*command, "--overwrite"]) == 0
+    os.unlink(odd)
+    capsys.readouterr()
+    assert run.main([*command, "--overwrite"]) == 2
+    assert r"caf\xe9\n\x1b[31m.png" in capsys.readouterr().err
+
+
+def test_a_checkpoint_folder_whose_name_is_not_utf_8_is_refused_before_any_work(checkpoint, tmp_path, capsys):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    for main, command in (
+        (convert.main, ["--repo", str(checkpoint.parent / "source"), "--out", out]),
+        (train.main, ["--backbone", str(checkpoint), "--steps", "1", "--out", out]),
+    ):
+        assert main(command) == 2
+        assert r"caf\xe9 is not UTF-8, in which Orbax writes names; choose another --out" in capsys.readouterr().err
+        assert not os.path.exists(out)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
     import orbax.checkpoint
@@ -14,6 +14,18 @@ Tree = dict[str, Any]
 
 # Orbax encodes an array chunk by chunk; whole, the largest would take twice its size again while it is written.
 _CHUNK_BYTES = 32 * 2**20
+
+
+def check_name(folder: Path) -> None:
+    """Refuses, before any work, a folder in which no tree can be written.
+
+    Raises:
+        OutputError: its name has bytes that are not UTF-8.
+    """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"{folder} is not UTF-8, in which Orbax writes names; choose another --out") from None
 
 
 def write_tree(path: Path, tree: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from und3rstand_jax.checkpoint.format import (
     unused_file,
     write_checkpoint_info,
 )
-from und3rstand_jax.checkpoint.trees import unflatten, write_tree
+from und3rstand_jax.checkpoint.trees import check_name, unflatten, write_tree
 from und3rstand_jax.convert.export import torch_tensors, write_safetensors
 from und3rstand_jax.convert.findings import Complaint, raise_if_any
 from und3rstand_jax.convert.mapping import shape_text
@@ -51,6 +51,7 @@ def convert(
         OutputError: `out` may not be written.
         CheckpointError: tensors hold NaN or infinite values, or differ from their second names.
     """
+    check_name(out)
     check_apart(out, plan.local_paths)
     check_output_folder(out, overwrite, CHECKPOINT)
     check_free_space(out, plan.result_bytes)

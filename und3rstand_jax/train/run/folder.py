@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from und3rstand_jax.checkpoint.format import checkpoint_files
+from und3rstand_jax.checkpoint.trees import check_name
 from und3rstand_jax.data.specification import parse_data
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError
@@ -70,6 +71,7 @@ def run_folder(options: RunOptions, identity: Mapping[str, object]) -> Iterator[
         OutputError: the folder holds something else, or another run; the message names the options that differ, or the other process.
     """
     folder = options.out
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; --out must name a folder")
     roots = [spec.root for spec in (*parse_data(options.data), *parse_data(options.val_data)) if spec.root is not None]
