@@ -124,15 +124,19 @@ def test_a_big_co3d_source_is_quick_to_send_to_a_worker(tmp_path):
 def test_a_co3d_category_without_a_folder_fails(tmp_path, views):
     write_co3d(tmp_path, {"apple/a": views[:6]})
     edit(tmp_path / "selected_seqs_train.json", lambda selected: selected.update(pear={"x": [1, 2]}, plum={}))
-    with pytest.raises(UserError, match="lists 1 categories without a folder: pear$"):
+    with pytest.raises(UserError, match="selected_seqs_train.json lists categories without a folder: pear$"):
         open_pairs("co3d", tmp_path, "train")
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", '{"apple": [1]}', '{"apple": {"a": ["1"]}}', '{"apple": {"a": 3}}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    ["[1, 2]", '{"apple": [1]}', '{"apple": {"a": ["1"]}}', '{"apple": {"a": 3}}', "{", '{"apple": {"a": [-1]}}', "[" * 9999]
+    + [f'{{"apple": {{"a": [{number}]}}}}' for number in ("true", "1.5", 2**31, "9" * 5000)],
+)
 def test_a_co3d_list_of_another_form_fails(tmp_path, content):
     (tmp_path / "apple").mkdir()
     (tmp_path / "selected_seqs_train.json").write_text(content)
-    with pytest.raises(UserError, match="selected_seqs_train.json is not (JSON|a list of sequences)"):
+    with pytest.raises(UserError, match=r"^\S*selected_seqs_train.json is not what is expected: .*; expected \{.category[^\n]*$"):
         open_pairs("co3d", tmp_path, "train")
 
 
@@ -177,7 +181,9 @@ def test_infinite_and_negative_depth_is_unknown(tmp_path, views):
 
 def test_a_blendedmvs_list_without_the_fields_fails(tmp_path):
     np.save(tmp_path / "blendedmvs_pairs.npy", np.zeros(3, [("seq_low", np.uint64), ("img1", np.int32)]))
-    with pytest.raises(UserError, match="expected the fields seq_high, seq_low, img1, img2, found fields seq_low, img1"):
+    with pytest.raises(
+        UserError, match="expected the fields seq_high, seq_low, img1, img2, integers, found an array of fields seq_low, img1 of shape"
+    ):
         open_pairs("blendedmvs", tmp_path, "train")
 
 
@@ -268,30 +274,33 @@ IDENTITY = np.eye(4).tolist()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["views"]["v0"].pop("K"), "view 'v0': has no K$"),
-        (faulty_view(intrinsics=1), "view 'v0': has the unknown keys intrinsics; expected"),
-        (faulty_view(K=[[50, 0, 1], [0, 50, 1]]), "K must be 3×3, not 2×3"),
-        (faulty_view(K=[[50, 0, 1], [0, 50]]), "K must be a list of rows of numbers"),
+        (
+            lambda content: content["views"]["v0"].pop("K"),
+            "view 'v0' is not what is expected: K: field required; a view has image, depth, K",
+        ),
+        (faulty_view(intrinsics=1), "view 'v0' .*intrinsics: unexpected"),
+        (faulty_view(K=[[50, 0, 1], [0, 50, 1]]), r"K: list should have at least 3 items"),
+        (faulty_view(K=[[50, 0, 1], [0, 50]]), r"K\[1\]: list should have at least 3 items after validation, not 2"),
         (faulty_view(K=[[50, 0, 0], [0, 50, 0], [32, 24, 1]]), "this looks transposed"),
         (faulty_view(K=[[-50, 0, 32], [0, 50, 24], [0, 0, 1]]), "has focal lengths -50 and 50, which must be positive"),
         (faulty_view(K=[[50, 2, 32], [0, 50, 24], [0, 0, 1]]), "has a skew of 2"),
         (faulty_view(K=[[50, 0, float("nan")], [0, 50, 24], [0, 0, 1]]), "not finite"),
-        (faulty_view(cam2world=np.eye(3).tolist()), "cam2world must be 4×4, not 3×3"),
+        (faulty_view(cam2world=np.eye(3).tolist()), r"cam2world\[0\]: list should have at least 4 items"),
         (faulty_view(cam2world=(np.eye(4) + np.eye(4, k=-3)).tolist()), "this looks transposed"),
         (faulty_view(cam2world=np.diag([1.0, -1, 1, 1]).tolist()), "cam2world mirrors"),
         (faulty_view(cam2world=np.diag([2.0, 2, 2, 1]).tolist()), "holds no rotation"),
-        (faulty_view(depth_scale=0), "depth_scale must be a positive number, not 0"),
-        (faulty_view(depth_scale=True), "depth_scale must be a positive number, not true"),
+        (faulty_view(depth_scale=0), "depth_scale: input should be greater than 0"),
+        (faulty_view(depth_scale=True), "depth_scale: input should be a valid number"),
         (faulty_view(image="gone.png"), "there is no image .*gone.png"),
         (faulty_view(depth="v0.exr"), "depth v0.exr is neither .png .* nor .npy"),
-        (faulty_view(image=3), "image must be a path, not 3"),
-        (lambda content: content["views"].update(v0=[1]), "a view must have image, depth, K, cam2world; found \\[1\\]"),
+        (faulty_view(image=3), "image: input should be a valid string"),
+        (lambda content: content["views"].update(v0=[1]), "view 'v0' is not what is expected: input should be"),
         (lambda content: content["pairs"].append(["v0", "v9"]), "pair 2, view2: there is no 'v9' in \"views\""),
-        (lambda content: content["pairs"].append(["v0"]), 'pair 2: expected {"view1"'),
-        (lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "splt": "val"}), 'pair 2: expected {"view1"'),
+        (lambda content: content["pairs"].append(["v0"]), 'pair 2 is not what is expected: .*; expected {"view1"'),
+        (lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "splt": "val"}), "pair 2 .*splt: unexpected"),
         (
             lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "split": "test"}),
-            '"split" must be "train" or "val", not "test"',
+            "split: input should be 'train' or 'val'",
         ),
         (
             lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "split": "val"}),
@@ -320,13 +329,14 @@ def test_all_faults_of_a_list_are_reported_together_and_the_first_twenty_shown(t
         open_pairs("pairs", tmp_path, "train")
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("has 32 faults:")
-    assert lines[1].startswith("view 'v0': K has focal lengths") and lines[2] == "view 'v1': has no cam2world"
+    assert lines[1].startswith("view 'v0': K has focal lengths")
+    assert lines[2].startswith("view 'v1' is not what is expected: cam2world: field required")
     assert len(lines) == 22 and lines[-1] == "… and 12 more"
 
 
 def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('\n{"view1": \n')
-    with pytest.raises(UserError, match="line 2 is not JSON"):
+    with pytest.raises(UserError, match="pairs.jsonl: line 2 is not what is expected: invalid JSON"):
         open_pairs("pairs", tmp_path, "train")
 
 
@@ -443,11 +453,11 @@ def rewrite(path, **changes):
     ("changes", "message"),
     [
         ({"intrinsics": None}, "expected the arrays intrinsics, R_cam2world, t_cam2world, found R_cam2world, t_cam2world"),
-        ({"t_cam2world": np.zeros(4)}, r"expected t_cam2world of shape \(3,\), found \(4,\)"),
+        ({"t_cam2world": np.zeros(4)}, r"expected t_cam2world of shape \(3,\), found an array of float64 of shape \(4,\)"),
         ({"R_cam2world": np.diag([1.0, 1, -1])}, "the cam2world pose mirrors"),
         ({"R_cam2world": np.full((3, 3), np.nan)}, "the cam2world pose holds numbers that are not finite"),
         ({"intrinsics": np.diag([0.0, 50, 1])}, "the intrinsics matrix has focal lengths 0 and 50"),
-        ({"intrinsics": np.array("text")}, "cannot be read, it seems damaged"),
+        ({"intrinsics": np.full((3, 3), "text")}, r"expected intrinsics of shape \(3, 3\), found an array of <U4 of shape \(3, 3\)"),
     ],
 )
 def test_an_invalid_camera_makes_its_pair_unreadable(tmp_path, views, changes, message):

@@ -12,16 +12,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from und3rstand_jax.support.errors import ImageError, OptionError
+from und3rstand_jax.support.image_files import open_image, orientation
 
 Preprocessing = Literal["probe", "dust3r"]
 
 Photo = str | os.PathLike[str] | Image.Image
-"""A file of any format that Pillow opens, or an open Pillow image."""
+"""A photo's file, in a format of `support.image_files.PHOTO_FORMATS`, or an open Pillow image."""
 
 PATCH_SIZE = 16
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a photo upright, by its EXIF orientation."""
+
+_AT_ONCE = 2**20  # values converted at a time
 
 
 def load_image(
@@ -32,7 +46,8 @@ def load_image(
     The EXIF orientation is applied, the first frame of an animation taken, transparency dropped, 16 bits reduced to 8.
 
     Args:
-        photo: a file of any format that Pillow opens, or an open Pillow image.
+        photo: a file (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, JPEG 2000, AVIF; HEIC where pillow-heif is installed), or an open Pillow
+            image.
         preprocessing: "probe" brings the short side to `size` (bilinear, antialiased) and takes the central square.
             "dust3r" brings the long side to `size` (Lanczos down, bicubic up) and crops to multiples of 16 around the
             centre; at size 224 it brings the short side to 224 and takes the central square.
@@ -40,7 +55,8 @@ def load_image(
         square_ok: for "dust3r" at sizes other than 224, keeps a square photo square instead of cropping it to 4:3.
 
     Raises:
-        ImageError: the file is missing, is not an image or is damaged, or at this size a side has fewer than 16 pixels.
+        ImageError: the file is missing, is no image of these formats, is damaged or has more than 134 million pixels, or at this
+            size a side has fewer than 16 pixels.
         OptionError: there is no such preprocessing, or the size is not one of its sizes.
     """
     rgb = open_photo(photo)
@@ -66,23 +82,16 @@ def open_photo(photo: Photo) -> Image.Image:
     """
     if isinstance(photo, Image.Image):
         return _upright_rgb(photo, "the image")
-    try:
-        with Image.open(photo) as file:
-            return _upright_rgb(file, str(photo))
-    except FileNotFoundError:
-        raise ImageError(f"no image at {photo}: there is no such file") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{photo} is not an image in a format Pillow knows; convert it to PNG or JPEG") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{photo} has too many pixels; make it smaller first ({error})") from None
-    except OSError as error:
-        raise ImageError(f"cannot open {photo}: {error.strerror or error}") from error
+    with open_image(photo) as image:
+        return _upright_rgb(image, str(photo))
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, zlib.error, …).
     try:
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        turn = _TURNS.get(orientation(image))
+        image = image if turn is None else image.transpose(turn)
         if image.mode == "F" or image.mode.startswith("I"):
             image = _to_eight_bits(image)
         if image.mode == "P":
@@ -95,14 +104,20 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Greys of more than 8 bits, rescaled: Pillow's own conversion would clip them at 255."""
-    grey = np.nan_to_num(np.asarray(image).astype(np.float64))
+    # A few at a time: the image may be large, and float64 takes four times the memory of 16 bits.
+    stored = np.asarray(image).reshape(-1)
+    parts = [slice(start, start + _AT_ONCE) for start in range(0, stored.size, _AT_ONCE)]
     if image.mode.startswith("I;16"):
         full = 65535.0
     else:
         # 32-bit integers and floats have no full scale: take the smallest of the usual ones that holds every value.
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
-        full = next((scale for scale in usual if grey.max() <= scale), usual[-1])
-    return Image.fromarray(np.rint(np.clip(grey / full, 0, 1) * 255).astype(np.uint8))
+        greatest = max(np.nan_to_num(stored[part].astype(np.float64)).max() for part in parts)
+        full = next((scale for scale in usual if greatest <= scale), usual[-1])
+    eight = np.empty(stored.size, np.uint8)
+    for part in parts:
+        eight[part] = np.rint(np.clip(np.nan_to_num(stored[part].astype(np.float64)) / full, 0, 1) * 255)
+    return Image.fromarray(eight.reshape(image.height, image.width))
 
 
 def _probe_crop(image: Image.Image, size: int) -> Image.Image:

@@ -41,7 +41,7 @@ class PointmapOptions(ModelOptions):
     """
 
     image1: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IMG1")]]
-    """First photo, in any format Pillow reads; all points are in its camera frame."""
+    """First photo, a JPEG, PNG, TIFF, WebP or the like; all points are in its camera frame."""
     image2: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IMG2")]]
     """Second photo of the same scene."""
     size: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 512

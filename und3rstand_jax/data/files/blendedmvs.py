@@ -5,14 +5,18 @@ blendedmvs_pairs.npy    structured: seq_high, seq_low (the sequence), img1, img2
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
+from und3rstand_jax.data.files.npy import read_array, read_header
 from und3rstand_jax.data.files.reading import found_in, read_exr, read_npz, to_view
 from und3rstand_jax.data.records import Split, View
 from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.support.files import open_regular
+from und3rstand_jax.support.text import one_line
 
 _LIST = "blendedmvs_pairs.npy"
 
@@ -81,15 +85,24 @@ def open_blendedmvs(root: Path, split: Split) -> BlendedMvsListing:
 
 def _read_list(root: Path) -> np.ndarray:
     path = root / _LIST
-    if not path.is_file():
+    if not os.path.lexists(path):
         expected = f"expected {_LIST} beside folders of sequences, as DUSt3R's preprocessing of BlendedMVS writes them"
         raise DataError(f"blendedmvs:{root}: {expected}; {found_in(root)}")
     try:
-        listed = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read; it seems damaged: {error}") from error
-    missing = [field for field in _FIELDS if field not in (listed.dtype.names or ())]
-    if missing or listed.ndim != 1:
-        found = f"fields {', '.join(listed.dtype.names)}" if listed.dtype.names else f"an array of {listed.dtype}"
-        raise DataError(f"{path} is not a list of pairs: expected the fields {', '.join(_FIELDS)}, found {found}")
-    return listed
+        with open_regular(path) as stream:
+            header = read_header(stream)
+            fields = [header.dtype[name] for name in _FIELDS if name in (header.dtype.names or ())]
+            if len(header.shape) != 1 or len(fields) != len(_FIELDS) or any(field.kind not in "iu" for field in fields):
+                expected = f"expected the fields {', '.join(_FIELDS)}, integers"
+                raise DataError(f"{path} is not a list of pairs: {expected}, found {header}")
+            pairs = read_array(stream, os.fstat(stream.fileno()).st_size)
+    # A damaged header is evaluated as a Python literal, which may fail in nearly any way (SyntaxError, TypeError, …).
+    except Exception as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read; it seems damaged: {one_line(error) or type(error).__name__}") from error
+    for name in _FIELDS:
+        low, high = (int(pairs[name].min()), int(pairs[name].max())) if len(pairs) else (0, 0)
+        if low < 0 or (name.startswith("img") and high >= 2**31):
+            raise DataError(f"{path} is not a list of pairs: expected numbers of frames and sequences, found {name} from {low} to {high}")
+    return pairs

@@ -8,18 +8,22 @@ CATEGORY/SEQUENCE/masks/frame%06d.png    the object, where value / 255 > 0.1
 
 import dataclasses
 import functools
-import json
+import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+import annotated_types
 import numpy as np
 from jaxtyping import Int
 
-from und3rstand_jax.data.files.reading import found_in, read_mask, read_npz, read_png16, require_one_size, to_view
+from und3rstand_jax.data.files.reading import found_in, listed, looked_up, read_mask, read_npz, read_png16, require_one_size, to_view
 from und3rstand_jax.data.records import Split, View
+from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import DataError
 
-Selection: TypeAlias = dict[str, dict[str, list[int]]]
+_Frame: TypeAlias = Annotated[int, annotated_types.Interval(ge=0, lt=2**31)]
+
+Selection: TypeAlias = dict[str, dict[str, list[_Frame]]]
 """{category: {sequence: [frame numbers]}}."""
 
 _LISTS = {"train": "selected_seqs_train.json", "val": "selected_seqs_test.json"}
@@ -55,7 +59,8 @@ class Co3dView:
         )
         stored, mask = read_png16(depth_path), read_mask(mask_path)
         require_one_size(mask, mask_path, stored, depth_path)
-        depth = np.where(mask / 255 > 0.1, stored / 65535 * maximum_depth, 0)
+        depth = looked_up(stored, np.arange(2**16) / 65535 * maximum_depth, depth_path)
+        depth[mask < 26] = 0  # value / 255 ≤ 0.1
         return to_view(self.image, depth_path, depth, intrinsics, cam2world)
 
 
@@ -94,10 +99,9 @@ def open_co3d(root: Path, split: Split) -> Co3dListing:
         DataError: the list is missing or malformed, or categories in it have no folder.
     """
     selected = _read_selection(root, _LISTS[split])
-    missing = [category for category in selected if selected[category] and not (root / category).is_dir()]
+    missing = [category for category in selected if selected[category] and not os.path.isdir(root / category)]
     if missing:
-        names = f"{', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}"
-        raise DataError(f"co3d:{root}: {_LISTS[split]} lists {len(missing)} categories without a folder: {names}")
+        raise DataError(f"co3d:{root}: {_LISTS[split]} lists categories without a folder: {listed(missing)}")
     lists = {f"{category}/{sequence}": frames for category in selected for sequence, frames in selected[category].items()}
     lengths = np.array([len(frames) for frames in lists.values()], np.int64)
     pairs_below = np.searchsorted(_position_pairs().max(axis=1), np.arange(_POSITIONS + 1))
@@ -126,18 +130,7 @@ def _position_pairs() -> Int[np.ndarray, "pairs 2"]:
 
 def _read_selection(root: Path, name: str) -> Selection:
     path = root / name
-    if not path.is_file():
+    if not os.path.lexists(path):
         expected = f"expected {name} beside folders CATEGORY/SEQUENCE, as DUSt3R's preprocessing of Co3D writes them"
         raise DataError(f"co3d:{root}: {expected}; {found_in(root)}")
-    try:
-        selected = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    if not (
-        isinstance(selected, dict)
-        and all(isinstance(sequences, dict) for sequences in selected.values())
-        and all(isinstance(frames, list) for sequences in selected.values() for frames in sequences.values())
-        and all(type(frame) is int for sequences in selected.values() for frames in sequences.values() for frame in frames)
-    ):
-        raise DataError(f'{path} is not a list of sequences: expected {{"category": {{"sequence": [frame numbers]}}}}')
-    return selected
+    return read_json(path, Selection, DataError, 'expected {"category": {"sequence": [frame numbers]}}')

@@ -5,16 +5,19 @@ Whatever can be checked without opening a photo is checked when the list is read
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
+import annotated_types
 import numpy as np
 from jaxtyping import Float, Int
 
-from und3rstand_jax.data.files.reading import found_in, read_npy, read_png16, to_view
+from und3rstand_jax.data.files.reading import found_in, looked_up, read_npy, read_png16, scaled, to_view
 from und3rstand_jax.data.records import Split, View
 from und3rstand_jax.geometry.cameras import intrinsics_fault, pose_fault
+from und3rstand_jax.support.documents import checked, json_lines, parse_json, read_json, read_text
 from und3rstand_jax.support.errors import DataError
 
 NAMES = ("pairs.json", "pairs.jsonl")
@@ -22,7 +25,9 @@ NAMES = ("pairs.json", "pairs.jsonl")
 DEPTH_SCALES = {".png": 0.001, ".npy": 1.0}
 """Depth files by suffix, and the default of `depth_scale`: a PNG holds millimetres, an .npy file the unit of cam2world."""
 
-_VIEW_KEYS = ("image", "depth", "K", "cam2world")
+_VIEW = "a view has image, depth, K (3×3), cam2world (4×4), and may have depth_scale"
+
+_LARGEST = 2**30  # bytes of a list
 
 _VAL_EVERY = 10
 
@@ -41,8 +46,11 @@ class JsonView:
 
     def read(self) -> View:
         """The view. Raises UnreadablePair."""
-        stored = read_png16(self.depth) if self.depth.suffix.lower() == ".png" else read_npy(self.depth)
-        return to_view(self.image, self.depth, stored * np.float64(self.depth_scale), self.intrinsics, self.cam2world)
+        if self.depth.suffix.lower() == ".png":
+            depth = looked_up(read_png16(self.depth), np.arange(2**16) * self.depth_scale, self.depth)
+        else:
+            depth = scaled(read_npy(self.depth), self.depth_scale, self.depth)
+        return to_view(self.image, self.depth, depth, self.intrinsics, self.cam2world)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,17 +90,17 @@ def open_pairs_json(root: Path, split: Split) -> JsonListing:
     Raises:
         DataError: there is no list or there are two, it is not JSON, or entries are faulty; the message has the first 20 faults.
     """
-    path, table, entries = _read_json(root)
+    path, table, entries = _read_list(root)
     checker = _Checker(root)
     named = {name: checker.view(f"view {name!r}", raw) for name, raw in table.items()}
-    checked = [checker.pair(where, raw, named) for where, raw in entries]
-    pairs = [pair for pair in checked if pair]
+    pairs = [pair for where, raw in entries if (pair := checker.pair(where, raw, named))]
     unsplit = sum(pair.split is None for pair in pairs)
     if 0 < unsplit < len(pairs):
         checker.faults.append(f'{unsplit} pairs have no "split" while others have one: give it to all or to none')
-    if checker.faults:
-        more = f"\n… and {len(checker.faults) - _FAULTS_SHOWN} more" if len(checker.faults) > _FAULTS_SHOWN else ""
-        raise DataError(f"{path} has {len(checker.faults)} faults:\n" + "\n".join(checker.faults[:_FAULTS_SHOWN]) + more)
+    count = len(checker.faults)
+    if count:
+        more = [f"… and {count - _FAULTS_SHOWN} more"] if count > _FAULTS_SHOWN else []
+        raise DataError(f"{path} has {count} fault{'s' * (count > 1)}:", *checker.faults[:_FAULTS_SHOWN], *more)
     if unsplit:
         # Both orders of two views share a number, so that none is trained on in one order and held out in the other.
         numbers: dict[frozenset[int], int] = {}
@@ -103,41 +111,73 @@ def open_pairs_json(root: Path, split: Split) -> JsonListing:
     views = checker.views
     return JsonListing(
         root,
-        images=tuple(view["image"] for view in views),
-        depths=tuple(view["depth"] for view in views),
-        depth_scales=np.array([view.get("depth_scale", DEPTH_SCALES[Path(view["depth"]).suffix.lower()]) for view in views], np.float64),
-        intrinsics=np.array([view["K"] for view in views], np.float64).reshape(-1, 3, 3),
-        cam2world=np.array([view["cam2world"] for view in views], np.float64).reshape(-1, 4, 4),
+        images=tuple(view.image for view in views),
+        depths=tuple(view.depth for view in views),
+        depth_scales=np.array([view.scale for view in views], np.float64),
+        intrinsics=np.array([view.K for view in views], np.float64).reshape(-1, 3, 3),
+        cam2world=np.array([view.cam2world for view in views], np.float64).reshape(-1, 4, 4),
         pairs=np.array(chosen, np.int32).reshape(-1, 2),
         notes=(f"{len(pairs)} pairs of {len(views)} views are listed, {len(chosen)} of them for {split!r}",),
     )
 
 
-def _read_json(root: Path) -> tuple[Path, Mapping[str, object], list[tuple[str, object]]]:
+_Row3: TypeAlias = Annotated[list[float], annotated_types.Len(3, 3)]
+_Row4: TypeAlias = Annotated[list[float], annotated_types.Len(4, 4)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """A view as the list has it."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    image: str
+    depth: str
+    K: Annotated[list[_Row3], annotated_types.Len(3, 3)]
+    cam2world: Annotated[list[_Row4], annotated_types.Len(4, 4)]
+    depth_scale: Annotated[float, annotated_types.Interval(gt=0, lt=float("inf"))] | None = None
+
+    @property
+    def scale(self) -> float:
+        """The depth_scale, or the default for files of its kind."""
+        return DEPTH_SCALES[Path(self.depth).suffix.lower()] if self.depth_scale is None else self.depth_scale
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A pair as the list has it; a view is its name or written out."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    view1: Any
+    view2: Any
+    split: Split | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """A list with named views; views and pairs are checked one by one."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    pairs: list[Any]
+    views: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _read_list(root: Path) -> tuple[Path, Mapping[str, object], list[tuple[str, object]]]:
     """The list's path, its table of named views, and its entries, each with what messages call it."""
-    paths = [root / name for name in NAMES if (root / name).is_file()]
+    paths = [root / name for name in NAMES if os.path.lexists(root / name)]
     if len(paths) != 1:
         found = f"both are in {root}" if paths else found_in(root)
         raise DataError(f"pairs:{root}: expected {NAMES[0]} or {NAMES[1]} (format: docs/data.md); {found}")
-    path, where = paths[0], ""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            entries = []
-            for number, line in enumerate(text.splitlines(), start=1):
-                if line.strip():
-                    where = f": line {number}"
-                    entries.append((where[2:], json.loads(line)))
-            return path, {}, entries
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}{where} is not JSON: {error}") from error
-    table, pairs = {}, content
-    if isinstance(content, dict) and set(content) <= {"views", "pairs"}:
-        table, pairs = content.get("views", {}), content.get("pairs")
-    if not isinstance(table, dict) or not isinstance(pairs, list):
-        raise DataError(f'{path}: expected a list of pairs, or {{"views": {{name: view}}, "pairs": [pairs]}}, found {_short(content)}')
-    return path, table, [(f"pair {number}", entry) for number, entry in enumerate(pairs)]
+    [path] = paths
+    if path.suffix == ".jsonl":
+        lines = json_lines(read_text(path, DataError, largest=_LARGEST))
+        return path, {}, [(f"line {number}", parse_json(line, f"{path}: line {number}", object, DataError)) for number, line in lines]
+    expected = 'expected a list of pairs, or {"views": {name: view}, "pairs": [pairs]}'
+    content = read_json(path, object, DataError, expected, _LARGEST)
+    table = _Table(content) if isinstance(content, list) else checked(content, str(path), _Table, DataError, expected)
+    return path, table.views, [(f"pair {number}", entry) for number, entry in enumerate(table.pairs)]
 
 
 class _Pair(NamedTuple):
@@ -152,7 +192,7 @@ class _Checker:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.views: list[Mapping[str, Any]] = []
+        self.views: list[_View] = []
         self.faults: list[str] = []
         self._known: dict[str, int | None] = {}
 
@@ -160,27 +200,29 @@ class _Checker:
         """The index of a view; None if it is faulty, which is reported the first time only."""
         key = json.dumps(raw, sort_keys=True)
         if key not in self._known:
-            faults = list(_view_faults(self.root, raw))
-            self.faults += [f"{where}: {fault}" for fault in faults]
-            self._known[key] = None if faults else len(self.views)
-            if not faults and isinstance(raw, dict):
-                self.views.append(raw)
+            self._known[key] = None
+            try:
+                view = checked(raw, where, _View, DataError, _VIEW)
+            except DataError as error:
+                self.faults.append(str(error))
+                return None
+            faults = [f"{where}: {fault}" for fault in _view_faults(self.root, view)]
+            self.faults += faults
+            if not faults:
+                self._known[key] = len(self.views)
+                self.views.append(view)
         return self._known[key]
 
     def pair(self, where: str, raw: object, named: Mapping[str, int | None]) -> _Pair | None:
         """A pair; None if it is faulty."""
-        if isinstance(raw, list) and len(raw) == 2:
-            sides, split = raw, None
-        elif isinstance(raw, dict) and {"view1", "view2"} <= set(raw) <= {"view1", "view2", "split"}:
-            sides, split = [raw["view1"], raw["view2"]], raw.get("split")
-        else:
-            self.faults.append(f'{where}: expected {{"view1": …, "view2": …}} or ["name of a view", "name of a view"], found {_short(raw)}')
-            return None
-        if split not in (None, "train", "val"):
-            self.faults.append(f'{where}: "split" must be "train" or "val", not {_short(split)}')
+        written = {"view1": raw[0], "view2": raw[1]} if isinstance(raw, list) and len(raw) == 2 else raw
+        try:
+            entry = checked(written, where, _Entry, DataError, 'expected {"view1": …, "view2": …} or ["name of a view", "name of a view"]')
+        except DataError as error:
+            self.faults.append(str(error))
             return None
         views = []
-        for number, side in enumerate(sides, start=1):
+        for number, side in enumerate((entry.view1, entry.view2), start=1):
             if not isinstance(side, str):
                 views.append(self.view(f"{where}, view{number}", side))
                 continue
@@ -188,44 +230,17 @@ class _Checker:
                 self.faults.append(f'{where}, view{number}: there is no {side!r} in "views" (it names {len(named)} views)')
             views.append(named.get(side))
         view1, view2 = views
-        return None if view1 is None or view2 is None else _Pair((view1, view2), split)
+        return None if view1 is None or view2 is None else _Pair((view1, view2), entry.split)
 
 
-def _view_faults(root: Path, raw: object) -> Iterator[str]:
-    if not isinstance(raw, dict):
-        yield f"a view must have {', '.join(_VIEW_KEYS)}; found {_short(raw)}"
-        return
-    missing, unknown = [key for key in _VIEW_KEYS if key not in raw], sorted(set(raw) - {*_VIEW_KEYS, "depth_scale"})
-    if missing:
-        yield f"has no {', '.join(missing)}"
-    if unknown:
-        yield f"has the unknown keys {', '.join(unknown)}; expected {', '.join(_VIEW_KEYS)} and optionally depth_scale"
-    for key in ("image", "depth"):
-        path = raw.get(key, "")
-        if not isinstance(path, str):
-            yield f"{key} must be a path, not {_short(path)}"
-        elif key in raw:
-            if key == "depth" and Path(path).suffix.lower() not in DEPTH_SCALES:
-                yield f"depth {path} is neither .png (16 bits) nor .npy"
-            if not (root / path).is_file():
-                yield f"there is no {key} {root / path}"
-    scale = raw.get("depth_scale", 1)
-    if not _is_number(scale) or not 0 < scale < float("inf"):
-        yield f"depth_scale must be a positive number, not {_short(scale)}"
-    for key, fault_of in (("K", intrinsics_fault), ("cam2world", pose_fault)):
-        if key in raw:
-            rows = raw[key]
-            of_numbers = isinstance(rows, list) and all(isinstance(row, list) and all(map(_is_number, row)) for row in rows)
-            rectangular = of_numbers and len({len(row) for row in rows}) == 1
-            fault = fault_of(np.array(rows, np.float64)) if rectangular else "must be a list of rows of numbers"
-            if fault:
-                yield f"{key} {fault}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _view_faults(root: Path, view: _View) -> Iterator[str]:
+    """What no type says."""
+    if Path(view.depth).suffix.lower() not in DEPTH_SCALES:
+        yield f"depth {view.depth} is neither .png (16 bits) nor .npy"
+    for key, path in (("image", view.image), ("depth", view.depth)):
+        # Unlike Path.is_file, which raises for a path that is too long.
+        if not os.path.isfile(root / path):
+            yield f"there is no {key} {root / path}"
+    for key, fault in (("K", intrinsics_fault(np.array(view.K))), ("cam2world", pose_fault(np.array(view.cam2world)))):
+        if fault:
+            yield f"{key} {fault}"
