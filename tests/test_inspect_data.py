@@ -10,7 +10,7 @@ from und3rstand_jax.data.files.file_pairs import open_pairs
 from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pair
 from und3rstand_jax.data.inspect.describe import describe
 from und3rstand_jax.data.inspect.diagnosis import explain
-from und3rstand_jax.data.inspect.inspection import inspect_pairs
+from und3rstand_jax.data.inspect.inspection import Far, inspect_pairs
 from und3rstand_jax.data.inspect.mistakes import INTRINSICS, POSES
 from und3rstand_jax.data.records import Pair, View
 
@@ -210,7 +210,7 @@ def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_pat
         "  11 pairs of 9 views are listed, 10 of them for 'train'",
         "inspected: 10 pairs",
         "  1 of them cannot be read:",
-        f"    {tmp_path / 'v7.png'}: is not an image in a format that Pillow reads",
+        f"    {tmp_path / 'v7.png'} is not an image in a format that is read (PNG); convert it to PNG or JPEG",
         "  1 of them would be skipped in training at 512×384:",
     ]
     assert lines[6].startswith(f"    {tmp_path / 'v8.image.png'}: the principal point (10, ")
@@ -322,3 +322,24 @@ def test_intrinsics_of_another_size_are_scaled_to_the_photo_exactly(size, other)
     view = View(np.zeros((*size, 3), np.uint8), np.ones(size), wrong, np.eye(4))
     [mistake] = [mistake for mistake in INTRINSICS if "another image size" in mistake.symptom]
     np.testing.assert_allclose(mistake.correct(thin_pair(Pair(view, view)))[0].intrinsics, right)
+
+
+@pytest.mark.parametrize("far", [1e10, 65504.0, 65.535])
+def test_inspect_names_depth_that_stands_for_background(tmp_path, views, far):
+    with_sky = [view._replace(depth=np.where(np.arange(48)[:, None] < 10, far, view.depth)) for view in views]
+    pairs = [(0, 1), (2, 3), (4, 5), (1, 0)]
+    write_pairs(tmp_path / "sky", with_sky, pairs, "npy")
+    report = describe(inspect_pairs(open_pairs("pairs", tmp_path / "sky", "train"), 20))
+    assert "6 of 6 views have depth that looks like background or missing depth: 21 % of the known pixels" in report
+    assert f"are at {far:.3g} or beyond, the others at most at" in report and "write 0" in report
+    write_pairs(tmp_path / "none", views, pairs, "npy")
+    assert "background" not in describe(inspect_pairs(open_pairs("pairs", tmp_path / "none", "train"), 20))
+
+
+def test_the_far_end_is_where_depth_jumps_or_many_pixels_share_the_greatest():
+    scene = np.linspace(1, 20, 1000, dtype=np.float32)
+    assert Far.of(scene) is None and Far.of(np.full(100, 2.0, np.float32)) is None and Far.of(scene[:0]) is None
+    assert Far.of(np.append(scene, [1e10, 4e9])) == (4e9, pytest.approx(2 / 1002), 20)
+    assert Far.of(np.append(scene, np.full(50, 25.0))) == (25, pytest.approx(50 / 1050), 20)
+    assert Far.of(np.append(scene, [0.001, 0.002])) is None  # noise in front of the scene
+    assert Far.of(np.append(scene, np.full(9000, 1e10))) == (float(np.float32(1e10)), pytest.approx(0.9), 20)

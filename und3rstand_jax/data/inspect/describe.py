@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from und3rstand_jax.data.inspect.agreement import TOLERANCE
-from und3rstand_jax.data.inspect.inspection import Inspection
+from und3rstand_jax.data.inspect.inspection import Inspection, ViewFigures
 from und3rstand_jax.support.text import text_table
 
 _SHOWN = 5
@@ -14,6 +14,9 @@ _SHOWN = 5
 
 _CONSISTENT = 0.5
 """Share of agreeing points from which geometry counts as consistent."""
+
+_FAR = 2.0
+"""How many times the depth of all the rest a view's greatest depth must be to count as background, unless other views share it."""
 
 _STRAY = 0.3
 """Share below which a single pair is named, though the data set is consistent."""
@@ -73,6 +76,7 @@ def _oddities(inspection: Inspection) -> Iterator[str]:
     off_centre = sum(view.off_centre > 0.2 for view in views)
     if off_centre:
         yield f"{off_centre} of {len(views)} views have a principal point far off the centre: do the intrinsics belong to this photo?"
+    yield from _far_depth(views)
     odd = sum(not 15 <= view.field_of_view <= 130 for view in views)
     if odd:
         yield f"{odd} of {len(views)} views have a field of view below 15° or above 130°: are the focal lengths in pixels of this photo?"
@@ -81,6 +85,20 @@ def _oddities(inspection: Inspection) -> Iterator[str]:
         yield (
             f"The cameras hardly move compared with the depth (baseline over depth {_number(baseline)}). If they really do move, depth "
             "and cam2world are in different units, which the check below cannot detect."
+        )
+
+
+def _far_depth(views: Sequence[ViewFigures]) -> Iterator[str]:
+    """Background that was written as a number: beyond the scene, or at the same greatest depth in several views."""
+    distinct = set(views)  # a view of several pairs counts once
+    shared = Counter(view.far.depth for view in distinct if view.far)
+    far = [view.far for view in distinct if view.far and (view.far.depth > _FAR * view.far.rest or shared[view.far.depth] > 1)]
+    if far:
+        deepest = max(far)
+        yield (
+            f"{len(far)} of {len(distinct)} views have depth that looks like background or missing depth: {_percent(deepest.share)} of the "
+            f"known pixels of one are at {_number(deepest.depth)} or beyond, the others at most at {_number(deepest.rest)}. Where no "
+            "surface was measured, write 0, which means unknown: such depth outweighs the scene in training."
         )
 
 

@@ -1,9 +1,10 @@
 """What a data set holds and whether its geometry is consistent: figures over a sample of its pairs. No JAX is needed to read files."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from und3rstand_jax.data.inspect.agreement import Agreement, agreement, baseline_over_depth, both_ways, thin_pair, total
 from und3rstand_jax.data.inspect.diagnosis import Explanation, explain
@@ -11,6 +12,8 @@ from und3rstand_jax.data.records import Pair, Shape, UnreadablePair, View
 from und3rstand_jax.support.progress import with_progress
 
 DEFAULT_SHAPE = (384, 512)
+
+_FAR_BEYOND, _FAR_SHARE = 10.0, 0.01
 
 
 @runtime_checkable
@@ -42,13 +45,38 @@ class InspectedPairs(Protocol):
         ...
 
 
+class Far(NamedTuple):
+    """The far end of a view's known depth, where something sets it apart: no surface may be there.
+
+    `depth` is its nearest value, `share` the fraction of known pixels at or beyond it, `rest` the greatest depth before it.
+    """
+
+    depth: float
+    share: float
+    rest: float
+
+    @classmethod
+    def of(cls, known: Float[np.ndarray, " n"]) -> "Far | None":
+        """What lies ten times as far as everything before it, or else one greatest depth that at least 1 % of the pixels share."""
+        if not known.size:
+            return None
+        ordered = np.sort(known).astype(np.float64)
+        gaps = np.flatnonzero(ordered[1:] >= _FAR_BEYOND * ordered[:-1]) + 1
+        # Before the gap must be the scene, not a few pixels of noise in front of it.
+        start = int(gaps[-1]) if gaps.size and gaps[-1] >= _FAR_SHARE * known.size else int(np.searchsorted(ordered, ordered[-1]))
+        share = 1 - start / known.size
+        beyond = start > 0 and ordered[start] >= _FAR_BEYOND * ordered[start - 1]
+        return cls(float(ordered[start]), share, float(ordered[start - 1])) if start and (beyond or share >= _FAR_SHARE) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class ViewFigures:
     """One view in figures.
 
     `size` is (width, height) in pixels. `depth` is the nearest (1st percentile), median and farthest (99th percentile) in the unit of
     cam2world, NaN if none is known. `valid` is the fraction of pixels with known depth. `field_of_view` is horizontal, in degrees.
-    `off_centre` is the principal point's offset from the centre as a fraction of the side, the larger of the two.
+    `off_centre` is the principal point's offset from the centre as a fraction of the side, the larger of the two. `far` is a far end
+    of the depth that is unlike the rest, None if there is none.
     """
 
     size: tuple[int, int]
@@ -56,6 +84,7 @@ class ViewFigures:
     valid: float
     field_of_view: float
     off_centre: float
+    far: Far | None
 
     @classmethod
     def of(cls, view: View) -> "ViewFigures":
@@ -70,6 +99,7 @@ class ViewFigures:
             valid=known.size / view.depth.size,
             field_of_view=float(np.degrees(np.arctan((cx + 0.5) / fx) + np.arctan((width - 0.5 - cx) / fx))),
             off_centre=max(abs((cx + 0.5) / width - 0.5), abs((cy + 0.5) / height - 0.5)),
+            far=Far.of(known),
         )
 
 
