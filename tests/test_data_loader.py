@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.data_sets import make_views, write_pairs
+from tests.data_sets import make_views, write_co3d, write_pairs
 from und3rstand_jax.data import loader
 from und3rstand_jax.data.files.file_pairs import FilePairs
 from und3rstand_jax.data.loader import Feed, open_sources, shape_of_step
@@ -212,3 +215,40 @@ def test_sources_are_read_as_documented():
     assert (scenes.weight, scenes.scenes.overlap, scenes.root) == (0.3, (0.5, 0.9), None)
     with pytest.raises(UserError, match="twice"):
         parse_data(["synthetic", "synthetic"])
+
+
+BYTES = os.fsdecode(b"caf\xe9\x1b")
+
+
+def test_a_pair_whose_name_is_not_utf8_is_skipped_with_a_printable_line(tmp_path):
+    views = make_views(6, (48, 64))
+    root = tmp_path / BYTES
+    root.mkdir()
+    write_co3d(root, {f"apple/a{number}": views for number in range(2)})
+    for photo in (root / "apple/a0/images").glob("*.jpg"):
+        photo.write_bytes(b"nothing")
+    deliveries = training_batches(feed(f"co3d:{root}"), 0)
+    source, reason = next(skip for delivery in deliveries for skip in delivery.skipped)
+    for text in (source, reason):
+        text.encode("utf-8")
+        assert "caf\\xe9\\x1b" in text and text.isprintable()
+    assert reason.endswith("convert it to PNG or JPEG")
+
+
+def test_closing_the_batches_gives_shared_memory_back(tmp_path):
+    views = make_views(6, (48, 64))
+    write_pairs(tmp_path, views, [(i, j) for i in range(6) for j in range(6) if i != j])
+    program = f"""
+from und3rstand_jax.data import loader
+from und3rstand_jax.data.specification import parse_data
+def train():
+    feed = loader.Feed(parse_data([{f"pairs:{tmp_path}"!r}]), ((16, 16),), 4, 0, workers=2)
+    batches = loader.training_batches(feed, loader.open_sources(feed.specs, "train"), 0)
+    print(len(next(batches).batch.position))
+if __name__ == "__main__":
+    train()
+"""
+    script = tmp_path / "train.py"
+    script.write_text(program)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")

@@ -1,7 +1,6 @@
 """A pair of views to analyse: two photos, or a rendered scene with its ground truth."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.model.images import Preprocessing, load_image, to_uint8
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.errors import OptionError
-from und3rstand_jax.support.text import JsonObject
+from und3rstand_jax.support.text import JsonObject, printable
 
 SCENES_SEED = 0
 """Of held-out scenes. A training run with this seed, which is the default, validates on the same ones."""
@@ -76,12 +75,6 @@ def photo_inputs(paths: tuple[Path, Path], photos: tuple[Image, Image], preproce
     Raises:
         ImageError: nothing is left of a photo at this size.
     """
-
-    def printable(name: str) -> str:
-        # Bytes that are not UTF-8, newlines and the like are escaped: no figure or page can show them.
-        readable = os.fsencode(name).decode("utf-8", "backslashreplace")
-        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in readable)
-
     views = pair(load_image(photo, preprocessing, side) for photo in photos)
     images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, views, strict=True)]
     title = " and ".join(printable(path.name) for path in paths)

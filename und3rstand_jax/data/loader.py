@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import grain
@@ -21,6 +21,7 @@ from und3rstand_jax.data.files.file_pairs import FilePairs, open_pairs
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, Shape, Split, UnreadablePair, View, held_out_scenes, training_scenes
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.support.errors import DataError, OptionError
+from und3rstand_jax.support.text import printable
 
 Unreadable: TypeAlias = Literal["skip", "fail"]
 
@@ -71,8 +72,8 @@ def open_sources(specs: Sequence[DataSpec], split: Split) -> Sources:
     return tuple(None if spec.root is None else open_pairs(spec.kind, spec.root, split) for spec in specs)
 
 
-def training_batches(feed: Feed, sources: Sources, start: int) -> Iterator[Delivery]:
-    """This host's part of every batch from number `start` on, without end.
+def training_batches(feed: Feed, sources: Sources, start: int) -> Generator[Delivery, None, None]:
+    """This host's part of every batch from number `start` on, without end. Close it after use, which ends the worker processes.
 
     Each source is shuffled anew every time through. Rendered scenes never repeat and come in their own order.
 
@@ -110,7 +111,7 @@ def held_out(feed: Feed, sources: Sources, pairs: int) -> list[Place]:
     return places
 
 
-def validation_batches(feed: Feed, sources: Sources, places: Sequence[Place]) -> Iterator[Delivery]:
+def validation_batches(feed: Feed, sources: Sources, places: Sequence[Place]) -> Generator[Delivery, None, None]:
     """Batches of these pairs, in order. The last one is filled up with the first pairs again, at positions ≥ len(places)."""
     batches = -(-len(places) // feed.batch_size)
     filled = [places[i % len(places)] for i in range(batches * feed.batch_size)]
@@ -153,15 +154,15 @@ class _Load:
                 pair = source.load(index, shape, draws if self.feed.crop_jitter else None)
                 return _Loaded(position, NOT_RENDERED, pair, tuple(skipped), None)
             except UnreadablePair as error:
-                skipped.append((source.name, str(error)))
+                skipped.append((printable(source.name), str(error)))
                 if self.feed.unreadable == "fail":
                     return _Loaded(position, NOT_RENDERED, None, (), f"{error} (--unreadable skip continues without it)")
                 index = int(draws.integers(len(source)))
-        failure = f"{source.name}: {_ATTEMPTS} pairs in a row could not be read, the last because {skipped[-1][1]}"
+        failure = f"{skipped[-1][0]}: {_ATTEMPTS} pairs in a row could not be read, the last because {skipped[-1][1]}"
         return _Loaded(position, NOT_RENDERED, None, (), failure)
 
 
-def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int) -> Iterator[Delivery]:
+def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int) -> Generator[Delivery, None, None]:
     """Reads the pairs at the places, in order, and batches them."""
     if feed.batch_size % feed.hosts:
         raise OptionError(f"a batch of {feed.batch_size} pairs does not divide among {feed.hosts} hosts")
@@ -176,10 +177,15 @@ def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int)
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, worker_init_fn=prepare_worker)
-    for delivery in dataset:
-        if isinstance(delivery, str):
-            raise DataError(delivery)
-        yield delivery
+    iterator = iter(dataset)
+    try:
+        for delivery in iterator:
+            if isinstance(delivery, str):
+                raise DataError(delivery)
+            yield delivery
+    finally:
+        # Workers hand arrays over in shared memory, which nothing gives back once the interpreter is on its way out.
+        iterator.close()
 
 
 def _place(number: int, index: int) -> Place:

@@ -4,6 +4,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Float, Int32, UInt8, UInt32
 
+from und3rstand_jax.support.text import printable
+
 Shape: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -39,7 +41,13 @@ class Pair(NamedTuple):
 
 
 class UnreadablePair(Exception):
-    """A pair whose files are missing, damaged or unusable. The message names the file and what is wrong with it."""
+    """A pair whose files are missing, damaged or unusable. The message names the file and what is wrong with it.
+
+    It is one printable line, whatever the file's name or a library's error holds: it is written to lists that are read line by line.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Batch(NamedTuple):

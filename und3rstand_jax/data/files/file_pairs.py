@@ -15,6 +15,7 @@ from und3rstand_jax.data.files.pairs_json import open_pairs_json
 from und3rstand_jax.data.records import Pair, Shape, Split, UnreadablePair, View
 from und3rstand_jax.geometry.cameras import principal_point_fault
 from und3rstand_jax.support.errors import DataError, OptionError
+from und3rstand_jax.support.text import printable
 
 JITTER = 16
 """DUSt3R's crop jitter enlarges a view by fewer pixels than this before cropping."""
@@ -95,7 +96,7 @@ class FilePairs:
     def pair_name(self, index: int) -> str:
         """What messages call a pair: its photos."""
         files1, files2 = self.listing.files(index)
-        return f"{files1.image} and {files2.image}"
+        return printable(f"{files1.image} and {files2.image}")
 
     def read(self, index: int) -> Pair:
         """One pair as its files have it: views of any size, cameras in float64. Raises UnreadablePair."""
