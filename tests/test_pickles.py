@@ -1,9 +1,11 @@
 """PyTorch pickles: what is read from them, and that a hostile one executes nothing."""
 
 import argparse
+import json
 import os
 import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -45,12 +47,12 @@ def refusal(file: Path) -> str:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("nesting", ["model", "state_dict", None])
+@pytest.mark.parametrize("nesting", ["model", "state_dict", "model_state_dict", None])
 def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
     state = state_dict()
     checkpoint = {nesting: state, "epoch": 3, "optimizer": {"lr": 0.1}} if nesting else state
-    torch.save(checkpoint, tmp_path / "checkpoint.pth", _use_new_zipfile_serialization=zipped)
-    source = open_source(str(tmp_path / "checkpoint.pth"))
+    torch.save(checkpoint, tmp_path / "checkpoint.ckpt", _use_new_zipfile_serialization=zipped)
+    source = open_source(str(tmp_path / "checkpoint.ckpt"))
     assert (source.kind, source.config, source.base_model) == ("file", None, None)
     with source.tensors as table:
         assert list(table) == list(state)
@@ -67,7 +69,7 @@ def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
 
 
 def test_values_over_a_change_of_the_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("und3rstand_jax.convert.sources.formats._MAPPED_BYTES", 4096)
+    monkeypatch.setattr("und3rstand_jax.convert.sources.pickle_files._MAPPED_BYTES", 4096)
     torch.save({f"w{i}": torch.full((1024,), float(i)) for i in range(5)}, tmp_path / "w.pt")
     with open_source(str(tmp_path / "w.pt")).tensors as table:
         assert [float(table.read(name).mean()) for name in table] == [0, 1, 2, 3, 4]
@@ -200,3 +202,103 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(state_dict(), tmp_path / "a.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert refusal(tmp_path / "a.pth") == "a.pth is a PyTorch file and torch is not installed; run pip install 'und3rstand_jax[torch]'"
+
+
+# Which weights
+
+
+def weights(value: float) -> dict:
+    return {"w": torch.full((2,), value)}
+
+
+def test_what_is_left_out_is_listed_and_a_key_chooses_it(tmp_path: Path) -> None:
+    file = str(tmp_path / "a.pth")
+    torch.save({"model": weights(1), "model_ema": {"module": weights(2), "decay": 0.9}, "optimizer": {"lr": 1}, "epoch": 3}, file)
+    with open_source(file).tensors as table:
+        assert table.read("w").tolist() == [1, 1]
+        assert (table.chosen, table.ignored) == ("model", {"model_ema": "dict of 2", "optimizer": "dict of 1", "epoch": "int"})
+    for key in ("model_ema.module", "model"):
+        with open_source(file, key=key).tensors as table:
+            assert table.read("w").tolist() == ([1, 1] if key == "model" else [2, 2]) and table.chosen == key
+    torch.save({"state_dict_ema": weights(3), "nested": {"model": {"net.w": torch.zeros(1), "other.w": torch.ones(1)}}}, file)
+    assert "--key chooses another entry: state_dict_ema (1 tensor), nested (dict of 1)" in refusal(Path(file))
+    with open_source(file, key="state_dict_ema").tensors as table:
+        assert table.read("w").tolist() == [3, 3]
+    with open_source(file, key="nested.model.other").tensors as table:  # entries, then the beginning of names
+        assert table.read("w").tolist() == [1] and table.ignored == {"state_dict_ema": "1 tensor", "net": "1 tensor"}
+
+
+def test_shards_of_an_index_are_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("und3rstand_jax.convert.sources.pickle_files._MAPPED_BYTES", 1)
+    shards = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    for i, shard in enumerate(shards):
+        torch.save({f"w{i}": torch.full((2,), float(i)), f"v{i}": torch.zeros(1)}, tmp_path / shard)
+    torch.save({"lr": 1}, tmp_path / "optimizer.pt")
+    index = {"metadata": {}, "weight_map": {f"{name}{i}": shard for i, shard in enumerate(shards) for name in "wv"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    source = open_source(str(tmp_path))
+    with source.tensors as table:
+        assert sorted(table) == ["v0", "v1", "w0", "w1"]
+        assert [table.read(name).tolist() for name in ("w1", "w0", "w1")] == [[1, 1], [0, 0], [1, 1]]
+    assert set(source.sha256()) == set(shards)
+    index["weight_map"]["w0"] = shards[1]
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert f"w0 should be in {shards[1]} and is in {shards[0]}" in refusal(tmp_path)
+    (tmp_path / shards[1]).unlink()
+    assert f"its index names {shards[1]}, which is not there" in refusal(tmp_path)
+
+
+# What the file does not hold
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_repeat_what_is_stored_are_refused(tmp_path: Path, zipped: bool) -> None:
+    file = tmp_path / "a.pth"
+    torch.save({"w": torch.zeros(1).expand(10**5, 10**5), "b": torch.ones(3)}, file, _use_new_zipfile_serialization=zipped)
+    assert file.stat().st_size < 5000
+    assert "the file does not hold, but repeats: w (40,000,000,000 bytes of values, 4 stored); if they are meant, save" in refusal(file)
+    shared = torch.zeros(100)
+    torch.save({f"w{i}": shared for i in range(5)}, file, _use_new_zipfile_serialization=zipped)
+    assert "repeats: 5 tensors (2,000 bytes of values, 400 stored)" in refusal(file)
+    torch.save({f"w{i}": shared for i in range(4)} | {"part": shared[10:20]}, file, _use_new_zipfile_serialization=zipped)
+    refused = "repeats" in refusal(file)
+    assert refused  # 4.1 times
+    torch.save({f"w{i}": shared for i in range(3)} | {"part": shared[10:20]}, file, _use_new_zipfile_serialization=zipped)
+    with open_source(str(file)).tensors as table:
+        assert table.read("part").shape == (10,)
+
+
+def test_a_storage_beyond_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    torch.save({"w": torch.zeros(1000)}, file)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:  # 1000 floats, as BININT2, become 60,000
+        for name, content in parts.items():
+            archive.writestr(name, content.replace((1000).to_bytes(2, "little"), (60_000).to_bytes(2, "little")))
+    assert f"{file} is not a complete PyTorch checkpoint" in refusal(file)
+
+
+def test_an_archive_that_is_compressed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    torch.save({"w": torch.zeros(1000)}, file)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert "is compressed inside (" in refusal(file)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_called_by_its_name(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+    assert f"{tmp_path / 'a.pt'} is a TorchScript archive, a program with its weights inside; where it was made, save" in refusal(
+        tmp_path / "a.pt"
+    )
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "odd\ud800name"])
+def test_names_that_no_header_holds(tmp_path: Path, name: str) -> None:
+    torch.save({name: torch.zeros(1)}, tmp_path / "a.pth")
+    assert "1 of 1 entries are something else: " in refusal(tmp_path / "a.pth")

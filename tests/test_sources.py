@@ -12,9 +12,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from und3rstand_jax.convert.options import HubAccess
+from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.convert.sources.source import Source, open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.support.errors import UserError
@@ -199,15 +201,17 @@ def test_a_name_in_two_files(tmp_path: Path) -> None:
 )
 def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
     (write_folder(tmp_path) / INDEX).write_text(index)
-    assert f"{tmp_path / INDEX} is not a safetensors index" in refusal(tmp_path)
+    assert f"{tmp_path / INDEX} is not what is expected: " in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (b"{", "is not valid JSON"),
-        (b"\xff\xfe", "is not valid JSON"),
-        (b"[1]", "must hold a JSON object with the model's options; found list"),
+        (b"{", "is not what is expected: invalid JSON"),
+        (b"\xff\xfe", "is not UTF-8 text: byte 0 is 0xff"),
+        (b"[1]", "is not what is expected: input should be an object"),
+        (b'{"a":' * 100_000, "is not what is expected: invalid JSON: recursion limit exceeded"),
+        (b'{"enc_depth": ' + b"9" * 5000 + b"}", "is not what is expected: invalid JSON: number out of range"),
     ],
 )
 def test_a_faulty_config(tmp_path: Path, config: bytes, message: str) -> None:
@@ -217,7 +221,10 @@ def test_a_faulty_config(tmp_path: Path, config: bytes, message: str) -> None:
 
 def test_paths_that_are_not_there(tmp_path: Path) -> None:
     for spec in (tmp_path / "nothing", "nothing", "./some/model", "some/model.pth", "~/a/b"):
-        assert f"{spec} does not exist; expected a hub id (owner/name), a folder, or a .safetensors, .pth, .pt, .bin file" == refusal(spec)
+        assert (
+            f"{spec} does not exist; expected a hub id (owner/name), a folder, or a .safetensors, .pth, .pt, .ckpt, .bin file"
+            == refusal(spec)
+        )
     assert "too long" in refusal("x" * 5000)
 
 
@@ -266,3 +273,48 @@ def test_importing_loads_nothing_heavy() -> None:
     code = f"import sys, und3rstand_jax.convert.sources.source; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes_that_safetensors_reads(tmp_path: Path) -> None:
+    tensors = {"b": np.ones((2, 3), np.float32), "a": np.arange(3, dtype=np.int64), "half": np.ones(4, ml_dtypes.bfloat16)}
+    tensors |= {"scalar": np.array(2.5, np.float16), "none": np.ones((0, 3), np.float32), "turned": np.arange(6.0).reshape(2, 3).T}
+    metadata = {f"key{i}": str(i) for i in range(20)}
+    for name in ("one", "two"):
+        write_safetensors(tmp_path / name, tensors, metadata)
+        tensors, metadata = (dict(reversed(held.items())) for held in (tensors, metadata))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    read = load_file(tmp_path / "one")
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in read.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()
+    }
+    assert all(read[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())
+    with safe_open(tmp_path / "one", framework="numpy") as file:
+        assert file.metadata() == metadata
+    tensors["turned"] = tensors["turned"].copy()  # which the library's own writer does not lay out
+    save_file(tensors, tmp_path / "theirs")
+    write_safetensors(tmp_path / "ours", tensors)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_key_chooses_tensors_by_the_beginning_of_their_names(tmp_path: Path) -> None:
+    tensors = {"teacher.w": np.zeros(2, np.float32), "student.w": np.ones(2, np.float32), "student.b": np.ones(1, np.float32)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with open_source(str(tmp_path), key="student").tensors as table:
+        assert sorted(table) == ["b", "w"] and table.read("w").tolist() == [1, 1]
+        assert (table.chosen, table.ignored) == ("student", {"teacher": "1 tensor"})
+    with pytest.raises(UserError, match="--key stud is neither an entry of a.safetensors nor .*; found student .2 tensors., teacher"):
+        open_source(str(tmp_path), key="stud")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pth")
+    assert refusal(tmp_path / "a.pth").startswith(f"cannot read {tmp_path / 'a.pth'}: it is a pipe, expected a file")
+
+
+def test_what_is_listed_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    homes = {f"{'deep.' * 60}{i}": SHARD.format(1) for i in range(50_000)}
+    error = refusal(write_sharded(tmp_path, homes))
+    assert len(error) < 5000 and "more; copy or download index and shards again together" in error
+    for i in range(100):
+        (tmp_path / f"extra{i}.safetensors").touch()
+    assert len(refusal(tmp_path)) < 1000 and "and 90 more" in refusal(tmp_path)

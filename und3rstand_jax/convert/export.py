@@ -1,8 +1,7 @@
 """From a converted checkpoint back to PyTorch: its names and layouts, as safetensors files."""
 
 import json
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,13 @@ from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_inf
 from und3rstand_jax.checkpoint.trees import read_tree
 from und3rstand_jax.convert.findings import natural_key
 from und3rstand_jax.convert.mapping import export, leaves_from_json
+from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.output_folder import output_folder
 from und3rstand_jax.support.results import ResultKind, check_apart
 
 _TENSORS = "model.safetensors"
 _MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header: nobody's original is ever replaced
-
-
-def write_safetensors(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes contiguous tensors, with the permissions of any new file; safetensors' own are the owner's alone.
-
-    Raises:
-        OSError: the file cannot be written.
-        safetensors.SafetensorError: the same, in the library's words.
-    """
-    from safetensors.numpy import save_file
-
-    file.touch()
-    permissions = stat.S_IMODE(file.stat().st_mode)
-    save_file(dict(tensors), file, None if metadata is None else dict(metadata))
-    file.chmod(permissions)
 
 
 def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16: bool = False) -> list[Path]:

@@ -21,10 +21,11 @@ from und3rstand_jax.checkpoint.format import (
     write_checkpoint_info,
 )
 from und3rstand_jax.checkpoint.trees import check_name, unflatten, write_tree
-from und3rstand_jax.convert.export import torch_tensors, write_safetensors
+from und3rstand_jax.convert.export import torch_tensors
 from und3rstand_jax.convert.findings import Complaint, raise_if_any
 from und3rstand_jax.convert.mapping import shape_text
 from und3rstand_jax.convert.parts import ConversionPlan, PartPlan, part_provenance
+from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.support.output_folder import check_free_space, check_output_folder, output_folder
 from und3rstand_jax.support.progress import progress_bar
 from und3rstand_jax.support.results import check_apart

@@ -78,6 +78,20 @@ def one_line(message: object, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def listed(texts: Iterable[object], between: str = ", ", most: int = 10, longest: int = 200) -> str:
+    """The first of many texts in one line, and how many more there are: a message must not grow with what a stranger's file holds.
+
+    Args:
+        texts: what to list.
+        between: what separates them.
+        most: how many are shown.
+        longest: characters of each; longer ones lose their middle.
+    """
+    held = [str(text) for text in texts]
+    shown = [text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}" for text in held[:most]]
+    return between.join([*shown, *([f"and {len(held) - most:,} more"] if len(held) > most else [])])
+
+
 def strict_json(value: Any) -> Any:
     """A copy of nested data in which everything has a form in strict JSON.
 

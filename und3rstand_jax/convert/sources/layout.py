@@ -1,20 +1,25 @@
 """Which files of a folder or a repository make up a checkpoint, and what stands beside the tensors: `config.json` and the model card."""
 
-import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import annotated_types
+from typing_extensions import TypedDict
 
 from und3rstand_jax.convert.sources.tensor_files import reading
+from und3rstand_jax.support.documents import parse_yaml, read_json, read_text
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import listed
 
 CONFIG = "config.json"
 CARD = "README.md"
 INDEX = "model.safetensors.index.json"
-PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 TENSOR_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 
 _logger = logging.getLogger(__name__)
@@ -23,6 +28,19 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 # Config fields that start so may name the base model (`backbone_repo`, `base_model_name_or_path`, …).
 _BASE_FIELDS = ("base_model", "backbone")
+
+_PICKLE_SHARD = re.compile(r"pytorch_model.*\.bin")
+_CARD_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)", re.DOTALL)
+_LONGEST_HEADER = 64 * 2**10  # characters
+
+# A file name with a folder in it would reach out of the checkpoint.
+_FileName = Annotated[str, annotated_types.Predicate(lambda name: Path(name).name == name)]
+
+
+class _Index(TypedDict):
+    """An index of shards: tensor name -> the file beside it that holds the tensor."""
+
+    weight_map: Annotated[dict[str, _FileName], annotated_types.MinLen(1)]
 
 
 @dataclass(frozen=True)
@@ -55,52 +73,45 @@ def local_folder(path: Path) -> Location:
 def tensor_files_in(location: Location) -> tuple[tuple[str, ...], dict[str, str] | None]:
     """Names of the files that hold the tensors, and the index's tensor -> file map if there is an index.
 
-    An index decides; else all `.safetensors` files; else `pytorch_model.bin`; else a single pickle of any name.
+    Safetensors go before pickles; of each, an index decides. Else it is all `.safetensors` files; else `pytorch_model.bin`; else a single
+    pickle of any name.
 
     Raises:
         CheckpointError: there are none, it is not clear which, or shards are missing or left over.
     """
     safetensors = tuple(name for name in location.names if name.endswith(".safetensors"))
     if INDEX in location.names:
-        weight_map = _read_index(location)
-        shards = tuple(dict.fromkeys(weight_map.values()))
-        faults = []
-        if missing := sorted(set(shards) - set(safetensors)):
-            faults.append(f"its index names {', '.join(missing)}, which is not there: {location.remedy}")
-        if location.strict and (surplus := sorted(set(safetensors) - set(shards))):
-            faults.append(f"its index does not name {', '.join(surplus)}, which is there: move it elsewhere, or give it alone")
-        if faults:
-            raise CheckpointError(f"{location.label}: {'; '.join(faults)}")
-        return shards, weight_map
+        return _indexed(location, INDEX, safetensors)
     if safetensors:
         return safetensors, None
+    if PICKLE_INDEX in location.names:
+        return _indexed(location, PICKLE_INDEX, [name for name in location.names if _PICKLE_SHARD.fullmatch(name)])
     pickles = tuple(name for name in location.names if name.endswith(PICKLE_SUFFIXES))
     if "pytorch_model.bin" in pickles:
         return ("pytorch_model.bin",), None
     if len(pickles) == 1:
         return pickles, None
     if pickles:
-        raise CheckpointError(
-            f"{location.label} holds several pickles: {', '.join(pickles)}; expected one; give the path of the one to use"
-        )
-    found = ", ".join(location.names[:20]) + (", …" if len(location.names) > 20 else "")
+        raise CheckpointError(f"{location.label} holds several pickles: {listed(pickles)}; expected one; give the path of the one to use")
+    found = listed(location.names, most=20)
     raise CheckpointError(
         f"{location.label} holds no tensor file; expected one of *{', *'.join(TENSOR_SUFFIXES)}; found {found or 'no files'}; "
         f"{location.remedy}"
     )
 
 
-def _read_index(location: Location) -> dict[str, str]:
-    path = location.fetch(INDEX)
-    try:
-        with reading(path):
-            weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        # A file name with a folder in it would reach out of the checkpoint.
-        if not all(isinstance(file, str) and Path(file).name == file for file in weight_map.values()) or not weight_map:
-            raise ValueError("weight_map must map tensor names to names of files beside it")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a safetensors index ({type(error).__name__}: {error}); copy or download it again") from error
-    return weight_map
+def _indexed(location: Location, index: str, held: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The shards that an index names, of the tensor files `held`, and its map."""
+    weight_map = read_json(location.fetch(index), _Index, CheckpointError, "copy or download it again")["weight_map"]
+    shards = tuple(dict.fromkeys(weight_map.values()))
+    faults = []
+    if missing := sorted(set(shards) - set(location.names)):
+        faults.append(f"its index names {listed(missing)}, which is not there: {location.remedy}")
+    if location.strict and (surplus := sorted(set(held) - set(shards))):
+        faults.append(f"its index does not name {listed(surplus)}, which is there: move it elsewhere, or give it alone")
+    if faults:
+        raise CheckpointError(f"{location.label}: {'; '.join(faults)}")
+    return shards, weight_map
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -109,14 +120,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, is not JSON, or not an object.
     """
-    try:
-        with reading(path):
-            config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); correct it or download it again") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold a JSON object with the model's options; found {type(config).__name__}")
-    return config
+    return read_json(path, dict[str, Any], CheckpointError, "correct it or download it again")
 
 
 def looks_like_hub_id(text: str) -> bool:
@@ -124,27 +128,41 @@ def looks_like_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and not text.endswith(TENSOR_SUFFIXES)
 
 
-def base_model(config: Mapping[str, Any] | None, card: Path | None) -> str | None:
-    """Hub id or path of the model that a probe checkpoint belongs to, from its config, else from its model card."""
-    named = [value for field in _BASE_FIELDS for key, value in (config or {}).items() if key.startswith(field)]
-    if not any(map(_first_source, named)) and card is not None:
-        from huggingface_hub.repocard import metadata_load
-        from yaml import YAMLError
+def base_model(config: Mapping[str, Any] | None, card: Path | None, *, local: bool = True) -> tuple[str | None, tuple[str, ...]]:
+    """The model that a probe checkpoint belongs to, from its config, else from its model card.
 
-        try:
-            with reading(card):
-                named = [(metadata_load(card) or {}).get("base_model")]
-        except (ValueError, YAMLError) as error:
-            # The card is prose for readers; a slip in its header must not stop a conversion that may not need it.
-            _logger.warning("no base model read from %s: its YAML header is not valid (%s)", card, error)
-    return next(filter(None, map(_first_source, named)), None)
+    Args:
+        config: the checkpoint's.
+        card: the model card, if there is one.
+        local: whether it is of the user's own machine. Only then may it name a path: a stranger's would have this machine's files read.
+
+    Returns:
+        The hub id or path, None if there is none; and the paths that were named and are ignored.
+    """
+    named = [text for field in _BASE_FIELDS for key, value in (config or {}).items() if key.startswith(field) for text in _sources(value)]
+    if not any(local or looks_like_hub_id(text) for text in named) and card is not None:
+        named += _sources(_card_header(card).get("base_model"))
+    usable = [text for text in named if local or looks_like_hub_id(text)]
+    return next(iter(usable), None), tuple(dict.fromkeys(text for text in named if text not in usable))
 
 
-def _first_source(value: object) -> str | None:
-    """The first of a string or a list of strings that reads like a hub id or a path; a plain word does not."""
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and (
-            looks_like_hub_id(text) or text.endswith(TENSOR_SUFFIXES) or text.startswith(("/", "./", "../", "~"))
-        ):
-            return text
-    return None
+def _card_header(card: Path) -> dict[str, Any]:
+    """The YAML at the top of a model card."""
+    try:
+        head = _CARD_HEADER.match(read_text(card, CheckpointError))
+        content = parse_yaml(head[1], f"the header of {card}", CheckpointError) if head and len(head[1]) <= _LONGEST_HEADER else None
+    except CheckpointError as error:
+        # The card is prose for readers; a slip in its header must not stop a conversion that may not need it.
+        _logger.warning("no base model read from a model card: %s", error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _sources(value: object) -> list[str]:
+    """Those of a string or a list of strings that read like a hub id or a path; a plain word does not."""
+    return [
+        text
+        for text in (value if isinstance(value, list) else [value])
+        if isinstance(text, str)
+        and (looks_like_hub_id(text) or text.endswith(TENSOR_SUFFIXES) or text.startswith(("/", "./", "../", "~")) or "\\" in text)
+    ]

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources import hub, layout
-from und3rstand_jax.convert.sources.formats import PickleFile, SafetensorsFiles
-from und3rstand_jax.convert.sources.tensor_files import TensorFiles, reading
+from und3rstand_jax.convert.sources.pickle_files import PickleFiles
+from und3rstand_jax.convert.sources.safetensors_files import SafetensorsFiles
+from und3rstand_jax.convert.sources.tensor_files import TensorFiles, TensorsBelow, reading
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
 
@@ -21,8 +22,10 @@ class Source:
         kind: what it turned out to be.
         revision: the commit of a hub id, None for a local source.
         config: the parsed `config.json`, None if there is none.
-        base_model: hub id or path of the model it builds on, as the config or the model card says; None if neither does.
+        base_model: hub id or path of the model it builds on, as the config or the model card says; None if neither does. Of a hub
+            repository it is a hub id, never a path.
         tensors: the tensors; the caller closes them.
+        ignored_paths: what the config or card of a hub repository names as base model and is a path.
     """
 
     spec: str
@@ -31,6 +34,7 @@ class Source:
     config: dict[str, Any] | None
     base_model: str | None
     tensors: TensorFiles
+    ignored_paths: tuple[str, ...] = ()
 
     def sha256(self) -> dict[str, str]:
         """File name -> hexadecimal SHA-256 of every tensor file and of `config.json`. Reads them whole; safe in a thread."""
@@ -44,46 +48,54 @@ class Source:
         return digests
 
 
-def open_source(spec: str, access: HubAccess | None = None, *, progress: bool = True) -> Source:
+def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hub_only: bool = False, progress: bool = True) -> Source:
     """Opens a checkpoint; from the hub, only the files needed are downloaded.
 
     Args:
         spec: a path that exists, else a hub id (owner/name).
         access: how the hub is reached, with the client's own settings by default.
+        key: the entry of a pickle that holds the weights, or the beginning of their names; by default the usual entries.
+        hub_only: whether `spec` is a hub id even where a local path has its name, because a stranger wrote it.
         progress: whether downloads show progress bars.
 
     Raises:
         CheckpointError: the source is not there, not readable, or not a checkpoint.
-        OptionError: a revision was given for a local path.
+        OptionError: a revision was given for a local path, or the token cannot be one.
     """
     access = access or HubAccess()
     path = Path(spec).expanduser()
     with reading(spec):
-        local = path.exists()
+        local = path.exists() and not hub_only
         is_folder = path.is_dir()
     if not local and layout.looks_like_hub_id(spec):
         location, commit = hub.open_repository(spec, access, progress)
-        return _open_location(spec, "hub", location, commit)
+        return _open_location(spec, "hub", location, commit, key)
     expected = f"a folder, or a {', '.join(layout.TENSOR_SUFFIXES)} file"
     if not local:
         raise CheckpointError(f"{spec} does not exist; expected a hub id (owner/name), {expected}")
     if access.revision is not None:
         raise OptionError(f"--revision {access.revision} was given for {spec}, a local path; revisions belong to hub ids; leave it out")
     if is_folder:
-        return _open_location(spec, "folder", layout.local_folder(path), None)
+        return _open_location(spec, "folder", layout.local_folder(path), None, key)
     if path.suffix not in layout.TENSOR_SUFFIXES:
         raise CheckpointError(f"{spec} is not a checkpoint by its name; expected a hub id, {expected}")
     beside = path.with_name(layout.CONFIG)
     config = layout.read_config(beside) if path.suffix == ".safetensors" and beside.is_file() else None
-    tensors = SafetensorsFiles((path,)) if path.suffix == ".safetensors" else PickleFile(path)
-    return Source(spec, "file", None, config, layout.base_model(config, None), tensors)
+    return Source(spec, "file", None, config, layout.base_model(config, None)[0], _open_tensors((path,), None, key))
 
 
-def _open_location(spec: str, kind: Literal["hub", "folder"], location: layout.Location, commit: str | None) -> Source:
+def _open_location(spec: str, kind: Literal["hub", "folder"], location: layout.Location, commit: str | None, key: str) -> Source:
     """Small files first, so that a faulty config is found before gigabytes are downloaded."""
     names, weight_map = layout.tensor_files_in(location)
     config = layout.read_config(location.fetch(layout.CONFIG)) if layout.CONFIG in location.names else None
-    base = layout.base_model(config, location.fetch(layout.CARD) if layout.CARD in location.names else None)
+    card = location.fetch(layout.CARD) if layout.CARD in location.names else None
+    base, ignored = layout.base_model(config, card, local=kind != "hub")
     files = tuple(map(location.fetch, names))
-    tensors = SafetensorsFiles(files, weight_map) if files[0].suffix == ".safetensors" else PickleFile(files[0])
-    return Source(spec, kind, commit, config, base, tensors)
+    return Source(spec, kind, commit, config, base, _open_tensors(files, weight_map, key), ignored)
+
+
+def _open_tensors(files: tuple[Path, ...], weight_map: dict[str, str] | None, key: str) -> TensorFiles:
+    if files[0].suffix == ".safetensors":
+        return TensorsBelow(SafetensorsFiles(files, weight_map), key) if key else SafetensorsFiles(files, weight_map)
+    pickles = PickleFiles(files, weight_map, key)
+    return TensorsBelow(pickles, pickles.prefix) if pickles.prefix else pickles

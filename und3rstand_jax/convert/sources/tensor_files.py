@@ -3,6 +3,7 @@
 import math
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.files import open_regular
+from und3rstand_jax.support.text import listed
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class TensorFiles(Mapping[str, TensorInfo]):
         files: the files that hold the tensors.
         metadata: the safetensors headers' own strings, of all shards ({} for pickles).
         args: what a pickle says of its model: the call in `args.model`, or a dict of options; None where it says nothing.
+        chosen: the entry of a pickle, or the beginning of names, that holds the tensors; "" where the files hold nothing else.
+        ignored: what else the files hold -> what that is.
     """
 
     def __init__(
@@ -45,12 +50,16 @@ class TensorFiles(Mapping[str, TensorInfo]):
         *,
         metadata: Mapping[str, str] | None = None,
         args: str | Mapping[str, Any] | None = None,
+        chosen: str = "",
+        ignored: Mapping[str, str] | None = None,
     ) -> None:
         """The table of `files`; readers of a format call this once they know it."""
         self._table = dict(table)
         self.files = files
         self.metadata = dict(metadata or {})
         self.args = args
+        self.chosen = chosen
+        self.ignored = dict(ignored or {})
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
@@ -86,6 +95,75 @@ class TensorFiles(Mapping[str, TensorInfo]):
         self.close()
 
 
+class TensorsBelow(TensorFiles):
+    """Those tensors of a table whose names begin with a prefix, under their names without it."""
+
+    def __init__(self, whole: TensorFiles, prefix: str) -> None:
+        """Narrows `whole`, which is closed along with this.
+
+        Raises:
+            CheckpointError: no name begins with the prefix.
+        """
+        self._whole, self._start = whole, f"{prefix.rstrip('.')}."
+        table = {name.removeprefix(self._start): info for name, info in whole.items() if name.startswith(self._start)}
+        counts = Counter(name.partition(".")[0] for name in whole if not name.startswith(self._start))
+        beside = {name: tensor_count(count) for name, count in counts.items()}
+        if not table:
+            whole.close()
+            held = listed(f"{name} ({what})" for name, what in {**whole.ignored, **beside}.items())
+            raise CheckpointError(
+                f"--key {prefix} is neither an entry of {whole.files[0].name} nor the beginning of a tensor's name; found {held}"
+            )
+        metadata = {key.removeprefix(self._start): value.removeprefix(self._start) for key, value in whole.metadata.items()}
+        chosen = ".".join(filter(None, (whole.chosen, prefix)))
+        super().__init__(table, whole.files, metadata=metadata, args=whole.args, chosen=chosen, ignored={**whole.ignored, **beside})
+
+    def read(self, name: str) -> np.ndarray:  # noqa: D102 (documented by the base class)
+        return self._whole.read(self._start + name)
+
+    def close(self) -> None:  # noqa: D102 (documented by the base class)
+        self._whole.close()
+
+
+def tensor_count(count: int) -> str:
+    """A number of tensors for a message."""
+    return f"{count:,} tensor{'' if count == 1 else 's'}"
+
+
+def merged(
+    tables: Mapping[Path, Mapping[str, TensorInfo]], weight_map: Mapping[str, str] | None = None
+) -> tuple[dict[str, TensorInfo], dict[str, Path]]:
+    """The shards of a checkpoint as one table, and the file that holds each tensor.
+
+    Args:
+        tables: the tensors of every shard.
+        weight_map: tensor -> file name, where an index states it; it must agree with the shards.
+
+    Raises:
+        CheckpointError: a name appears twice, or the index disagrees.
+    """
+    table: dict[str, TensorInfo] = {}
+    homes: dict[str, Path] = {}
+    twice = []
+    for path, held in tables.items():
+        twice += [f"{name} in {homes[name].name} and {path.name}" for name in held if name in homes]
+        table |= held
+        homes |= dict.fromkeys(held, path)
+    if twice:
+        raise CheckpointError(f"names that appear in two files: {listed(twice, '; ')}; give one of the files, or the folder with its index")
+    if weight_map is not None:
+        found = {name: path.name for name, path in homes.items()}
+        faults = [
+            f"{name} should be in {file} and is {f'in {found[name]}' if name in found else 'in no shard'}"
+            for name, file in weight_map.items()
+            if found.get(name) != file
+        ]
+        faults += [f"{name} is in {file} and not in the index" for name, file in found.items() if name not in weight_map]
+        if faults:
+            raise CheckpointError(f"index and shards disagree: {listed(faults, '; ')}; copy or download index and shards again together")
+    return table, homes
+
+
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """Turns an `OSError` from reading `path` into a `CheckpointError` that names it."""
@@ -98,7 +176,7 @@ def reading(path: Path | str) -> Iterator[None]:
 
 def first_bytes(path: Path) -> bytes:
     """The first bytes of a tensor file, which must be neither empty nor a Git LFS pointer."""
-    with reading(path), path.open("rb") as file:
+    with reading(path), open_regular(path) as file:
         head = file.read(64)
     if not head:
         raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint; copy or download it again")
