@@ -1,5 +1,6 @@
 """The converter's command: every kind of source, `--verify`, the way back to PyTorch, `--inspect`."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -102,7 +103,8 @@ def test_a_source_of_every_kind_is_converted_and_verified(kind: str, tmp_path: P
     assert main(["--repo", str(source), "--out", str(checkpoint), "--verify"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{checkpoint}\n"
-    assert err == f"writing backbone (0 MiB)\nverified: {len(backbone_tensors())} tensors equal the source's, bit for bit\n"
+    note = f"note: {source}: taken is model, left out: epoch (int); --key chooses other weights\n" if kind == "pth" else ""
+    assert err == f"{note}writing backbone (0 MiB)\nverified: {len(backbone_tensors())} tensors equal the source's, bit for bit\n"
     assert_is_the_backbone(checkpoint)
     info = u3d.read_checkpoint_info(checkpoint)
     assert info.backbone == u3d.BackboneConfig.from_hub_config(CONFIG)
@@ -188,6 +190,62 @@ def test_a_prefix_before_every_name(tmp_path: Path) -> None:
     checkpoint = converted(save_backbone(tmp_path / "m", tensors), tmp_path / "jax", "--verify")
     assert_is_the_backbone(checkpoint)
     assert_equal_tensors(load_file(exported(checkpoint, tmp_path / "back") / "model.safetensors"), tensors)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"net._orig_mod.module.{name}",
+        lambda name: re.sub(r"(blocks2?\.\d+)\.", r"\1._orig_mod.", name).replace("patch_embed.", "patch_embed._orig_mod."),
+    ],
+)
+def test_wrappers_anywhere_in_a_name(wrap, tmp_path: Path) -> None:
+    tensors = {wrap(name): tensor for name, tensor in backbone_tensors().items()}
+    checkpoint = converted(save_backbone(tmp_path / "m", tensors), tmp_path / "jax", "--verify")
+    assert_is_the_backbone(checkpoint)
+    assert_equal_tensors(load_file(exported(checkpoint, tmp_path / "back") / "model.safetensors"), tensors)
+    both = {wrap(f"backbone.{name}"): tensor for name, tensor in backbone_tensors().items()}
+    both |= {wrap(name).replace(".mlp.", "._orig_mod.mlp."): tensor for name, tensor in probe_tensors().items()}
+    both_config = {"backbone": CONFIG, "activation": "relu", "layer_ids": list(LAYERS)}
+    checkpoint = converted(save_backbone(tmp_path / "both", both, both_config), tmp_path / "jax2", "--verify")
+    assert u3d.read_checkpoint_info(checkpoint).probes is not None
+
+
+def test_a_name_that_merely_ends_like_a_backbones_is_none(tmp_path: Path, capsys) -> None:
+    spann3r = {f"dust3r.{name}": tensor for name, tensor in backbone_tensors().items()}
+    spann3r |= {"pos_patch_embed.proj.weight": np.zeros((32, 3, 16, 16), np.float32), "norm_q.weight": np.ones(16, np.float32)}
+    spann3r["value_encoder.0.attn.qkv.weight"] = np.zeros((48, 16), np.float32)
+    source = save_backbone(tmp_path / "m", spann3r)
+    assert main(["--repo", str(source), "--out", str(tmp_path / "out")]) == 2
+    assert "; if that is no probe, --key dust3r converts the backbone alone" in capsys.readouterr().err
+    checkpoint = converted(source, tmp_path / "jax", "--verify", "--key", "dust3r")
+    assert_is_the_backbone(checkpoint)
+    found = u3d.read_checkpoint_info(checkpoint).provenance["backbone"]["findings"][-1]
+    left_out = "left out: norm_q (1 tensor), pos_patch_embed (1 tensor), value_encoder (1 tensor)"
+    assert found == {"field": "weights", "value": "dust3r", "how": "option", "why": left_out}
+
+
+def test_an_average_of_the_weights_is_named_and_can_be_chosen(tmp_path: Path, capsys) -> None:
+    import torch
+
+    weights = {name: torch.from_numpy(tensor) for name, tensor in backbone_tensors().items()}
+    args = argparse.Namespace(model=args_string(CONFIG))
+    torch.save({"model": {k: v + 1 for k, v in weights.items()}, "model_ema": weights, "args": args, "epoch": 3}, tmp_path / "m.ckpt")
+    assert main(["--repo", str(tmp_path / "m.ckpt"), "--inspect"]) == 0
+    assert re.search(r"weights +model +read +left out: model_ema \(133 tensors\), epoch \(int\)", capsys.readouterr().out)
+    converted(tmp_path / "m.ckpt", tmp_path / "jax")
+    expected = f"note: {tmp_path / 'm.ckpt'}: taken is model, left out: model_ema (133 tensors), epoch (int); --key chooses other weights"
+    assert expected in capsys.readouterr().err
+    assert_is_the_backbone(converted(tmp_path / "m.ckpt", tmp_path / "ema", "--key", "model_ema", "--verify"))
+
+
+def test_two_exports_are_equal_byte_for_byte(tmp_path: Path) -> None:
+    config = DPT_CONFIG
+    checkpoint = converted(save_backbone(tmp_path / "m", backbone_tensors(config), config), tmp_path / "jax")
+    one, two = (exported(checkpoint, tmp_path / name) for name in ("one", "two"))
+    for name in ("model.safetensors", "config.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 # There and back

@@ -122,7 +122,7 @@ TENSORS = {
     ),
     "two backbones": (
         backbone_tensors() | {f"teacher.{name}": tensor for name, tensor in backbone_tensors().items()},
-        "found 2 backbones in one checkpoint, under the prefixes '', 'teacher.'; expected one",
+        "found 2 backbones in one checkpoint, under the prefixes '', 'teacher.'; expected one: choose it with --key PREFIX",
     ),
 }  # fmt: skip
 
@@ -151,6 +151,19 @@ def test_all_faults_are_told_at_once_in_one_line(refused, tmp_path: Path) -> Non
         "enc_blocks.1.mlp.fc2.bias: found dtype float64, expected one of float32, float16, bfloat16; "
         "enc_blocks.1.mlp.fc2.bias: found shape 31, expected 32"
     )
+
+
+def test_what_is_said_of_very_many_tensors_is_short(refused, tmp_path: Path, capsys) -> None:
+    strays = {f"stray{'x' * 100}{chr(97 + i % 26)}{i}.{i}": np.zeros(1, np.float32) for i in range(5000)}
+    message = refused(save_backbone(tmp_path / "m", backbone_tensors() | strays))
+    assert message.startswith("the backbone's tensors do not fit: 5,000 problems: ") and message.endswith("and 4,980 more")
+    assert len(message) < 10_000
+    unknown = {f"option{i}": "x" * 1000 for i in range(1000)}
+    assert len(refused(save_backbone(tmp_path / "m", None, CONFIG | unknown))) < 10_000
+    matrices = {f"{name}.weight": np.zeros((2, 2), np.float32) for name in strays}
+    probes = save_probes(tmp_path / "probes", save_backbone(tmp_path / "b"), probe_tensors() | matrices)
+    assert main(["--repo", str(probes), "--out", str(tmp_path / "out")]) == 2
+    assert len(capsys.readouterr().err) < 60_000
 
 
 def test_equal_complaints_of_many_blocks_are_told_as_ranges() -> None:
@@ -191,6 +204,7 @@ def test_second_names_must_hold_what_the_first_hold(equal: bool, refused, tmp_pa
             "option 'qk_norm' (= True) is not known to this implementation; option 'layers' (= 3) is not known",
         ),
         ({"patch_embed_cls": "Conv"}, "patch_embed_cls 'Conv' is not supported; expected one of PatchEmbedDust3R, ManyAR_PatchEmbed"),
+        ({"conf_mode": ["exp", 1, 10**400]}, "is not supported; expected (name, lower bound, upper bound)"),
         ({"output_mode": "pts2d"}, "output_mode 'pts2d' is not supported; expected pts3d"),
         ({"enc_num_heads": 3}, "enc_embed_dim 32 must be a multiple of 4·enc_num_heads = 12"),
         ({"enc_depth": "2"}, "enc_depth must be a positive integer; found '2'"),
@@ -244,16 +258,18 @@ def test_an_args_string_that_would_run_code_runs_nothing(value: str, refused, tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("[]", "must hold a JSON object; found list"),
+        ("{", "is not what is expected: invalid JSON"),
+        ("[" * 100_000, "is not what is expected: invalid JSON: recursion limit exceeded"),
+        ("[]", "is not what is expected: input should be an object; correct the --mapping file"),
     ],
 )
 def test_broken_mapping_files(content: str, message: str, refused, tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text(content)
     probes = save_probes(tmp_path / "probes", save_backbone(tmp_path / "m"))
     assert message in refused(probes, "--mapping", str(tmp_path / "map.json"))
-    assert refused(probes, "--mapping", str(tmp_path / "none.json")) == f"No such file or directory: {tmp_path / 'none.json'}"
+    assert refused(probes, "--mapping", str(tmp_path / "none.json")) == (
+        f"{tmp_path / 'none.json'} cannot be read: no such file or directory; correct the --mapping file"
+    )
 
 
 def test_a_probe_checkpoint_that_cannot_be_told_shows_the_table_it_saw(tmp_path: Path, capsys) -> None:
@@ -300,8 +316,8 @@ def test_sources_that_are_not_there(refused, tmp_path: Path) -> None:
     ("url", "options", "message"),
     [
         ("http://127.0.0.1:9", [], "cannot reach http://127.0.0.1:9 (ConnectError: "),
-        ("http://127.0.0.1:9", ["--offline"], "offline mode is on and naver/tiny is not in the cache"),
-        (None, [], "has no repository naver/tiny that you may see; check the name, or log in"),
+        ("http://127.0.0.1:9", ["--offline"], "offline mode is on and naver/tiny is neither a file or folder here, nor in the cache"),
+        (None, [], "error: there is no file or folder naver/tiny, and http://127.0.0.1:"),
     ],
     ids=["no network", "offline", "no such repository"],
 )

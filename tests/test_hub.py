@@ -6,11 +6,15 @@ pauses between retries are not what is tested.
 
 import errno
 import hashlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -26,14 +30,20 @@ WEIGHTS = save({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(
 CONFIG = b'{"depth_mode": ["exp", -Infinity, Infinity]}'
 CARD = b"---\nlicense: mit\nbase_model:\n- naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt\n---\n# Probes\n"
 
+LOG_IN = "log in (hf auth login), set HF_TOKEN or pass --token-file"
+
 OPEN = """
 import json, sys, time
+from pathlib import Path
 time.sleep = lambda seconds: None
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.support.errors import UserError
+options = json.loads(sys.argv[2])
+if "token_file" in options:
+    options["token_file"] = Path(options["token_file"])
 try:
-    source = open_source(sys.argv[1], HubAccess(**json.loads(sys.argv[2])))
+    source = open_source(sys.argv[1], HubAccess(**options))
 except UserError as error:
     print(json.dumps({"error": str(error)}))
 else:
@@ -67,6 +77,8 @@ def open_in_process(url: str, home: Path, spec: str = ID, env: dict[str, str] | 
         command, env=environment(url, home) | (env or {}), cwd=Path(__file__).parent.parent, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+    for secret in (options.get("token"), (env or {}).get("HF_TOKEN"), urlsplit(url).password):
+        assert secret is None or secret.strip() not in run.stdout + run.stderr
     return json.loads(run.stdout)
 
 
@@ -120,14 +132,16 @@ def test_a_revision_is_taken_by_name_and_by_commit_and_a_wrong_one_is_refused(hu
 
 def test_a_missing_repository(hub: Hub, tmp_path: Path) -> None:
     error = open_in_process(hub.url, tmp_path, spec="nobody/nothing")["error"]
-    assert error.startswith(f"{hub.url} has no repository nobody/nothing that you may see; check the name")
+    assert error.startswith(
+        f"there is no file or folder nobody/nothing, and {hub.url} has no repository nobody/nothing that you may see; check the name"
+    )
 
 
 def test_a_gated_repository_without_and_with_token(hub: Hub, tmp_path: Path) -> None:
     hub.repos[ID].gated, hub.repos[ID].token = True, "hf_right"
     error = open_in_process(hub.url, tmp_path)["error"]
-    assert error == f"{ID} is gated: ask for access at {hub.url}/{ID}, then log in (hf auth login) or pass --token"
-    assert "is gated" in open_in_process(hub.url, tmp_path, token="hf_wrong")["error"]
+    assert error == f"{ID} is gated: ask for access at {hub.url}/{ID}, then {LOG_IN}"
+    assert "the token of --token was refused: it may have expired" in open_in_process(hub.url, tmp_path, token="hf_wrong")["error"]
     assert complete_files(tmp_path) == set()
     assert open_in_process(hub.url, tmp_path, token="hf_right")["values"]["b"] == [1, 1, 1]
     assert open_in_process(hub.url, tmp_path / "other", env={"HF_TOKEN": "hf_right"})["revision"] == COMMIT
@@ -136,21 +150,26 @@ def test_a_gated_repository_without_and_with_token(hub: Hub, tmp_path: Path) -> 
 def test_a_private_repository_without_and_with_token(hub: Hub, tmp_path: Path) -> None:
     hub.repos[ID].private, hub.repos[ID].token = True, "hf_right"
     error = open_in_process(hub.url, tmp_path)["error"]
-    assert "has no repository" in error and "log in (hf auth login, --token) if it is private" in error
+    assert "has no repository" in error and error.endswith(f"{LOG_IN} if it is private")
+    error = open_in_process(hub.url, tmp_path, env={"HF_TOKEN": "of-last-year"})["error"]
+    assert error.endswith("; the token of HF_TOKEN in the environment does not open it, or has expired")
+    (tmp_path / "token.txt").write_text("hf_right\n")
+    assert open_in_process(hub.url, tmp_path, token_file=str(tmp_path / "token.txt"))["revision"] == COMMIT
     assert open_in_process(hub.url, tmp_path, token="hf_right")["revision"] == COMMIT
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (403, f"the hub forbids access to {ID} (403); your token must have read permission for it (hf auth login, --token)"),
+        (401, f"the hub refused the token of HF_TOKEN in the environment for {ID} (401), which may have expired; remove it, or {LOG_IN}"),
+        (403, f"the hub forbids access to {ID} (403) with the token of HF_TOKEN in the environment, which must have read permission"),
         (429, f"the hub reports too many requests for {ID} (429); wait some minutes, or log in for a higher limit (hf auth login)"),
         (503, f"the hub answered 503 for {ID} ("),
     ],
 )
 def test_files_that_the_hub_does_not_hand_out(hub: Hub, tmp_path: Path, status: int, message: str) -> None:
     hub.repos[ID].status = status
-    assert open_in_process(hub.url, tmp_path)["error"].startswith(message)
+    assert open_in_process(hub.url, tmp_path, env={"HF_TOKEN": "of-no-usual-form"})["error"].startswith(message)
 
 
 def test_an_interrupted_download_is_resumed(hub: Hub, tmp_path: Path) -> None:
@@ -173,13 +192,16 @@ def test_a_download_that_never_completes_is_an_error_and_leaves_nothing_to_use(h
 @pytest.mark.parametrize("settings", [{"offline": True}, {"env": {"HF_HUB_OFFLINE": "1"}}])
 def test_offline_without_cache(hub: Hub, tmp_path: Path, settings: dict) -> None:
     error = open_in_process(hub.url, tmp_path, **settings)["error"]
-    assert error.startswith("offline mode is on") and f"{ID} is not in the cache; run this again with a network" in error
+    assert (
+        error.startswith("offline mode is on")
+        and f"{ID} is neither a file or folder here, nor in the cache; run this again with a network" in error
+    )
     assert hub.requests == []
 
 
 def test_a_server_that_is_down(tmp_path: Path) -> None:
     error = open_in_process("http://127.0.0.1:9", tmp_path)["error"]
-    assert error.startswith("cannot reach http://127.0.0.1:9 (ConnectError") and "is not in the cache" in error
+    assert error.startswith("cannot reach http://127.0.0.1:9 (ConnectError") and "nor in the cache" in error
 
 
 def test_a_server_that_is_no_hub(hub: Hub, tmp_path: Path) -> None:
@@ -199,7 +221,7 @@ def test_a_repository_without_tensors_lists_what_it_holds(hub: Hub, tmp_path: Pa
 
 def test_a_faulty_config_is_found_before_the_tensors_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     hub.repos[ID].files["config.json"] = b"{"
-    assert "is not valid JSON" in open_in_process(hub.url, tmp_path)["error"]
+    assert "is not what is expected: invalid JSON" in open_in_process(hub.url, tmp_path)["error"]
     assert hub.downloads(ID) == ["config.json"]
 
 
@@ -246,3 +268,77 @@ def test_a_repository_that_changes_during_the_download(monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: f"/cache/snapshots/{'f' * 40}/model.safetensors")
     with pytest.raises(UserError, match=f"{ID} changed during the download"):
         hub_module._download(ID, "model.safetensors", COMMIT, HubAccess())
+
+
+# Secrets
+
+
+@pytest.mark.parametrize("form", ["message", "interrupted", "server that is down"])
+def test_a_password_in_the_address_is_never_shown(hub: Hub, tmp_path: Path, form: str) -> None:
+    url = hub.url.replace("://", "://reader:pass@word@" if form == "message" else "://reader:secretword@")
+    if form == "server that is down":
+        url = "http://reader:secretword@127.0.0.1:9"
+    hub.repos[ID].cut = {"model.safetensors": 1000} if form == "interrupted" else {}
+    error = open_in_process(url, tmp_path, spec="nobody/nothing" if form == "message" else ID)["error"]
+    assert (
+        ("***@" in error or form == "interrupted") and "secretword" not in error and "pass" not in error
+    )  # open_in_process looks at the log lines too
+
+
+@pytest.mark.parametrize("token", ["two words", "line\nbreak", "", "s\u00fcss"])
+def test_a_token_that_cannot_be_one_is_refused_unseen(token: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token)
+    for access in (HubAccess(token=token), HubAccess(token_file=tmp_path / "token")):
+        with pytest.raises(
+            UserError, match="^--token.* holds (no token|more than a token, which is one word of ASCII characters)$"
+        ) as caught:
+            _ = access.secret
+        assert not token or token not in str(caught.value)
+    with pytest.raises(UserError, match="were both given"):
+        _ = HubAccess(token="a", token_file=tmp_path / "token").secret
+    assert "sesame" not in repr(HubAccess(token="sesame"))
+
+
+def test_a_cause_with_a_secret_in_it_does_not_go_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> str:
+        logging.getLogger("huggingface_hub.file_download").warning("sending %s", "Bearer open-sesame")
+        raise ValueError("Illegal header value b'Bearer open-sesame'")
+
+    heard = io.StringIO()
+    handler = logging.StreamHandler(heard)
+    logging.getLogger("huggingface_hub").addHandler(handler)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    try:
+        with pytest.raises(UserError) as caught:
+            hub_module._download(ID, "model.safetensors", COMMIT, HubAccess(token="open-sesame"))
+    finally:
+        logging.getLogger("huggingface_hub").removeHandler(handler)
+    assert heard.getvalue() == "sending Bearer ***\n"
+    assert "Illegal header value b'Bearer ***'" in str(caught.value)
+    assert "sesame" not in "".join(traceback.format_exception(caught.value)).replace('token="open-sesame"', "")
+
+
+# A stranger's base model
+
+
+@pytest.mark.parametrize("place", ["card", "config"])
+def test_a_path_as_base_model_of_a_repository_is_named_and_not_read(hub: Hub, tmp_path: Path, place: str) -> None:
+    private = tmp_path / "private.safetensors"
+    save_file({"patch_embed.proj.weight": np.zeros((1, 3, 2, 2), np.float32)}, private)
+    probe = save({"probes.0.mlp.0.weight": np.zeros((1024, 16), np.float32)})
+    card, config = (str(private), None) if place == "card" else (None, str(private))
+    content = {"README.md": f"---\nbase_model: {card}\n---\n".encode(), "config.json": json.dumps({"base_model": config}).encode()}
+    hub.repos[ID] = Repo({"model.safetensors": probe, **content})
+    command = [sys.executable, "-m", "convert", "--repo", ID, "--inspect"]
+    env = environment(hub.url, tmp_path / "home") | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"error: {ID} names as its base model '{private}', ignored: a hub repository may name hub ids, not paths")
+    # A hub id that is also a path here is that of the hub.
+    content["config.json"] = json.dumps({"base_model": "my/model"}).encode()
+    hub.repos[ID] = Repo({"model.safetensors": probe, **content})
+    (tmp_path / "my" / "model").mkdir(parents=True)
+    private.rename(tmp_path / "my" / "model" / "model.safetensors")
+    env["HF_HOME"] = str(tmp_path / "another")
+    run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert run.stderr.startswith(f"error: {hub.url} has no repository my/model that you may see"), run.stderr

@@ -697,7 +697,7 @@ def test_mapping_file_with_two_views_and_norms() -> None:
         ({"steps": ["linear"]}, "has 2 linear layers and 0 norms, which the stated steps do not fit"),
         ({"unused": ["nothing"]}, "leaves out 'nothing', below which there is no tensor"),
         ({"unused": "x"}, "expected a list of prefixes"),
-        (["x"], "must hold a JSON object; found list"),
+        (["x"], "input should be an object"),
     ],
 )
 def test_bad_mapping_files(mapping: object, complaint: str) -> None:

@@ -312,7 +312,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_is_listed_does_not_grow_with_the_files(tmp_path: Path) -> None:
-    homes = {f"{'deep.' * 60}{i}": SHARD.format(1) for i in range(50_000)}
+    homes = {f"{'deep.' * 60}{i}": SHARD.format(1) for i in range(50_000)} | {"b": SHARD.format(2)}
     error = refusal(write_sharded(tmp_path, homes))
     assert len(error) < 5000 and "more; copy or download index and shards again together" in error
     for i in range(100):

@@ -9,6 +9,7 @@ import tyro
 
 from und3rstand_jax.commands.command_line import end_process, run_command
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
+from und3rstand_jax.convert.sources.layout import TENSOR_SUFFIXES
 from und3rstand_jax.support.errors import OptionError
 
 
@@ -17,8 +18,8 @@ class Options:
     """Converts PyTorch checkpoints of DUSt3R and of probes into Flax parameter trees, and back."""
 
     repo: Annotated[str, tyro.conf.arg(metavar="SOURCE")]
-    """What to convert: a hub id (owner/name), a folder (config.json and *.safetensors), or a .safetensors, .pth, .pt or .bin file.
-    With --to-torch: a converted checkpoint."""
+    """What to convert: a hub id (owner/name), a folder (config.json and *.safetensors), or a .safetensors, .pth, .pt, .ckpt or .bin
+    file. With --to-torch: a converted checkpoint."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: ./NAME-jax for a source called NAME)")] = None
     """Output folder."""
     backbone: Annotated[
@@ -26,6 +27,9 @@ class Options:
         tyro.conf.arg(metavar="SOURCE", help_behavior_hint="(default: in the same files, else the base model of the config or model card)"),
     ] = None
     """Backbone of a probe checkpoint: a hub id, folder, file or converted checkpoint."""
+    key: Annotated[str, tyro.conf.arg(metavar="KEY", help_behavior_hint="(default: model, state_dict or model_state_dict, else all)")] = ""
+    """Which weights, where --repo holds several: an entry of a .pth file (model_ema, ema.module), or the beginning of the tensors' names
+    (dust3r). --inspect lists what is left out."""
     inspect: bool = False
     """Print what would be converted and how each decision was made. Writes nothing."""
     verify: bool = False
@@ -67,7 +71,7 @@ def _run(options: Options) -> None:
     if is_checkpoint(options.repo):
         raise OptionError(f"{options.repo} is converted already; use it as --checkpoint, or export it with --to-torch DIR")
     out = options.out or default_out(options.repo)
-    with open_plan(options.repo, options.backbone, options.hub, options.probes) as plan:
+    with open_plan(options.repo, options.backbone, options.hub, options.probes, key=options.key) as plan:
         if options.inspect:
             print(describe(plan))
             return
@@ -80,7 +84,7 @@ def _run(options: Options) -> None:
 def default_out(repo: str) -> Path:
     """`./NAME-jax` for a source whose last component is NAME."""
     name = Path(repo).expanduser().resolve().name if Path(repo).expanduser().exists() else repo.rsplit("/", 1)[-1]
-    for suffix in (".safetensors", ".pth", ".pt", ".bin"):
+    for suffix in TENSOR_SUFFIXES:
         name = name.removesuffix(suffix)
     return Path(f"{name}-jax")
 

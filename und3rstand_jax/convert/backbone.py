@@ -13,9 +13,11 @@ from und3rstand_jax.convert.mapping import Leaf, Shape, mismatches, shape_text
 from und3rstand_jax.convert.parts import PartPlan
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.convert.wrappers import by_unwrapped_name, unwrapped
 from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.config import PUBLISHED, BackboneConfig
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import listed
 
 _ANCHOR = "patch_embed.proj.weight"
 _HEAD_DIM = 64  # of the published DUSt3R models; shapes do not show it
@@ -25,17 +27,19 @@ _UNSEEN = ("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mo
 
 
 def backbone_prefix(tensors: Mapping[str, TensorInfo]) -> str | None:
-    """What stands before every backbone tensor's name (often nothing), or None if there is no backbone.
+    """What stands before every backbone tensor's name (often nothing), wrappers left out; None if there is no backbone.
 
     Raises:
         CheckpointError: there are several backbones.
     """
-    prefixes = sorted(name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR))
-    if len(prefixes) > 1:
+    # Whole components: another model's pos_patch_embed is no second backbone.
+    anchors = sorted(name for name in tensors if f".{unwrapped(name)}".endswith(f".{_ANCHOR}"))
+    if len(anchors) > 1:
+        prefixes = listed(repr(name.removesuffix(_ANCHOR)) for name in anchors)
         raise CheckpointError(
-            f"found {len(prefixes)} backbones in one checkpoint, under the prefixes {', '.join(map(repr, prefixes))}; expected one"
+            f"found {len(anchors)} backbones in one checkpoint, under the prefixes {prefixes}; expected one: choose it with --key PREFIX"
         )
-    return prefixes[0] if prefixes else None
+    return unwrapped(anchors[0]).removesuffix(_ANCHOR) if anchors else None
 
 
 def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: frozenset[str] = frozenset()) -> PartPlan:
@@ -49,7 +53,8 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
     Raises:
         CheckpointError: there is no backbone, or its config cannot be used. Tensors that do not fit are the plan's `faults`.
     """
-    tensors = {name: info for name, info in source.tensors.items() if name not in not_ours}
+    names = by_unwrapped_name(name for name in source.tensors if name not in not_ours)
+    tensors = {plain: source.tensors[name] for plain, name in names.items()}
     prefix = backbone_prefix(tensors)
     if prefix is None:
         raise CheckpointError(f"found no DUSt3R or CroCo backbone (no tensor {_ANCHOR}) among {len(tensors)} tensors")
@@ -74,6 +79,8 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
             found, expected = (f"{shape_text(tensors[name].shape)} {tensors[name].dtype}" for name in (second, first))
             faults.append(Complaint(second, f"found {found}, expected {expected} like {first}, whose second name it is"))
 
+    # In the source, and so in an export, they are called what they were.
+    leaves = {path: dataclasses.replace(leaf, names=tuple(names.get(name, name) for name in leaf.names)) for path, leaf in leaves.items()}
     variant = _variant(config, is_croco, has_head)
     # Without a head its output modes do not matter.
     unseen = [field for field in _UNSEEN if config.head_type or not field.endswith("_mode")]
@@ -87,8 +94,8 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
         leaves=leaves,
         shapes=shapes,
         findings=tuple(findings),
-        unused=unused,
-        second_names=both,
+        unused={names[name]: why for name, why in unused.items()},
+        second_names={names[second]: names[first] for second, first in both.items()},
         notes=(*trunk_alone, *(f"backbone {guess.field} = {guess.value} ({guess.how}: {guess.why})" for guess in guesses)),
         faults=in_one_line(faults, "the backbone's tensors do not fit"),
         variant=variant,

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import listed
+
+MOST_SHOWN = 20
+"""How many complaints of a kind, rows or names are shown: a stranger's file may hold a hundred thousand of them."""
 
 Token = int | str
 """A word or a number of a name."""
@@ -64,10 +68,11 @@ def raise_if_any(complaints: Sequence[Complaint], what: str) -> None:
 
 
 def in_one_line(complaints: Sequence[Complaint], what: str) -> str:
-    """`what: 3 problems: …`, or an empty string where there are none."""
+    """`what: 3 problems: …`, or an empty string where there are none; the first kinds of problems, if there are very many."""
     if not complaints:
         return ""
-    return f"{what}: {len(complaints)} problem{'s' if len(complaints) > 1 else ''}: {'; '.join(grouped_by_block(complaints))}"
+    problems = listed(grouped_by_block(complaints), "; ", MOST_SHOWN, 400)
+    return f"{what}: {len(complaints):,} problem{'s' if len(complaints) > 1 else ''}: {problems}"
 
 
 def grouped_by_block(complaints: Iterable[Complaint]) -> list[str]:

@@ -14,6 +14,7 @@ from und3rstand_jax.checkpoint.trees import Tree, flatten
 from und3rstand_jax.convert.findings import Complaint
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import listed
 
 Shape = tuple[int, ...]
 
@@ -88,7 +89,7 @@ def export(tree: Tree, leaves: LeafMap) -> Iterator[tuple[str, np.ndarray]]:
     flat = flatten(tree)
     odd = sorted(flat.keys() ^ leaves.keys())
     if odd:
-        raise CheckpointError(f"the checkpoint's tree and its record of names differ in {', '.join(odd)}; convert it again")
+        raise CheckpointError(f"the checkpoint's tree and its record of names differ in {listed(odd)}; convert it again")
     for path, leaf in leaves.items():
         array = np.asarray(flat[path])
         for index, name in leaf.places():

@@ -5,8 +5,9 @@ The command line takes these dataclasses as they are: a field is an option, its 
 
 import dataclasses
 import functools
-import json
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,11 @@ import tyro
 
 from und3rstand_jax.model.config import Mode, parse_mode
 from und3rstand_jax.model.layer_ids import select_layers
+from und3rstand_jax.support.documents import read_json, read_text
 from und3rstand_jax.support.errors import LayerError, OptionError
+
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Where the hub's client looks for a token, in its order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +29,49 @@ class HubAccess:
 
     revision: Annotated[str | None, tyro.conf.arg(metavar="REVISION", help_behavior_hint="(default: its main branch)")] = None
     """Branch, tag or commit of the hub repository --repo."""
-    token: Annotated[str | None, tyro.conf.arg(metavar="TOKEN", help_behavior_hint="(default: the hub client's login)")] = None
-    """Access token for gated or private repositories."""
+    token: Annotated[str | None, tyro.conf.arg(metavar="TOKEN", help_behavior_hint="(default: HF_TOKEN, else the hub client's login)")] = (
+        dataclasses.field(default=None, repr=False)
+    )
+    """Access token for gated or private repositories. Every user of this machine can read it in the list of processes: --token-file,
+    the environment variable HF_TOKEN and the client's login (hf auth login) keep it out of there."""
     hub_cache: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the hub client's cache)")] = None
     """Folder for downloaded files."""
     offline: bool = False
     """Do not use the network: take files from the cache only."""
+    token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """File that holds the access token and nothing else."""
+
+    @functools.cached_property
+    def secret(self) -> str | None:
+        """The token of --token or --token-file; None leaves it to the hub's client.
+
+        Raises:
+            OptionError: both are given, the file cannot be read, or it is not what a token can be. It is not shown.
+        """
+        if self.token is not None and self.token_file is not None:
+            raise OptionError("--token and --token-file were both given; give one of them")
+        text = self.token
+        if self.token_file is not None:
+            text = read_text(self.token_file.expanduser(), OptionError, "write the token into it, and nothing else", largest=4096)
+        if text is None:
+            return None
+        token = text.strip()
+        if not re.fullmatch("[!-~]+", token):
+            fault = "more than a token, which is one word of ASCII characters" if token else "no token"
+            raise OptionError(f"{self.token_origin} holds {fault}")
+        return token
+
+    @property
+    def token_origin(self) -> str:
+        """Where the token that is sent comes from, for a message; empty if there is none."""
+        if self.token is not None or self.token_file is not None:
+            return "--token" if self.token_file is None else f"--token-file {self.token_file}"
+        variable = next((name for name in TOKEN_VARIABLES if os.environ.get(name)), None)
+        if variable is not None:
+            return f"{variable} in the environment"
+        from huggingface_hub import constants
+
+        return "the hub client's login (hf auth login)" if Path(constants.HF_TOKEN_PATH).exists() else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +132,7 @@ class ProbeOptions:
         """The JSON object in the mapping file; empty where none is given."""
         if self.mapping is None:
             return {}
-        try:
-            content = json.loads(self.mapping.read_text())
-        except (ValueError, RecursionError) as error:
-            raise OptionError(f"--mapping {self.mapping} is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise OptionError(f"--mapping {self.mapping} must hold a JSON object; found {type(content).__name__}")
-        return content
+        return read_json(self.mapping, dict[str, object], OptionError, "correct the --mapping file")
 
     @functools.cached_property
     def settings(self) -> Mapping[str, object]:

@@ -17,8 +17,11 @@ from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.support.errors import CheckpointError
-from und3rstand_jax.support.text import text_table
+from und3rstand_jax.support.text import listed, text_table
 from und3rstand_jax.support.versions import own_version
+
+_MOST_ROWS = 200
+"""Rows of a table of tensors in a plan; DUSt3R's longest has 40."""
 
 PartName = Literal["backbone", "probes"]
 
@@ -38,7 +41,8 @@ class PartPlan:
         unused: tensors the model never reads -> reason; they are kept for the export.
         second_names: second name -> first name of tensors that the source holds under both.
         notes: guesses and omissions to report even when nobody asked.
-        faults: everything that keeps the tensors from filling the leaves, in one message; a plan with any must not be carried out.
+        faults: everything that keeps the tensors from filling the leaves, in one line; a plan with any must not be carried out.
+        shown_with_faults: further lines for the person who must settle them.
         variant: the published model it is or the kind of trunk, as recorded in provenance; "" for probes.
         table: what was recognised of unknown names, for display; "" where names are known.
     """
@@ -54,6 +58,7 @@ class PartPlan:
     second_names: Mapping[str, str]
     notes: tuple[str, ...]
     faults: str
+    shown_with_faults: tuple[str, ...] = ()
     variant: str = ""
     table: str = ""
 
@@ -113,7 +118,7 @@ class ConversionPlan:
         """
         faults = [part.faults for part in self.parts if part.faults]
         if faults:
-            raise CheckpointError("; ".join(faults))
+            raise CheckpointError("; ".join(faults), *(line for part in self.parts for line in part.shown_with_faults))
 
 
 def describe(plan: ConversionPlan) -> str:
@@ -122,7 +127,7 @@ def describe(plan: ConversionPlan) -> str:
     for part in plan.parts:
         source = part.source
         at = f" at revision {source.revision}" if source.revision else ""
-        files = ", ".join(file.name for file in source.tensors.files)
+        files = listed(file.name for file in source.tensors.files)
         findings = [(finding.field, finding.value, finding.how, finding.why) for finding in part.findings]
         sections += [
             f"{part.part.capitalize()}: {part.title}",
@@ -132,7 +137,9 @@ def describe(plan: ConversionPlan) -> str:
             text_table(("source modules", "tensors", "leaves", "shapes"), _mapping_rows(part), indent=2),
         ]
         if part.unused:
-            sections.append(text_table(("unused, kept for the export", "why"), part.unused.items(), indent=2))
+            rows = list(part.unused.items())
+            more = [(f"and {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
+            sections.append(text_table(("unused, kept for the export", "why"), [*rows[:_MOST_ROWS], *more], indent=2))
     return "\n\n".join(section for section in sections if section)
 
 

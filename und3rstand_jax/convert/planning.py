@@ -2,23 +2,25 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.convert.backbone import backbone_prefix, plan_backbone
+from und3rstand_jax.convert.findings import Finding
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.convert.parts import ConversionPlan, CopiedPart, PartPlan
 from und3rstand_jax.convert.probes.plan import find_probe_tensors, plan_probes
 from und3rstand_jax.convert.sources.source import Source, open_source
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.text import listed
 
 
 @contextlib.contextmanager
 def open_plan(
-    repo: str, backbone: str | None, access: HubAccess, options: ProbeOptions, *, progress: bool = True
+    repo: str, backbone: str | None, access: HubAccess, options: ProbeOptions, *, key: str = "", progress: bool = True
 ) -> Iterator[ConversionPlan]:
     """Opens what `repo` names, finds its backbone, and plans both; the sources stay open inside the block.
 
@@ -28,6 +30,7 @@ def open_plan(
             config or the model card names.
         access: how the hub is reached; its revision applies to `repo`.
         options: what the caller states about the probes.
+        key: which of several copies of the weights in `repo` is meant: an entry of a pickle, or the beginning of the tensors' names.
         progress: whether downloads show progress bars.
 
     Raises:
@@ -36,14 +39,16 @@ def open_plan(
         OptionError: an option cannot be parsed, or does not fit the source.
     """
     options.check()
+    _ = access.secret  # a mistake shows before anything is read
     with contextlib.ExitStack() as stack:
 
-        def opened(place: str, revision: str | None = None) -> Source:
-            source = open_source(place, dataclasses.replace(access, revision=revision), progress=progress)
+        def opened(place: str, hub_only: bool) -> Source:
+            source = open_source(place, dataclasses.replace(access, revision=None), hub_only=hub_only, progress=progress)
             stack.enter_context(source.tensors)
             return source
 
-        source = opened(repo, access.revision)
+        source = open_source(repo, access, key=key, progress=progress)
+        stack.enter_context(source.tensors)
         probe_names = find_probe_tensors(source.tensors)
         holds_backbone = backbone_prefix(source.tensors) is not None
         # Beside a backbone, tensors without a matrix among them are strays, which the backbone's own check reports.
@@ -58,27 +63,62 @@ def open_plan(
             if holds_backbone and backbone is None:
                 base = plan_backbone(source, _backbone_options(source.config), frozenset(probe_names))
             else:
-                base = _plan_base_model(source, backbone or source.base_model, opened)
+                base = _plan_base_model(source, backbone, opened)
             assert isinstance(base.config, BackboneConfig)
             probes = plan_probes(source, probe_names, base.config, options)
+            prefix = backbone_prefix(source.tensors) if isinstance(base, PartPlan) and base.source is source else None
+            if probes.faults and prefix:
+                alone = f"; if that is no probe, --key {prefix.rstrip('.')} converts the backbone alone"
+                probes = dataclasses.replace(probes, faults=probes.faults + alone)
             plan = ConversionPlan((probes,), (base,)) if isinstance(base, CopiedPart) else ConversionPlan((base, probes))
         plan.check()
-        yield plan
+        yield dataclasses.replace(plan, parts=tuple(_with_choices(plan.parts, key)))
 
 
-def _plan_base_model(source: Source, place: str | None, opened: Callable[[str], Source]) -> PartPlan | CopiedPart:
-    """The backbone, at `place`, of the probes in `source`; `opened` opens a source."""
+def _with_choices(parts: Sequence[PartPlan], key: str) -> Iterator[PartPlan]:
+    """The parts, the first of each source with what was chosen of it and what was left out, as a finding and a note."""
+    told: list[Source] = []
+    for part in parts:
+        source, tensors = part.source, part.source.tensors
+        if any(source is other for other in told):
+            yield part
+            continue
+        told.append(source)
+        findings, notes = list(part.findings), list(part.notes)
+        if tensors.chosen:
+            left_out = listed(f"{name} ({what})" for name, what in tensors.ignored.items()) or "nothing"
+            findings.append(Finding("weights", tensors.chosen, "option" if key else "read", f"left out: {left_out}"))
+            if tensors.ignored:
+                notes.append(f"{source.spec}: taken is {tensors.chosen}, left out: {left_out}; --key chooses other weights")
+        if source.ignored_paths:
+            notes.append(_ignored_paths(source))
+        yield dataclasses.replace(part, findings=tuple(findings), notes=tuple(notes))
+
+
+def _ignored_paths(source: Source) -> str:
+    paths = listed(map(repr, source.ignored_paths), most=3)
+    return f"{source.spec} names as its base model {paths}, ignored: a hub repository may name hub ids, not paths of this machine"
+
+
+def _plan_base_model(source: Source, stated: str | None, opened: Callable[[str, bool], Source]) -> PartPlan | CopiedPart:
+    """The backbone of the probes in `source`, where the caller states it, else where they name it.
+
+    `opened` opens a source; its second argument says whether it may be of the hub only.
+    """
+    place = stated or source.base_model
     if place is None:
+        ignored = f"{_ignored_paths(source)}; " if source.ignored_paths else ""
         raise CheckpointError(
-            f"{source.spec} holds probes and no backbone, and neither its config nor its model card names a base model; convert it with "
-            f"one: python -m convert --repo {source.spec} --backbone BACKBONE --out DIR (BACKBONE: a hub id, folder or file)"
+            f"{ignored}{source.spec} holds probes and no backbone, and neither its config nor its model card names a base model; convert "
+            f"it with one: python -m convert --repo {source.spec} --backbone BACKBONE --out DIR (BACKBONE: a hub id, folder or file)"
         )
-    if is_checkpoint(place):
+    hub_only = stated is None and source.kind == "hub"
+    if not hub_only and is_checkpoint(place):
         info = read_checkpoint_info(place)
         if info.backbone is None:
             raise CheckpointError(f"the converted checkpoint {place} holds no backbone; give another --backbone")
         return CopiedPart("backbone", Path(place), info.backbone, info.provenance["backbone"])
-    base = opened(place)
+    base = opened(place, hub_only)
     if backbone_prefix(base.tensors) is None:
         raise CheckpointError(f"the backbone {place} of {source.spec} holds no DUSt3R or CroCo backbone; give another with --backbone")
     return plan_backbone(base, base.config, frozenset(find_probe_tensors(base.tensors)))

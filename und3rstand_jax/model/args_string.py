@@ -2,16 +2,22 @@
 
 import ast
 import math
+from typing import Any
 
+from und3rstand_jax.support.documents import checked
 from und3rstand_jax.support.errors import ConfigError
+
+_LONGEST = 20_000  # characters; DUSt3R's has 400
 
 
 def parse_args_string(call: str) -> tuple[str, dict[str, object]]:
     """Class name and keyword arguments of a model call written as a string, without evaluating it.
 
     Raises:
-        ConfigError: the string is not a call whose arguments are keywords with literal values.
+        ConfigError: the string is not a call whose arguments are keywords with literal values, such as JSON has.
     """
+    if len(call) > _LONGEST:
+        raise ConfigError(f"the checkpoint's args.model has {len(call):,} characters, expected a Python call of {_LONGEST:,} at most")
     try:
         node = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -23,12 +29,14 @@ def parse_args_string(call: str) -> tuple[str, dict[str, object]]:
         if keyword.arg is None:
             raise ConfigError("the checkpoint's args.model unpacks a mapping (**…); only option=literal is accepted")
         if keyword.arg in options:
-            raise ConfigError(f"the checkpoint's args.model gives {keyword.arg} twice")
+            raise ConfigError(f"the checkpoint's args.model gives {keyword.arg[:80]} twice")
         try:
             options[keyword.arg] = _literal(keyword.value, keyword.arg)
         except RecursionError:
-            message = f"the checkpoint's args.model gives {keyword.arg} as code nested too deeply; nothing was evaluated"
+            message = f"the checkpoint's args.model gives {keyword.arg[:80]} as code nested too deeply; nothing was evaluated"
             raise ConfigError(message) from None
+    # Bytes, complex numbers and integers of thousands of digits are literals too.
+    checked(options, "the checkpoint's args.model", dict[str, Any], ConfigError)
     return node.func.id, options
 
 
@@ -45,5 +53,5 @@ def _literal(node: ast.expr, option: str) -> object:
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_literal(item, option) for item in node.elts)
     raise ConfigError(
-        f"the checkpoint's args.model gives {option} as code, not as a literal: {ast.unparse(node)[:80]!r}; nothing was evaluated"
+        f"the checkpoint's args.model gives {option[:80]} as code, not as a literal: {ast.unparse(node)[:80]!r}; nothing was evaluated"
     )

@@ -13,6 +13,7 @@ from typing import Any
 from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.layer_ids import layer_ids
 from und3rstand_jax.support.errors import ConfigError
+from und3rstand_jax.support.text import listed
 
 HEAD_TYPES = ("linear", "dpt")
 
@@ -38,7 +39,7 @@ def parse_mode(output: str, value: Any) -> Mode:
     try:
         name, low, high = value
         mode = (str(name), float(low), float(high))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("(name, lower bound, upper bound)") from None
     names = OUTPUT_MODES[output]
     if mode[0] not in names:
@@ -108,7 +109,7 @@ class BackboneConfig:
             complaints.append(f"RoPE's base must be a finite number above 1; found {self.rope_base:g}")
         complaints += mode_faults(self)
         if complaints:
-            raise ConfigError("backbone config: " + "; ".join(complaints))
+            raise ConfigError("backbone config: " + listed(complaints, "; ", 20, 400))
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ class BackboneConfig:
             elif option not in _IGNORED:
                 complaints.append(f"option {option!r} (= {value!r}) is not known to this implementation")
         if complaints:
-            raise ConfigError("backbone config: " + "; ".join(complaints))
+            raise ConfigError("backbone config: " + listed(complaints, "; ", 20, 400))
         return cls(**fields)
 
     @classmethod

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Literal
 
 from und3rstand_jax.checkpoint.trees import flatten
-from und3rstand_jax.convert.findings import Complaint, Finding, How, grouped_by_pattern, in_one_line, least_certain, natural_key
+from und3rstand_jax.convert.findings import MOST_SHOWN, Complaint, Finding, How, grouped_by_pattern, in_one_line, least_certain, natural_key
 from und3rstand_jax.convert.mapping import Leaf, Shape, mismatches, probe_leaves
 from und3rstand_jax.convert.options import ProbeOptions
 from und3rstand_jax.convert.parts import PartPlan
@@ -26,8 +26,10 @@ from und3rstand_jax.convert.probes.statements import Statements, read_statements
 from und3rstand_jax.convert.probes.steps import lay_out
 from und3rstand_jax.convert.probes.table import show_table
 from und3rstand_jax.convert.sources.source import Source
+from und3rstand_jax.convert.wrappers import unwrapped
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, Step
+from und3rstand_jax.support.text import listed
 
 Group = tuple[ProbeGroup, list[Views]]
 """A group and its MLPs, [layer][view]."""
@@ -37,7 +39,7 @@ _BACKBONE_STEM = re.compile(
     r"(enc|dec)_pos_embed$"
 )
 
-_WRAPPERS = re.compile(r"((backbone|model|module|net|encoder|dust3r|croco|_orig_mod)\.)*")
+_WRAPPERS = re.compile(r"((backbone|model|net|encoder|dust3r|croco)\.)*")
 
 # Only a CroCo trunk has names that end so: what precedes them is where a trunk is, whatever it is called.
 _TRUNK = re.compile(r"(.*\.)?(patch_embed\.proj|(enc|dec)_blocks2?\.[0-9]+\.(attn\.qkv|cross_attn\.proj[qkv]))\.weight")
@@ -46,9 +48,10 @@ _TRUNK = re.compile(r"(.*\.)?(patch_embed\.proj|(enc|dec)_blocks2?\.[0-9]+\.(att
 def find_probe_tensors(names: Iterable[str]) -> tuple[str, ...]:
     """The names that are not those of a DUSt3R or CroCo backbone, with or without a prefix, in their order."""
     names = tuple(names)
-    trunks = {match[1] or "" for match in map(_TRUNK.fullmatch, names) if match}
+    trunks = {match[1] or "" for match in map(_TRUNK.fullmatch, map(unwrapped, names)) if match}
 
     def of_backbone(name: str) -> bool:
+        name = unwrapped(name)
         wrapper = _WRAPPERS.match(name)
         prefixes = {*trunks, wrapper[0] if wrapper else ""}
         return any(name.startswith(prefix) and _BACKBONE_STEM.match(name[len(prefix) :]) for prefix in prefixes)
@@ -84,7 +87,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: BackboneConfig, 
 
     config, leaves, leaf_shapes, findings = ProbeConfig(()), dict[str, Leaf](), dict[str, Shape](), list[Finding]()
     if complaints:
-        problem = f"probe checkpoint: {'; '.join(grouped_by_pattern(complaints))}\n{table}".rstrip()
+        problem = f"probe checkpoint: {listed(grouped_by_pattern(complaints), '; ', MOST_SHOWN, 600)}"
     else:
         groups = group_probes(reading.ids, probes)
         sharing: Literal["shared", "separate"] = "separate" if len(probes[0]) == 2 else "shared"
@@ -108,6 +111,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: BackboneConfig, 
         second_names={},
         notes=tuple(f"probe {f.field} = {f.value} ({f.how}: {f.why})" for f in guessed),
         faults=problem,
+        shown_with_faults=tuple(table.splitlines()) if complaints else (),
         table=table,
     )
 
@@ -211,5 +215,5 @@ def _shape_findings(config: ProbeConfig, reading: Reading, probes: Sequence[View
         Finding("patch_size", str(config.patch_size), patch_how, f"the config's {stated[0].key}" if stated else outputs),
     ]
     if statements.unknown:
-        findings.append(Finding("config keys not understood", ", ".join(statements.unknown), "read", "they may state more than was used"))
+        findings.append(Finding("config keys not understood", listed(statements.unknown), "read", "they may state more than was used"))
     return findings

@@ -7,7 +7,9 @@ from itertools import groupby
 from und3rstand_jax.convert.findings import name_range, pattern
 from und3rstand_jax.convert.mapping import Shape
 from und3rstand_jax.convert.probes.modules import Mlp, Module, Reading
-from und3rstand_jax.support.text import text_table
+from und3rstand_jax.support.text import listed, text_table
+
+_MOST_ROWS = 60
 
 
 def show_table(reading: Reading, outside: Sequence[Module], unused: Mapping[str, str], tensors: Mapping[str, Shape]) -> str:
@@ -29,16 +31,19 @@ def show_table(reading: Reading, outside: Sequence[Module], unused: Mapping[str,
         first, last = alike[0][0], alike[-1][0]
         layers = first if len({layer for layer, _ in alike}) == 1 else f"{first} … {last}"
         table.append((str(len(alike)), names, layers, which, linears, norms))
-    lines = [text_table(("MLPs", "names", "layers", "view", "linear layers", "norms"), table)] if table else []
+    lines = text_table(("MLPs", "names", "layers", "view", "linear layers", "norms"), table[:_MOST_ROWS]).splitlines() if table else []
+    lines += [f"and {len(table) - _MOST_ROWS:,} more kinds of MLPs"] if len(table) > _MOST_ROWS else []
 
     modules: dict[tuple[str, Shape], list[str]] = defaultdict(list)
     for module in outside:
         modules[pattern(module.path), module.shape].append(module.path)
-    lines += [f"in no MLP: {len(paths)} × {name_range(paths)} {shape}" for (_, shape), paths in modules.items()]
+    outsiders = [f"in no MLP: {len(paths)} × {name_range(paths)} {shape}" for (_, shape), paths in modules.items()]
     left: dict[tuple[str, Shape, str], list[str]] = defaultdict(list)
     for name, reason in unused.items():
         left[pattern(name), tuple(tensors[name]), reason].append(name)
-    lines += [f"unused: {len(names)} × {name_range(names)} {shape}: {reason}" for (_, shape, reason), names in left.items()]
+    leftovers = [f"unused: {len(names)} × {name_range(names)} {shape}: {reason}" for (_, shape, reason), names in left.items()]
+    for group in (outsiders, leftovers):
+        lines += listed(group, "\n", _MOST_ROWS, 400).splitlines()
     return "\n".join(lines)
 
 

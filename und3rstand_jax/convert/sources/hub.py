@@ -1,6 +1,7 @@
 """Files of a repository on the Hugging Face hub, through the `huggingface_hub` client: its login, its cache, its offline mode.
 
-The client is imported inside functions: it is slow to load, and reads HF_ENDPOINT, HF_HOME and the like once, at import.
+The client is imported inside functions: it is slow to load, and reads HF_ENDPOINT, HF_HOME and the like once, at import. Its messages
+and log lines hold addresses and headers: what is secret in them is taken out before they are shown (`secrets.py`).
 """
 
 import contextlib
@@ -11,12 +12,13 @@ from pathlib import Path
 
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.layout import Location
+from und3rstand_jax.convert.sources.secrets import Secrets
 from und3rstand_jax.support.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
 
 
-def open_repository(repo_id: str, access: HubAccess, progress: bool) -> tuple[Location, str]:
+def open_repository(repo_id: str, access: HubAccess, progress: bool, hub_only: bool = False) -> tuple[Location, str]:
     """A repository's files, none of them downloaded yet, and the commit that `access.revision` stands for.
 
     Without a network, or offline (by option or `HF_HUB_OFFLINE`), it is the cached copy, as with the client's own functions.
@@ -25,21 +27,26 @@ def open_repository(repo_id: str, access: HubAccess, progress: bool) -> tuple[Lo
         repo_id: owner/name.
         access: how the hub is reached.
         progress: whether downloads show progress bars.
+        hub_only: whether a local path could not have been meant; else a message says that there is none.
 
     Raises:
         CheckpointError: there is no such repository or revision, access is refused, or it is neither reachable nor cached.
+        OptionError: the token cannot be one.
     """
+    secrets = Secrets.of(access)
+    no_path = "" if hub_only else f"there is no file or folder {repo_id}, and "
     if access.offline:
-        return _cached(repo_id, access, "offline mode is on")
+        return _cached(repo_id, access, "offline mode is on", no_path, secrets)
     from huggingface_hub import HfApi, constants
 
     try:
-        info = HfApi(token=access.token).model_info(repo_id, revision=access.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        with secrets.hidden_in_logs():
+            info = HfApi(token=access.secret).model_info(repo_id, revision=access.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (OSError, ValueError, _http_error()) as error:
         reason = _unreachable(error)
         if reason is None:
-            raise CheckpointError(_explain(error, repo_id, access.revision)) from error
-        return _cached(repo_id, access, reason)
+            secrets.raise_error(_explain(error, repo_id, access, no_path), error)
+        return _cached(repo_id, access, reason, no_path, secrets)
     if not info.sha:
         raise CheckpointError(f"{constants.ENDPOINT} gives no commit for {repo_id}; check that HF_ENDPOINT is a hub")
     names = tuple(sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename)
@@ -53,7 +60,7 @@ def open_repository(repo_id: str, access: HubAccess, progress: bool) -> tuple[Lo
     return Location(label, names, fetch, "ask its authors, or give another repository"), commit
 
 
-def _cached(repo_id: str, access: HubAccess, reason: str) -> tuple[Location, str]:
+def _cached(repo_id: str, access: HubAccess, reason: str, no_path: str, secrets: Secrets) -> tuple[Location, str]:
     """The copy of a repository in the client's cache, with the files it happens to hold."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -66,7 +73,9 @@ def _cached(repo_id: str, access: HubAccess, reason: str) -> tuple[Location, str
         )
     except (LocalEntryNotFoundError, HFValidationError) as error:
         at = f" at revision {access.revision}" if access.revision else ""
-        raise CheckpointError(f"{reason} and {repo_id}{at} is not in the cache; {remedy}") from error
+        nor = f"neither a file or folder here, nor{at} in the cache" if no_path else f"not{at} in the cache"
+        secrets.raise_error(f"{reason} and {repo_id} is {nor}; {remedy}", error)
+    reason = secrets.hide(reason)
     _logger.warning("%s; using the cached copy of %s, commit %s", reason, repo_id, found.name)
     names = tuple(sorted(entry.name for entry in found.iterdir() if entry.is_file()))
     return Location(f"the cached copy of {repo_id} (commit {found.name[:12]}; {reason})", names, found.joinpath, remedy), found.name
@@ -89,11 +98,13 @@ def _without_progress_bars() -> Iterator[None]:
 def _download(repo_id: str, name: str, commit: str, access: HubAccess) -> Path:
     from huggingface_hub import hf_hub_download
 
+    secrets = Secrets.of(access)
     try:
         # By the revision's name, not its commit: only then does the client's cache record what the name stands for, for offline use.
-        path = Path(hf_hub_download(repo_id, name, revision=access.revision, token=access.token, cache_dir=access.hub_cache))
+        with secrets.hidden_in_logs():
+            path = Path(hf_hub_download(repo_id, name, revision=access.revision, token=access.secret, cache_dir=access.hub_cache))
     except (OSError, ValueError, RuntimeError, _http_error()) as error:  # RuntimeError: what the client's Rust part (xet) raises
-        raise CheckpointError(_explain(error, repo_id, access.revision)) from error
+        secrets.raise_error(_explain(error, repo_id, access), error)
     if path.parent.name != commit:
         raise CheckpointError(f"{repo_id} changed during the download (commit {commit[:12]}, then {path.parent.name[:12]}); run this again")
     return path
@@ -121,24 +132,29 @@ def _unreachable(error: Exception) -> str | None:
     return None
 
 
-def _explain(error: BaseException, repo_id: str, revision: str | None) -> str:
+def _explain(error: BaseException, repo_id: str, access: HubAccess, no_path: str = "") -> str:
     """One line on what the hub refused or how the download failed, and what to do about it."""
     from huggingface_hub import constants, errors
 
     hub, reason = constants.ENDPOINT, _first_line(error)
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        return _explain(error.__cause__, repo_id, revision)
+        return _explain(error.__cause__, repo_id, access, no_path)
+    origin = access.token_origin
+    log_in = "log in (hf auth login), set HF_TOKEN or pass --token-file"
     if isinstance(error, errors.GatedRepoError):
-        return f"{repo_id} is gated: ask for access at {hub}/{repo_id}, then log in (hf auth login) or pass --token"
+        also = f"; the token of {origin} was refused: it may have expired, or not be granted access" if origin else ""
+        return f"{repo_id} is gated: ask for access at {hub}/{repo_id}, then {log_in}{also}"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{hub} has no repository {repo_id} that you may see; check the name, or log in (hf auth login, --token) if it is private"
+        also = f"; the token of {origin} does not open it, or has expired" if origin else ""
+        return f"{no_path}{hub} has no repository {repo_id} that you may see; check the name, or {log_in} if it is private{also}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo_id} has no revision {revision!r}; choose a branch, tag or commit of {hub}/{repo_id}/commits"
+        return f"{repo_id} has no revision {access.revision!r}; choose a branch, tag or commit of {hub}/{repo_id}/commits"
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
+        token = f"the token of {origin}" if origin else "access without a token"
         return {
-            401: f"the hub refused the token for {repo_id} (401); log in again (hf auth login) or pass a valid --token",
-            403: f"the hub forbids access to {repo_id} (403); your token must have read permission for it (hf auth login, --token)",
+            401: f"the hub refused {token} for {repo_id} (401), which may have expired; remove it, or {log_in}",
+            403: f"the hub forbids access to {repo_id} (403) with {token}, which must have read permission for it; {log_in}",
             429: f"the hub reports too many requests for {repo_id} (429); wait some minutes, or log in for a higher limit (hf auth login)",
         }.get(status, f"the hub answered {status} for {repo_id} ({reason}); try again later")
     if isinstance(error, errors.HFValidationError):

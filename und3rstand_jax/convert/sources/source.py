@@ -68,7 +68,7 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
         local = path.exists() and not hub_only
         is_folder = path.is_dir()
     if not local and layout.looks_like_hub_id(spec):
-        location, commit = hub.open_repository(spec, access, progress)
+        location, commit = hub.open_repository(spec, access, progress, hub_only)
         return _open_location(spec, "hub", location, commit, key)
     expected = f"a folder, or a {', '.join(layout.TENSOR_SUFFIXES)} file"
     if not local:
