@@ -335,8 +335,8 @@ def test_usage_errors_and_missing_photos_exit_with_status_2(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_error():
     code = (
-        "import sys; from und3rstand_jax.commands.command_line import run_command\n"
-        "sys.exit(run_command(lambda: [print('x' * 100) for _ in range(10000)], debug=False))"
+        "from und3rstand_jax.commands.command_line import run_command, run_process\n"
+        "run_process(lambda: run_command(lambda: [print('x' * 100) for _ in range(10000)], debug=False))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
         process.stdout.readline()

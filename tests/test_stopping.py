@@ -115,7 +115,10 @@ def test_every_installed_script_is_such_a_command():
 
 
 def test_a_path_that_the_output_cannot_show_is_written_out():
-    code = "import sys; from und3rstand_jax.commands.command_line import run_command; run_command(lambda: print('caf\\udce9'), False)"
+    code = (
+        "from und3rstand_jax.commands.command_line import run_command, run_process\n"
+        "run_process(lambda: run_command(lambda: print('caf\\udce9'), False))"
+    )
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=strict)
     assert done.stdout == b"caf\\udce9\n", done.stderr

@@ -1,29 +1,40 @@
-"""What all command lines share: subcommands, messages on stderr, and how a process ends.
+"""What all command lines share: how options are read, how failures are told, and how a process ends.
 
 Expected failures are one line on stderr and exit status 2, Ctrl-C is 130, a closed pipe 141.
 """
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Union
 
 import tyro
 
+from und3rstand_jax.commands.streams import StandardStreams, messages_on_stderr
+from und3rstand_jax.support.device_faults import device_fault
 from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.text import printable
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-EXIT_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
+EXIT_FAILED, EXIT_INTERRUPTED = 2, 130
+
+_TRUE = ("1", "true", "t", "yes", "y", "on")
+"""How JAX spells true in a variable of the environment."""
+
+_logger = logging.getLogger(__name__)
 
 EXTRAS = {"cv2": "report", **dict.fromkeys(("grain", "OpenEXR", "tensorboardX"), "train")}
 """Import name of what a bare installation lacks -> the extra that brings it."""
@@ -49,16 +60,66 @@ def parse_command(argv: Sequence[str], commands: Mapping[str, Any], default: str
     )
     # tyro has default subcommands, but takes their options only behind their name.
     named = bool(argv) and argv[0] in commands
-    return tyro.cli(Union[kinds], prog=prog, args=list(argv) if named else [default, *argv])  # type: ignore[call-overload]  # noqa: UP007
+    return read_options(Union[kinds], prog, argv if named else [default, *argv])  # noqa: UP007
+
+
+def read_options(kind: Any, prog: str, argv: Sequence[str], config: Sequence[Any] = ()) -> Any:
+    """The options that a command line gives, their paths expanded.
+
+    Args:
+        kind: what tyro is to make of them: a dataclass, or several.
+        prog: how the program is called, for usage and errors.
+        argv: without the program's name.
+        config: tyro's markers.
+
+    Raises:
+        SystemExit: as from `parse_command`.
+    """
+
+    def parse(words: Sequence[str]) -> Any:
+        return tyro.cli(kind, prog=prog, args=words, config=config)
+
+    shown = [printable(word) for word in argv]
+    if shown == list(argv):
+        return expanded(parse(argv))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return expanded(parse(argv))
+    except SystemExit:
+        # It repeats what it does not understand: once more, with words that can be shown.
+        parse(shown)
+        raise
+
+
+_HOME = re.compile(r"((?:[^*:]+\*)?\w+:)?(~.*)", re.DOTALL)
+"""~ at the beginning, or behind the kind of a data source: 0.5*pairs:~/rooms."""
+
+
+def expanded(value: Any) -> Any:
+    """Options with ~ and ~user replaced by the home folder wherever a path begins with it.
+
+    A shell does so only at the beginning of a word, so that in `--out=~/x`, and in a config file, it is left to the program.
+    """
+    if isinstance(value, Path):
+        return Path(expanded(str(value)))
+    if isinstance(value, str):
+        matched = _HOME.fullmatch(value)
+        # ~ and the name of no user is a name like any other, which nothing may take for a home again.
+        return value if matched is None else (matched[1] or "") + os.path.abspath(os.path.expanduser(matched[2]))
+    if isinstance(value, tuple):
+        return tuple(map(expanded, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{field.name: expanded(getattr(value, field.name)) for field in dataclasses.fields(value)})
+    return value
 
 
 def run_command(main: Callable[[], None], debug: bool) -> int:
     """Runs a command and returns its exit status.
 
-    A `UserError`, any `OSError` (full disk, missing permission, no network), and a missing package of an extra become `error: …` on
-    stderr and status 2; with `debug` the traceback comes before it. Ctrl-C gives status 130, as a shell expects, and a pipe that its
-    reader has closed (`… | head`) 141. Anything else is a bug and propagates with its traceback. Without `debug`, the libraries
-    underneath are kept off stderr.
+    A `UserError`, any `OSError` (full disk, missing permission, no network), a missing package of an extra, too little memory and a
+    device that is not there become `error: …` on stderr and status 2; with `debug` the traceback comes before it. Ctrl-C gives status
+    130, as a shell expects. Anything else is a bug and propagates with its traceback. Without `debug`, the libraries underneath are
+    kept off stderr.
     """
     sys.unraisablehook = _interrupt_again if debug else _interrupt_again_and_drop_others
     if not debug:
@@ -67,36 +128,50 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
         for name in ("absl", "asyncio", "huggingface_hub", "jax", "orbax"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         sys.excepthook = _drop_abandoned_reads
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A file's name may have bytes that the terminal's encoding cannot show.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with _messages_on_stderr():
+        with messages_on_stderr():
+            if os.environ.pop("JAX_DISABLE_JIT", "").lower() in _TRUE:
+                # Step by step, a second of work takes hours. Programs of one's own may: the library runs either way.
+                _logger.info("JAX_DISABLE_JIT is ignored: commands compile what they run")
             main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more when it exits, which would fail again, loudly.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            print("interrupted", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (UserError, OSError, ModuleNotFoundError) as error:
-        message = str(error)
-        if isinstance(error, ModuleNotFoundError):
-            package = (error.name or "").partition(".")[0]
-            if package not in EXTRAS:
-                raise
-            message = f"this command needs {package}, which is not installed: pip install 'und3rstand_jax[{EXTRAS[package]}]'"
+    except Exception as error:
+        message = _expected(error)
+        if message is None:
+            raise
         if debug:
-            traceback.print_exc()
-        if isinstance(error, OSError):
-            where = f": {error.filename}" if error.filename is not None else ""
-            message = f"{error.strerror}{where}" if error.strerror is not None else " ".join(message.split()) or type(error).__name__
+            traceback.print_exception(error)
         print(f"error: {message}", file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def _expected(error: Exception) -> str | None:
+    """What to tell of a failure that is no bug; None of a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        names = " -> ".join(printable(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes))
+        said = " ".join(str(error if error.strerror is None else error.strerror).split())
+        return f"{printable(said) or type(error).__name__}{f': {names}' if names else ''}"
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS:
+            return f"this command needs {package}, which is not installed: pip install 'und3rstand_jax[{EXTRAS[package]}]'"
+    fault = device_fault(error)
+    return None if fault is None else printable(fault)
+
+
+def run_process(main: Callable[[], int]) -> NoReturn:
+    """Runs a command's `main` as a process of its own, whose standard streams may be closed, full or without a reader."""
+    streams = StandardStreams()
+    try:
+        status = main()
+    except SystemExit as end:  # --help, or options that cannot be read
+        status = end.code if isinstance(end.code, int) else EXIT_FAILED
+    end_process(streams.close(status))
 
 
 def end_process(status: int) -> NoReturn:
@@ -106,35 +181,9 @@ def end_process(status: int) -> NoReturn:
     """
     if status == EXIT_INTERRUPTED:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
-                stream.flush()
+            stream.flush()
         os._exit(status)
     sys.exit(status)
-
-
-class _StderrHandler(logging.Handler):
-    """A line on stderr per message, above progress bars."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _messages_on_stderr() -> Iterator[None]:
-    """Shows what the library logs while its block runs. Only commands do: in a program or a notebook the library prints nothing."""
-    logger, handler = logging.getLogger("und3rstand_jax"), _StderrHandler()
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 # Python drops an exception raised where nothing can catch it, such as Ctrl-C during garbage collection, which JAX makes long.

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from und3rstand_jax.commands.command_line import end_process, run_command
+from und3rstand_jax.commands.command_line import read_options, run_command, run_process
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.convert.sources.layout import TENSOR_SUFFIXES
 from und3rstand_jax.support.errors import OptionError
@@ -48,7 +51,8 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
-    options = tyro.cli(Options, prog="python -m convert", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    words = sys.argv[1:] if argv is None else argv
+    options = read_options(Options, "python -m convert", words, config=(tyro.conf.FlagCreatePairsOff,))
     return run_command(lambda: _run(options), options.debug)
 
 
@@ -60,7 +64,7 @@ def _run(options: Options) -> None:
         from und3rstand_jax.convert.export import export_checkpoint
 
         for folder in export_checkpoint(Path(options.repo), options.to_torch, options.overwrite, options.float16):
-            print(folder)
+            show(folder)
         return
     if options.float16:
         raise OptionError("--float16 says how an export is stored; it goes with --to-torch")
@@ -73,17 +77,17 @@ def _run(options: Options) -> None:
     out = options.out or default_out(options.repo)
     with open_plan(options.repo, options.backbone, options.hub, options.probes, key=options.key) as plan:
         if options.inspect:
-            print(describe(plan))
+            show(describe(plan))
             return
         from und3rstand_jax.convert.writing import convert, verify
 
         convert(plan, out, options.overwrite, check=functools.partial(verify, plan) if options.verify else None)
-    print(out)
+    show(out)
 
 
 def default_out(repo: str) -> Path:
     """`./NAME-jax` for a source whose last component is NAME."""
-    name = Path(repo).expanduser().resolve().name if Path(repo).expanduser().exists() else repo.rsplit("/", 1)[-1]
+    name = Path(repo).resolve().name if Path(repo).exists() else repo.rsplit("/", 1)[-1]
     for suffix in TENSOR_SUFFIXES:
         name = name.removesuffix(suffix)
     return Path(f"{name}-jax")
@@ -91,4 +95,6 @@ def default_out(repo: str) -> Path:
 
 def program() -> None:
     """`main` as a process of its own."""
-    end_process(main())
+    # Reading and writing arrays needs no device, and must not depend on one that JAX_PLATFORMS names and this machine lacks.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    run_process(main)

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import AttentionImplementation, Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.options import Flag, Several
 
 _NOT_RECORDED = ("out", "overwrite", "debug", "workers")
@@ -95,5 +97,5 @@ def evaluate(options: EvaluateOptions) -> None:
         facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_RECORDED}
         facts |= {"unreadable": unreadable, "data": list(data), "resolution": f"{shape[1]}x{shape[0]}"}
         write_results(folder, evaluation, facts)
-    print(format_table(evaluation))
-    print(f"table: {options.out / TABLE}\nplot:  {options.out / PLOT}")
+    show(format_table(evaluation))
+    show(f"table: {printable(options.out / TABLE)}\nplot:  {printable(options.out / PLOT)}")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.train.options import Flag, Several
 
 
@@ -54,4 +55,4 @@ def inspect(options: InspectOptions) -> None:
             source = RenderedPairs(spec.scenes, seed, options.split, options.pairs, shape)
         else:
             source = open_pairs(spec.kind, spec.root or Path(), options.split)
-        print(describe(inspect_pairs(source, options.pairs, shape, progress=True)))
+        show(describe(inspect_pairs(source, options.pairs, shape, progress=True)))

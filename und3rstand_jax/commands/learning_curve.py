@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import DataError
 from und3rstand_jax.train.options import Flag
 
@@ -42,4 +43,4 @@ def learning_curve(options: LearningCurveOptions) -> None:
         raise DataError(f"{', '.join(missing) or 'LOG'} does not exist; expected the metrics.jsonl of one or more runs")
     check_output_file(options.out, options.logs, is_curve)
     plot_curve(options.out, joined([read_curve(log) for log in options.logs]), options.batch_size)
-    print(options.out)
+    show(options.out)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.train.options import Flag, TrainOptions
 from und3rstand_jax.train.plan.topology import parse_topology, prepare_environment
 
@@ -35,4 +36,4 @@ def plan(options: PlanOptions) -> None:
     from und3rstand_jax.train.plan.planning import make_plan
     from und3rstand_jax.train.plan.text import plan_text
 
-    print(plan_text(make_plan(options, topology, options.quick)))
+    show(plan_text(make_plan(options, topology, options.quick)))

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from und3rstand_jax.commands.command_line import end_process, parse_command, run_command
+from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.report.options import PointmapOptions, ReportOptions
+from und3rstand_jax.support.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,9 +31,9 @@ def _report(options: ReportOptions) -> None:
     from und3rstand_jax.report.layer_report import PAGE, make_report
     from und3rstand_jax.report.numbers import format_table
 
-    print(f"{format_table(make_report(options, progress=True))}\n\n{options.out / PAGE}")
+    show(f"{format_table(make_report(options, progress=True))}\n\n{printable(options.out / PAGE)}")
 
 
 def program() -> None:
     """`main` as a process of its own."""
-    end_process(main())
+    run_process(main)

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from und3rstand_jax.commands.command_line import end_process, parse_command, run_command
+from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
 from und3rstand_jax.commands.evaluate import EvaluateOptions, evaluate
 from und3rstand_jax.commands.inspect import InspectOptions, inspect
 from und3rstand_jax.commands.learning_curve import LearningCurveOptions, learning_curve
 from und3rstand_jax.commands.plan import PlanOptions, plan
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.commands.two_views import TwoViewOptions, two_views
+from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.config_file import read_config
 from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
 
@@ -49,9 +51,10 @@ def _run(options: Any, argv: Sequence[str]) -> None:
             from und3rstand_jax.train.run.training import train
 
             # To resume what was saved is not to replace it once more.
-            summary = train(options, f"{PROG} {shlex.join(word for word in argv if word != '--overwrite')}", _print_from_signal_handler)
+            again = printable(shlex.join(word for word in argv if word != "--overwrite"))
+            summary = train(options, f"{PROG} {again}", _print_from_signal_handler)
             if summary is not None:
-                print(summary)
+                show(summary)
         case EvaluateOptions():
             evaluate(options)
         case TwoViewOptions():
@@ -65,7 +68,7 @@ def _run(options: Any, argv: Sequence[str]) -> None:
 def _print_from_signal_handler(line: str) -> None:
     """Prints past Python's buffer, which a signal handler may have interrupted."""
     with contextlib.suppress(OSError):  # stdout may be closed
-        os.write(1, f"{line}\n".encode())
+        os.write(1, f"{printable(line)}\n".encode())
 
 
 def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
@@ -91,4 +94,4 @@ def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
 
 def program() -> None:
     """`main` as a process of its own."""
-    end_process(main())
+    run_process(main)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import tyro
 
+from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.options import Flag, Several
 
 _logger = logging.getLogger(__name__)
@@ -72,11 +74,11 @@ def two_views(options: TwoViewOptions) -> None:
     result = two_views_on(predict, feed, *opened, options.pairs, options.constant_pairs, progress=True)
     if result.unreadable:
         _logger.info("%d pairs could not be read: others took their places", result.unreadable)
-    print(format_result(result))
+    show(format_result(result))
     if options.out is not None:
         asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
         replace_text(options.out, as_json(result, asked | {"data": data, "resolution": f"{shape[1]}x{shape[0]}"}))
-        print(f"figures: {options.out}")
+        show(f"figures: {printable(options.out)}")
 
 
 def _check(options: TwoViewOptions) -> None:

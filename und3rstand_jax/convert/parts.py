@@ -17,7 +17,7 @@ from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.support.errors import CheckpointError
-from und3rstand_jax.support.text import listed, text_table
+from und3rstand_jax.support.text import listed, printable, text_table
 from und3rstand_jax.support.versions import own_version
 
 _MOST_ROWS = 200
@@ -123,15 +123,15 @@ class ConversionPlan:
 
 def describe(plan: ConversionPlan) -> str:
     """The plan for a person to read. Values are marked as read, inferred, defaulted or set by an option."""
-    sections = [f"{part.part.capitalize()}: copied from the converted checkpoint {part.folder}" for part in plan.copied]
+    sections = [f"{part.part.capitalize()}: copied from the converted checkpoint {printable(part.folder)}" for part in plan.copied]
     for part in plan.parts:
         source = part.source
-        at = f" at revision {source.revision}" if source.revision else ""
+        at = printable(f" at revision {source.revision}" if source.revision else "")
         files = listed(file.name for file in source.tensors.files)
         findings = [(finding.field, finding.value, finding.how, finding.why) for finding in part.findings]
         sections += [
-            f"{part.part.capitalize()}: {part.title}",
-            f"  from {source.spec}{at} ({source.kind}): {files}, {len(source.tensors)} tensors",
+            f"{part.part.capitalize()}: {printable(part.title)}",
+            f"  from {printable(source.spec)}{at} ({source.kind}): {files}, {len(source.tensors)} tensors",
             text_table(("field", "value", "found", "why"), findings, indent=2),
             textwrap.indent(part.table, "  "),
             text_table(("source modules", "tensors", "leaves", "shapes"), _mapping_rows(part), indent=2),

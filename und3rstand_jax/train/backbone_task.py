@@ -20,7 +20,7 @@ from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
 from und3rstand_jax.support.files import replace_text
-from und3rstand_jax.support.text import to_json
+from und3rstand_jax.support.text import printable, to_json
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.learning_curve import LOG, plot_curve, read_curve
 from und3rstand_jax.train.options import BackboneOptions
@@ -146,8 +146,8 @@ class BackboneTask(Task[BackboneState]):
         figures = "not measured" if errors is None else f"view 1 {errors['view1']:.4f}, view 2 {errors['view2']:.4f}"
         return (
             f"normalised point error on {options.val_pairs} held-out pairs after step {step}: {figures}\n"
-            f"backbone:       {out / BACKBONE}\nlearning curve: {out / PLOT}\n"
-            f"to export it in PyTorch's layout: python -m convert --repo {out / BACKBONE} --to-torch DIR"
+            f"backbone:       {printable(out / BACKBONE)}\nlearning curve: {printable(out / PLOT)}\n"
+            f"to export it in PyTorch's layout: python -m convert --repo {printable(out / BACKBONE)} --to-torch DIR"
         )
 
 

@@ -25,7 +25,7 @@ from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OptionError, OutputError
-from und3rstand_jax.support.text import strict_json
+from und3rstand_jax.support.text import printable, strict_json
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.step.data_parallel import total
@@ -144,7 +144,7 @@ class ProbesTask(Task[ProbesState]):
         frozen = {layer: int(np.asarray(at)) + 1 for layer, at in self.by_row(state.frozen_at).items() if at != NOT_FROZEN}
         facts: dict[str, object] = {"step": step, "frozen": frozen, "options": option_values(options)}
         if _results_of(out) == strict_json(facts):
-            return f"{out} is finished already: {out / PROBES}, {out / TABLE}, {out / PLOT}"
+            return printable(f"{out} is finished already: {out / PROBES}, {out / TABLE}, {out / PLOT}")
         write_trained_probes(out / PROBES, self.source, self.probes, state.params, facts, overwrite=True)
         _logger.info("evaluating")
         backbone, probes = load_backbone_and_probe(out / PROBES, dtype=options.dtype, attention=options.attention)
@@ -152,7 +152,8 @@ class ProbesTask(Task[ProbesState]):
         feed = dataclasses.replace(self.val_feed, batch_size=self.pairs_at_once)
         evaluation, unreadable = evaluate_on(backbone, probes, feed, val_sources, options.val_pairs, progress=True)
         write_results(out, evaluation, facts | {"unreadable": unreadable})
-        return f"{format_table(evaluation)}\nprobes: {out / PROBES}\ntable:  {out / TABLE}\nplot:   {out / PLOT}"
+        files = map(printable, (f"probes: {out / PROBES}", f"table:  {out / TABLE}", f"plot:   {out / PLOT}"))
+        return "\n".join([format_table(evaluation), *files])
 
 
 class _Results(TypedDict):

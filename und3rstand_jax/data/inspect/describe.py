@@ -7,7 +7,7 @@ import numpy as np
 
 from und3rstand_jax.data.inspect.agreement import TOLERANCE
 from und3rstand_jax.data.inspect.inspection import Inspection, ViewFigures
-from und3rstand_jax.support.text import text_table
+from und3rstand_jax.support.text import printable, text_table
 
 _SHOWN = 5
 """Messages and image sizes listed at most."""
@@ -26,8 +26,8 @@ def describe(inspection: Inspection) -> str:
     """The report on an inspection; its last line says whether the geometry is consistent."""
     height, width = inspection.shape
     lines = [
-        f"{inspection.name}: {inspection.pairs} pairs",
-        *(f"  {note}" for note in inspection.notes),
+        f"{printable(inspection.name)}: {inspection.pairs} pairs",
+        *(f"  {printable(note)}" for note in inspection.notes),
         f"inspected: {len(inspection.figures) + len(inspection.unreadable)} pairs",
         *_messages("  ", f"{len(inspection.unreadable)} of them cannot be read", inspection.unreadable),
         *_messages("  ", f"{len(inspection.refused)} of them would be skipped in training at {width}×{height}", inspection.refused),
@@ -39,7 +39,7 @@ def describe(inspection: Inspection) -> str:
 
 def _messages(indent: str, title: str, messages: Sequence[str]) -> Iterator[str]:
     yield f"{indent}{title}{':' if messages else ''}"
-    yield from (f"    {message}" for message in messages[:_SHOWN])
+    yield from (f"    {printable(message)}" for message in messages[:_SHOWN])
     if len(messages) > _SHOWN:
         yield f"    … and {len(messages) - _SHOWN} more"
 

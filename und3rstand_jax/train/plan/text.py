@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from und3rstand_jax.support.text import text_table
+from und3rstand_jax.support.text import printable, text_table
 from und3rstand_jax.train.plan.planning import MOST_COMPILATIONS, Plan
 from und3rstand_jax.train.plan.shapes import planned_shape
 from und3rstand_jax.train.plan.work import Part, seconds
@@ -32,9 +32,10 @@ def _subject(plan: Plan) -> list[str]:
     resolutions = len(task.feed.shapes)
     several = f", the largest of {resolutions} resolutions" if resolutions > 1 else ""
     parts = f", in {options.accumulate} parts" if options.accumulate > 1 else ""
+    probes = f"{_several(len(task.probes.layer_ids), 'probe')} on {printable(options.backbone)} in {options.dtype}"
     return [
         f"{plan.topology.name}: {_several(plan.devices, 'device')} ({plan.device_kind}), {_several(plan.hosts, 'host')}",
-        f"{_several(len(task.probes.layer_ids), 'probe')} on {options.backbone} in {options.dtype}, {width}×{height} pixels{several}",
+        f"{probes}, {width}×{height} pixels{several}",
         f"{_several(plan.pairs * plan.devices, 'pair')} a step, {plan.pairs} on each device{parts}",
     ]
 
@@ -43,7 +44,7 @@ def _memory(plan: Plan) -> list[str]:
     title = f"Memory of each device at {plan.pairs} pairs, by XLA's analysis of the compiled step"
     memory = plan.tried[plan.pairs]
     if isinstance(memory, str):
-        return [title, f"  does not compile for {_bytes(plan.limit)}: {memory}"]
+        return [title, f"  does not compile for {_bytes(plan.limit)}: {printable(memory)}"]
     prefix, unit = _prefix([memory.total])
     kinds = {label: getattr(memory, kind) for kind, label in _KINDS.items()} | {"total": memory.total}
     table = text_table(["", f"{prefix}B"], [(label, f"{value / unit:.2f}") for label, value in kinds.items()], numbers_from=1, indent=2)
@@ -65,7 +66,7 @@ def _largest(plan: Plan) -> list[str]:
     tried = plan.tried.get(found.too_many)
     if tried is None:
         return [*lines, f"  {found.too_many} do not, by what the last pairs took"]
-    return [*lines, f"  {found.too_many} do not: {tried if isinstance(tried, str) else _bytes(tried.total)}"]
+    return [*lines, f"  {found.too_many} do not: {printable(tried) if isinstance(tried, str) else _bytes(tried.total)}"]
 
 
 def _work(plan: Plan) -> list[str]:

@@ -1,0 +1,128 @@
+"""What commands show: results on stdout, messages on stderr, all of it printable, and none of it able to stop the work.
+
+A standard stream may be closed (`>&-`), full (`>/dev/full`) or lose its reader (`| head`). What is computed and written to files does not
+depend on it: a write that fails is remembered, and decides at the end how the process ends.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from und3rstand_jax.support.text import printable
+
+
+def show(result: str | Path) -> None:
+    """Prints a text of one or more lines, or a path, which is always one.
+
+    Names inside a text must be printable already: here their line feeds would pass for the text's own.
+    """
+    print(printable(result, keep="\n" if isinstance(result, str) else ""))
+
+
+class _Sink(io.RawIOBase):
+    """Where a standard stream's bytes go. The first failure is remembered; from then on, bytes are dropped."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream  # which would be closed with the last reference to it
+        # Unbuffered, a stream has no raw one underneath: it is that itself.
+        self._raw: Any = getattr(stream.buffer, "raw", stream.buffer)
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        number: int = self._raw.fileno()
+        return number
+
+    def isatty(self) -> bool:
+        return bool(self._raw.isatty())
+
+    def write(self, data: Any) -> int:
+        try:
+            while self.failure is None:
+                written: int | None = self._raw.write(data)
+                if written is not None:
+                    return written
+                # Somebody has made it non-blocking, and its reader is slow.
+                select.select([], [self._raw], [])
+        except OSError as failure:
+            self.failure = failure
+        return len(data)
+
+
+class StandardStreams:
+    """The standard streams of a process, made safe to write to: to be created once, before the process opens any file.
+
+    A descriptor that is closed would be given to the next file opened, and messages would end in that file: it is opened on the null
+    device. Closing a stream is a wish not to see it, and no failure.
+    """
+
+    def __init__(self) -> None:
+        for number in range(3):
+            try:
+                os.fstat(number)
+            except OSError:
+                # The lowest free number is what it gets. Processes started later inherit it, as they do a standard stream.
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        for name in ("stdin", "stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        sys.stdout, self._stdout = _safe(sys.stdout)
+        sys.stderr, _ = _safe(sys.stderr)
+
+    def close(self, status: int) -> int:
+        """Flushes both, and returns how the process ends that would have ended with `status`.
+
+        Where all went well but stdout could not be shown: 141 if its reader went away, as a shell expects, else 2 with a line on stderr.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        failure = self._stdout.failure if self._stdout is not None else None
+        if failure is None or status != 0:
+            return status
+        if isinstance(failure, BrokenPipeError):
+            return 141
+        print(f"error: standard output: {failure.strerror}; everything else is done", file=sys.stderr)
+        return 2
+
+
+def _safe(stream: Any) -> tuple[Any, _Sink | None]:
+    """A text stream that writes where the given one does and never fails; what is no stream of the system's is left as it is."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream, None
+    sink = _Sink(stream)
+    by_line = stream.line_buffering or stream.write_through
+    # A file's name may have bytes or letters that the encoding lacks.
+    return io.TextIOWrapper(io.BufferedWriter(sink), stream.encoding, "backslashreplace", line_buffering=by_line), sink
+
+
+class _StderrHandler(logging.Handler):
+    """A line on stderr per message, above progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(printable(self.format(record)), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def messages_on_stderr() -> Iterator[None]:
+    """Shows what the library logs while its block runs. Only commands do: in a program or a notebook the library prints nothing."""
+    logger, handler = logging.getLogger("und3rstand_jax"), _StderrHandler()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
