@@ -135,6 +135,6 @@ def view_truth(depth: Float[np.ndarray, "H W"], intrinsics: Float[np.ndarray, "3
     from und3rstand_jax.data.example import unproject
 
     valid = np.isfinite(depth) & (depth > 0)
-    in_camera = np.asarray(unproject(jnp.asarray(np.where(valid, depth, 0)), jnp.asarray(intrinsics, jnp.float32)), np.float64)
+    in_camera = np.asarray(unproject(jnp.asarray(np.where(valid, depth, 0), jnp.float32), jnp.asarray(intrinsics, jnp.float32)), np.float64)
     points = in_camera @ pose[:3, :3].T + pose[:3, 3]
     return ViewTruth(np.where(valid[..., None], points, 0).astype(np.float32), valid)

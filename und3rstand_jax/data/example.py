@@ -79,7 +79,7 @@ def to_example(pair: Pair) -> Example:
     return Example(
         images=(model_input(views[0].image), model_input(views[1].image)),
         targets=(target(views[0]), target(views[1])),
-        intrinsics=(jnp.asarray(views[0].intrinsics), jnp.asarray(views[1].intrinsics)),
+        intrinsics=(jnp.asarray(views[0].intrinsics, jnp.float32), jnp.asarray(views[1].intrinsics, jnp.float32)),
     )
 
 
@@ -95,10 +95,10 @@ def model_input(image: UInt8[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*
 
 def target(view: View) -> Target:
     """The world point of every pixel: R·(z·(u − cx)/fx, z·(v − cy)/fy, z) + t; valid where the depth is positive and finite."""
-    depth = jnp.asarray(view.depth)
+    depth = jnp.asarray(view.depth, jnp.float32)
     valid = (depth > 0) & jnp.isfinite(depth)
-    in_camera = unproject(jnp.where(valid, depth, 0.0), jnp.asarray(view.intrinsics))
-    cam2world = jnp.asarray(view.cam2world)
+    in_camera = unproject(jnp.where(valid, depth, 0.0), jnp.asarray(view.intrinsics, jnp.float32))
+    cam2world = jnp.asarray(view.cam2world, jnp.float32)
     rotated = jnp.einsum("...ij,...hwj->...hwi", cam2world[..., :3, :3], in_camera, precision=lax.Precision.HIGHEST)
     return Target(rotated + cam2world[..., None, None, :3, 3], cam2world, valid)
 
@@ -114,8 +114,8 @@ def unproject(depth: Float[Array, "*B H W"], intrinsics: Float[Array, "*B 3 3"])
 def jitter_colours(key: PRNGKeyArray, image: Image) -> Image:
     """One image in [-1, 1] with its colours changed at random; stays in [-1, 1]."""
     order_key, factor_key, hue_key = jax.random.split(key, 3)
-    factors = jax.random.uniform(factor_key, (3,), minval=FACTORS[0], maxval=FACTORS[1])
-    shift = jax.random.uniform(hue_key, (), minval=-HUE_SHIFT, maxval=HUE_SHIFT)
+    factors = jax.random.uniform(factor_key, (3,), jnp.float32, minval=FACTORS[0], maxval=FACTORS[1])
+    shift = jax.random.uniform(hue_key, (), jnp.float32, minval=-HUE_SHIFT, maxval=HUE_SHIFT)
     amounts = jnp.append(factors, shift)
     order = jax.random.permutation(order_key, 4)
     changes = (brightness, contrast, saturation, hue)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from und3rstand_jax.model.heads import Pointmap
@@ -138,7 +139,7 @@ def _masked(points: Points, valid: Valid) -> Points:
 def _normalised(points: Points, valid: Valid) -> Points:
     """Points over their mean distance to the origin, over both views of each pair; invalid ones are 0 and add nothing."""
     total = sum(jnp.sum(_norm(p), axis=(1, 2)) for p in points)
-    count = sum(jnp.sum(mask, axis=(1, 2)) for mask in valid)
+    count = sum(jnp.sum(mask, axis=(1, 2)).astype(jnp.float32) for mask in valid)
     scale = jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)[:, None, None, None]
     return points[0] / scale, points[1] / scale
 
@@ -174,8 +175,8 @@ def _median(values: Float[Array, "B N"], valid: Bool[Array, "B N"]) -> Float[Arr
     count = jnp.sum(valid, axis=1)
     middle = jnp.maximum(count - 1, 0) // 2
 
-    def settle_bit(i: Array, found: Array) -> Array:
-        larger = found | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+    def settle_bit(i: ArrayLike, found: Array) -> Array:
+        larger = found | (jnp.uint32(1 << 31) >> jnp.asarray(i, jnp.uint32))
         below = jnp.sum(valid & (order < larger[:, None]), axis=1)
         return jnp.where(below <= middle, larger, found)
 

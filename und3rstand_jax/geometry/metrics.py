@@ -88,7 +88,8 @@ def point_errors(views: tuple[ViewGeometry, ViewGeometry], reference: tuple[View
     if not all(np.isfinite(points).all() for points in known):
         return np.inf, np.inf
     # The points are in view 1's frame already, so its camera stands at the origin.
-    targets = pair(Target(jnp.asarray(true.points)[None], jnp.eye(4)[None], jnp.asarray(true.valid)[None]) for true in reference)
+    camera = jnp.eye(4, dtype=jnp.float32)[None]
+    targets = pair(Target(jnp.asarray(true.points)[None], camera, jnp.asarray(true.valid)[None]) for true in reference)
     loss = _loss(pair(jnp.asarray(view.points)[None] for view in views), targets)
     return pair(float(error) if len(points) else np.nan for error, points in zip((loss.regression1, loss.regression2), known, strict=True))
 
@@ -96,5 +97,5 @@ def point_errors(views: tuple[ViewGeometry, ViewGeometry], reference: tuple[View
 @jax.jit
 def _loss(points: Points, targets: tuple[Target, Target]) -> PairLoss:
     # The regression, which alone is read here, does not depend on the confidence.
-    pred1, pred2 = (Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1])) for view in points)
+    pred1, pred2 = (Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1], jnp.float32)) for view in points)
     return confidence_loss(pred1, pred2, *targets)

@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         images = (jnp.concatenate(views),) if same_size else views
         rotations = [rotation((image.shape[1] // patch, image.shape[2] // patch), head_dim, config.rope_base) for image in images]
         block = EncoderBlock(arithmetic, config.enc_num_heads, config.mlp_ratio, parent=None)
-        token, origin = jnp.zeros((1, 1, config.enc_embed_dim)), rotation((1, 1), head_dim, config.rope_base)
+        token, origin = jnp.zeros((1, 1, config.enc_embed_dim), jnp.float32), rotation((1, 1), head_dim, config.rope_base)
         blocks = self.param("blocks", stacked(lambda key: block.init(key, token, origin), config.enc_depth))
 
         def run_block(params: Params, streams: Streams, until: str, captured: Collection[str]) -> dict[str, Streams]:
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
         head_dim = config.dec_embed_dim // config.dec_num_heads
         turn1, turn2 = (rotation(grid, head_dim, config.rope_base) for grid in grids)
         block = DecoderBlock(arithmetic, config.dec_num_heads, config.mlp_ratio, parent=None)
-        token, origin = jnp.zeros((1, 1, config.dec_embed_dim)), rotation((1, 1), head_dim, config.rope_base)
+        token, origin = jnp.zeros((1, 1, config.dec_embed_dim), jnp.float32), rotation((1, 1), head_dim, config.rope_base)
         init = stacked(lambda key: block.init(key, token, token, origin, origin), config.dec_depth)
         blocks = (self.param("blocks1", init), self.param("blocks2", init))
 

@@ -93,8 +93,8 @@ class Enlarge(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B {self.factor}*H {self.factor}*W {self.features}"]:
         """(B, H, W, C) to (B, factor·H, factor·W, features)."""
         batch, height, width, channels = x.shape
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.factor, self.factor, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.factor, self.factor, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         patches = jnp.einsum("bhwc,cijf->bhiwjf", x, kernel, precision=_EXACT)
         return patches.reshape(batch, height * self.factor, width * self.factor, self.features) + bias
 

@@ -185,4 +185,5 @@ def as_view(image: ArrayLike, patch_size: int, name: str) -> Float[Array, "B H W
     height, width = array.shape[1:3]
     if height % patch_size or width % patch_size:
         raise ImageError(f"{name} is {height}×{width}; both sides must be multiples of {patch_size}: crop or resize it (load_image does)")
-    return jnp.asarray(array)
+    # NumPy's float64 is float32 to JAX, and to this model also where JAX would keep it (JAX_ENABLE_X64).
+    return jnp.asarray(array, jnp.float32 if array.dtype == jnp.float64 else array.dtype)

@@ -158,13 +158,13 @@ def init_group(key: jax.Array, group: ProbeGroup, views: Literal["shared", "sepa
             key, own = jax.random.split(key)
             params[f"linear{linears}"] = {"kernel": kernel_init(own, (*lead, width_in, width_out), jnp.float32)}
             if group.biases[linears]:
-                params[f"linear{linears}"]["bias"] = jnp.zeros((*lead, width_out))
+                params[f"linear{linears}"]["bias"] = jnp.zeros((*lead, width_out), jnp.float32)
             linears += 1
         elif step == "norm":
             width = group.widths[linears]
-            params[f"norm{norms}"] = {"scale": jnp.ones((*lead, width))}
+            params[f"norm{norms}"] = {"scale": jnp.ones((*lead, width), jnp.float32)}
             if group.norm_biases[norms]:
-                params[f"norm{norms}"]["bias"] = jnp.zeros((*lead, width))
+                params[f"norm{norms}"]["bias"] = jnp.zeros((*lead, width), jnp.float32)
             norms += 1
     return params
 

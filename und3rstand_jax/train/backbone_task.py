@@ -104,7 +104,7 @@ class BackboneTask(Task[BackboneState]):
 
     def _random_params(self) -> Params:
         patch = self.module.config.patch_size
-        image = jnp.zeros((1, patch, patch, 3))
+        image = jnp.zeros((1, patch, patch, 3), jnp.float32)
         return self.module.init(jax.random.key(self.options.seed), image, image)["params"]
 
     def fixed(self) -> Params:

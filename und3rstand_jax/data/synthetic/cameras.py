@@ -22,7 +22,7 @@ from und3rstand_jax.data.synthetic.intersect import (
     minus,
     nearest_surface,
 )
-from und3rstand_jax.data.synthetic.scene import SOLIDS, Scene, span
+from und3rstand_jax.data.synthetic.scene import SOLIDS, Scene, span, uniform
 
 FIRST_CANDIDATES, SECOND_CANDIDATES = 16, 80
 """Cameras drawn for each view, of which the best is taken."""
@@ -60,7 +60,7 @@ def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: Synthe
     first, glimpse = _first_camera(first_key, scene, lenses[0], shape)
     candidates = Camera(lenses[1:], _second_poses(second_key, first.cam2world, glimpse, config))
     shares = jax.vmap(lambda camera: overlap(scene, glimpse, camera, shape))(candidates)
-    wanted = span(jax.random.uniform(overlap_key), *config.overlap)
+    wanted = span(uniform(overlap_key), *config.overlap)
     best = jnp.argmin(jnp.abs(shares - wanted) + _crowding(scene, candidates.cam2world))
     return jax.tree.map(lambda one, many: jnp.stack([one, many[best]]), first, candidates)
 
@@ -70,10 +70,10 @@ def sample_intrinsics(key: PRNGKeyArray, count: int, shape: Shape) -> Float[Arra
     off the centre.
     """
     height, width = shape
-    u = jax.random.uniform(key, (4, count))
+    u = uniform(key, (4, count))
     focal = 0.5 * max(shape) / jnp.tan(0.5 * jnp.deg2rad(span(u[0], 45, 85)))
     cx, cy = (((side - 1) / 2 + span(v, -0.04, 0.04) * side) for side, v in ((width, u[2]), (height, u[3])))
-    zero, one = jnp.zeros(count), jnp.ones(count)
+    zero, one = jnp.zeros(count, jnp.float32), jnp.ones(count, jnp.float32)
     return _matrix([[focal, zero, cx], [zero, focal * span(u[1], 0.98, 1.02), cy], [zero, zero, one]])
 
 
@@ -94,12 +94,12 @@ def overlap(scene: Scene, glimpse: Glimpse, camera: Camera, shape: Shape) -> Flo
     inside = (z > 0) & (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
     # t is 1 at the point itself, which float32 may miss by a little.
     seen = inside & (first_entry(scene, center, to_point) > 1 - 2e-3) & ~glimpse.sky
-    return jnp.sum(seen) / jnp.maximum(jnp.sum(~glimpse.sky), 1)
+    return jnp.sum(seen, dtype=jnp.float32) / jnp.maximum(jnp.sum(~glimpse.sky, dtype=jnp.float32), 1)
 
 
 def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], shape: Shape) -> tuple[Camera, Glimpse]:
     """Of places between sitting and standing eye height, each looking at a solid, one that is clear and has a good view."""
-    u = jax.random.uniform(key, (9, FIRST_CANDIDATES))
+    u = uniform(key, (9, FIRST_CANDIDATES))
     x, y = span(u[:2], -1, 1) * (scene.room[:2, None] - CLEARANCE)
     position = x, y, span(u[2], 0.8, 1.8) - scene.room[2]
     solids = scene.center[jnp.floor(u[3] * SOLIDS).astype(jnp.int32)]
@@ -118,8 +118,8 @@ def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], sh
     glimpses = jax.vmap(look)(poses)
     # Each term is capped: without that, the best view would always be the one from a corner.
     quality = (
-        jnp.minimum(jnp.mean(glimpses.depth > 1.5, axis=1), 0.8)
-        + jnp.minimum(jnp.mean(glimpses.solid, axis=1), 0.3)
+        jnp.minimum(jnp.mean(glimpses.depth > 1.5, axis=1, dtype=jnp.float32), 0.8)
+        + jnp.minimum(jnp.mean(glimpses.solid, axis=1, dtype=jnp.float32), 0.3)
         + jnp.minimum(jnp.std(jnp.log(glimpses.depth), axis=1), 0.4)
     )
     best = jnp.argmax(quality + 0.2 * u[8] - _crowding(scene, poses))
@@ -128,7 +128,7 @@ def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], sh
 
 def _second_poses(key: PRNGKeyArray, first: Float[Array, "4 4"], glimpse: Glimpse, config: SyntheticConfig) -> Float[Array, "N 4 4"]:
     """Places around the first camera, near and far, each looking at what that one sees or more or less past it."""
-    u = jax.random.uniform(key, (7, SECOND_CANDIDATES))
+    u = uniform(key, (7, SECOND_CANDIDATES))
     low, high = config.baseline
     azimuth, elevation = 2 * jnp.pi * u[1], span(u[2], -0.2, 0.2)
     step = jnp.cos(elevation) * jnp.cos(azimuth), jnp.cos(elevation) * jnp.sin(azimuth), jnp.sin(elevation)

@@ -9,7 +9,7 @@ A vector is three arrays, x, y and z: compilers turn arithmetic on them into one
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +137,7 @@ def nearest_surface(scene: Scene, origin: Vector, direction: Vector) -> tuple[Re
     """t at which rays from within the room first meet a surface, and whose: a solid's number, or ROOM."""
     t = room_exit(components(scene.room), origin, direction)
 
-    def step(solid: Array, entry: Reals, found: tuple[Reals, Array]) -> tuple[Reals, Array]:
+    def step(solid: ArrayLike, entry: Reals, found: tuple[Reals, Array]) -> tuple[Reals, Array]:
         t, nearest = found
         return jnp.minimum(t, entry), jnp.where(entry < t, solid, nearest)
 
@@ -150,19 +150,19 @@ def first_entry(scene: Scene, origin: Vector, direction: Vector) -> Reals:
     return _over_solids(scene, origin, direction, lambda _, entry, t: jnp.minimum(t, entry), jnp.full(shape, FAR, jnp.float32))
 
 
-def _over_solids(scene: Scene, origin: Vector, direction: Vector, step: Callable[[Array, Reals, Carry], Carry], carry: Carry) -> Carry:
+def _over_solids(scene: Scene, origin: Vector, direction: Vector, step: Callable[[ArrayLike, Reals, Carry], Carry], carry: Carry) -> Carry:
     """Folds `step(solid, t at which rays enter it, carry)` over the solids.
 
     In loops: on CPUs, XLA recomputes unrolled code for each of its uses, and a pair takes four times as long.
     """
 
     def fold(solids: range, entry: Callable[..., Reals], carry: Carry) -> Carry:
-        def body(k: Array, carry: Carry) -> Carry:
+        def body(k: Any, carry: Carry) -> Carry:
             axes = frame(scene.axes[k])
             ray = into(axes, minus(origin, components(scene.center[k]))), into(axes, direction)
             return step(k, entry(components(scene.half[k]), *ray), carry)
 
-        return lax.fori_loop(solids.start, solids.stop, body, carry)
+        return lax.fori_loop(np.int32(solids.start), np.int32(solids.stop), body, carry)
 
     carry = fold(BOXES, box_entry, carry)
     carry = fold(SPHERES, lambda half, *ray: sphere_entry(half[0], *ray), carry)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from und3rstand_jax.data.records import Pair, Shape, Split, View, held_out_scenes, training_scenes
@@ -73,9 +74,9 @@ def render_pairs(seed: int | Array, indices: Int[Array, " B"], shape: Shape, con
     count, (height, width) = len(indices), shape
     view = View(
         image=jnp.zeros((count, height, width, 3), jnp.uint8),
-        depth=jnp.zeros((count, height, width)),
-        intrinsics=jnp.zeros((count, 3, 3)),
-        cam2world=jnp.zeros((count, 4, 4)),
+        depth=jnp.zeros((count, height, width), jnp.float32),
+        intrinsics=jnp.zeros((count, 3, 3), jnp.float32),
+        cam2world=jnp.zeros((count, 4, 4), jnp.float32),
     )
 
     # If XLA knew that there is a single pair, it would drop the loop, fuse the pair's arithmetic with its surroundings, and round it
@@ -83,7 +84,7 @@ def render_pairs(seed: int | Array, indices: Int[Array, " B"], shape: Shape, con
     turns = lax.optimization_barrier(jnp.int32(count))
     padded = jnp.concatenate([indices, indices[:1]])
 
-    def add(turn: Array, pairs: Pair) -> Pair:
+    def add(turn: ArrayLike, pairs: Pair) -> Pair:
         pair = _render(seed, padded[turn], shape, config)
         return jax.tree.map(lambda array, entry: array.at[turn].set(entry), pairs, pair)
 

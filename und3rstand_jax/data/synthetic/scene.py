@@ -77,9 +77,14 @@ class Scene(NamedTuple):
 def sample_scene(key: PRNGKeyArray) -> Scene:
     """A room 3 to 8 m across and 2.3 to 3.3 m high with 3 to 12 solids, a lamp, and in one case of three a window."""
     room_key, window_key, solids_key, light_key = jax.random.split(key, 4)
-    u = jax.random.uniform(room_key, (3,))
+    u = uniform(room_key, (3,))
     room = jnp.stack([span(u[0], 1.5, 4), span(u[1], 1.5, 4), span(u[2], 1.15, 1.65)])
     return Scene(room, *_solids(solids_key, room), _window(window_key, room), _light(light_key, room))
+
+
+def uniform(key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    """Draws from [0, 1) in float32, whatever JAX's default is: a scene is the same under JAX_ENABLE_X64."""
+    return jax.random.uniform(key, shape, jnp.float32)
 
 
 def span(u: Float[Array, "..."], low: Number, high: Number) -> Float[Array, "..."]:
@@ -89,10 +94,10 @@ def span(u: Float[Array, "..."], low: Number, high: Number) -> Float[Array, "...
 
 def _solids(key: PRNGKeyArray, room: Float[Array, " 3"]) -> tuple[Array, Array, Array]:
     """Centres, axes and half sizes."""
-    u = jax.random.uniform(key, (11, SOLIDS))
-    cell = 2 * room[:2] / jnp.array(_CELLS)
+    u = uniform(key, (11, SOLIDS))
+    cell = 2 * room[:2] / jnp.array(_CELLS, jnp.float32)
     half = _half_sizes(u[0:3], jnp.min(cell))
-    tilt = jnp.zeros(SOLIDS).at[_BOARDS].set(span(u[3, _BOARDS], 0.35, 1.3))
+    tilt = jnp.zeros(SOLIDS, jnp.float32).at[_BOARDS].set(span(u[3, _BOARDS], 0.35, 1.3))
     axes = _axes(2 * jnp.pi * u[4], tilt)
     # In cells in random order, off the cell's middle as far as there is room.
     order = jnp.argsort(u[5])
@@ -105,15 +110,15 @@ def _solids(key: PRNGKeyArray, room: Float[Array, " 3"]) -> tuple[Array, Array, 
     rise = half[:, 2] * jnp.cos(tilt) + half[:, 1] * jnp.sin(tilt)
     center = jnp.concatenate([place, (base + rise)[:, None]], axis=1)
     center, axes = _hang(center, axes, half[_PICTURE], room, u[9, 1:5])
-    return jnp.where(present[:, None], center, jnp.array(_BURIED)), axes, half
+    return jnp.where(present[:, None], center, jnp.array(_BURIED, jnp.float32)), axes, half
 
 
 def _half_sizes(u: Float[Array, "3 12"], cell: Float[Array, ""]) -> Float[Array, "12 3"]:
     """Half sizes, horizontally less than half a cell."""
     block, board, sphere, cylinder = (0.12, 0.12, 0.15), (0.3, 0.3, 0.01), (0.1, 0.1, 0.1), (0.06, 0.06, 0.15)
-    low = np.array([block] * 4 + [board] * 2 + [sphere] * 3 + [cylinder] * 3)
+    low = np.array([block] * 4 + [board] * 2 + [sphere] * 3 + [cylinder] * 3, np.float32)
     block, board, sphere, cylinder = (0.6, 0.5, 0.8), (0.7, 0.8, 0.03), (0.42, 0.42, 0.42), (0.35, 0.35, 0.9)
-    high = np.array([block] * 4 + [board] * 2 + [sphere] * 3 + [cylinder] * 3)
+    high = np.array([block] * 4 + [board] * 2 + [sphere] * 3 + [cylinder] * 3, np.float32)
     # Cylinders share one draw between both horizontal axes, spheres among all three.
     number = np.arange(SOLIDS)
     round_, sphere_ = (number >= SPHERES.start)[:, None], np.isin(number, SPHERES)[:, None]
@@ -149,7 +154,7 @@ def _hang(
     sideways, outwards = upright[0], upright[2]
     aside = span(u[2], -0.9, 0.9) * (jnp.abs(sideways) @ room - half[0])
     out = jnp.abs(outwards) @ room - half[2] - 0.005
-    there = sideways * aside + outwards * out + jnp.array([0.0, 0.0, 1.0]) * span(u[3], -0.1, 0.3)
+    there = sideways * aside + outwards * out + jnp.array([0.0, 0.0, 1.0], jnp.float32) * span(u[3], -0.1, 0.3)
     hangs = u[0] < 0.5
     return (
         center.at[_PICTURE].set(jnp.where(hangs, there, center[_PICTURE])),
@@ -158,7 +163,7 @@ def _hang(
 
 
 def _window(key: PRNGKeyArray, room: Float[Array, " 3"]) -> Window:
-    u = jax.random.uniform(key, (6,))
+    u = uniform(key, (6,))
     wall, half_width = jnp.floor(4 * u[0]), span(u[1], 0.35, 0.9)
     middle = span(u[2], -1, 1) * (jnp.where(wall < 2, room[1], room[0]) - half_width - 0.2)
     low = jnp.stack([middle - half_width, span(u[3], 0.5, 1.0) - room[2]])
@@ -170,9 +175,9 @@ def _light(key: PRNGKeyArray, room: Float[Array, " 3"]) -> Light:
     def tint(u: Array) -> Array:
         """From candlelight to an overcast sky, at equal brightness."""
         color = jnp.stack([span(u, 1.25, 0.85), jnp.float32(1), span(u, 0.6, 1.2)])
-        return color / jnp.dot(color, jnp.array([0.3, 0.6, 0.1]))
+        return color / jnp.dot(color, jnp.array([0.3, 0.6, 0.1], jnp.float32))
 
-    u = jax.random.uniform(key, (10,))
+    u = uniform(key, (10,))
     position = jnp.stack([span(u[0], -0.6, 0.6) * room[0], span(u[1], -0.6, 0.6) * room[1], room[2] - span(u[2], 0.15, 0.6)])
     # Walls get the same light in rooms of any size, and nothing gets more than about three times as much.
     size = jnp.dot(room, room)

@@ -67,8 +67,8 @@ def see(scene: Scene, solid: Int[Array, "..."], origin: Vector, direction: Vecto
     number = np.arange(SOLIDS + 1) + ROOM
     # The room comes first, at index 0.
     table = _Solid(
-        center=components(jnp.concatenate([jnp.zeros((1, 3)), scene.center])),
-        axes=frame(jnp.concatenate([jnp.eye(3)[None], scene.axes])),
+        center=components(jnp.concatenate([jnp.zeros((1, 3), jnp.float32), scene.center])),
+        axes=frame(jnp.concatenate([jnp.eye(3, dtype=jnp.float32)[None], scene.axes])),
         half=components(jnp.concatenate([scene.room[None], scene.half])),
         sphere=jnp.asarray(np.isin(number, SPHERES)),
         cylinder=jnp.asarray(np.isin(number, CYLINDERS)),

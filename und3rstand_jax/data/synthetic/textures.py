@@ -9,10 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from und3rstand_jax.data.synthetic.intersect import Reals, Vector, each
-from und3rstand_jax.data.synthetic.scene import span
+from und3rstand_jax.data.synthetic.scene import span, uniform
 
 OCTAVES, LACUNARITY = 5, 2.6
 """Layers of noise, and the ratio of each one's frequency to that of the one before."""
@@ -63,7 +64,7 @@ class Footprint(NamedTuple):
 def sample_textures(key: PRNGKeyArray, count: int) -> tuple[Paint, Texture]:
     """For `count` surfaces, the last of which is the sky: a fifth plain, a fifth cloudy, the rest patterned with a little noise."""
     salt_key, key = jax.random.split(key)
-    u = jax.random.uniform(key, (18, count))
+    u = uniform(key, (18, count))
     sky, kind = jnp.arange(count) == count - 1, jnp.floor(u[0] * 5)
     cloudy = sky | (kind == 4)
     pattern = jnp.where(cloudy, PLAIN, kind)
@@ -71,26 +72,26 @@ def sample_textures(key: PRNGKeyArray, count: int) -> tuple[Paint, Texture]:
     first, other = _colors(u[1:4]), _colors(u[4:7])
     # Half of the second colours are a darker shade of the first.
     second = jnp.where(u[7] < 0.5, first * span(u[8], 0.35, 0.75), other)
-    first, second = jnp.where(sky, jnp.array([[0.25], [0.45], [0.85]]), first), jnp.where(sky, 0.9, second)
+    first, second = jnp.where(sky, jnp.array([[0.25], [0.45], [0.85]], jnp.float32), first), jnp.where(sky, 0.9, second)
     size = span(u[9] ** 2, 0.06, 0.6)
     texture = Texture(
         pattern=pattern,
         period_u=size * jnp.where(tiles, span(u[10], 1, 3), 1.0),
         period_v=size,
         duty=jnp.where(tiles, span(u[11], 0.03, 0.1), span(u[11], 0.3, 0.7)),
-        shift=jnp.where(tiles & (u[12] < 0.6), 0.5, 0.0),
+        shift=jnp.where(tiles & (u[12] < 0.6), jnp.float32(0.5), 0.0),
         tone=jnp.where(tiles, span(u[13], 0.0, 0.6), 0.0),
         grain=jnp.where(cloudy, span(u[14], 0.5, 1.2), jnp.where(plain, span(u[14], 0.02, 0.12), span(u[14], 0.05, 0.5))),
         coarse=span(u[15], 0.7, 2.2),
         gain=span(u[16], 0.6, 1.0),
-        salt=jax.random.bits(salt_key, (count,)),
+        salt=jax.random.bits(salt_key, (count,), jnp.uint32),
     )
     return Paint(first, second), texture
 
 
 def _colors(u: Float[Array, "3 N"]) -> Float[Array, "3 N"]:
     """Reflectances between 0.03 and 0.85: of any hue, more often pale than vivid."""
-    hue = jnp.clip(jnp.abs((6 * u[0] + jnp.array([[3.0], [1.0], [5.0]])) % 6 - 3) - 1, 0, 1)
+    hue = jnp.clip(jnp.abs((6 * u[0] + jnp.array([[3.0], [1.0], [5.0]], jnp.float32)) % 6 - 3) - 1, 0, 1)
     saturation = span(u[1] ** 2, 0.03, 0.8)
     return span(u[2], 0.2, 0.85) * (1 - saturation * (1 - hue))
 
@@ -132,9 +133,9 @@ def fractal_noise(point: Vector, salt: UInt32[Array, "..."], gain: Reals, width:
     """
 
     # A loop, for the reason given in intersect.py.
-    def add(octave: Array, carry: tuple[Reals, Reals, Array]) -> tuple[Reals, Reals, Array]:
+    def add(octave: ArrayLike, carry: tuple[Reals, Reals, Array]) -> tuple[Reals, Reals, Array]:
         total, amplitude, frequency = carry
-        octave_salt = salt + octave.astype(jnp.uint32) * jnp.uint32(_PRIMES[2])
+        octave_salt = salt + jnp.asarray(octave, jnp.uint32) * jnp.uint32(_PRIMES[2])
         noise = value_noise(each(lambda p: p * frequency, point), octave_salt) * _visible(width * frequency)
         return total + amplitude * noise, amplitude * gain, frequency * LACUNARITY
 

@@ -80,7 +80,7 @@ def backbone_step(
 
         return jax.tree.map(jnp.add, sums, jax.grad(loss, has_aux=True)(state.params))
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params), PairSums(*[jnp.zeros(())] * 4)
+    zeros = jax.tree.map(jnp.zeros_like, state.params), PairSums(*[jnp.float32(0)] * 4)
     sums, counts = accumulate(add, zeros, batch, micro_batches, example_of, total)
     gradient, sums_of_loss = total(sums)
     loss = mean_loss(sums_of_loss, counts)

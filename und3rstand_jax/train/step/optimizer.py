@@ -72,11 +72,13 @@ def schedule(recipe: Recipe) -> optax.Schedule:
         max(recipe.steps - recipe.warmup_steps, 1),
         recipe.final_learning_rate / recipe.learning_rate if recipe.learning_rate else 0.0,
     )
-    if recipe.warmup_steps == 0:
-        return cosine
-    first = recipe.learning_rate / recipe.warmup_steps
-    warmup = optax.linear_schedule(first, recipe.learning_rate, max(recipe.warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, cosine], [recipe.warmup_steps])
+    rate = cosine
+    if recipe.warmup_steps:
+        first = recipe.learning_rate / recipe.warmup_steps
+        warmup = optax.linear_schedule(first, recipe.learning_rate, max(recipe.warmup_steps - 1, 1))
+        rate = optax.join_schedules([warmup, cosine], [recipe.warmup_steps])
+    # Of an integer, optax would make float64 under JAX_ENABLE_X64.
+    return lambda step: rate(jnp.asarray(step, jnp.float32))
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:

@@ -99,7 +99,7 @@ def probe_step(
         inputs, truth = captured_tokens(module, probes, trunk, example), normalised_truth(*example.targets)
     else:
         zeros = {
-            name: (jax.tree.map(jnp.zeros_like, group.params), PairSums(*[jnp.zeros(group.frozen_at.shape)] * 4))
+            name: (jax.tree.map(jnp.zeros_like, group.params), PairSums(*[jnp.zeros(group.frozen_at.shape, jnp.float32)] * 4))
             for name, group in state.groups.items()
         }
         add = functools.partial(
