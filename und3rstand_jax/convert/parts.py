@@ -127,7 +127,7 @@ def describe(plan: ConversionPlan) -> str:
     for part in plan.parts:
         source = part.source
         at = printable(f" at revision {source.revision}" if source.revision else "")
-        files = listed(file.name for file in source.tensors.files)
+        files = printable(listed(file.name for file in source.tensors.files))
         findings = [(finding.field, finding.value, finding.how, finding.why) for finding in part.findings]
         sections += [
             f"{part.part.capitalize()}: {printable(part.title)}",
