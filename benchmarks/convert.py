@@ -41,9 +41,10 @@ def build_writing(converted: Path, out: Path) -> tuple[Callable[[], None], dict[
     """Orbax with its defaults, on the very tree that the conversion writes."""
     import orbax.checkpoint as ocp
 
-    from und3rstand_jax.checkpoint.trees import read_tree
+    from und3rstand_jax.checkpoint.format import read_checkpoint_info
+    from und3rstand_jax.checkpoint.parts import read_part
 
-    tree = read_tree(converted / "backbone")
+    tree = read_part(converted, read_checkpoint_info(converted), "backbone")
 
     def run() -> None:
         shutil.rmtree(out, ignore_errors=True)

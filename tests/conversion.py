@@ -40,3 +40,10 @@ def save_both(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[s
     """The same weights as a hub folder and as a `.pth`."""
     folder.mkdir(parents=True, exist_ok=True)
     return {"hub": save_hub_folder(folder / "hub", tensors, config), "pth": save_pth(folder / "model.pth", tensors, config)}
+
+
+def flip_a_bit(chunk: Path) -> None:
+    """Changes a value of a small leaf on disk as a failing disk does, so that it still reads: its chunk is stored uncompressed."""
+    content = bytearray(chunk.read_bytes())
+    content[-3] ^= 0x10
+    chunk.write_bytes(content)

@@ -18,6 +18,7 @@ from safetensors.torch import load_model
 import und3rstand_jax as u3d
 from tests.conversion import args_string, converted, save_pth
 from tests.make_checkpoint import save_hub_folder
+from tests.orbax_tree import read_tree
 from tests.test_hub import environment
 from tests.tiny import (
     CONFIG,
@@ -31,7 +32,6 @@ from tests.tiny import (
     save_probes,
 )
 from tests.torch_reference import DUSt3RReference, load_reference
-from und3rstand_jax.checkpoint.trees import read_tree
 from und3rstand_jax.commands.convert import main
 
 ROOT = Path(__file__).parent.parent
@@ -394,7 +394,7 @@ def test_verify_finds_one_flipped_bit_and_leaves_no_such_checkpoint(earlier: boo
         kernel = np.array(tree["decoder"]["blocks2"]["attn"]["qkv"]["kernel"])
         kernel.view(np.uint32)[1, 0, 0] ^= 1
         tree["decoder"]["blocks2"]["attn"]["qkv"]["kernel"] = kernel
-        write_tree(path, tree)
+        return write_tree(path, tree)
 
     monkeypatch.setattr(und3rstand_jax.convert.writing, "write_tree", write_with_a_flipped_bit)
     capsys.readouterr()

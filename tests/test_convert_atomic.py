@@ -13,8 +13,8 @@ import pytest
 
 import und3rstand_jax as u3d
 from tests.conversion import converted
+from tests.orbax_tree import read_tree
 from tests.tiny import CONFIG, CROCO_CONFIG, backbone_tensors, croco_tensors, save_backbone, save_probes
-from und3rstand_jax.checkpoint.trees import read_tree
 from und3rstand_jax.commands.convert import main
 from und3rstand_jax.support import output_folder as module
 from und3rstand_jax.support.errors import OutputError

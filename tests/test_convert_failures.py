@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,8 +209,8 @@ def test_second_names_must_hold_what_the_first_hold(equal: bool, refused, tmp_pa
         ({"output_mode": "pts2d"}, "output_mode 'pts2d' is not supported; expected pts3d"),
         ({"enc_num_heads": 3}, "enc_embed_dim 32 must be a multiple of 4·enc_num_heads = 12"),
         ({"enc_depth": "2"}, "enc_depth must be a positive integer; found '2'"),
-        ({"dec_depth": 10**9}, "the backbone's config says dec_depth 1000000000, but there are 133 tensors, with axes up to 1024"),
-        ({"enc_embed_dim": 10**12}, "the backbone's config says enc_embed_dim 1000000000000, but there are 133 tensors"),
+        ({"dec_depth": 10**9}, "backbone config: dec_depth is at most 1000; found 1000000000"),
+        ({"enc_embed_dim": 10**12}, "backbone config: enc_embed_dim is at most 65536; found 1e+12"),
         ({"enc_depth": 3}, "12 problems: enc_blocks.2.attn.proj.bias: missing, expected shape 32; "),
         ({"enc_depth": 1}, "12 problems: enc_blocks.1.attn.proj.bias: found shape 32, surplus: nothing expects it; "),
         ({"head_type": "dpt"}, "dec_depth 2 must be a multiple of 4 for the DPT head"),
@@ -373,12 +374,17 @@ def edit(**changes):
 
 
 DAMAGES = {
-    "metadata": (unlink("backbone/_METADATA"), "cannot be read"),
-    "data": (truncate_data, "cannot be read"),
-    "a part of the data": (unlink("backbone/decoder.norm.bias/0"), "cannot be read"),
-    "version": (edit(version=99), "has format version 99; this program reads 1: update it, or convert again"),
-    "config": (edit(backbone={"foo": 3}), "is damaged (TypeError: "),
-    "provenance": (edit(provenance={}), "is damaged (KeyError: 'backbone'); convert again"),
+    "metadata": (
+        unlink("backbone/_METADATA"),
+        "backbone is not what was written: _METADATA is missing; convert it again, or",
+    ),
+    "data": (truncate_data, "cannot be read: "),
+    "a part of the data": (unlink("backbone/decoder.norm.bias/0"), "decoder/norm/bias: 1 of its 1 chunks are missing"),
+    "a leaf": (lambda folder: shutil.rmtree(folder / "backbone" / "decoder.norm.bias"), "decoder/norm/bias: missing"),
+    "version": (edit(version=99), "has format version 99; this program reads 1 and 2: update it, or convert again"),
+    "config": (edit(backbone={"foo": 3}), "config.json is not what is expected: backbone.img_size: field required; "),
+    "provenance": (edit(provenance={}), "config.json has no provenance of its backbone; "),
+    "digests": (edit(digests={}), "config.json has no digests of its backbone; "),
 }
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests import tiny
 from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
-from und3rstand_jax.checkpoint.trees import read_tree
+from tests.orbax_tree import read_tree
 
 pytestmark = pytest.mark.slow
 STEPS = 400

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 import und3rstand_jax as u3d
-from tests.conversion import converted
+from tests.conversion import converted, flip_a_bit
 from tests.hub_server import Repo, serve
 from tests.test_hub import environment
 from tests.tiny import CONFIG, LAYERS, backbone_tensors, probe_tensors, save_backbone, save_probes
@@ -207,19 +209,85 @@ def test_a_hub_id_is_converted_once_then_needs_no_network_and_a_killed_load_does
     assert second.stderr == ""
 
 
-def test_two_processes_that_convert_the_same_source_both_get_it(tmp_path: Path, monkeypatch) -> None:
+def test_two_that_convert_the_same_source_share_one_conversion(tmp_path: Path, monkeypatch) -> None:
     import und3rstand_jax.convert.writing
 
     cache, source = tmp_path / "cache", save_backbone(tmp_path / "m")
-    original = und3rstand_jax.convert.writing.write_checkpoint_info
+    original, converted_by = und3rstand_jax.convert.writing.convert, []
+    second = threading.Thread(target=lambda: found.append(u3d.converted_checkpoint(source, cache=cache)))
+    found: list[Path] = []
 
-    def overtaken(folder: Path, info: object) -> None:
-        """While this one is about to finish, another finishes first."""
-        monkeypatch.setattr(und3rstand_jax.convert.writing, "write_checkpoint_info", original)
-        u3d.load_backbone(source, cache=cache)
-        original(folder, info)
+    def convert(*args, **options) -> None:
+        """While this one is at work, another comes for the same."""
+        converted_by.append(threading.current_thread())
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()  # it waits
+        original(*args, **options)
 
-    monkeypatch.setattr(und3rstand_jax.convert.writing, "write_checkpoint_info", overtaken)
-    assert u3d.load_backbone(source, cache=cache).config.enc_depth == 2
-    assert len(conversions(cache)) == 1
-    assert not any(name.startswith(".") for name in os.listdir(cache))
+    monkeypatch.setattr(und3rstand_jax.convert.writing, "convert", convert)
+    folder = u3d.converted_checkpoint(source, cache=cache)
+    second.join(60)
+    assert found == [folder]
+    assert converted_by == [threading.current_thread()]
+    assert conversions(cache) == [folder.name]
+
+
+def same_size_and_time(file: Path, content: bytes) -> None:
+    before = file.stat()
+    assert len(content) == before.st_size
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_entry_of_the_same_size_and_time_but_other_bytes_is_converted_again(tmp_path: Path, caplog) -> None:
+    cache, source = tmp_path / "cache", save_backbone(tmp_path / "m")
+    entry = u3d.converted_checkpoint(source, cache=cache)
+    made = (entry / "config.json").stat().st_mtime_ns
+    tensors = source / "model.safetensors"
+    other = save_backbone(tmp_path / "n", {name: tensor + np.float32(1) for name, tensor in backbone_tensors().items()})
+    same_size_and_time(tensors, tensors.read_bytes())  # written anew with the same bytes: nothing to do
+    assert u3d.converted_checkpoint(source, cache=cache) == entry
+    assert (entry / "config.json").stat().st_mtime_ns == made
+    same_size_and_time(tensors, (other / "model.safetensors").read_bytes())
+    scale = u3d.load_backbone(source, cache=cache).params["encoder"]["norm"]["scale"]
+    np.testing.assert_array_equal(scale, backbone_tensors()["enc_norm.weight"] + np.float32(1))
+    assert "removed from the cache, converting again" in caplog.text
+    assert conversions(cache) == [entry.name]
+
+
+@pytest.mark.parametrize("damage", ["config", "leaf", "bit"])
+def test_a_damaged_entry_is_converted_again(damage: str, tmp_path: Path, caplog) -> None:
+    cache, source = tmp_path / "cache", save_backbone(tmp_path / "m")
+    entry = u3d.converted_checkpoint(source, cache=cache)
+    if damage == "config":
+        (entry / "config.json").write_text("{")
+    elif damage == "leaf":
+        (entry / "backbone" / "encoder.norm.scale" / "0").unlink()
+    else:
+        flip_a_bit(entry / "backbone" / "encoder.norm.scale" / "0")
+    scale = u3d.load_backbone(source, cache=cache).params["encoder"]["norm"]["scale"]
+    np.testing.assert_array_equal(scale, backbone_tensors()["enc_norm.weight"])
+    assert caplog.text.count("removed from the cache, converting again") == 1
+    flip_a_bit(entry / "backbone" / "encoder.norm.scale" / "0")
+    # Named by its folder it has no source to convert: it is removed all the same, and the next load of the source makes it anew.
+    with pytest.raises(u3d.CheckpointError, match="has been removed from the cache; run this again"):
+        u3d.load_backbone(entry, cache=cache)
+    assert conversions(cache) == []
+
+
+def test_a_damaged_checkpoint_outside_the_cache_is_never_removed(tmp_path: Path) -> None:
+    mine = shutil.copytree(u3d.converted_checkpoint(save_backbone(tmp_path / "m"), cache=tmp_path / "cache"), tmp_path / "mine" / "jax")
+    flip_a_bit(mine / "backbone" / "encoder.norm.scale" / "0")
+    with pytest.raises(u3d.CheckpointError, match="encoder/norm/scale"):
+        u3d.load_backbone(mine, cache=tmp_path / "cache")
+    assert (mine / "config.json").exists()
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do_about_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(
+        u3d.OutputError, match=f"the cache of conversions .* cannot be written: .*; set {CACHE_VARIABLE}, or cache= "
+    ) as caught:
+        u3d.load_backbone(save_backbone(tmp_path / "m"), cache=tmp_path / "file" / "cache")
+    assert "--out" not in str(caught.value)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.plain_scenes import render_plain_scenes
+from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.train import main
 from und3rstand_jax.model.config import BackboneConfig
@@ -43,7 +44,7 @@ def plain_scenes(monkeypatch):
 @pytest.fixture
 def backbone(tmp_path):
     """A converted checkpoint as far as its config: planning reads no weights."""
-    write_checkpoint_info(tmp_path, CheckpointInfo(backbone=CONFIG, provenance={"backbone": {}}))
+    write_checkpoint_info(tmp_path, CheckpointInfo(backbone=CONFIG, provenance={"backbone": NO_PROVENANCE}))
     return str(tmp_path)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from tests import tiny
 from tests.conversion import converted
 from tests.report_cases import HEIGHT, WIDTH, pointmaps, room, stub_analysis
+from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.analysis.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.run import main
@@ -172,7 +173,7 @@ def checkpoint(tmp_path_factory):
 def config_alone(tmp_path_factory):
     """A checkpoint without weights: whoever reads them fails, but not with a UserError about what was asked."""
     folder = tmp_path_factory.mktemp("config")
-    write_checkpoint_info(folder, CheckpointInfo(BackboneConfig(img_size=(32, 48)), provenance={"backbone": {}}))
+    write_checkpoint_info(folder, CheckpointInfo(BackboneConfig(img_size=(32, 48)), provenance={"backbone": NO_PROVENANCE}))
     return folder
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.model.config import BackboneConfig
 
@@ -53,7 +54,7 @@ def test_a_batch_that_does_not_fit_is_refused(tmp_path):
         dec_num_heads=2,
         head_type="linear",
     )
-    write_checkpoint_info(tmp_path, CheckpointInfo(backbone=config, provenance={"backbone": {}}))
+    write_checkpoint_info(tmp_path, CheckpointInfo(backbone=config, provenance={"backbone": NO_PROVENANCE}))
     of_a_tiny_one = ("--layers", "decoder.0.mlp", "--backbone", str(tmp_path), "--batch-size", str(4 * 100_000))
     text = plan("--topology", "v5e:2x2", *of_a_tiny_one, "--quick")
     assert re.search(r"400000 pairs a step, .*\n.*\n.*\n  does not compile for 16 GB: .*exceeds available HBM", text)

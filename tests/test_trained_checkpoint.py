@@ -13,9 +13,10 @@ import pytest
 
 from tests import tiny
 from tests.conversion import converted
+from tests.orbax_tree import read_tree
 from und3rstand_jax import load_backbone_and_probe
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
-from und3rstand_jax.checkpoint.trees import flatten, read_tree
+from und3rstand_jax.checkpoint.trees import flatten
 from und3rstand_jax.commands.convert import main
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import PointmapProbes, Probes, probe_shapes
@@ -149,15 +150,15 @@ def test_the_backbone_is_linked_to_where_that_can_be_done_and_else_copied(backbo
         assert own.samefile(file) == linked and own.read_bytes() == file.read_bytes()
 
 
-def test_a_backbone_of_symbolic_links_is_taken_itself(backbone, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    linked = shutil.copytree(backbone, tmp_path / "linked")
-    for number, file in enumerate(path for path in linked.rglob("*") if path.is_file() and path.name != "config.json"):
-        place = file.rename(tmp_path / "elsewhere" / str(number))
-        file.symlink_to(place)
+def test_a_backbone_of_the_hubs_links_is_taken_itself(backbone, tmp_path):
+    blobs = tmp_path / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    linked = shutil.copytree(backbone, tmp_path / "models--owner--name" / "snapshots" / "c0ffee")
+    for number, file in enumerate([path for path in linked.rglob("*") if path.is_file()]):
+        file.symlink_to(os.path.relpath(file.rename(blobs / str(number)), file.parent))
     config = probe_config(tiny.LAYERS[:1])
     write_trained_probes(tmp_path / "out", linked, config, random_params(config), {})
-    shutil.rmtree(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "models--owner--name")
     assert_same_bits(read_tree(tmp_path / "out" / "backbone"), read_tree(backbone / "backbone"))
 
 

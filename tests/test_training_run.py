@@ -14,9 +14,9 @@ from PIL import Image
 from tests import tiny
 from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
+from tests.orbax_tree import read_tree
 from und3rstand_jax import load_backbone_and_probe
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
-from und3rstand_jax.checkpoint.trees import read_tree
 from und3rstand_jax.commands.train import main
 
 STEPS = 12

@@ -28,6 +28,12 @@ CONFIG: dict[str, Any] = {
     "dec_depth": 2,
     "dec_num_heads": 2,
 }
+NO_PROVENANCE: dict[str, Any] = {
+    **dict.fromkeys(("source", "kind"), "test"),
+    **dict.fromkeys(("revision", "config")),
+    **{field: {} for field in ("sha256", "metadata", "leaves", "unused", "second_names")},
+}
+"""The record of a part that came from nowhere."""
 DPT_CONFIG = CONFIG | {"head_type": "dpt", "dec_depth": 4}
 CROCO_CONFIG = {key: value for key, value in CONFIG.items() if key not in ("head_type", "output_mode", "depth_mode", "conf_mode")}
 LAYERS = tuple(f"decoder.{block}.{step}" for block in (0, 1) for step in ("self_attn", "cross_attn", "mlp"))

@@ -1,26 +1,33 @@
 """The converted checkpoint: a folder with `config.json` and the Orbax trees `backbone/` and `probes/`.
 
 `config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of
-every file, what was read, inferred or defaulted, and what an export to PyTorch needs. Tensors that the model never
-uses are kept in `backbone_unused.safetensors` for the export.
+every file, what was read, inferred or defaulted, and what an export to PyTorch needs. It has a digest of every leaf, and the names of
+all files of the checkpoint. Tensors that the model never uses are kept in `backbone_unused.safetensors` for the export.
+
+Format version 1 has neither digests nor names of files; it is read as before, and damage in its weights cannot be noticed.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from und3rstand_jax.checkpoint.content import Content, ContentOfVersion1, Versioned
+from und3rstand_jax.checkpoint.links import check_link
 from und3rstand_jax.model.config import OUTPUT_MODES, BackboneConfig, parse_mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.results import ResultKind, files_in
-from und3rstand_jax.support.text import to_json
+from und3rstand_jax.support.text import one_line, to_json
 
 CONFIG = "config.json"
 FORMAT = "und3rstand_jax checkpoint"
-VERSION = 1
+VERSION = 2
+REMEDY = "convert it again, or restore it from a copy"
+
+Digests = Mapping[str, Mapping[str, str]]
+"""Part -> path of a leaf, or name of the part's `unused_file` -> SHA-256 in hexadecimal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +38,15 @@ class CheckpointInfo:
         backbone: the config of the tree `backbone/`, None without one.
         probes: the config of the tree `probes/`, None without one.
         provenance: "backbone" and "probes", where held -> the record of `und3rstand_jax.convert.parts`.
+        digests: "backbone" and "probes", where held -> the digest of every leaf; None in a checkpoint of format version 1.
+        files: the paths of all its files, relative to the folder; empty in format version 1.
     """
 
     backbone: BackboneConfig | None = None
     probes: ProbeConfig | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    digests: Digests | None = dataclasses.field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -70,44 +81,55 @@ def is_checkpoint(folder: Path | str) -> bool:
     if not file.is_file():
         return False
     try:
-        content = json.loads(file.read_text())
-    except ValueError:  # somebody else's config.json
+        return read_json(file, Versioned, CheckpointError)["format"] == FORMAT
+    except CheckpointError:  # somebody else's config.json
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     """Reads `config.json` of a converted checkpoint.
 
     Raises:
-        CheckpointError: the folder is not a converted checkpoint, has a newer format, or its `config.json` is damaged.
+        CheckpointError: the folder is not a converted checkpoint, has a newer format, or its `config.json` is damaged or leads elsewhere.
     """
     folder = Path(folder)
+    file = folder / CONFIG
     if not is_checkpoint(folder):
         raise CheckpointError(f"{folder} is not a converted checkpoint (no {CONFIG} that says {FORMAT!r}); make one with python -m convert")
-    content = json.loads((folder / CONFIG).read_text())
-    if content.get("version") != VERSION:
-        raise CheckpointError(
-            f"{folder} has format version {content.get('version')}; this program reads {VERSION}: update it, or convert again"
-        )
-    try:
-        backbone, probes, provenance = content["backbone"], content["probes"], content["provenance"]
-        groups = tuple(ProbeGroup(**_with_tuples(group)) for group in probes["groups"]) if probes else ()
-        info = CheckpointInfo(
-            backbone=BackboneConfig(**_with_tuples(backbone)) if backbone else None,
-            probes=ProbeConfig(**{**_with_tuples(probes), "groups": groups}) if probes else None,
-            provenance={part: dict(provenance[part]) for part, held in (("backbone", backbone), ("probes", probes)) if held},
-        )
-    # Whatever was edited by hand shows in one of these.
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); convert again") from error
-    if not info.parts:
+    check_link(file, folder)
+    version = read_json(file, Versioned, CheckpointError, REMEDY)["version"]
+    if version not in (1, VERSION):
+        raise CheckpointError(f"{folder} has format version {version}; this program reads 1 and {VERSION}: update it, or convert again")
+    kind: type[Any] = Content if version == VERSION else ContentOfVersion1
+    content = read_json(file, kind, CheckpointError, REMEDY)
+    backbone, probes = content["backbone"], content["probes"]
+    held = [part for part, config in (("backbone", backbone), ("probes", probes)) if config]
+    if not held:
         raise CheckpointError(f"{folder} holds neither a backbone nor probes; convert again")
+    provenance, digests = content["provenance"], content.get("digests")
+    for field, records in (("provenance", provenance), ("digests", digests)):
+        absent = [part for part in held if records is not None and part not in records]
+        if absent:
+            raise CheckpointError(f"{file} has no {field} of its {absent[0]}; {REMEDY}")
+    try:
+        info = CheckpointInfo(
+            backbone=BackboneConfig(**_with_modes(backbone)) if backbone else None,
+            probes=ProbeConfig(**{**_with_modes(probes), "groups": tuple(ProbeGroup(**group) for group in probes["groups"])})
+            if probes
+            else None,
+            provenance={part: provenance[part] for part in held},
+            digests=digests,
+            files=tuple(content.get("files", ())),
+        )
+        _check_fit(info)
+    # What no config can have: a size, a mode, a layer's name.
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{file} is damaged: {one_line(error)}; {REMEDY}") from error
     return info
 
 
 def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
-    """Writes `config.json`, as strict JSON: infinities become strings."""
+    """Writes `config.json`, as strict JSON: infinities become strings. The last file of a checkpoint: it names all others."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -115,6 +137,8 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
         "backbone": dataclasses.asdict(info.backbone) if info.backbone else None,
         "probes": dataclasses.asdict(info.probes) if info.probes else None,
         "provenance": dict(info.provenance),
+        "digests": {part: dict(sorted((info.digests or {}).get(part, {}).items())) for part in info.parts},
+        "files": sorted({*files_in(folder), CONFIG}),
     }
     (folder / CONFIG).write_text(to_json(content))
 
@@ -124,9 +148,17 @@ def unused_file(folder: Path, part: str) -> Path:
     return folder / f"{part}_unused.safetensors"
 
 
-def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that frozen configs hold, bounds as numbers."""
-    return {
-        key: parse_mode(key, value) if key in OUTPUT_MODES else tuple(value) if isinstance(value, list) else value
-        for key, value in fields.items()
-    }
+def _check_fit(info: CheckpointInfo) -> None:
+    """Probes read layers of the backbone beside them, at their width."""
+    if info.backbone is None or info.probes is None:
+        return
+    known = frozenset(info.backbone.layer_ids)
+    for group in info.probes.groups:
+        for layer in group.layer_ids:
+            if layer not in known or group.widths[0] != info.backbone.layer_width(layer):
+                raise ValueError(f"the probe of {layer} reads {group.widths[0]} channels, which no layer of that name in the backbone has")
+
+
+def _with_modes(fields: Any) -> dict[str, Any]:
+    """Output modes with their bounds as numbers; strict JSON has none for infinity."""
+    return {key: parse_mode(key, value) if key in OUTPUT_MODES else value for key, value in fields.items()}

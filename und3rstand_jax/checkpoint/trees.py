@@ -1,13 +1,22 @@
-"""Parameter trees on disk, written and read with Orbax, and their flat form: path -> leaf."""
+"""Parameter trees on disk, written with Orbax and read with the TensorStore below it, and their flat form: path -> leaf."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
+from und3rstand_jax.checkpoint.stored import StoredLeaf
 from und3rstand_jax.support.errors import CheckpointError, OutputError
+from und3rstand_jax.support.text import one_line
 
 if TYPE_CHECKING:
     import orbax.checkpoint
+
+T = TypeVar("T")
 
 Tree = dict[str, Any]
 """A parameter tree: nested dicts of arrays."""
@@ -28,10 +37,13 @@ def check_name(folder: Path) -> None:
         raise OutputError(f"{folder} is not UTF-8, in which Orbax writes names; choose another --out") from None
 
 
-def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
-    """Writes a nested dict of arrays with Orbax.
+def write_tree(path: Path, tree: Mapping[str, Any]) -> dict[str, str]:
+    """Writes a nested dict of arrays with Orbax, and takes their digests meanwhile.
 
     JAX arrays are written without a copy; NumPy arrays are copied first.
+
+    Returns:
+        Path of every leaf -> its `leaf_digest`.
 
     Raises:
         OSError: it cannot be written.
@@ -45,36 +57,52 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
     # A folder per leaf: Orbax's other layout, one database for all, buffers what it writes (0.3 GB at full size).
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9, use_ocdbt=False, multiprocessing_options=alone)
     chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
-    try:
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-            checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(tree, save_args=chunked))
-    except ValueError as error:  # how TensorStore reports the system's error
-        raise OSError(" ".join(str(error).split())) from error
+    with ThreadPoolExecutor(1) as beside:
+        digests = {path: beside.submit(leaf_digest, path, leaf) for path, leaf in flatten(dict(tree)).items()}
+        try:
+            with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+                checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(tree, save_args=chunked))
+        except ValueError as error:  # how TensorStore reports the system's error
+            raise OSError(" ".join(str(error).split())) from error
+        return {path: digest.result() for path, digest in digests.items()}
 
 
-def read_tree(path: Path) -> Tree:
-    """Reads an Orbax tree as NumPy arrays, whatever devices it was written on.
+def leaf_digest(path: str, leaf: Any) -> str:
+    """SHA-256 over a leaf's path, type, shape and values, the values in rows of the last axis as they lie in memory."""
+    array = np.ascontiguousarray(leaf)
+    digest = hashlib.sha256(f"{path} {array.dtype.name} {array.shape}\n".encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)  # without the lock of the interpreter
+    return digest.hexdigest()
+
+
+def read_leaves(leaves: Collection[StoredLeaf], use: Callable[[StoredLeaf, np.ndarray], T]) -> dict[str, T]:
+    """Path -> what `use` makes of each leaf's values; several are read at a time, and `use` runs beside the reading of others.
 
     Raises:
-        CheckpointError: the tree is missing or damaged.
+        CheckpointError: values cannot be read, or `use` says so.
     """
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
+    # The largest first: what is left at the end keeps all threads busy.
+    ordered = sorted(leaves, key=lambda leaf: -leaf.nbytes)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        made = dict(zip((leaf.path for leaf in ordered), pool.map(lambda leaf: use(leaf, _values(leaf)), ordered), strict=True))
+    return {leaf.path: made[leaf.path] for leaf in leaves}
 
-    alone = single_process_options()
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete: convert it again")
+
+def _values(leaf: StoredLeaf) -> np.ndarray:
+    import tensorstore as ts
+
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": str(leaf.folder.resolve())},
+        "metadata": dict(leaf.metadata),
+        "open": True,
+        "assume_metadata": True,  # as it has been checked, not as the file has it by now
+        "fill_missing_data_reads": False,
+    }
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone) as checkpointer:
-            metadata = checkpointer.metadata(path.resolve()).item_metadata
-            if metadata is None:
-                raise ValueError("its metadata cannot be read")
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-            return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {reason}); convert it again") from error
+        return ts.open(spec, read=True).result().read().result()
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{leaf.folder} cannot be read: {one_line(error, 200)}") from error
 
 
 def single_process_options() -> "orbax.checkpoint.options.MultiprocessingOptions":

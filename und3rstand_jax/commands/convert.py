@@ -13,14 +13,15 @@ from und3rstand_jax.commands.command_line import read_options, run_command, run_
 from und3rstand_jax.commands.streams import show
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.convert.sources.layout import TENSOR_SUFFIXES
-from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.text import printable
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Converts PyTorch checkpoints of DUSt3R and of probes into Flax parameter trees, and back."""
 
-    repo: Annotated[str, tyro.conf.arg(metavar="SOURCE")]
+    repo: Annotated[str | None, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")] = None
     """What to convert: a hub id (owner/name), a folder (config.json and *.safetensors), or a .safetensors, .pth, .pt, .ckpt or .bin
     file. With --to-torch: a converted checkpoint."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: ./NAME-jax for a source called NAME)")] = None
@@ -39,6 +40,8 @@ class Options:
     """After writing, read the result back and compare every tensor with the source, bit for bit."""
     to_torch: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Export the converted checkpoint --repo to this folder, as model.safetensors and config.json."""
+    check: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Read the converted checkpoint DIR and say what is whole; nothing else is done. Status 2 if anything is damaged or missing."""
     float16: bool = False
     """With --to-torch: round the exported tensors to float16, for half the size and three significant digits."""
     overwrite: bool = False
@@ -57,6 +60,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: Options) -> None:
+    if options.check is not None:
+        if options != Options(check=options.check, debug=options.debug):
+            raise OptionError("--check reads a converted checkpoint and does nothing else; give it alone")
+        _check(options.check)
+        return
+    if options.repo is None:
+        raise OptionError("nothing to do: --repo SOURCE converts or exports, --check DIR checks a converted checkpoint")
     if options.to_torch is not None:
         meant = ("repo", "to_torch", "float16", "overwrite", "debug")
         if options != Options(**{field: getattr(options, field) for field in meant}):
@@ -83,6 +93,15 @@ def _run(options: Options) -> None:
 
         convert(plan, out, options.overwrite, check=functools.partial(verify, plan) if options.verify else None)
     show(out)
+
+
+def _check(folder: Path) -> None:
+    from und3rstand_jax.checkpoint.check import check_checkpoint
+
+    whole, faults = check_checkpoint(folder)
+    show("\n".join(map(printable, whole)))
+    if faults:
+        raise CheckpointError(f"{folder} is not whole: {faults[0]}", *faults[1:])
 
 
 def default_out(repo: str) -> Path:

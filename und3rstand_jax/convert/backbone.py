@@ -1,21 +1,20 @@
 """Plans a checkpoint's backbone: its architecture, and where each of its parameters comes from. Reads no tensor values."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from und3rstand_jax.checkpoint.trees import flatten
 from und3rstand_jax.convert.backbone_names import UNKNOWN_HEAD, UNUSED_PATTERNS, backbone_leaves, second_names
 from und3rstand_jax.convert.findings import Complaint, Finding, How, in_one_line
-from und3rstand_jax.convert.mapping import Leaf, Shape, mismatches, shape_text
+from und3rstand_jax.convert.mapping import Leaf, mismatches, shape_text
 from und3rstand_jax.convert.parts import PartPlan
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.convert.wrappers import by_unwrapped_name, unwrapped
 from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.config import PUBLISHED, BackboneConfig
+from und3rstand_jax.model.shapes import backbone_shapes
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
 
@@ -122,20 +121,6 @@ def _assign_tensors(
         if name not in used and re.fullmatch(re.escape(prefix) + pattern, name)
     }
     return leaves, unused, both
-
-
-@functools.cache  # tracing a model takes longer than everything else in the conversion of a small one
-def backbone_shapes(config: BackboneConfig) -> Mapping[str, Shape]:
-    """Path and shape of every leaf of the model's own parameter tree, without computing it."""
-    import jax
-    import jax.numpy as jnp
-
-    from und3rstand_jax.model.dust3r import DUSt3R
-
-    view = jax.ShapeDtypeStruct((1, config.patch_size * 2, config.patch_size * 2, 3), jnp.float32)
-    module = DUSt3R(config)
-    tree = jax.eval_shape(lambda key, a, b: module.init(key, a, b, head=config.head_type is not None), jax.random.key(0), view, view)
-    return {path: tuple(leaf.shape) for path, leaf in flatten(tree["params"]).items()}
 
 
 def _check_size(config: BackboneConfig, tensors: Mapping[str, TensorInfo]) -> None:

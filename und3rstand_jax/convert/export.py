@@ -1,17 +1,20 @@
 """From a converted checkpoint back to PyTorch: its names and layouts, as safetensors files."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info, unused_file
-from und3rstand_jax.checkpoint.trees import read_tree
+from und3rstand_jax.checkpoint.format import CONFIG, REMEDY, CheckpointInfo, read_checkpoint_info
+from und3rstand_jax.checkpoint.parts import read_part, read_unused
+from und3rstand_jax.checkpoint.stored import expected_shapes
 from und3rstand_jax.convert.findings import natural_key
-from und3rstand_jax.convert.mapping import export, leaves_from_json
+from und3rstand_jax.convert.mapping import Leaf, export, leaves_from_json
 from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
+from und3rstand_jax.support.documents import parse_json
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.output_folder import output_folder
 from und3rstand_jax.support.results import ResultKind, check_apart
@@ -46,14 +49,12 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16:
 
 def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tuple[str, np.ndarray]]:
     """(name, tensor) of everything the part's source held: what the model uses, what it never reads, second names."""
-    from safetensors.numpy import load_file
-
     provenance = info.provenance[part]
     seconds: dict[str, list[str]] = {}
     for second, first in provenance["second_names"].items():
         seconds.setdefault(first, []).append(second)
     first_seen: dict[str, np.ndarray] = {}
-    for name, tensor in export(read_tree(folder / part), leaves_from_json(provenance["leaves"])):
+    for name, tensor in export(read_part(folder, info, part), _leaves(folder, info, part)):
         if name in first_seen:
             # CroCo's one decoder fills both of ours. Once they differ (after training), one name cannot hold both.
             if not np.array_equal(first_seen[name], tensor):
@@ -63,8 +64,19 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
             first_seen[name] = tensor
         for label in (name, *seconds.get(name, ())):
             yield label, tensor
-    if unused_file(folder, part).exists():
-        yield from load_file(unused_file(folder, part)).items()
+    yield from read_unused(folder, info, part).items()
+
+
+def _leaves(folder: Path, info: CheckpointInfo, part: str) -> dict[str, Leaf]:
+    """The record of the tensors that every leaf came from, which must fit the leaves' shapes."""
+    leaves, shapes = leaves_from_json(info.provenance[part]["leaves"]), expected_shapes(info, part)
+    for path in leaves.keys() & shapes.keys():
+        leaf, shape = leaves[path], shapes[path]
+        axes = len(shape) - len(leaf.stack) + leaf.layout.dropped
+        fits = leaf.stack == shape[: len(leaf.stack)] and 0 <= leaf.layout.dropped <= 4 and sorted(leaf.layout.axes) == list(range(axes))
+        if not fits or len(leaf.names) != math.prod(leaf.stack):
+            raise CheckpointError(f"{folder / CONFIG} is damaged: the names it records for {part}/{path} do not fit its shape; {REMEDY}")
+    return leaves
 
 
 def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str], float16: bool) -> None:
@@ -90,7 +102,7 @@ def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
     """The source's own config where it had one; else one that describes its parts in terms that the converter reads."""
     stated = info.provenance[parts[0]]["config"]
     if stated is not None:
-        return json.loads(stated)
+        return parse_json(stated, "the source's config in config.json", dict[str, Any], CheckpointError, REMEDY)
     backbone = info.backbone.to_hub_config() if info.backbone is not None and "backbone" in parts else {}
     if info.probes is None or "probes" not in parts:
         return backbone

@@ -5,7 +5,6 @@ Verification exports what was written and compares it with the source bit for bi
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.format import (
-    CHECKPOINT,
-    CheckpointInfo,
-    read_checkpoint_info,
-    unused_file,
-    write_checkpoint_info,
-)
+from und3rstand_jax.checkpoint.format import CHECKPOINT, CheckpointInfo, read_checkpoint_info, unused_file, write_checkpoint_info
+from und3rstand_jax.checkpoint.parts import copy_part, file_digest
 from und3rstand_jax.checkpoint.trees import check_name, unflatten, write_tree
 from und3rstand_jax.convert.export import torch_tensors
 from und3rstand_jax.convert.findings import Complaint, raise_if_any
@@ -62,23 +56,23 @@ def convert(
     with output_folder(out, overwrite, CHECKPOINT) as folder, ThreadPoolExecutor(1) as beside:
         # Hashing releases the interpreter lock: it runs beside the reading.
         digests = {id(source): beside.submit(source.sha256) for source in plan.sources}
+        leaf_digests: dict[str, Mapping[str, str]] = {}
         configs: dict[str, Any] = {}
         provenance: dict[str, Mapping[str, Any]] = {}
         for copied in plan.copied:
             _logger.info("copying the %s of %s", copied.part, copied.folder)
-            shutil.copytree(copied.folder / copied.part, folder / copied.part)
-            if unused_file(copied.folder, copied.part).exists():
-                shutil.copy(unused_file(copied.folder, copied.part), folder)
+            leaf_digests[copied.part] = copy_part(copied.folder, read_checkpoint_info(copied.folder), copied.part, folder)
             configs[copied.part], provenance[copied.part] = copied.config, copied.provenance
         for part in plan.parts:
-            _write_part(folder, part, progress)
+            leaf_digests[part.part] = _write_part(folder, part, progress)
             configs[part.part], provenance[part.part] = part.config, part_provenance(part, digests[id(part.source)].result())
-        write_checkpoint_info(folder, CheckpointInfo(**configs, provenance=provenance))
+        write_checkpoint_info(folder, CheckpointInfo(**configs, provenance=provenance, digests=leaf_digests))
         if check is not None:
             check(folder)
 
 
-def _write_part(folder: Path, part: PartPlan, progress: bool) -> None:
+def _write_part(folder: Path, part: PartPlan, progress: bool) -> dict[str, str]:
+    """Writes the tree and the unused tensors of a part; returns their digests."""
     tensors = part.source.tensors
     differing = [
         Complaint(second, f"values differ from those of {first}, whose second name it is")
@@ -97,9 +91,12 @@ def _write_part(folder: Path, part: PartPlan, progress: bool) -> None:
     else:  # the same memory as JAX arrays, which Orbax writes without copying them first
         filled = {path: jax.device_put(array, cpu, may_alias=True) for path, array in filled.items()}
     _logger.info("writing %s (%.0f MiB)", part.part, part.read_bytes / 2**20)
-    write_tree(folder / part.part, unflatten(filled))
+    digests = write_tree(folder / part.part, unflatten(filled))
     if part.unused:
-        write_safetensors(unused_file(folder, part.part), {name: tensors.read(name) for name in part.unused})
+        unused = unused_file(folder, part.part)
+        write_safetensors(unused, {name: tensors.read(name) for name in part.unused})
+        digests[unused.name] = file_digest(unused, folder)
+    return digests
 
 
 def fill(part: PartPlan, advance: Callable[[int], object]) -> dict[str, np.ndarray]:

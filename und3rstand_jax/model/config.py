@@ -23,7 +23,14 @@ Mode = tuple[str, float, float]
 OUTPUT_MODES = {"depth_mode": ("exp", "square", "linear"), "conf_mode": ("exp", "sigmoid")}
 """The output activations of points and of confidences -> their names."""
 
-_SIZES = ("enc_embed_dim", "enc_depth", "enc_num_heads", "dec_embed_dim", "dec_depth", "dec_num_heads", "patch_size", "mlp_ratio")
+# The largest that is accepted, far above any model's: a config may be a stranger's, and costs memory and time as it says.
+_LARGEST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 128, "mlp_ratio": 64}
+_SIZES = {
+    **{f"{side}_{field}": _LARGEST[field] for side in ("enc", "dec") for field in ("embed_dim", "depth", "num_heads")},
+    **{field: _LARGEST[field] for field in ("patch_size", "mlp_ratio")},
+}
+LARGEST_SIDE = 65536
+"""Pixels of an image's side."""
 _PATCH_EMBEDDINGS = ("PatchEmbedDust3R", "ManyAR_PatchEmbed", "PatchEmbed")
 _OTHER_OPTIONS = ("img_size", "head_type", *OUTPUT_MODES, "pos_embed", "patch_embed_cls", "output_mode", "norm_im2_in_dec")
 # Options that change nothing here: training state, or what the original itself ignores when it loads for use.
@@ -51,6 +58,11 @@ def parse_mode(output: str, value: Any) -> Mode:
     if output == "depth_mode" and mode[1:] != (-math.inf, math.inf):
         raise ValueError("(name, -inf, inf): bounds on the depth are not supported")
     return mode
+
+
+def number_text(value: float) -> str:
+    """A number for a message, however large it is."""
+    return f"{value:.12g}" if abs(value) < 1e300 else "a number of more than 300 digits"
 
 
 def mode_faults(config: object) -> list[str]:
@@ -91,10 +103,17 @@ class BackboneConfig:
     conf_mode: Mode = ("exp", 1.0, math.inf)
 
     def __post_init__(self) -> None:
-        complaints = [f"{name} must be at least 1; found {value}" for name in _SIZES if (value := getattr(self, name)) < 1]
+        sizes = {name: getattr(self, name) for name in _SIZES}
+        complaints = [f"{name} must be at least 1; found {value}" for name, value in sizes.items() if value < 1]
+        complaints += [
+            f"{name} is at most {_SIZES[name]}; found {number_text(value)}" for name, value in sizes.items() if value > _SIZES[name]
+        ]
+        if not all(1 <= side <= LARGEST_SIDE for side in self.img_size):
+            found = ", ".join(map(number_text, self.img_size))
+            complaints.append(f"the sides of img_size are 1 to {LARGEST_SIDE} pixels; found {found}")
         for side in ("enc", "dec"):
             dim, heads = getattr(self, f"{side}_embed_dim"), getattr(self, f"{side}_num_heads")
-            if heads >= 1 and dim % (4 * heads):
+            if not complaints and dim % (4 * heads):
                 complaints.append(
                     f"{side}_embed_dim {dim} must be a multiple of 4·{side}_num_heads = {4 * heads}: "
                     "2-D RoPE splits every head's channels in four"

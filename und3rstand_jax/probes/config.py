@@ -5,12 +5,13 @@ them, whose last layer yields the pointmap and confidence of that token's patch.
 leaves open is a field here, so that nothing about a probe is assumed silently.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
 
-from und3rstand_jax.model.config import BackboneConfig, Mode, mode_faults
+from und3rstand_jax.model.config import BackboneConfig, Mode, mode_faults, number_text
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.support.errors import ConfigError, LayerError
 
@@ -20,6 +21,9 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "leaky_relu", "ident
 NORMS = ("layernorm", "rmsnorm")
 OUTPUT_LAYOUTS = ("channels_first", "channels_last")
 CHANNELS = 4  # x, y, z and the raw confidence
+
+# The most that is accepted, far above what anybody probes with: a config may be a stranger's, and costs memory and time as it says.
+_WIDEST, _LONGEST, _MOST_LAYERS, _LARGEST_PATCH = 65536, 1000, 10_000, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,13 @@ class ProbeGroup:
     norm_biases: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.steps) > _LONGEST or not 1 <= len(self.layer_ids) <= _MOST_LAYERS:
+            raise ConfigError(
+                f"a probe group has at most {_LONGEST} steps and 1 to {_MOST_LAYERS} layers; "
+                f"found {len(self.steps)} steps and {len(self.layer_ids)} layers"
+            )
+        if not all(1 <= width <= _WIDEST for width in self.widths):
+            raise ConfigError(f"a probe's widths are 1 to {_WIDEST}; found {number_text(max(self.widths, key=abs))}")
         linears = self.steps.count("linear")
         if linears != len(self.widths) - 1 or linears != len(self.biases) or self.steps.count("norm") != len(self.norm_biases):
             raise ConfigError(f"probe group of {self.layer_ids}: steps {self.steps} do not fit widths {self.widths}, biases or norm biases")
@@ -83,6 +94,10 @@ class ProbeConfig:
             if value not in known
         ]
         complaints += mode_faults(self)
+        if not 1 <= self.patch_size <= _LARGEST_PATCH:
+            raise ConfigError(f"probe config: patch_size is 1 to {_LARGEST_PATCH}; found {number_text(self.patch_size)}")
+        if len(self.groups) > _LONGEST:
+            raise ConfigError(f"probe config: there are at most {_LONGEST} groups of probes; found {len(self.groups)}")
         pixels = self.patch_size**2
         for group in self.groups:
             if group.widths[-1] not in (3 * pixels, 4 * pixels):
@@ -90,8 +105,8 @@ class ProbeConfig:
                     f"a probe's last layer must have {4 * pixels} outputs (pointmap and confidence of a patch of {pixels} pixels) "
                     f"or {3 * pixels} (pointmap alone); {group.layer_ids[0]} has {group.widths[-1]}"
                 )
-        ids = self.layer_ids
-        complaints += [f"layer {layer} has more than one probe" for layer in sorted({i for i in ids if ids.count(i) > 1})]
+        count = collections.Counter(self.layer_ids)
+        complaints += [f"layer {layer} has more than one probe" for layer in sorted(layer for layer in count if count[layer] > 1)]
         if complaints:
             raise ConfigError("probe config: " + "; ".join(complaints))
 

@@ -6,6 +6,7 @@ random name, exclusively, and renamed into place: the rename replaces a link and
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import uuid
@@ -32,6 +33,19 @@ def open_regular(file: Path | str) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def file_sha256(file: Path | str) -> str:
+    """SHA-256 of a regular file, in hexadecimal; safe in a thread.
+
+    Raises:
+        OSError: as `open_regular`, or it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(file) as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 import time
@@ -13,6 +14,8 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError, UserError
+
+_logger = logging.getLogger(__name__)
 
 
 class Holder(TypedDict):
@@ -34,7 +37,7 @@ def here() -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def locked(file: Path, what: str) -> Iterator[None]:
+def locked(file: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Holds a lock while its block runs; the lock's file is there only meanwhile, or until the next holder if the process is killed.
 
     The lock is the system's (flock), so that a killed process holds nothing, whatever its file says. A file system that has no such locks
@@ -42,13 +45,14 @@ def locked(file: Path, what: str) -> Iterator[None]:
 
     Args:
         file: the lock's file; its folder exists.
-        what: what is locked, for the message.
+        what: what is locked, for messages.
+        wait: whether to wait until it is free, and log so, instead of being refused.
 
     Raises:
         OutputError: another process holds it; the message names that process.
         OSError: the file cannot be made.
     """
-    descriptor = _acquire(file, what)
+    descriptor = _acquire(file, what, wait)
     try:
         os.ftruncate(descriptor, 0)
         host, namespace = here()
@@ -63,7 +67,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(file: Path, what: str) -> int:
+def _acquire(file: Path, what: str, wait: bool) -> int:
     import fcntl
 
     while True:
@@ -77,8 +81,12 @@ def _acquire(file: Path, what: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
-            raise OutputError(f"{what} is in use by {_described(_holder(file))}; wait until it ends, or choose another --out") from None
+            user = _described(_holder(file))
+            if not wait:
+                os.close(descriptor)
+                raise OutputError(f"{what} is in use by {user}; wait until it ends, or choose another --out") from None
+            _logger.info("waiting for %s, which is in use by %s", what, user)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
                 os.close(descriptor)

@@ -5,20 +5,13 @@ steps as in a Sequential), so that `python -m convert --to-torch` exports them a
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.format import (
-    CHECKPOINT,
-    CheckpointInfo,
-    read_checkpoint_info,
-    unused_file,
-    write_checkpoint_info,
-)
+from und3rstand_jax.checkpoint.format import CHECKPOINT, CheckpointInfo, read_checkpoint_info, write_checkpoint_info
+from und3rstand_jax.checkpoint.parts import copy_part, copy_unused
 from und3rstand_jax.checkpoint.trees import flatten, unflatten, write_tree
 from und3rstand_jax.convert.backbone_names import backbone_leaves
 from und3rstand_jax.convert.mapping import Leaf, LeafMap, leaves_to_json, probe_leaves
@@ -41,7 +34,7 @@ def write_trained_probes(
     Args:
         out: the folder.
         backbone_folder: a converted checkpoint; its backbone is hard-linked where the file system allows it, else copied. Its probes,
-            if any, are left out.
+            if any, are left out. Only files of the tree travel, verified.
         config: the shape of every probe.
         params: their parameters, stacked as in `PointmapProbes`, on any device.
         training: how they were trained, as JSON; NaN becomes null, an infinity a string.
@@ -67,11 +60,11 @@ def write_trained_probes(
         )
     provenance = {"backbone": earlier.provenance["backbone"], "probes": _provenance("probes", tree, torch_leaves(config), training)}
     with output_folder(out, overwrite, CHECKPOINT) as folder:
-        shutil.copytree(backbone_folder / "backbone", folder / "backbone", copy_function=_link_or_copy)
-        if unused_file(backbone_folder, "backbone").exists():
-            _link_or_copy(unused_file(backbone_folder, "backbone"), unused_file(folder, "backbone"))
-        write_tree(folder / "probes", unflatten(tree))
-        write_checkpoint_info(folder, CheckpointInfo(earlier.backbone, config, provenance))
+        digests = {
+            "backbone": copy_part(backbone_folder, earlier, "backbone", folder, link=True),
+            "probes": write_tree(folder / "probes", unflatten(tree)),
+        }
+        write_checkpoint_info(folder, CheckpointInfo(earlier.backbone, config, provenance, digests))
 
 
 def write_trained_backbone(
@@ -104,14 +97,17 @@ def write_trained_backbone(
             f"the parameters are not those of the architecture; they differ in {', '.join(sorted(tree.keys() ^ leaves.keys()))}"
         )
     provenance = _provenance("backbone", tree, leaves, training)
-    if start is not None and (earlier := read_checkpoint_info(start).provenance["backbone"]):
-        provenance |= {name: earlier[name] for name in ("unused", "second_names", "leaves")}
-        provenance["start"] = {name: earlier[name] for name in ("source", "kind", "revision", "sha256")}
+    earlier = None if start is None else read_checkpoint_info(start)
+    if earlier is not None:
+        record = earlier.provenance["backbone"]
+        provenance |= {name: record[name] for name in ("unused", "second_names", "leaves")}
+        provenance["start"] = {name: record[name] for name in ("source", "kind", "revision", "sha256")}
     with output_folder(out, overwrite, CHECKPOINT) as folder:
-        write_tree(folder / "backbone", unflatten(tree))
-        if start is not None and unused_file(start, "backbone").exists():
-            _link_or_copy(unused_file(start, "backbone"), unused_file(folder, "backbone"))
-        write_checkpoint_info(folder, CheckpointInfo(config, None, {"backbone": {**provenance, "variant": "trained here"}}))
+        digests = write_tree(folder / "backbone", unflatten(tree))
+        if start is not None and earlier is not None:
+            digests |= copy_unused(start, earlier, "backbone", folder)
+        record = {**provenance, "variant": "trained here"}
+        write_checkpoint_info(folder, CheckpointInfo(config, None, {"backbone": record}, {"backbone": digests}))
 
 
 def torch_leaves(config: ProbeConfig) -> dict[str, Leaf]:
@@ -163,11 +159,3 @@ def _provenance(part: str, tree: Mapping[str, np.ndarray], leaves: LeafMap, trai
         "findings": [],
         "training": strict_json(training),
     }
-
-
-def _link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A hard link to a file where the file system allows it, else a copy. Finished checkpoints are never written to."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -1,0 +1,61 @@
+"""What is whole in a converted checkpoint and what is not: every leaf looked at, none given up for the fault of another."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info
+from und3rstand_jax.checkpoint.parts import read_unused
+from und3rstand_jax.checkpoint.stored import StoredLeaf, stored_tree
+from und3rstand_jax.checkpoint.trees import leaf_digest, read_leaves
+from und3rstand_jax.support.errors import CheckpointError
+
+
+def check_checkpoint(folder: Path) -> tuple[list[str], list[str]]:
+    """Reads a whole converted checkpoint.
+
+    Returns:
+        Lines that say what is whole and what is known of it, and lines that name what is damaged, missing, or too much.
+
+    Raises:
+        CheckpointError: it is no converted checkpoint, or its `config.json` is damaged.
+    """
+    info = read_checkpoint_info(folder)
+    whole, faults = list[str](), list[str]()
+    for part in info.parts:
+        count, found = _check_part(folder, info, part)
+        known = "equal to their digests" if info.digests is not None else "readable; format version 1 has no digests to compare them with"
+        whole.append(f"{part}: {count} leaves {known}")
+        faults += found
+    beside = {file for file in info.files if not (folder / file).is_file() and "." not in Path(file).parent.name}
+    faults += [f"{file}: missing" for file in sorted(beside) if Path(file).name != "_METADATA"]
+    if info.files:
+        held = (os.path.relpath(Path(place) / name, folder) for place, _, names in os.walk(folder) for name in names)
+        other = sorted({Path(name).as_posix() for name in held} - {*info.files})
+        whole += [f"{name}: no file of the checkpoint, never read" for name in other[:20]]
+        whole += [f"and {len(other) - 20} more files"] if len(other) > 20 else []
+    return whole, faults
+
+
+def _check_part(folder: Path, info: CheckpointInfo, part: str) -> tuple[int, list[str]]:
+    """How many leaves are whole, and what is wrong with the others."""
+    try:
+        tree = stored_tree(folder, info, part)
+    except CheckpointError as error:
+        return 0, [str(error)]
+    recorded = None if info.digests is None else info.digests[part]
+    found = {path: _leaf_fault(leaf, recorded) for path, leaf in tree.leaves.items()}
+    faults = {**tree.faults, **{path: fault for path, fault in found.items() if fault}}
+    try:
+        read_unused(folder, info, part)
+    except CheckpointError as error:
+        faults["its unused tensors"] = str(error)
+    return list(found.values()).count(""), [f"{part}/{path}: {fault}" if path else f"{part}: {fault}" for path, fault in faults.items()]
+
+
+def _leaf_fault(leaf: StoredLeaf, recorded: Mapping[str, str] | None) -> str:
+    try:
+        digest = read_leaves([leaf], lambda leaf, values: leaf_digest(leaf.path, values))[leaf.path]
+    except CheckpointError as error:
+        return str(error)
+    return "" if recorded is None or recorded.get(leaf.path) == digest else "values differ from the digest in config.json"

@@ -1,0 +1,110 @@
+"""What the `config.json` of a converted checkpoint holds, as types that it is checked against when it is read.
+
+Fields are those of the configs; what is missing is damage, what is unknown is ignored.
+"""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Len
+from typing_extensions import TypedDict
+
+from und3rstand_jax.probes.config import Step
+
+StoredMode = tuple[str, float | Literal["inf", "-inf"], float | Literal["inf", "-inf"]]
+"""An output mode; strict JSON has no infinity."""
+
+
+class Versioned(TypedDict):
+    """What every version of the file says."""
+
+    format: str
+    version: int
+
+
+class Backbone(TypedDict):
+    """The fields of `BackboneConfig`."""
+
+    img_size: tuple[int, int]
+    patch_size: int
+    enc_embed_dim: int
+    enc_depth: int
+    enc_num_heads: int
+    dec_embed_dim: int
+    dec_depth: int
+    dec_num_heads: int
+    mlp_ratio: int
+    rope_base: float
+    head_type: str | None
+    depth_mode: StoredMode
+    conf_mode: StoredMode
+
+
+class Group(TypedDict):
+    """The fields of `ProbeGroup`."""
+
+    layer_ids: tuple[str, ...]
+    widths: tuple[int, ...]
+    steps: tuple[Step, ...]
+    biases: tuple[bool, ...]
+    norm_biases: tuple[bool, ...]
+
+
+class Probes(TypedDict):
+    """The fields of `ProbeConfig`."""
+
+    groups: tuple[Group, ...]
+    views: Literal["shared", "separate"]
+    activation: str
+    norm: str
+    norm_epsilon: Annotated[float, Ge(0), Le(1e6)]
+    residual: bool
+    output_layout: str
+    patch_size: int
+    depth_mode: StoredMode
+    conf_mode: StoredMode
+
+
+class Layout(TypedDict):
+    """How a leaf's axes are a tensor's."""
+
+    axes: list[int]
+    dropped: int
+
+
+class Leaf(TypedDict):
+    """The tensors of the source that a leaf is made of."""
+
+    names: list[str]
+    layout: Layout
+    stack: list[int]
+
+
+class Provenance(TypedDict):
+    """Of a part. Findings and facts of training are there for people to read, and go on as they are."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+
+    source: str
+    kind: str
+    revision: str | None
+    sha256: dict[str, str]
+    config: str | None
+    metadata: dict[str, str]
+    leaves: dict[str, Leaf]
+    unused: dict[str, str]
+    second_names: dict[str, str]
+
+
+class ContentOfVersion1(TypedDict):
+    """The whole file, in format version 1."""
+
+    backbone: Backbone | None
+    probes: Probes | None
+    provenance: dict[str, Provenance]
+
+
+class Content(ContentOfVersion1):
+    """The whole file: digests by part and leaf, and the paths of all files."""
+
+    digests: dict[str, dict[str, Annotated[str, Len(64, 64)]]]
+    files: list[str]

@@ -1,0 +1,192 @@
+"""The cache of conversions: every source is converted once, and again when it has changed or its conversion is damaged.
+
+An entry is a converted checkpoint with `.source.json` in it, the state of the files that it was made of. Where size and time are the
+same and anything else is not, the SHA-256 of the files decides, which the entry's provenance records.
+"""
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from und3rstand_jax.checkpoint.format import VERSION, is_checkpoint, read_checkpoint_info
+from und3rstand_jax.support.documents import read_json
+from und3rstand_jax.support.errors import CheckpointError, OutputError, UserError
+from und3rstand_jax.support.files import file_sha256, replace_text
+from und3rstand_jax.support.locks import locked
+from und3rstand_jax.support.text import to_json
+
+_logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "UND3RSTAND_JAX_CACHE"
+_RECORD = ".source.json"
+_ELSEWHERE = f"set {CACHE_VARIABLE}, or cache= in Python, to a folder that can be written"
+
+_State = dict[str, list[int]]
+"""Path -> size, time of change, inode and time of any change to the file's record, of a source's files."""
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where conversions are kept: the argument, else `$UND3RSTAND_JAX_CACHE`, else the platform's cache folder."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("und3rstand_jax")
+
+
+def converted_checkpoint(
+    source: str | Path,
+    *,
+    cache: str | Path | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    hub_cache: str | None = None,
+    offline: bool = False,
+    backbone: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """The folder of a source's converted checkpoint, made now if it is not in the cache.
+
+    Args:
+        source: a converted checkpoint, which is its own folder, or a hub id, folder or file.
+        cache: folder for conversions; by default `$UND3RSTAND_JAX_CACHE`, else the platform's cache folder.
+        revision: branch, tag or commit of a hub id.
+        token: access token for the hub.
+        hub_cache: folder for downloaded files.
+        offline: whether to do without the network.
+        backbone: the backbone of a probe checkpoint, where it is not the one that its config or model card names.
+        progress: whether downloads and the conversion show progress bars on a terminal. Nothing else is printed.
+
+    Raises:
+        CheckpointError: the source cannot be found, read or converted.
+        ConfigError: its config states an architecture that is not supported, such as a head count that does not fit.
+        OptionError: `revision` or `backbone` was given, and the source has no use for it.
+        OutputError: the cache cannot be written.
+        OSError: the disk is full.
+    """
+    local = Path(source).expanduser()
+    if is_checkpoint(local):
+        return local
+    # The converter is imported only when it is needed: it brings the hub's client and the readers of PyTorch files.
+    from und3rstand_jax.convert.options import HubAccess, ProbeOptions
+    from und3rstand_jax.convert.planning import open_plan
+    from und3rstand_jax.convert.sources.source import open_source
+    from und3rstand_jax.convert.writing import convert
+
+    base = None if backbone is None else str(backbone)
+    named = base
+    if named is None and local.exists():
+        # The backbone that a local probe checkpoint names in its config or card: the result depends on it too.
+        opened = open_source(str(source))
+        opened.tensors.close()
+        named = opened.base_model
+    state = _state(str(source)) | (_state(named) if named else {})
+    folder = cache_folder(cache) / _entry_name(str(source), revision, named, state)
+    if _serves(folder, state):
+        return folder
+    with _alone(folder):
+        if os.path.lexists(folder):
+            if _serves(folder, state):  # another process has converted it meanwhile
+                return folder
+            _remove(folder, f"{folder} is damaged, or its source has changed")
+        access = HubAccess(revision, token, hub_cache, offline)
+        with open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
+            try:
+                convert(plan, folder, progress=progress, check=functools.partial(_record, state=state))
+            except UserError as error:
+                # Where there are no locks, another process may have been faster, and its result serves as well.
+                if _serves(folder, state):
+                    return folder
+                if isinstance(error, OutputError):
+                    raise OutputError(
+                        f"the conversion cannot be kept in the cache: {str(error).partition(';')[0]}; {_ELSEWHERE}"
+                    ) from error
+                raise
+    return folder
+
+
+def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -> bool:
+    """Removes an entry of the cache in which damage was found; False where the folder is no entry, and stays."""
+    if folder.resolve().parent != cache_folder(cache).resolve() or not (folder / _RECORD).is_file():
+        return False
+    with _alone(folder):
+        _remove(folder, str(damage))
+    return True
+
+
+def _serves(folder: Path, state: _State) -> bool:
+    """Whether a folder is a whole entry of a source in this state; an entry of the same bytes is brought up to date."""
+    try:
+        info = read_checkpoint_info(folder)
+    except CheckpointError:
+        return False
+    try:
+        if read_json(folder / _RECORD, _State, CheckpointError) == state:
+            return True
+    except CheckpointError:
+        pass  # a record that cannot be read says nothing: the bytes decide
+    known = {(name, digest) for part in info.parts for name, digest in info.provenance[part]["sha256"].items()}
+    names = {name for name, _ in known}
+    compared = [Path(file) for file in state if Path(file).name in names]
+    if state and not compared:
+        return False
+    if any((file.name, file_sha256(file)) not in known for file in compared):
+        return False
+    with contextlib.suppress(OSError):  # a cache that others keep for us is as good
+        _record(folder, state)
+    return True
+
+
+def _record(folder: Path, state: _State) -> None:
+    replace_text(folder / _RECORD, to_json(state))
+
+
+def _remove(folder: Path, why: str) -> None:
+    _logger.warning("%s: removed from the cache, converting again", why)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} in the cache cannot be removed: {error.strerror}; remove it, or {_ELSEWHERE}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time make an entry; the others wait for it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), str(folder), wait=True))
+        except OSError as error:
+            raise OutputError(f"the cache of conversions {folder.parent} cannot be written: {error.strerror}; {_ELSEWHERE}") from error
+        yield
+
+
+def _entry_name(source: str, revision: str | None, backbone: str | None, state: _State) -> str:
+    """A readable name that differs with all that shows without reading: a revision, sizes and times of local files, the format."""
+    seen = [(file, size, time) for file, (size, time, *_) in state.items()]
+    key = repr((VERSION, source, revision, backbone, seen))
+    path = Path(source).expanduser()
+    readable = re.sub(r"[^\w.-]+", "--", path.resolve().name if path.exists() else source)
+    return f"{readable}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:12]}"
+
+
+def _state(source: str) -> _State:
+    """Of every file that a local source is read from; empty for a hub id."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        return {}
+    files = sorted(path.iterdir()) if path.is_dir() else [file for file in (path, path.with_name("config.json")) if file.exists()]
+    found: dict[str, Any] = {}
+    for file in files:
+        status = file.stat()
+        found[str(file.resolve())] = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+    return found
