@@ -111,13 +111,12 @@ def _initial_state() -> Any:
 def _save_run() -> None:
     """A run that was interrupted after some steps, in the working directory."""
     from und3rstand_jax.train.run.checkpoints import Checkpoints
-    from und3rstand_jax.train.run.folder import CHECKPOINTS, open_folder
+    from und3rstand_jax.train.run.folder import CHECKPOINTS, run_folder
     from und3rstand_jax.train.run.metrics_log import LossWindow
 
     task = _task()
-    open_folder(task.options, task.identity)
     record = {"step": _STEP, "pairs": 8, "window": LossWindow().record(), "frozen": {_LAYER: 3}, "unreadable": 1, "validation_due": True}
-    with Checkpoints(task.options.out / CHECKPOINTS, 2) as checkpoints:
+    with run_folder(task.options, task.identity), Checkpoints(task.options.out / CHECKPOINTS, 2) as checkpoints:
         checkpoints.save(_STEP, _initial_state(), record, 0.5)
 
 
@@ -127,15 +126,14 @@ def _resume(folder: Path) -> None:
 
     from und3rstand_jax.data.loader import open_sources
     from und3rstand_jax.train.run.checkpoints import Checkpoints
-    from und3rstand_jax.train.run.folder import CHECKPOINTS, open_folder
+    from und3rstand_jax.train.run.folder import CHECKPOINTS, run_folder
     from und3rstand_jax.train.run.loop import Data, Loop
 
     os.chdir(folder)
     try:
         task = _task()
-        open_folder(task.options, task.identity)
         data = Data(open_sources(task.feed.specs, "train"), open_sources(task.val_feed.specs, "val"))
-        with Checkpoints(task.options.out / CHECKPOINTS, 2) as checkpoints:
+        with run_folder(task.options, task.identity), Checkpoints(task.options.out / CHECKPOINTS, 2) as checkpoints:
             newest = checkpoints.newest()
             checkpoints.best()
             saved = None if newest is None else checkpoints.read(newest, _initial_state())
