@@ -5,8 +5,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tests.fuzz.contract import Files, Kind
 from tests.fuzz.kinds import material
 
@@ -32,21 +30,35 @@ def _read_config(folder: Path) -> None:
 
 @functools.cache
 def _tree_seeds() -> Sequence[Files]:
-    from und3rstand_jax.checkpoint.trees import write_tree
-
-    tree = {"dense": {"kernel": np.ones((4, 3), np.float32), "bias": np.ones(3, np.float32)}, "scale": np.ones(5, np.float32)}
-    files = material.made(lambda folder: write_tree(folder / "tree", tree))
+    """Without digests, as format version 1 was, so that what is damaged in a tree reaches whoever decodes it."""
+    files = material.converted()
+    config = json.loads(files[_CONFIG])
+    files = files | {_CONFIG: json.dumps({key: value for key, value in (config | {"version": 1}).items() if key != "digests"}).encode()}
     name = next(name for name in files if name.endswith("kernel/.zarray"))
     array = json.loads(files[name])
-    # Chunks that are not there count as zeros: a few bytes that stand for gigabytes.
+    # Chunks that are not there would count as zeros: a few bytes that stand for gigabytes.
     huge = array | {"shape": [10**6, 10**3], "chunks": [10**6, 10**3]}
     return [files, files | {name: json.dumps(huge).encode()}, files | {name: json.dumps(array | {"shape": [10**15, 3]}).encode()}]
 
 
 def _read_tree(folder: Path) -> object:
-    from und3rstand_jax.checkpoint.trees import flatten, read_tree
+    from und3rstand_jax.checkpoint.format import read_checkpoint_info
+    from und3rstand_jax.checkpoint.parts import read_part
+    from und3rstand_jax.checkpoint.trees import flatten
 
-    return {path: leaf.sum() for path, leaf in flatten(read_tree(folder / "tree")).items()}
+    info = read_checkpoint_info(folder / "checkpoint")
+    trees = [flatten(read_part(folder / "checkpoint", info, part)) for part in info.parts]
+    return [leaf.sum() for tree in trees for leaf in tree.values()]
+
+
+def _check(folder: Path) -> None:
+    from und3rstand_jax.checkpoint.check import check_checkpoint
+    from und3rstand_jax.support.errors import CheckpointError
+
+    whole, faults = check_checkpoint(folder / "checkpoint")
+    if faults:
+        raise CheckpointError(*faults[:3])
+    assert whole
 
 
 def _load(folder: Path) -> object:
@@ -85,7 +97,8 @@ def _with_probes() -> Sequence[Files]:
 
 KINDS = (
     Kind("converted config", _config_seeds, _read_config),
-    Kind("orbax tree", _tree_seeds, _read_tree),
+    Kind("orbax tree", _tree_seeds, _read_tree, ("checkpoint/backbone/*", "checkpoint/probes/*")),
+    Kind("converted checkpoint, checked", _whole, _check),
     Kind("converted checkpoint, loaded", _whole, _load),
     Kind("converted checkpoint, exported", _whole, _export, (_CONFIG, "*unused*")),
     Kind("converted checkpoint, built upon", _with_probes, _build_upon, ("checkpoint/*",)),
