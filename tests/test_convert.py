@@ -370,7 +370,8 @@ def test_an_export_is_replaced_only_where_it_is_one(tmp_path: Path, capsys) -> N
     capsys.readouterr()
     before = (source / "model.safetensors").read_bytes()
     assert main([*command, str(source), "--overwrite"]) == 2
-    assert capsys.readouterr().err == f"error: {source} does not hold an earlier result and is not replaced; choose another --out\n"
+    refused = f"error: {source} does not hold an earlier result of this command and is not replaced; choose another --out\n"
+    assert capsys.readouterr().err == refused
     assert (source / "model.safetensors").read_bytes() == before
     assert main([*command, str(checkpoint / "torch")]) == 2
     assert main(["--repo", str(source), "--to-torch", str(tmp_path / "x")]) == 2

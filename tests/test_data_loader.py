@@ -235,7 +235,7 @@ def test_a_pair_whose_name_is_not_utf8_is_skipped_with_a_printable_line(tmp_path
     assert reason.endswith("convert it to PNG or JPEG")
 
 
-def test_closing_the_batches_gives_shared_memory_back(tmp_path):
+def test_workers_leave_no_shared_memory_behind(tmp_path):
     views = make_views(6, (48, 64))
     write_pairs(tmp_path, views, [(i, j) for i in range(6) for j in range(6) if i != j])
     program = f"""

@@ -176,6 +176,8 @@ def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int)
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=2)
+        # Through pipes, not shared memory: that is lost when a process is killed, and a container has 64 MB of it by default.
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, grain.experimental.DatasetOptions(min_shm_size=2**62))
         dataset = dataset.mp_prefetch(options, worker_init_fn=prepare_worker)
     iterator = iter(dataset)
     try:
@@ -184,8 +186,7 @@ def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int)
                 raise DataError(delivery)
             yield delivery
     finally:
-        # Workers hand arrays over in shared memory, which nothing gives back once the interpreter is on its way out.
-        iterator.close()
+        iterator.close()  # which ends the workers
 
 
 def _place(number: int, index: int) -> Place:

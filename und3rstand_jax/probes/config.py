@@ -45,9 +45,9 @@ class ProbeGroup:
     norm_biases: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.steps) > _LONGEST or not 1 <= len(self.layer_ids) <= _MOST_LAYERS:
+        if len(self.steps) > _LONGEST or len(self.layer_ids) > _MOST_LAYERS:
             raise ConfigError(
-                f"a probe group has at most {_LONGEST} steps and 1 to {_MOST_LAYERS} layers; "
+                f"a probe group has at most {_LONGEST} steps and {_MOST_LAYERS} layers; "
                 f"found {len(self.steps)} steps and {len(self.layer_ids)} layers"
             )
         if not all(1 <= width <= _WIDEST for width in self.widths):
