@@ -16,6 +16,7 @@ import os
 import pkgutil
 import resource
 import shutil
+import signal
 import sys
 import time
 import zipfile
@@ -26,7 +27,10 @@ from tests.fuzz.contract import Files, Kind, Outcome, check, lay_out
 
 CASE = "case"
 SECONDS = 60.0
-"""On the clock, after which an input is given up: generous, since only a wait without end is meant."""
+"""Of processor time, after which an input is given up; the contract's own limit is what a reader may take."""
+
+_LONGEST_WAIT = 900.0
+"""Seconds on the clock, after which an input is given up: a wait without end is meant, not a machine that has other things to do."""
 
 ADDRESS_SPACE = 3 * 2**30
 """Bytes that an input may add to it: a native library that asks for more is refused, and the machine survives."""
@@ -125,6 +129,7 @@ def main(folder: Path, module: str) -> None:
     prepare()
     kinds: dict[str, Kind] = importlib.import_module(module).KINDS
     faulthandler.enable()
+    faulthandler.register(signal.SIGPROF, chain=True)  # a traceback, and then the end
 
     def report(outcome: Outcome) -> None:
         print(json.dumps(dataclasses.asdict(outcome)), file=answers, flush=True)
@@ -138,12 +143,14 @@ def main(folder: Path, module: str) -> None:
         _limit()
         run_batch(kind, batch, folder, report, asked["seconds"])
         faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print("", file=answers, flush=True)
 
 
 def _limit() -> None:
     """Sets the bounds of the next input: the process ends with a traceback, or is refused memory."""
-    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    faulthandler.dump_traceback_later(_LONGEST_WAIT, exit=True)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ADDRESS_SPACE, resource.RLIM_INFINITY))
 
