@@ -19,7 +19,7 @@ from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.convert.sources.source import Source, open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
-from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.errors import CheckpointError, UserError
 
 RNG = np.random.default_rng(0)
 TENSORS = {
@@ -318,3 +318,9 @@ def test_what_is_listed_does_not_grow_with_the_files(tmp_path: Path) -> None:
     for i in range(100):
         (tmp_path / f"extra{i}.safetensors").touch()
     assert len(refusal(tmp_path)) < 1000 and "and 90 more" in refusal(tmp_path)
+
+
+def test_a_name_as_long_as_no_module_has_is_refused(tmp_path: Path) -> None:
+    save_file({f"enc_blocks.{'9' * 5000}.weight": np.zeros(1, np.float32)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"m\.safetensors names a tensor with 5,018 characters \(enc_blocks\.9+…\); .* rename it"):
+        open_source(str(tmp_path / "m.safetensors"))

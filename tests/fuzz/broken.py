@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.contract import Kind
-from und3rstand_jax.data.records import UnreadablePair
 from und3rstand_jax.support.errors import UserError
 
 
@@ -18,12 +17,19 @@ def _traceback(folder: Path) -> None:
     raise KeyError("a bug")
 
 
+class _Raw(UserError):
+    """Whose message is shown as it is."""
+
+    def __str__(self) -> str:
+        return ValueError.__str__(self)
+
+
 def _two_lines(folder: Path) -> None:
-    raise UnreadablePair("one\ntwo")
+    raise _Raw("one\ntwo")
 
 
 def _far_too_long(folder: Path) -> None:
-    raise UserError("long " * 2000)
+    raise _Raw("long " * 2000)
 
 
 def _swallowed(folder: Path) -> None:

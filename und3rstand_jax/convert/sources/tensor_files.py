@@ -32,6 +32,9 @@ class TensorInfo:
         return math.prod(self.shape) * (int(bits[0]) // 8 if bits else 1)
 
 
+_LONGEST_NAME = 1000  # characters; 60 in DUSt3R
+
+
 class TensorFiles(Mapping[str, TensorInfo]):
     """The tensors of one checkpoint, over all of its files.
 
@@ -53,7 +56,17 @@ class TensorFiles(Mapping[str, TensorInfo]):
         chosen: str = "",
         ignored: Mapping[str, str] | None = None,
     ) -> None:
-        """The table of `files`; readers of a format call this once they know it."""
+        """The table of `files`; readers of a format call this once they know it.
+
+        Raises:
+            CheckpointError: a name is longer than any module's.
+        """
+        longest = max(table, key=len, default="")
+        if len(longest) > _LONGEST_NAME:
+            raise CheckpointError(
+                f"{files[0].name} names a tensor with {len(longest):,} characters ({longest[:40]}…); names are paths of modules, "
+                f"expected at most {_LONGEST_NAME} characters: rename it"
+            )
         self._table = dict(table)
         self.files = files
         self.metadata = dict(metadata or {})
