@@ -221,8 +221,8 @@ class Probes:
             if layer_id in group.layer_ids:
                 place = group.layer_ids.index(layer_id)
                 params = jax.tree.map(lambda leaf, place=place: leaf[place : place + 1], self.params[f"group{index}"])
-                # Without the names, layers of equal shape share one compiled program.
-                nameless = dataclasses.replace(group, layer_ids=()), dataclasses.replace(self.config, groups=())
+                # Under one name for all, layers of equal shape share one compiled program.
+                nameless = dataclasses.replace(group, layer_ids=("any",)), dataclasses.replace(self.config, groups=())
                 return _read_layer(*nameless, params, features[layer_id], features.image_sizes)
         raise LayerError(f"layer {layer_id} has no probe; probed are {', '.join(self.layer_ids)}")
 
