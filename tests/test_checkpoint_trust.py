@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ import pytest
 import und3rstand_jax as u3d
 from tests.conversion import converted, flip_a_bit
 from tests.tiny import CONFIG, DPT_CONFIG, backbone_tensors, save_backbone, save_probes
+from und3rstand_jax.checkpoint.format import checkpoint_files
 from und3rstand_jax.commands.convert import main
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.shapes import backbone_shapes
 from und3rstand_jax.probes.config import probe_config
+from und3rstand_jax.support.documents import parse_yaml
+from und3rstand_jax.support.errors import ConfigError
+from und3rstand_jax.support.results import files_in
 from und3rstand_jax.train.trained import write_trained_probes
 
 
@@ -256,3 +261,18 @@ def test_the_shapes_of_a_config_are_those_of_the_model(config: dict) -> None:
     view = jax.ShapeDtypeStruct((1, architecture.patch_size, architecture.patch_size, 3), np.float32)
     traced = jax.eval_shape(lambda key, a, b: DUSt3R(architecture).init(key, a, b), jax.random.key(0), view, view)["params"]
     assert backbone_shapes(architecture) == {path: leaf.shape for path, leaf in flatten_dict(traced, sep="/").items()}
+
+
+def test_files_of_the_users_in_a_tree_of_version_1_are_not_overwritten(checkpoint: Path) -> None:
+    own = set(checkpoint_files(to_version_1(checkpoint)) or ())
+    assert own == set(files_in(checkpoint))
+    (checkpoint / "backbone" / "thesis.txt").write_text("mine")
+    assert checkpoint_files(checkpoint) == own
+
+
+def test_nested_yaml_is_refused_at_once() -> None:
+    before = time.process_time()
+    with pytest.raises(ConfigError, match="nested more than 100 deep"):
+        parse_yaml("[" * 100_000, "c.yaml", ConfigError)
+    assert time.process_time() - before < 2
+    assert parse_yaml("[" * 99 + "]" * 99, "c.yaml", ConfigError)

@@ -324,3 +324,8 @@ def test_a_name_as_long_as_no_module_has_is_refused(tmp_path: Path) -> None:
     save_file({f"enc_blocks.{'9' * 5000}.weight": np.zeros(1, np.float32)}, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"m\.safetensors names a tensor with 5,018 characters \(enc_blocks\.9+…\); .* rename it"):
         open_source(str(tmp_path / "m.safetensors"))
+
+
+def test_an_index_that_names_a_file_elsewhere_is_told_so(tmp_path: Path) -> None:
+    (write_folder(tmp_path) / INDEX).write_text('{"weight_map": {"w": "../secret"}}')
+    assert "weight_map.w: value error, expected the name of a file beside the index, without a folder" in refusal(tmp_path)

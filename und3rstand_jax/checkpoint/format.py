@@ -8,6 +8,7 @@ Format version 1 has neither digests nor names of files; it is read as before, a
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ CONFIG = "config.json"
 FORMAT = "und3rstand_jax checkpoint"
 VERSION = 2
 REMEDY = "convert it again, or restore it from a copy"
+
+_OF_TREE = re.compile(
+    r"(backbone|probes)/(_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+|[^/]+/(\.zarray|\d+(\.\d+)*))"
+)
 
 Digests = Mapping[str, Mapping[str, str]]
 """Part -> path of a leaf, or name of the part's `unused_file` -> SHA-256 in hexadecimal."""
@@ -66,10 +71,9 @@ def checkpoint_files(folder: Path) -> frozenset[str] | None:
     content = read_json(folder / CONFIG, dict[str, Any], CheckpointError)
     if isinstance(files := content.get("files"), list):
         return frozenset((*map(str, files), CONFIG))
-    # Version 1 lists none: both trees, and what is kept beside them.
-    parts = ("backbone", "probes")
-    kept = [CONFIG, *(unused_file(folder, part).name for part in parts)]
-    return frozenset(file for file in files_in(folder) if file in kept or file.startswith(tuple(f"{part}/" for part in parts)))
+    # Version 1 lists none: what Orbax writes into both trees, and what is kept beside them.
+    kept = [CONFIG, *(unused_file(folder, part).name for part in ("backbone", "probes"))]
+    return frozenset(file for file in files_in(folder) if file in kept or _OF_TREE.fullmatch(file))
 
 
 CHECKPOINT = ResultKind(CONFIG, checkpoint_files)

@@ -23,6 +23,7 @@ LARGEST = 64 * 2**20
 """Bytes of a document, unless its reader allows more. The configs and records of full-size models have less than one MiB."""
 
 _FAULTS_SHOWN = 5
+_DEEPEST = 100  # lists in lists of YAML
 
 _LONE_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
@@ -127,8 +128,14 @@ def parse_yaml(text: str, name: str, error: type[UserError], remedy: str = "") -
     import yaml
 
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_yaml_loader())):
-            raise error(_message(name, "holds an alias (*name), which is not supported: write the value out", remedy))
+        depth = 0
+        for token in yaml.scan(text, Loader=_yaml_loader()):
+            if isinstance(token, yaml.AliasToken):
+                raise error(_message(name, "holds an alias (*name), which is not supported: write the value out", remedy))
+            depth += isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken)
+            depth -= isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken)
+            if depth > _DEEPEST:  # the time that PyYAML takes grows with the square of it
+                raise error(_message(name, f"is nested more than {_DEEPEST} deep", remedy))
         return yaml.load(text, Loader=_yaml_loader())
     # Numbers and dates that no type holds are ValueErrors, unhashable keys TypeErrors.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as failure:

@@ -33,8 +33,15 @@ _PICKLE_SHARD = re.compile(r"pytorch_model.*\.bin")
 _CARD_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)", re.DOTALL)
 _LONGEST_HEADER = 64 * 2**10  # characters
 
-# A file name with a folder in it would reach out of the checkpoint.
-_FileName = Annotated[str, annotated_types.Predicate(lambda name: Path(name).name == name)]
+
+def _stays_in_folder(name: str) -> bool:
+    """Refuses a file name with a folder in it, which would reach out of the checkpoint."""
+    if Path(name).name != name:
+        raise ValueError("expected the name of a file beside the index, without a folder")
+    return True
+
+
+_FileName = Annotated[str, annotated_types.Predicate(_stays_in_folder)]
 
 
 class _Index(TypedDict):
