@@ -14,7 +14,7 @@ import pytest
 import und3rstand_jax as u3d
 from tests.conversion import converted, flip_a_bit
 from tests.tiny import CONFIG, DPT_CONFIG, backbone_tensors, save_backbone, save_probes
-from und3rstand_jax.checkpoint.format import checkpoint_files
+from und3rstand_jax.checkpoint.format import checkpoint_files, sealed
 from und3rstand_jax.commands.convert import main
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
@@ -40,7 +40,7 @@ def checkpoint(made: Path, tmp_path: Path) -> Path:
 def edit(file: Path, change) -> None:
     content = json.loads(file.read_text())
     change(content)
-    file.write_text(json.dumps(content))
+    file.write_text(sealed(json.dumps(content)))
 
 
 def to_version_1(folder: Path) -> Path:
@@ -65,7 +65,18 @@ def train(folder: Path, out: Path) -> None:
     write_trained_probes(out, folder, config, init_probes(config, 0), {})
 
 
-# What config.json says of its files
+# What config.json says of its files and of itself
+
+
+def test_no_bit_of_the_config_can_flip_unseen(checkpoint: Path) -> None:
+    file = checkpoint / "config.json"
+    whole = file.read_bytes()
+    for place in (*range(0, 400), *range(400, len(whole), 199)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(u3d.CheckpointError):
+            u3d.read_checkpoint_info(checkpoint)
+    file.write_bytes(whole)
+    u3d.read_checkpoint_info(checkpoint)
 
 
 def test_every_leaf_has_a_digest_and_every_file_a_name(made: Path) -> None:

@@ -16,6 +16,7 @@ from tests.conversion import args_string, converted, save_pth
 from tests.make_checkpoint import save_hub_folder
 from tests.test_hub import environment
 from tests.tiny import CONFIG, DPT_CONFIG, backbone_tensors, probe_tensors, save_backbone, save_probes
+from und3rstand_jax.checkpoint.format import sealed
 from und3rstand_jax.commands.convert import main
 
 ROOT = Path(__file__).parent.parent
@@ -368,9 +369,14 @@ def truncate_data(folder: Path) -> None:
 def edit(**changes):
     def damage(folder: Path) -> None:
         content = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(content | changes))
+        (folder / "config.json").write_text(sealed(json.dumps(content | changes)))
 
     return damage
+
+
+def flip_in_config(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"rope_base": 100.0', '"rope_base": 101.0'))
 
 
 DAMAGES = {
@@ -384,6 +390,7 @@ DAMAGES = {
     "version": (edit(version=99), "has format version 99; this program reads 1 and 2: update it, or convert again"),
     "config": (edit(backbone={"foo": 3}), "config.json is not what is expected: backbone.img_size: field required; "),
     "provenance": (edit(provenance={}), "config.json has no provenance of its backbone; "),
+    "its own digest": (flip_in_config, "config.json differs from the digest in it; convert it again, or restore it from a copy"),
     "digests": (edit(digests={}), "config.json has no digests of its backbone; "),
 }
 

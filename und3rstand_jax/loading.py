@@ -89,11 +89,12 @@ def _loaded(source: str | Path, conversion: Conversion, read: Callable[[Path], T
     try:
         return read(folder)
     except DamageError as error:
-        if not discard_damaged(folder, conversion.get("cache"), error):
+        entry = discard_damaged(folder, conversion.get("cache"), error)
+        if entry is None:
             raise
-        if folder == Path(source).expanduser():
-            raise CheckpointError(f"{folder} was damaged and has been removed from the cache; run this again to convert it anew") from error
-    return read(converted_checkpoint(source, **conversion))
+    # As the entry says: `source` may be the entry itself, of which a command had asked before.
+    conversion |= {"revision": entry["revision"], "backbone": entry["backbone"]}
+    return read(converted_checkpoint(entry["source"], **conversion))
 
 
 def _backbone(folder: Path, info: CheckpointInfo, dtype: DTypeLike, attention: AttentionImplementation) -> Backbone:

@@ -104,7 +104,8 @@ class ContentOfVersion1(TypedDict):
 
 
 class Content(ContentOfVersion1):
-    """The whole file: digests by part and leaf, and the paths of all files."""
+    """The whole file: its own digest, digests by part and leaf, and the paths of all files."""
 
+    digest: Annotated[str, Len(64, 64)]
     digests: dict[str, dict[str, Annotated[str, Len(64, 64)]]]
     files: list[str]

@@ -1,13 +1,14 @@
 """The converted checkpoint: a folder with `config.json` and the Orbax trees `backbone/` and `probes/`.
 
 `config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of
-every file, what was read, inferred or defaulted, and what an export to PyTorch needs. It has a digest of every leaf, and the names of
-all files of the checkpoint. Tensors that the model never uses are kept in `backbone_unused.safetensors` for the export.
+every file, what was read, inferred or defaulted, and what an export to PyTorch needs. It has a digest of every leaf and of itself, and the
+names of all files of the checkpoint. Tensors that the model never uses are kept in `backbone_unused.safetensors` for the export.
 
 Format version 1 has neither digests nor names of files; it is read as before, and damage in its weights cannot be noticed.
 """
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from und3rstand_jax.checkpoint.content import Content, ContentOfVersion1, Versio
 from und3rstand_jax.checkpoint.links import check_link
 from und3rstand_jax.model.config import OUTPUT_MODES, BackboneConfig, parse_mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.support.documents import read_json
+from und3rstand_jax.support.documents import parse_json, read_json, read_text
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.results import ResultKind, files_in
 from und3rstand_jax.support.text import one_line, to_json
@@ -30,6 +31,8 @@ REMEDY = "convert it again, or restore it from a copy"
 _OF_TREE = re.compile(
     r"(backbone|probes)/(_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+|[^/]+/(\.zarray|\d+(\.\d+)*))"
 )
+
+_DIGEST = re.compile(r'("digest": ")[^"]*"')
 
 Digests = Mapping[str, Mapping[str, str]]
 """Part -> path of a leaf, or name of the part's `unused_file` -> SHA-256 in hexadecimal."""
@@ -104,8 +107,11 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     version = read_json(file, Versioned, CheckpointError, REMEDY)["version"]
     if version not in (1, VERSION):
         raise CheckpointError(f"{folder} has format version {version}; this program reads 1 and {VERSION}: update it, or convert again")
+    text = read_text(file, CheckpointError, REMEDY)
+    if version == VERSION and sealed(text) != text:
+        raise CheckpointError(f"{file} differs from the digest in it; {REMEDY}")
     kind: type[Any] = Content if version == VERSION else ContentOfVersion1
-    content = read_json(file, kind, CheckpointError, REMEDY)
+    content = parse_json(text, str(file), kind, CheckpointError, REMEDY)
     backbone, probes = content["backbone"], content["probes"]
     held = [part for part, config in (("backbone", backbone), ("probes", probes)) if config]
     if not held:
@@ -137,6 +143,7 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
+        "digest": "0" * 64,
         "layers": list(info.probed_layers),
         "backbone": dataclasses.asdict(info.backbone) if info.backbone else None,
         "probes": dataclasses.asdict(info.probes) if info.probes else None,
@@ -144,7 +151,13 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
         "digests": {part: dict(sorted((info.digests or {}).get(part, {}).items())) for part in info.parts},
         "files": sorted({*files_in(folder), CONFIG}),
     }
-    (folder / CONFIG).write_text(to_json(content))
+    (folder / CONFIG).write_text(sealed(to_json(content)))
+
+
+def sealed(text: str) -> str:
+    """The text of a `config.json` with its own digest: the SHA-256 of the text with zeros in the digest's place."""
+    blank = _DIGEST.sub(f'\\g<1>{"0" * 64}"', text, count=1)
+    return _DIGEST.sub(f'\\g<1>{hashlib.sha256(blank.encode()).hexdigest()}"', blank, count=1)
 
 
 def unused_file(folder: Path, part: str) -> Path:

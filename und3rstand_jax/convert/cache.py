@@ -1,7 +1,7 @@
 """The cache of conversions: every source is converted once, and again when it has changed or its conversion is damaged.
 
-An entry is a converted checkpoint with `.source.json` in it, the state of the files that it was made of. Where size and time are the
-same and anything else is not, the SHA-256 of the files decides, which the entry's provenance records.
+An entry is a converted checkpoint with `.source.json` in it: what was asked for, and the state of the files that it was made of. Where
+size and time are the same and anything else is not, the SHA-256 of the files decides, which the entry's provenance records.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.format import VERSION, is_checkpoint, read_checkpoint_info
 from und3rstand_jax.support.documents import read_json
@@ -30,6 +32,15 @@ _ELSEWHERE = f"set {CACHE_VARIABLE}, or cache= in Python, to a folder that can b
 
 _State = dict[str, list[int]]
 """Path -> size, time of change, inode and time of any change to the file's record, of a source's files."""
+
+
+class Entry(TypedDict):
+    """How an entry of the cache can be made again, as the arguments of `converted_checkpoint`, and what its files were."""
+
+    source: str
+    revision: str | None
+    backbone: str | None
+    files: _State
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
@@ -90,21 +101,23 @@ def converted_checkpoint(
         opened.tensors.close()
         named = opened.base_model
     state = _state(str(source)) | (_state(named) if named else {})
+    # Absolute where it is a path: an entry may have to be made again from another working directory.
+    entry = Entry(source=str(local.resolve() if local.exists() else source), revision=revision, backbone=base, files=state)
     folder = cache_folder(cache) / _entry_name(str(source), revision, named, state)
-    if _serves(folder, state):
+    if _serves(folder, entry):
         return folder
     with _alone(folder):
         if os.path.lexists(folder):
-            if _serves(folder, state):  # another process has converted it meanwhile
+            if _serves(folder, entry):  # another process has converted it meanwhile
                 return folder
             _remove(folder, f"{folder} is damaged, or its source has changed")
         access = HubAccess(revision, token, hub_cache, offline)
         with open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
             try:
-                convert(plan, folder, progress=progress, check=functools.partial(_record, state=state))
+                convert(plan, folder, progress=progress, check=functools.partial(_record, entry=entry))
             except UserError as error:
                 # Where there are no locks, another process may have been faster, and its result serves as well.
-                if _serves(folder, state):
+                if _serves(folder, entry):
                     return folder
                 if isinstance(error, OutputError):
                     raise OutputError(
@@ -114,23 +127,28 @@ def converted_checkpoint(
     return folder
 
 
-def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -> bool:
-    """Removes an entry of the cache in which damage was found; False where the folder is no entry, and stays."""
-    if folder.resolve().parent != cache_folder(cache).resolve() or not (folder / _RECORD).is_file():
-        return False
+def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -> Entry | None:
+    """Removes an entry of the cache in which damage was found, and returns how to make it again; None of any other folder, which stays."""
+    if folder.resolve().parent != cache_folder(cache).resolve():
+        return None
+    try:
+        entry = read_json(folder / _RECORD, Entry, CheckpointError)
+    except CheckpointError:
+        return None
     with _alone(folder):
         _remove(folder, str(damage))
-    return True
+    return entry
 
 
-def _serves(folder: Path, state: _State) -> bool:
+def _serves(folder: Path, entry: Entry) -> bool:
     """Whether a folder is a whole entry of a source in this state; an entry of the same bytes is brought up to date."""
+    state = entry["files"]
     try:
         info = read_checkpoint_info(folder)
     except CheckpointError:
         return False
     try:
-        if read_json(folder / _RECORD, _State, CheckpointError) == state:
+        if read_json(folder / _RECORD, Entry, CheckpointError)["files"] == state:
             return True
     except CheckpointError:
         pass  # a record that cannot be read says nothing: the bytes decide
@@ -142,12 +160,12 @@ def _serves(folder: Path, state: _State) -> bool:
     if any((file.name, file_sha256(file)) not in known for file in compared):
         return False
     with contextlib.suppress(OSError):  # a cache that others keep for us is as good
-        _record(folder, state)
+        _record(folder, entry)
     return True
 
 
-def _record(folder: Path, state: _State) -> None:
-    replace_text(folder / _RECORD, to_json(state))
+def _record(folder: Path, entry: Entry) -> None:
+    replace_text(folder / _RECORD, to_json(entry))
 
 
 def _remove(folder: Path, why: str) -> None:
