@@ -49,11 +49,15 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
     except OSError as failure:
         raise error(_message(file, f"cannot be read: {(failure.strerror or str(failure)).lower()}", remedy)) from failure
     if len(content) > largest:
-        raise error(_message(file, f"is larger than {largest / 2**20:g} MiB, too much for a file of its kind", remedy))
+        raise error(_message(file, f"is larger than {_size(largest)}, too much for a file of its kind", remedy))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         raise error(_message(file, f"is not UTF-8 text: byte {failure.start} is 0x{content[failure.start]:02x}", remedy)) from failure
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:g} MiB" if count >= 2**20 else f"{count / 2**10:g} KiB"
 
 
 def read_json(file: Path, kind: Callable[..., T], error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
@@ -149,7 +153,15 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.1, which PyYAML reads, takes 1e-4 for text because it lacks a point."""
+        """PyYAML reads YAML 1.1, which takes 1e-4 for text because it lacks a point, and of a key given twice the last value."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if (key.tag, str(key.value)) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add((key.tag, str(key.value)))
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
     return Loader
