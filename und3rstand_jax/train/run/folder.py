@@ -110,10 +110,10 @@ def _open(options: RunOptions, identity: Mapping[str, object]) -> None:
 
 def run_files(folder: Path) -> frozenset[str]:
     """The files below the folder of a run that a run writes, relative to it."""
-    own = {file for file in files_in(folder) if _WRITTEN.fullmatch(file)}
-    for part in ("probes", "backbone"):
-        own |= {f"{part}/{file}" for file in checkpoint_files(folder / part) or () if (folder / part / file).is_file()}
-    return frozenset(own)
+    there = frozenset(files_in(folder))
+    # What a checkpoint lists may lead out of the folder: whoever made it wrote the list.
+    listed = (f"{part}/{file}" for part in ("probes", "backbone") for file in checkpoint_files(folder / part) or ())
+    return there.intersection([*filter(_WRITTEN.fullmatch, there), *listed])
 
 
 def _check_same(options: RunOptions, identity: Mapping[str, object]) -> None:
