@@ -143,6 +143,14 @@ def test_a_training_run_is_replaced_without_what_it_did_not_write(training_run, 
         (training_run / name).unlink()
 
 
+def test_a_run_of_a_stranger_lists_no_file_outside_its_folder(training_run, tmp_path):
+    listed = ["config.json", "layers", "../../thesis.tex", f"{tmp_path}/thesis.tex", "../run.json/../../thesis.tex"]
+    (tmp_path / "thesis.tex").write_text("mine")
+    (training_run / "probes" / "layers").write_text("work of days")
+    (training_run / "probes" / "config.json").write_text(json.dumps({"format": "und3rstand_jax checkpoint", "version": 2, "files": listed}))
+    assert run_files(training_run) == frozenset(files_in(training_run))
+
+
 def test_single_files_of_results_replace_only_their_like(checkpoint, tmp_path, capsys):
     log, curve = tmp_path / "metrics.jsonl", tmp_path / "curve.png"
     log.write_text('{"step": 1, "validation": {"head": {"view1": 1.0, "view2": 2.0}}}\n')
@@ -261,6 +269,16 @@ def test_a_lock_is_released_by_death_and_says_who_holds_it(tmp_path):
     with locked(file, "the run"):
         assert json.loads(file.read_text())["process"] == os.getpid()
     assert not file.exists()
+
+
+def test_a_planted_lock_changes_no_other_file(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    for plant in (os.symlink, os.link):
+        plant(tmp_path / "victim", tmp_path / "lock")
+        with pytest.raises(OutputError, match="expected a lock of the run; remove it"):
+            locked(tmp_path / "lock", "the run").__enter__()
+        assert (tmp_path / "victim").read_text() == "precious"
+        (tmp_path / "lock").unlink()
 
 
 def test_where_a_file_system_has_no_locks_the_lock_file_counts_until_its_process_is_gone(tmp_path, monkeypatch):

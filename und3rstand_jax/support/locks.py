@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,10 @@ def _acquire(file: Path, what: str, wait: bool) -> int:
             if error.errno != errno.ELOOP:
                 raise
             raise OutputError(f"{file} is a symbolic link, expected a lock of {what}; remove it") from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(descriptor)
+            raise OutputError(f"{file} is no file of its own, expected a lock of {what}; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
