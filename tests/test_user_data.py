@@ -18,7 +18,7 @@ from tests.conversion import converted
 from und3rstand_jax.commands import convert, run, train
 from und3rstand_jax.support.errors import OutputError
 from und3rstand_jax.support.files import fresh_file, open_own, open_regular, open_to_append, own_folder, replace_text
-from und3rstand_jax.support.locks import locked
+from und3rstand_jax.support.locks import here, locked
 from und3rstand_jax.support.output_folder import LOCK, check_output_folder, output_folder
 from und3rstand_jax.support.results import check_apart, files_in, marked, result_of
 from und3rstand_jax.support.text import to_json
@@ -244,6 +244,20 @@ def test_a_mount_point_as_output_folder(checkpoint, tmp_path):
     if ran.returncode == 77 or "unshare" in ran.stderr:
         pytest.skip("mounting needs root")
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_planted_complete_result_moves_nothing_of_other_folders(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    planted = tmp_path / "out" / f".complete-{'-'.join(here())}-0"
+    planted.mkdir(parents=True)
+    (planted / "earlier.json").write_text('["../mine", "", ".", ".."]')
+    (planted / "new").symlink_to(tmp_path / "mine")
+    with pytest.raises(OutputError, match="new is a symbolic link"):
+        check_output_folder(tmp_path / "out", True, KIND)
+    (planted / "new").unlink()
+    check_output_folder(tmp_path / "out", True, KIND)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "mine"
 
 
 # One writer

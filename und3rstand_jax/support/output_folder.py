@@ -17,6 +17,7 @@ from pathlib import Path
 
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError
+from und3rstand_jax.support.files import own_folder
 from und3rstand_jax.support.locks import here, locked
 from und3rstand_jax.support.results import ResultKind, check_own
 
@@ -155,12 +156,13 @@ def _move_into(folder: Path, base: Path, marker: str) -> None:
 
 def _finish_moving(folder: Path, complete: Path, marker: str) -> None:
     """Moves whatever has not been moved yet. The marker leaves first and arrives last, so that no mixture passes for a result."""
-    new, leaving, old = complete / _NEW, complete / "leaving", complete / "old"
+    # Planted by a stranger, its names or a link would move files of other folders.
+    new, leaving, old = own_folder(complete / _NEW), complete / "leaving", complete / "old"
     if not old.exists():
         leaving.mkdir(exist_ok=True)
-        for name in sorted(read_json(complete / _EARLIER, list[str], OutputError), key=lambda name: (name != marker, name)):
-            if os.path.lexists(folder / name):
-                os.rename(folder / name, leaving / Path(name).name)
+        earlier = {*os.listdir(folder)}.intersection(read_json(complete / _EARLIER, list[str], OutputError))
+        for name in sorted(earlier, key=lambda name: (name != marker, name)):
+            os.rename(folder / name, leaving / name)
         os.rename(leaving, old)
     for name in sorted(os.listdir(new), key=lambda name: (name == marker, name)):
         if os.path.lexists(folder / name):
