@@ -16,7 +16,8 @@ from typing import Any
 
 from und3rstand_jax.checkpoint.content import Content, ContentOfVersion1, Versioned
 from und3rstand_jax.checkpoint.links import check_link
-from und3rstand_jax.model.config import OUTPUT_MODES, BackboneConfig, parse_mode
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.output_modes import OUTPUT_MODES, parse_mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.support.documents import parse_json, read_json, read_text
 from und3rstand_jax.support.errors import CheckpointError

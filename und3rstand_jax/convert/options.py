@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from und3rstand_jax.model.config import Mode, parse_mode
 from und3rstand_jax.model.layer_ids import select_layers
+from und3rstand_jax.model.output_modes import Mode, parse_mode
 from und3rstand_jax.support.documents import read_json, read_text
 from und3rstand_jax.support.errors import LayerError, OptionError
 

@@ -12,16 +12,11 @@ from typing import Any
 
 from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.layer_ids import layer_ids
+from und3rstand_jax.model.output_modes import OUTPUT_MODES, Mode, mode_faults, parse_mode
 from und3rstand_jax.support.errors import ConfigError
-from und3rstand_jax.support.text import listed
+from und3rstand_jax.support.text import listed, number_text
 
 HEAD_TYPES = ("linear", "dpt")
-
-Mode = tuple[str, float, float]
-"""An output activation as DUSt3R writes it: (name, lower bound, upper bound)."""
-
-OUTPUT_MODES = {"depth_mode": ("exp", "square", "linear"), "conf_mode": ("exp", "sigmoid")}
-"""The output activations of points and of confidences -> their names."""
 
 # The largest that is accepted, far above any model's: a config may be a stranger's, and costs memory and time as it says.
 _LARGEST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 128, "mlp_ratio": 64}
@@ -35,46 +30,6 @@ _PATCH_EMBEDDINGS = ("PatchEmbedDust3R", "ManyAR_PatchEmbed", "PatchEmbed")
 _OTHER_OPTIONS = ("img_size", "head_type", *OUTPUT_MODES, "pos_embed", "patch_embed_cls", "output_mode", "norm_im2_in_dec")
 # Options that change nothing here: training state, or what the original itself ignores when it loads for use.
 _IGNORED = {"freeze", "landscape_only", "mask_ratio", "two_confs", "desc_conf_mode", "desc_mode"}
-
-
-def parse_mode(output: str, value: Any) -> Mode:
-    """The activation of an output ("depth_mode" or "conf_mode") from [name, lower bound, upper bound].
-
-    Raises:
-        ValueError: it is not supported. The message says what is, to follow "… is not supported; expected".
-    """
-    try:
-        name, low, high = value
-        mode = (str(name), float(low), float(high))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError("(name, lower bound, upper bound)") from None
-    names = OUTPUT_MODES[output]
-    if mode[0] not in names:
-        raise ValueError(f"(one of {', '.join(names)}; lower bound; upper bound)")
-    if not mode[1] < mode[2]:
-        raise ValueError("a lower bound below the upper one")
-    if mode[0] == "sigmoid" and not (math.isfinite(mode[1]) and math.isfinite(mode[2])):
-        raise ValueError("two finite bounds for a sigmoid, such as (sigmoid, 0, 1)")
-    if output == "depth_mode" and mode[1:] != (-math.inf, math.inf):
-        raise ValueError("(name, -inf, inf): bounds on the depth are not supported")
-    return mode
-
-
-def number_text(value: float) -> str:
-    """A number for a message, however large it is."""
-    return f"{value:.12g}" if abs(value) < 1e300 else "a number of more than 300 digits"
-
-
-def mode_faults(config: object) -> list[str]:
-    """What is wrong with the output activations of a config, backbone's or probes', if anything."""
-    faults = []
-    for output in OUTPUT_MODES:
-        mode = getattr(config, output)
-        try:
-            parse_mode(output, mode)
-        except ValueError as error:
-            faults.append(f"{output} {mode!r} is not supported; expected {error}")
-    return faults
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from und3rstand_jax.model.config import Mode
+from und3rstand_jax.model.output_modes import Mode
 
 _EXACT = lax.Precision.HIGHEST
 

@@ -11,9 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from und3rstand_jax.model.config import BackboneConfig, Mode, mode_faults, number_text
+from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import network_order
+from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError, LayerError
+from und3rstand_jax.support.text import number_text
 
 Step = Literal["linear", "norm", "activation"]
 

@@ -78,6 +78,11 @@ def one_line(message: object, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def number_text(value: float) -> str:
+    """A number for a message, however large it is."""
+    return f"{value:.12g}" if abs(value) < 1e300 else "a number of more than 300 digits"
+
+
 def listed(texts: Iterable[object], between: str = ", ", most: int = 10, longest: int = 200) -> str:
     """The first of many texts in one line, and how many more there are: a message must not grow with what a stranger's file holds.
 
