@@ -36,6 +36,10 @@ ADDRESS_SPACE = 3 * 2**30
 """Bytes that an input may add to it: a native library that asks for more is refused, and the machine survives."""
 
 
+class _TimeIsUp(Exception):
+    """Of a batch."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Inputs of a kind, the same ones for the same numbers: number 0 is the seeds as they are, others are derived from them."""
@@ -57,8 +61,9 @@ def run_batch(kind: Kind, batch: Batch, folder: Path, report: Callable[[Outcome]
     end = time.monotonic() + seconds
 
     def read(files: Files) -> None:
-        if time.monotonic() < end or batch.number == 0:
-            report(read_once(kind, files, folder))
+        if time.monotonic() >= end and batch.number != 0:
+            raise _TimeIsUp
+        report(read_once(kind, files, folder))
 
     if batch.number == 0:
         for files in seeds:
@@ -73,7 +78,9 @@ def run_batch(kind: Kind, batch: Batch, folder: Path, report: Callable[[Outcome]
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    hypothesis.seed(number)(settings(hypothesis.given(inputs_of(kind, seeds))(read)))()
+    # Raised out of it, since it would go on to make inputs that nobody reads.
+    with contextlib.suppress(_TimeIsUp):
+        hypothesis.seed(number)(settings(hypothesis.given(inputs_of(kind, seeds))(read)))()
 
 
 @functools.cache

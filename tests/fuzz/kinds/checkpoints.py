@@ -1,5 +1,6 @@
 """Converted checkpoints: their config, their trees, and all of them where they are loaded, exported or built upon."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ def _read_config(folder: Path) -> None:
 
     # With a digest that fits: what nobody damaged, but somebody wrote.
     file = folder / "config.json"
-    file.write_text(sealed(file.read_text("utf-8", "surrogateescape")), "utf-8", "surrogateescape")
+    with contextlib.suppress(UnicodeDecodeError):
+        file.write_bytes(sealed(file.read_bytes().decode()).encode())
     info = read_checkpoint_info(folder)
     if info.backbone is not None:
         assert info.backbone.layer_ids
