@@ -11,7 +11,7 @@ from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.report.page import page_text
 
-NASTY = "</script><script>document.body.dataset.error='run'</script><b>&\"'é"
+NASTY = "\x1b[31m\u202e</script><script>document.body.dataset.error='run'</script><b>&\"'é"
 _STEPS = ("self_attn", "cross_attn", "mlp")
 
 

@@ -138,8 +138,8 @@ def test_results_errors_and_messages_are_printable(capsys, tmp_path):
 
 def test_words_that_are_not_understood_are_repeated_printable():
     with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
-        read_options(Options, "convert", ["--repo", "x", "--bo\x1b[31mgus\nerror: fake", "--also", "hf_secretsecret"])
+        read_options(Options, "convert", ["--repo", "x", "--bo\x1b[31mgus\nerror: fake", "--also", "hf_secretsecretsecretsecretsecret1234"])
     assert ended.value.code == 2
     assert "\x1b[31m" not in said.getvalue() and r"--bo\x1b[31mgus\nerror: fake" in said.getvalue()
-    assert "hf_secretsecret" not in said.getvalue()
+    assert "hf_secretsecretsecretsecretsecret1234" not in said.getvalue()
     assert read_options(Options, "convert", ["--repo", HOSTILE]).repo == HOSTILE

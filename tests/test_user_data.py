@@ -111,7 +111,9 @@ def test_other_files_beside_an_earlier_result_are_named_and_kept(tmp_path):
         (out / name).write_text("mine")
     (out / "link").symlink_to(tmp_path)
     before = sorted(files_in(out))
-    with pytest.raises(OutputError, match=r"holds \.hidden, link, parts/notes\.txt and 1 more beside an earlier result, which --overwrite"):
+    with pytest.raises(
+        OutputError, match=r"holds \.hidden, link, parts/notes\.txt, and 1 more beside an earlier result, which --overwrite"
+    ):
         words(out, "third", overwrite=True)
     assert sorted(files_in(out)) == before and (out / "parts" / "words.txt").read_text() == "second"
 
@@ -133,7 +135,7 @@ def test_a_converted_checkpoint_and_an_export_know_their_files(checkpoint, tmp_p
 def test_a_training_run_is_replaced_without_what_it_did_not_write(training_run, checkpoint, capsys):
     (training_run / "probes" / "config.json").unlink()
     assert run_files(training_run) == frozenset(files_in(training_run))
-    for name in ("notes.txt", "checkpoints/mine.txt", "tensorboard/plugins.txt", "probes/mine.txt"):
+    for name in ("notes.txt", "checkpoints/mine.txt", "checkpoints/12/mine.txt", "tensorboard/plugins.txt", "probes/mine.txt"):
         (training_run / name).write_text("mine")
         command = ["--backbone", str(checkpoint), "--steps", "1", "--out", str(training_run), "--overwrite"]
         before = contents(training_run)

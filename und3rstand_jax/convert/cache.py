@@ -148,7 +148,10 @@ def _serves(folder: Path, entry: Entry) -> bool:
     except CheckpointError:
         return False
     try:
-        if read_json(folder / _RECORD, Entry, CheckpointError)["files"] == state:
+        recorded = read_json(folder / _RECORD, Entry, CheckpointError)
+        # Of a hub's repository there are no files to compare; the provenance says which it was.
+        is_another = not state and all(info.provenance[part]["source"] != entry["source"] for part in info.parts)
+        if recorded["files"] == state and not is_another:
             return True
     except CheckpointError:
         pass  # a record that cannot be read says nothing: the bytes decide

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.support.files import open_regular
-from und3rstand_jax.support.text import one_line
+from und3rstand_jax.support.text import listed, one_line
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -182,8 +182,7 @@ def _faults(failure: "ValidationError") -> str:
         text = one_line(fault["msg"])
         found.append(f"{where}: {text[:1].lower()}{text[1:]}" if where else text[:1].lower() + text[1:])
     found = list(dict.fromkeys(found))
-    more = f"; and {len(found) - _FAULTS_SHOWN} more" if len(found) > _FAULTS_SHOWN else ""
-    return f"is not what is expected: {'; '.join(one_line(fault, 200) for fault in found[:_FAULTS_SHOWN])}{more}"
+    return f"is not what is expected: {listed(found, '; ', _FAULTS_SHOWN)}"
 
 
 def _message(name: Path | str, fault: str, remedy: str) -> str:

@@ -23,7 +23,7 @@ def open_regular(file: Path | str) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is a pipe, device, socket or folder.
     """
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
@@ -56,7 +56,7 @@ def fresh_file(file: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
         OSError: it cannot be written; `file` is what it was.
     """
     partial = file.with_name(f".{file.name[:100]}.partial-{uuid.uuid4().hex}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         with os.fdopen(descriptor, mode, encoding=None if mode == "wb" else "utf-8", newline=None if mode == "wb" else "") as stream:
             yield stream

@@ -42,7 +42,8 @@ def locked(file: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Holds a lock while its block runs; the lock's file is there only meanwhile, or until the next holder if the process is killed.
 
     The lock is the system's (flock), so that a killed process holds nothing, whatever its file says. A file system that has no such locks
-    gets the file alone, which then counts until its process, on this host, is gone, or the file is removed.
+    gets the file alone, which then counts until its process, on this host, is gone, or the file is removed; nobody waits there, and of two
+    that start at the same moment both may have it.
 
     Args:
         file: the lock's file; its folder exists.

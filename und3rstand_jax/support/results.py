@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError, UserError
+from und3rstand_jax.support.text import listed
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,8 @@ def check_own(folder: Path, own: frozenset[str] | None, ignored: Callable[[str],
         raise OutputError(f"{folder} does not hold an earlier result of this command and is not replaced; choose another --out")
     foreign = sorted(file for file in files_in(folder) if file not in own and not ignored(file))
     if foreign:
-        more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
         raise OutputError(
-            f"{folder} holds {', '.join(foreign[:_NAMED])}{more} beside an earlier result, which --overwrite does not remove; "
+            f"{folder} holds {listed(foreign, most=_NAMED)} beside an earlier result, which --overwrite does not remove; "
             "move that elsewhere, or choose another --out"
         )
 

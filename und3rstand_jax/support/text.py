@@ -15,7 +15,7 @@ JsonObject: TypeAlias = Mapping[str, Any]
 
 # Direction marks, which reorder what is seen, are format characters (Cf), as is the soft hyphen; str.isprintable says no to all of them.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")  # to the last @: a password may hold one
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
 def printable(text: object, keep: str = "") -> str:

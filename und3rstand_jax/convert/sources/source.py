@@ -1,6 +1,5 @@
 """What `--repo SOURCE` stands for: a hub id, a folder or a single file, as one strict and lazy table of named tensors."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from und3rstand_jax.convert.sources.pickle_files import PickleFiles
 from und3rstand_jax.convert.sources.safetensors_files import SafetensorsFiles
 from und3rstand_jax.convert.sources.tensor_files import TensorFiles, TensorsBelow, reading
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.files import file_sha256
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Source:
             files.append(files[0].with_name(layout.CONFIG))
         digests = {}
         for file in files:
-            with reading(file), file.open("rb") as stream:
-                digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            with reading(file):
+                digests[file.name] = file_sha256(file)
         return digests
 
 

@@ -16,10 +16,11 @@ import annotated_types
 import numpy as np
 from jaxtyping import Int
 
-from und3rstand_jax.data.files.reading import found_in, listed, looked_up, read_mask, read_npz, read_png16, require_one_size, to_view
+from und3rstand_jax.data.files.reading import LISTED, found_in, looked_up, read_mask, read_npz, read_png16, require_one_size, to_view
 from und3rstand_jax.data.records import Split, View
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.support.text import listed
 
 _Frame: TypeAlias = Annotated[int, annotated_types.Interval(ge=0, lt=2**31)]
 
@@ -101,7 +102,7 @@ def open_co3d(root: Path, split: Split) -> Co3dListing:
     selected = _read_selection(root, _LISTS[split])
     missing = [category for category in selected if selected[category] and not os.path.isdir(root / category)]
     if missing:
-        raise DataError(f"co3d:{root}: {_LISTS[split]} lists categories without a folder: {listed(missing)}")
+        raise DataError(f"co3d:{root}: {_LISTS[split]} lists categories without a folder: {listed(missing, most=LISTED)}")
     lists = {f"{category}/{sequence}": frames for category in selected for sequence, frames in selected[category].items()}
     lengths = np.array([len(frames) for frames in lists.values()], np.int64)
     pairs_below = np.searchsorted(_position_pairs().max(axis=1), np.arange(_POSITIONS + 1))

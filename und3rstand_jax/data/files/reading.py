@@ -20,7 +20,7 @@ from und3rstand_jax.geometry.cameras import intrinsics_fault, pose_fault
 from und3rstand_jax.support.errors import ImageError
 from und3rstand_jax.support.files import open_regular
 from und3rstand_jax.support.image_files import LARGEST_PIXELS, open_image, orientation
-from und3rstand_jax.support.text import one_line
+from und3rstand_jax.support.text import listed, one_line
 
 _EIGHT_BIT_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "CMYK", "YCbCr")
 
@@ -32,7 +32,7 @@ _AT_ONCE = 2**20  # values looked up at a time
 
 _LARGEST_MEMBER = 2**20  # bytes that an array of a camera unpacks to, its header included
 
-_LISTED = 6  # names that a message lists at most
+LISTED = 6  # names that a message lists at most
 
 
 def found_in(folder: Path) -> str:
@@ -45,13 +45,7 @@ def found_in(folder: Path) -> str:
         return "that is a file"
     except (OSError, ValueError) as error:
         return f"the folder cannot be listed ({getattr(error, 'strerror', None) or error})"
-    return f"the folder holds {listed(names)}" if names else "the folder is empty"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first six of the names, and how many more there are."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}" if names else "none"
+    return f"the folder holds {listed(names, most=LISTED)}" if names else "the folder is empty"
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -139,7 +133,7 @@ def read_exr(path: Path) -> Float32[np.ndarray, "H W"]:
             names = [channel.name for channel in file.header()["channels"]]
             values = sum(_exr_values(part.header) for part in file.parts)
         if len(names) != 1:
-            raise UnreadablePair(f"{path}: expected one channel of depth, found {listed(names)}")
+            raise UnreadablePair(f"{path}: expected one channel of depth, found {listed(names, most=LISTED) or 'none'}")
         _require_pixels(path, values)
         with OpenEXR.File(str(path), separate_channels=True) as file:
             [channel] = file.channels().values()
@@ -160,7 +154,7 @@ def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[Float64[
     with _naming(path), open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if any(name not in names for name in shapes):
-            raise UnreadablePair(f"{path}: expected the arrays {', '.join(shapes)}, found {listed(names)}")
+            raise UnreadablePair(f"{path}: expected the arrays {', '.join(shapes)}, found {listed(names, most=LISTED) or 'none'}")
         for name, shape in shapes.items():
             size = archive.getinfo(f"{name}.npy").file_size
             if size > _LARGEST_MEMBER:

@@ -35,7 +35,8 @@ TRAINS, PROBES, BACKBONE = "trains", "probes", "a backbone"  # the record's entr
 # A folder's parts that are results of their own list their files themselves. Hidden files are what a killed process was writing.
 _WRITTEN = re.compile(
     r"config\.yaml|run\.json|metrics\.jsonl?|layers\.(csv|png)|learning_curve\.png|skipped\d*\.txt"
-    r"|checkpoints/\d+(\.orbax-checkpoint-tmp[^/]*)?/.*|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
+    r"|checkpoints/\d+(\.orbax-checkpoint-tmp[^/]*)?/((state|record|metrics)(\.orbax-checkpoint-tmp[^/]*)?/.+|_CHECKPOINT_METADATA"
+    r"|commit_success\.txt)|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
     re.DOTALL,
 )
 
