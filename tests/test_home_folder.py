@@ -7,7 +7,11 @@ import pytest
 from und3rstand_jax.commands.command_line import expanded, parse_command, read_options
 from und3rstand_jax.commands.convert import Options
 from und3rstand_jax.commands.train import COMMANDS, with_config
+from und3rstand_jax.data.specification import parse_data
 from und3rstand_jax.report.options import ReportOptions
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.files import in_home
+from und3rstand_jax.support.option_values import parse_image_size
 
 
 @pytest.fixture
@@ -46,3 +50,17 @@ def test_what_is_no_home_is_left_alone(home, monkeypatch):
     assert expanded(("a~", "owner/~x", "x=~/y", 3, None)) == ("a~", "owner/~x", "x=~/y", 3, None)
     # A name like any other: nothing further down may look for that user again.
     assert expanded(Path("~nobody-has-this-name/x")) == home / "~nobody-has-this-name" / "x"
+
+
+@pytest.mark.parametrize("path", ["~nobody-has-this-name/x", "~a\0b"])
+def test_a_home_that_nobody_has_is_a_name_like_any_other(path: str) -> None:
+    assert in_home(path) == Path(path)
+
+
+def test_options_that_hold_what_no_name_or_number_can_are_refused() -> None:
+    for text in ("pairs:~nobody-has-this-name/x", "pairs:~"):
+        parse_data([text])
+    with pytest.raises(OptionError, match="no null character"):
+        parse_data(["pairs:a\0b"])
+    with pytest.raises(OptionError, match="neither a side nor WIDTHxHEIGHT"):
+        parse_image_size("9" * 5000, 16, "--resolution")

@@ -17,8 +17,8 @@ from hypothesis.strategies import SearchStrategy
 from und3rstand_jax.data.records import UnreadablePair
 from und3rstand_jax.support.errors import UserError
 
-SECONDS = 5.0
-"""Of processor time for one input, all threads together: a loaded machine is no fault of the reader."""
+SECONDS = 15.0
+"""Of processor time for one input, all threads together: a photo of the most pixels that are read takes half of it."""
 
 MEGABYTES = 1024
 """That one input may add to the process."""

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from und3rstand_jax.checkpoint.format import VERSION, is_checkpoint, read_checkpoint_info
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError, OutputError, UserError
-from und3rstand_jax.support.files import file_sha256, replace_text
+from und3rstand_jax.support.files import file_sha256, in_home, replace_text
 from und3rstand_jax.support.locks import locked
 from und3rstand_jax.support.text import to_json
 
@@ -46,9 +46,9 @@ class Entry(TypedDict):
 def cache_folder(cache: str | Path | None = None) -> Path:
     """Where conversions are kept: the argument, else `$UND3RSTAND_JAX_CACHE`, else the platform's cache folder."""
     if cache is not None:
-        return Path(cache).expanduser()
+        return in_home(cache)
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+        return in_home(os.environ[CACHE_VARIABLE])
     import platformdirs
 
     return platformdirs.user_cache_path("und3rstand_jax")
@@ -84,7 +84,7 @@ def converted_checkpoint(
         OutputError: the cache cannot be written.
         OSError: the disk is full.
     """
-    local = Path(source).expanduser()
+    local = in_home(source)
     if is_checkpoint(local):
         return local
     # The converter is imported only when it is needed: it brings the hub's client and the readers of PyTorch files.
@@ -195,14 +195,14 @@ def _entry_name(source: str, revision: str | None, backbone: str | None, state: 
     """A readable name that differs with all that shows without reading: a revision, sizes and times of local files, the format."""
     seen = [(file, size, time) for file, (size, time, *_) in state.items()]
     key = repr((VERSION, source, revision, backbone, seen))
-    path = Path(source).expanduser()
+    path = in_home(source)
     readable = re.sub(r"[^\w.-]+", "--", path.resolve().name if path.exists() else source)
     return f"{readable}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def _state(source: str) -> _State:
     """Of every file that a local source is read from; empty for a hub id."""
-    path = Path(source).expanduser()
+    path = in_home(source)
     if not path.exists():
         return {}
     files = sorted(path.iterdir()) if path.is_dir() else [file for file in (path, path.with_name("config.json")) if file.exists()]

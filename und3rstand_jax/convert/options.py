@@ -18,6 +18,7 @@ from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.model.output_modes import Mode, parse_mode
 from und3rstand_jax.support.documents import read_json, read_text
 from und3rstand_jax.support.errors import LayerError, OptionError
+from und3rstand_jax.support.files import in_home
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Where the hub's client looks for a token, in its order."""
@@ -52,7 +53,7 @@ class HubAccess:
             raise OptionError("--token and --token-file were both given; give one of them")
         text = self.token
         if self.token_file is not None:
-            text = read_text(self.token_file.expanduser(), OptionError, "write the token into it, and nothing else", largest=4096)
+            text = read_text(in_home(self.token_file), OptionError, "write the token into it, and nothing else", largest=4096)
         if text is None:
             return None
         token = text.strip()

@@ -12,6 +12,7 @@ from pathlib import Path
 from und3rstand_jax.data.files.file_pairs import KINDS
 from und3rstand_jax.data.synthetic.config import SyntheticConfig, parse_synthetic
 from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.files import in_home
 
 SYNTHETIC = "synthetic"
 
@@ -69,6 +70,8 @@ def _parse_source(text: str, option: str) -> DataSpec:
         return DataSpec(kind, None, parse_synthetic(rest or ""), weight)
     if kind not in KINDS:
         raise OptionError(f"{option} {text!r}: there is no source {kind!r}; expected {_EXPECTED}")
+    if rest and "\0" in rest:
+        raise OptionError(f"{option} {text!r}: the name of a folder holds no null character")
     if not rest:
         raise OptionError(f"{option} {text!r} needs a folder: {kind}:DIR")
-    return DataSpec(kind, Path(rest).expanduser(), None, weight)
+    return DataSpec(kind, in_home(rest), None, weight)

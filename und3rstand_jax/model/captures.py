@@ -19,7 +19,7 @@ from und3rstand_jax.model.layer_ids import select_layers, split_patterns, unknow
 from und3rstand_jax.support.errors import LayerError
 
 _WEIGHTS = re.compile(r"(?P<attention>.*)\.weights(?P<heads>:.*)?", re.DOTALL)
-_HEADS = re.compile(r":(?P<first>[0-9]+)(?:-(?P<last>[0-9]+))?")
+_HEADS = re.compile(r":(?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
 
 
 def select_captures(patterns: str | Iterable[str], config: BackboneConfig) -> tuple[str, ...]:

@@ -17,12 +17,22 @@ from typing import IO, Any, BinaryIO, Literal
 from und3rstand_jax.support.errors import OutputError
 
 
+def in_home(path: Path | str) -> Path:
+    """A path with ~ or ~user at its beginning replaced by that home folder; where there is none, a path like any other."""
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # a null character, which no user's name and no file's has
+        return Path(path)
+
+
 def open_regular(file: Path | str) -> BinaryIO:
     """Opens a regular file to read its bytes; what is anything else is refused, without waiting for a pipe's other end.
 
     Raises:
         OSError: it cannot be opened, or is a pipe, device, socket or folder.
     """
+    if "\0" in str(file):
+        raise OSError(errno.EINVAL, "its name holds a null character", str(file))
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode

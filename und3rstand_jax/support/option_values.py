@@ -18,7 +18,7 @@ def parse_image_size(text: str, patch_size: int, option: str) -> tuple[int, int]
     Raises:
         OptionError: it is neither, or a side is not a multiple of the patch size; the message names the option.
     """
-    matched = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
+    matched = re.fullmatch(r"(\d{1,9})(?:[x×](\d{1,9}))?", text.strip())
     if matched is None:
         raise OptionError(f"{option} {text!r} is neither a side nor WIDTHxHEIGHT in pixels; give 512 or 512x384")
     width, height = int(matched[1]), int(matched[2] or matched[1])

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError, UserError
+from und3rstand_jax.support.files import in_home
 from und3rstand_jax.support.text import listed
 
 
@@ -111,9 +112,9 @@ def check_apart(out: Path, inputs: Iterable[Path], may_lie_in: Iterable[Path] = 
         OutputError: it is one of these.
     """
     for given, apart in (*((path, True) for path in inputs), *((path, False) for path in may_lie_in)):
-        if not given.expanduser().exists():  # the name of a hub's repository, or a mistake that its reader will name
+        if not in_home(given).exists():  # the name of a hub's repository, or a mistake that its reader will name
             continue
-        if _holds(given, out) if apart else _same(given.expanduser().resolve(), out.resolve()):
+        if _holds(given, out) if apart else _same(in_home(given).resolve(), out.resolve()):
             raise OutputError(f"the output folder {out} is, or is in, the source {given}; choose one elsewhere")
         if _holds(out, given):
             raise OutputError(f"the output folder {out} holds the source {given}; choose one elsewhere")
@@ -140,8 +141,8 @@ def check_output_file(file: Path, inputs: Iterable[Path], is_earlier: Callable[[
 
 def _holds(outer: Path, inner: Path) -> bool:
     """Whether `inner` is `outer` or lies below it, by whatever names."""
-    below = inner.expanduser().resolve()
-    around = outer.expanduser().resolve()
+    below = in_home(inner).resolve()
+    around = in_home(outer).resolve()
     return any(_same(around, place) for place in (below, *below.parents))
 
 

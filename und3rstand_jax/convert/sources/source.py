@@ -10,7 +10,7 @@ from und3rstand_jax.convert.sources.pickle_files import PickleFiles
 from und3rstand_jax.convert.sources.safetensors_files import SafetensorsFiles
 from und3rstand_jax.convert.sources.tensor_files import TensorFiles, TensorsBelow, reading
 from und3rstand_jax.support.errors import CheckpointError, OptionError
-from und3rstand_jax.support.files import file_sha256
+from und3rstand_jax.support.files import file_sha256, in_home
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
         OptionError: a revision was given for a local path, or the token cannot be one.
     """
     access = access or HubAccess()
-    path = Path(spec).expanduser()
+    path = in_home(spec)
     with reading(spec):
         local = path.exists() and not hub_only
         is_folder = path.is_dir()

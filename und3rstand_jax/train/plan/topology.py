@@ -50,7 +50,7 @@ def parse_topology(name: str) -> Topology:
     """
     if name in ("cpu", "gpu"):
         return Topology(name, name)
-    matched = re.fullmatch(r"(v\d\w*):(\d+(?:x\d+){1,2})", name)
+    matched = re.fullmatch(r"(v\d\w*):(\d{1,9}(?:x\d{1,9}){1,2})", name)
     if matched is None or matched[1] not in _ACCELERATOR_TYPES:
         raise OptionError(f"--topology {name!r} is not a known device; give one such as {EXAMPLES}")
     bounds = tuple(int(side) for side in matched[2].split("x"))
