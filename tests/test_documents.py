@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typing_extensions import TypedDict
 
+from und3rstand_jax.geometry.cameras import intrinsics_fault, pose_fault
 from und3rstand_jax.support.documents import checked, json_lines, parse_json, parse_yaml, read_json, read_text
 from und3rstand_jax.support.errors import ConfigError, DataError, OptionError, UserError
 
@@ -115,3 +117,12 @@ def test_yaml_that_cannot_be_meant_is_one_line(text: str, fault: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_yaml(text, "config.yaml", OptionError)
     assert fault in str(caught.value) and str(caught.value).isprintable() and str(caught.value).startswith("config.yaml ")
+
+
+def test_cameras_beyond_any_arithmetic_are_refused() -> None:
+    far, giant = np.eye(4), np.diag([1e173, 1e173, 1.0])
+    far[2, 3] = -7e173
+    assert pose_fault(far) == "places the camera 7e+173 units from the origin, which no arithmetic on its points survives"
+    assert intrinsics_fault(giant) == "holds 1e+173, which is no number of pixels"
+    far[2, 3] = 5e10  # a national grid in millimetres
+    assert pose_fault(far) is None and intrinsics_fault(np.diag([1e6, 1e6, 1.0])) is None

@@ -15,6 +15,7 @@ SAMPLES_A_SIDE = 64
 """The sampling grid of an image has at most so many columns and rows."""
 
 _ORTHOGONALITY = 5e-3  # tolerance of a rotation's entries
+_LARGEST = 1e12  # of a camera's numbers: national grids in millimetres stay below 1e11
 _STEEPEST = np.tan(np.radians(80))
 _LEAST_RESIDUAL = 1e-6  # pixels; bounds the weight of points that fit exactly
 _ITERATIONS = 100
@@ -109,6 +110,8 @@ def intrinsics_fault(intrinsics: np.ndarray) -> str | None:
         transposed = np.allclose(intrinsics[:, 2], (0, 0, 1)) and intrinsics[0, 1] == 0
         return f"must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]{', this looks transposed' if transposed else f', not {intrinsics.tolist()}'}"
     fx, skew, fy = intrinsics[0, 0], intrinsics[0, 1], intrinsics[1, 1]
+    if not np.abs(intrinsics).max() < _LARGEST:
+        return f"holds {np.abs(intrinsics).max():g}, which is no number of pixels"
     if fx <= 0 or fy <= 0:
         return f"has focal lengths {fx:g} and {fy:g}, which must be positive"
     if abs(skew) > 1e-4 * fx:
@@ -125,6 +128,9 @@ def pose_fault(cam2world: np.ndarray) -> str | None:
     if not np.allclose(cam2world[3], (0, 0, 0, 1), atol=1e-6):
         transposed = np.allclose(cam2world[:, 3], (0, 0, 0, 1), atol=1e-6)
         return f"must end in the row 0 0 0 1, {'this looks transposed' if transposed else f'not {cam2world[3].tolist()}'}"
+    position = np.abs(cam2world[:3, 3]).max()
+    if not position < _LARGEST:
+        return f"places the camera {position:g} units from the origin, which no arithmetic on its points survives"
     rotation = cam2world[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHOGONALITY:
         lengths = ", ".join(f"{length:.4g}" for length in np.linalg.norm(rotation, axis=0))
