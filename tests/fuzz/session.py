@@ -40,10 +40,9 @@ class Tally:
     faults: dict[str, Outcome] = dataclasses.field(default_factory=dict)
     repeated: int = 0
 
-    def add(self, outcome: Outcome) -> bool:
+    def add(self, outcome: Outcome, is_valid_seed: bool) -> bool:
         """Counts an outcome; says whether it is a fault that is new."""
-        # The first input of all is the valid one.
-        self.sound = self.sound or (self.tried == 0 and outcome.verdict == "accepted")
+        self.sound = self.sound or (is_valid_seed and outcome.verdict == "accepted")
         self.tried += 1
         self.refused += outcome.verdict == "refused"
         self.accepted += outcome.verdict == "accepted"
@@ -128,13 +127,16 @@ class _Session:
         """Whether the worker lives."""
         assert process.stdin is not None and process.stdout is not None
         start = time.monotonic()
+        # The first input of the first batch, which another worker's batch of the kind may overtake.
+        is_valid_seed = batch.number == 0
         try:
             process.stdin.write(json.dumps({"batch": dataclasses.asdict(batch), "seconds": _BATCH_SECONDS}) + "\n")
             process.stdin.flush()
             while line := process.stdout.readline():
                 if line == "\n":
                     return True
-                self._take(batch.kind, Outcome(**json.loads(line)))
+                self._take(batch.kind, Outcome(**json.loads(line)), is_valid_seed)
+                is_valid_seed = False
         finally:
             with self._lock:
                 self.tallies[batch.kind].seconds += time.monotonic() - start
@@ -148,9 +150,9 @@ class _Session:
         self._take(batch.kind, Outcome("fault", f"{keep(files, batch.kind, folder)}\n{place}\n{said[:3000]}", place))
         return False
 
-    def _take(self, name: str, outcome: Outcome) -> None:
+    def _take(self, name: str, outcome: Outcome, is_valid_seed: bool = False) -> None:
         with self._lock:
-            is_new = self.tallies[name].add(outcome)
+            is_new = self.tallies[name].add(outcome, is_valid_seed)
             if outcome.verdict != "fault":
                 return
             file, _, text = outcome.text.partition("\n")
