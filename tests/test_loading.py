@@ -19,6 +19,7 @@ from tests.conversion import converted, flip_a_bit
 from tests.hub_server import Repo, serve
 from tests.test_hub import environment
 from tests.tiny import CONFIG, LAYERS, backbone_tensors, probe_tensors, save_backbone, save_probes
+from und3rstand_jax.convert.cache import Entry, _serves
 from und3rstand_jax.loading import CACHE_VARIABLE, cache_folder
 
 ROOT = Path(__file__).parent.parent
@@ -274,6 +275,16 @@ def test_a_damaged_entry_is_converted_again(damage: str, tmp_path: Path, caplog)
     scale = u3d.load_backbone(entry, cache=cache).params["encoder"]["norm"]["scale"]
     np.testing.assert_array_equal(scale, backbone_tensors()["enc_norm.weight"])
     assert conversions(cache) == [entry.name]
+
+
+def test_an_entry_of_a_hub_id_must_say_in_its_provenance_that_it_is_that_one(tmp_path: Path) -> None:
+    folder = u3d.converted_checkpoint(save_backbone(tmp_path / "owner"), cache=tmp_path / "cache")
+    assert u3d.read_checkpoint_info(folder).provenance["backbone"]["source"] == "owner"
+    # Of a repository there are no files to compare: what an entry says of itself has to do.
+    for asked, serves in (("owner", True), ("owner/name", False)):
+        entry = Entry(source=asked, revision=None, backbone=None, files={})
+        (folder / ".source.json").write_text(json.dumps(entry))
+        assert _serves(folder, entry) == serves
 
 
 def test_a_damaged_checkpoint_outside_the_cache_is_never_removed(tmp_path: Path) -> None:

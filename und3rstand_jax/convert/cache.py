@@ -147,20 +147,17 @@ def _serves(folder: Path, entry: Entry) -> bool:
         info = read_checkpoint_info(folder)
     except CheckpointError:
         return False
+    if not state:  # a hub's repository: there are no files here to compare, and the provenance says which it was
+        return any(info.provenance[part]["source"] == entry["source"] for part in info.parts)
     try:
-        recorded = read_json(folder / _RECORD, Entry, CheckpointError)
-        # Of a hub's repository there are no files to compare; the provenance says which it was.
-        is_another = not state and all(info.provenance[part]["source"] != entry["source"] for part in info.parts)
-        if recorded["files"] == state and not is_another:
+        if read_json(folder / _RECORD, Entry, CheckpointError)["files"] == state:
             return True
     except CheckpointError:
         pass  # a record that cannot be read says nothing: the bytes decide
     known = {(name, digest) for part in info.parts for name, digest in info.provenance[part]["sha256"].items()}
     names = {name for name, _ in known}
     compared = [Path(file) for file in state if Path(file).name in names]
-    if state and not compared:
-        return False
-    if any((file.name, file_sha256(file)) not in known for file in compared):
+    if not compared or any((file.name, file_sha256(file)) not in known for file in compared):
         return False
     with contextlib.suppress(OSError):  # a cache that others keep for us is as good
         _record(folder, entry)
