@@ -116,7 +116,7 @@ def test_check_names_what_is_damaged_missing_and_too_much(checkpoint: Path, caps
     (checkpoint / "notes.txt").write_text("mine")
     assert check()[:2] == (
         0,
-        f"backbone: {count} leaves equal to their digests\n{probes}notes.txt: no file of the checkpoint, never read\n",
+        f"backbone: {count} leaves equal to their digests\n{probes}notes.txt: not part of the checkpoint, ignored\n",
     )
     flip_a_bit(checkpoint / "backbone" / "decoder.norm.bias" / "0")
     shutil.rmtree(checkpoint / "backbone" / "encoder.norm.bias")
@@ -188,7 +188,7 @@ def test_a_pipe_in_the_tree_is_refused(checkpoint: Path, tmp_path: Path, capsys)
     ("change", "message"),
     [
         ({"shape": [10**15]}, "shape\\[0\\]"),
-        ({"shape": [10**8], "chunks": [10**8]}, "its shape is 100000000, the config's 16"),
+        ({"shape": [10**8], "chunks": [10**8]}, "its shape is 100000000, but the config says 16"),
         ({"chunks": [10**9]}, "its chunks of 1000000000 are not parts of 16"),
         ({"chunks": [0]}, "chunks\\[0\\]"),
         ({"dtype": "<f8"}, "dtype"),
@@ -227,12 +227,12 @@ def test_a_tree_that_hardly_has_bytes_for_its_size_is_refused(checkpoint: Path, 
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("backbone", {"enc_embed_dim": 64}, "decoder/embed/kernel: its shape is 32×16, the config's 64×16"),
-        ("backbone", {"enc_depth": 3}, "the config's 3×32"),
+        ("backbone", {"enc_embed_dim": 64}, "decoder/embed/kernel: its shape is 32×16, but the config says 64×16"),
+        ("backbone", {"enc_depth": 3}, "but the config says 3×32"),
         ("backbone", {"enc_depth": 10**7}, "enc_depth is at most 1000; found 10000000"),
         ("backbone", {"dec_depth": 10**9}, "dec_depth is at most 1000"),
         ("backbone", {"dec_depth": "2"}, "backbone.dec_depth: input should be a valid integer"),
-        ("backbone", {"head_type": "dpt", "dec_depth": 4}, "decoder/blocks1/attn/proj/bias: its shape is 2×16, the config's 4×16"),
+        ("backbone", {"head_type": "dpt", "dec_depth": 4}, "decoder/blocks1/attn/proj/bias: its shape is 2×16, but the config says 4×16"),
         ("backbone", {"img_size": [32, 10**9]}, "the sides of img_size are 1 to 65536 pixels"),
         ("probes", {"patch_size": 10**6}, "patch_size is 1 to 128"),
         ("probes", {"norm_epsilon": math.nan}, "probes.norm_epsilon"),

@@ -103,7 +103,7 @@ def test_a_source_of_every_kind_is_converted_and_verified(kind: str, tmp_path: P
     assert main(["--repo", str(source), "--out", str(checkpoint), "--verify"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{checkpoint}\n"
-    note = f"note: {source}: taken is model, left out: epoch (int); --key chooses other weights\n" if kind == "pth" else ""
+    note = f"note: {source}: using model; left out: epoch (int); choose other weights with --key\n" if kind == "pth" else ""
     assert err == f"{note}writing backbone (0 MiB)\nverified: {len(backbone_tensors())} tensors equal the source's, bit for bit\n"
     assert_is_the_backbone(checkpoint)
     info = u3d.read_checkpoint_info(checkpoint)
@@ -235,7 +235,7 @@ def test_an_average_of_the_weights_is_named_and_can_be_chosen(tmp_path: Path, ca
     assert main(["--repo", str(tmp_path / "m.ckpt"), "--inspect"]) == 0
     assert re.search(r"weights +model +read +left out: model_ema \(133 tensors\), epoch \(int\)", capsys.readouterr().out)
     converted(tmp_path / "m.ckpt", tmp_path / "jax")
-    expected = f"note: {tmp_path / 'm.ckpt'}: taken is model, left out: model_ema (133 tensors), epoch (int); --key chooses other weights"
+    expected = f"note: {tmp_path / 'm.ckpt'}: using model; left out: model_ema (133 tensors), epoch (int); choose other weights with --key"
     assert expected in capsys.readouterr().err
     assert_is_the_backbone(converted(tmp_path / "m.ckpt", tmp_path / "ema", "--key", "model_ema", "--verify"))
 
@@ -447,7 +447,7 @@ from und3rstand_jax.commands.convert import main
 try:
     main(["--help"])
 except SystemExit as end:
-    heavy = [name for name in ("jax", "torch", "flax", "orbax", "huggingface_hub", "safetensors") if name in sys.modules]
+    heavy = [name for name in ("jax", "numpy", "torch", "flax", "orbax", "huggingface_hub", "safetensors") if name in sys.modules]
     print(f"status {end.code}, heavy {heavy}, below a second {time.perf_counter() - start < 1}", file=sys.stderr)
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

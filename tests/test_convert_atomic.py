@@ -226,13 +226,13 @@ def test_folders_that_may_not_be_written(tmp_path: Path, capsys) -> None:
         inside_link = f"{tmp_path / 'link' / 'jax'} cannot be created: {tmp_path / 'link'} is a broken symlink; choose another --out"
         assert refused(tmp_path / "link" / "jax", *options) == inside_link
         assert refused(tmp_path / "link", *options) == f"{tmp_path / 'link'} is a broken symlink; --out must name a folder"
-        inside = f"the output folder {source / 'jax'} is, or is in, the source {source}; choose one elsewhere"
+        inside = f"the output {source / 'jax'} is, or is in, the source {source}; choose another --out"
         assert refused(source / "jax", *options) == inside
     assert refused(tmp_path / "letters") == f"{tmp_path / 'letters'} is not empty; choose another --out, or give --overwrite to replace it"
     told = f"{tmp_path / 'letters'} does not hold an earlier result of this command and is not replaced; choose another --out"
     assert refused(tmp_path / "letters", "--overwrite") == told
-    assert refused(source, "--overwrite") == f"the output folder {source} is, or is in, the source {source}; choose one elsewhere"
-    assert refused(tmp_path, "--overwrite") == f"the output folder {tmp_path} holds the source {source}; choose one elsewhere"
+    assert refused(source, "--overwrite") == f"the output {source} is, or is in, the source {source}; choose another --out"
+    assert refused(tmp_path, "--overwrite") == f"the output {tmp_path} contains the source {source}; choose another --out"
     assert (tmp_path / "letters" / "a.txt").read_text() == (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in source.iterdir()) == ["config.json", "model.safetensors"]
 
@@ -246,7 +246,7 @@ def test_an_earlier_result_is_replaced_only_on_request(tmp_path: Path, capsys) -
     # Not even then, where the source would go with it.
     inner = save_backbone(out / "inner")
     assert main(["--repo", str(inner), "--out", str(out), "--overwrite"]) == 2
-    assert f"the output folder {out} holds the source {inner}" in capsys.readouterr().err
+    assert f"the output {out} contains the source {inner}" in capsys.readouterr().err
     probes = save_probes(tmp_path / "probes", "nobody/nothing")
     assert main(["--repo", str(probes), "--backbone", str(out), "--out", str(out), "--overwrite"]) == 2
     assert which(out) == "second"

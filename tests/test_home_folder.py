@@ -57,6 +57,14 @@ def test_a_home_that_nobody_has_is_a_name_like_any_other(path: str) -> None:
     assert in_home(path) == Path(path)
 
 
+def test_a_null_character_in_a_config_file_is_one_line(tmp_path, capsys) -> None:
+    from und3rstand_jax.commands.train import main
+
+    (tmp_path / "c.yaml").write_text(r'backbone: "~\0x"' + "\n")
+    assert main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
 def test_options_that_hold_what_no_name_or_number_can_are_refused() -> None:
     for text in ("pairs:~nobody-has-this-name/x", "pairs:~"):
         parse_data([text])

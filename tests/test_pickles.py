@@ -256,10 +256,10 @@ def test_tensors_that_repeat_what_is_stored_are_refused(tmp_path: Path, zipped: 
     file = tmp_path / "a.pth"
     torch.save({"w": torch.zeros(1).expand(10**5, 10**5), "b": torch.ones(3)}, file, _use_new_zipfile_serialization=zipped)
     assert file.stat().st_size < 5000
-    assert "the file does not hold, but repeats: w (40,000,000,000 bytes of values, 4 stored); if they are meant, save" in refusal(file)
+    assert "tensors larger than their stored data: w (40,000,000,000 bytes of values, 4 stored); if this is intended, save" in refusal(file)
     shared = torch.zeros(100)
     torch.save({f"w{i}": shared for i in range(5)}, file, _use_new_zipfile_serialization=zipped)
-    assert "repeats: 5 tensors (2,000 bytes of values, 400 stored)" in refusal(file)
+    assert "stored data: 5 tensors (2,000 bytes of values, 400 stored)" in refusal(file)
     torch.save({f"w{i}": shared for i in range(4)} | {"part": shared[10:20]}, file, _use_new_zipfile_serialization=zipped)
     refused = "repeats" in refusal(file)
     assert refused  # 4.1 times

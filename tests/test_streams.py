@@ -47,7 +47,7 @@ def expected(source, tmp_path_factory) -> list[str]:
     return files(out)
 
 
-FULL = "error: standard output: No space left on device; everything else is done\n"
+FULL = "error: cannot write to standard output: No space left on device; all results were written\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -242,7 +242,7 @@ def test_overwriting_starts_anew_but_never_removes_what_the_new_run_needs(finish
     shutil.copytree(finished, copy)
     own, folder = ["--backbone", str(copy / "probes"), *material[2:]], copy.stat().st_ino
     assert main([*arguments(own, copy), "--overwrite"]) == 2
-    assert f"the output folder {copy} holds the source {copy / 'probes'}" in capsys.readouterr().err
+    assert f"the output {copy} contains the source {copy / 'probes'}" in capsys.readouterr().err
     assert (copy / "probes" / "config.json").is_file()
     assert main([*arguments(material, copy, steps=2, hidden=16), "--overwrite"]) == 0
     assert saved(copy) == [2] and [line["step"] for line in lines(copy)] == [2, 2]

@@ -199,7 +199,7 @@ def test_results_never_replace_what_they_are_made_from(checkpoint, photos, tmp_p
             assert main([*command, *option, str(folder), "--overwrite"]) == 2
             told = capsys.readouterr().err.splitlines()[-1]
             if source is not None:
-                assert told == f"error: the output folder {folder} holds the source {source}; choose one elsewhere"
+                assert told == f"error: the output {folder} contains the source {source}; choose another --out"
             assert contents(out) == before
 
 
@@ -207,7 +207,7 @@ def test_inputs_and_outputs_are_compared_by_what_they_are(tmp_path):
     (tmp_path / "real" / "inner").mkdir(parents=True)
     (tmp_path / "other").symlink_to(tmp_path / "real")
     for out, source in (("real", "other"), ("other/inner", "real"), ("real", "other/inner"), ("real/new/../new", "other")):
-        with pytest.raises(OutputError, match="the output folder .* the source"):
+        with pytest.raises(OutputError, match="the output .* the source"):
             check_apart(tmp_path / out, [tmp_path / source])
     check_apart(tmp_path / "real" / "run", [], may_lie_in=[tmp_path / "other"])
     with pytest.raises(OutputError, match="is, or is in, the source"):
@@ -291,7 +291,7 @@ def test_a_planted_lock_changes_no_other_file(tmp_path):
     (tmp_path / "victim").write_text("precious")
     for plant in (os.symlink, os.link):
         plant(tmp_path / "victim", tmp_path / "lock")
-        with pytest.raises(OutputError, match="expected a lock of the run; remove it"):
+        with pytest.raises(OutputError, match="has a second name; expected a regular file of this program.s: remove it"):
             locked(tmp_path / "lock", "the run").__enter__()
         assert (tmp_path / "victim").read_text() == "precious"
         (tmp_path / "lock").unlink()
@@ -317,6 +317,14 @@ def test_where_a_file_system_has_no_locks_the_lock_file_counts_until_its_process
                 assert json.loads(file.read_text()) == held | {"started": json.loads(file.read_text())["started"]}
 
 
+def test_a_run_folder_that_can_be_none_is_refused_by_name(checkpoint, tmp_path, capsys):
+    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    for out, what in (("broken", "is a broken symlink"), ("file", "is a file"), ("file/run", "cannot be created")):
+        assert train.main(["--backbone", str(checkpoint), "--steps", "1", "--out", str(tmp_path / out)]) == 2
+        assert f"error: {tmp_path / out} {what}" in capsys.readouterr().err
+
+
 def test_a_run_folder_has_one_writer(checkpoint, tmp_path, capsys):
     out = tmp_path / "run"
     out.mkdir()
@@ -340,7 +348,7 @@ def test_files_are_fresh_ones_whatever_was_planted_in_their_place(tmp_path):
         assert not file.is_symlink() and file.read_text() == "mine"
         file.unlink()
         plant(victim, file)
-        with pytest.raises(OutputError, match="is not a regular file of its own"):
+        with pytest.raises(OutputError, match="is a link, a pipe or a folder, or has a second name; expected a regular file"):
             open_to_append(file)
         file.unlink()
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling")

@@ -67,6 +67,11 @@ def lay_out(folder: Path, files: Files) -> None:
         file.write_bytes(content)
 
 
+def files_in(folder: Path) -> Files:
+    """Every file below a folder, as `lay_out` writes them."""
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
 def check(kind: Kind, folder: Path) -> Outcome:
     """Reads the input in `folder` and judges what happened. What is written must stay in the folder above it."""
     start, before = time.process_time(), _forget_peak()

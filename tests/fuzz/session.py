@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tests.fuzz.contract import Files, Outcome
+from tests.fuzz.contract import Outcome
 from tests.fuzz.worker import CASE, Batch, keep
 from und3rstand_jax.support.text import text_table
 
@@ -146,7 +146,7 @@ class _Session:
         frames = re.findall(r'File "(.*", line \d+)', said)
         own = [frame for frame in frames if "und3rstand_jax" in frame]
         place = f"died with status {process.returncode} {' '.join((*own[:1], *frames[:1]))}"
-        files = _files_in(folder / CASE)
+        files = files_in(folder / CASE)
         self._take(batch.kind, Outcome("fault", f"{keep(files, batch.kind, folder)}\n{place}\n{said[:3000]}", place))
         return False
 
@@ -163,10 +163,6 @@ class _Session:
                 if self.progress:
                     tqdm.write(f"{name}: {text.splitlines()[0][:160]}\n    {place}", file=sys.stderr)
             Path(file).unlink()
-
-
-def _files_in(folder: Path) -> Files:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 @contextlib.contextmanager

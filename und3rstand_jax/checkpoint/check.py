@@ -1,14 +1,17 @@
 """What is whole in a converted checkpoint and what is not: every leaf looked at, none given up for the fault of another."""
 
-import os
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info
-from und3rstand_jax.checkpoint.parts import read_unused
+from und3rstand_jax.checkpoint.parts import DIFFERS, read_unused
 from und3rstand_jax.checkpoint.stored import StoredLeaf, stored_tree
 from und3rstand_jax.checkpoint.trees import leaf_digest, read_leaves
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.results import files_in
 
 
 def check_checkpoint(folder: Path) -> tuple[list[str], list[str]]:
@@ -30,9 +33,8 @@ def check_checkpoint(folder: Path) -> tuple[list[str], list[str]]:
     beside = {file for file in info.files if not (folder / file).is_file() and "." not in Path(file).parent.name}
     faults += [f"{file}: missing" for file in sorted(beside) if Path(file).name != "_METADATA"]
     if info.files:
-        held = (os.path.relpath(Path(place) / name, folder) for place, _, names in os.walk(folder) for name in names)
-        other = sorted({Path(name).as_posix() for name in held} - {*info.files})
-        whole += [f"{name}: no file of the checkpoint, never read" for name in other[:20]]
+        other = sorted({*files_in(folder)} - {*info.files})
+        whole += [f"{name}: not part of the checkpoint, ignored" for name in other[:20]]
         whole += [f"and {len(other) - 20} more files"] if len(other) > 20 else []
     return whole, faults
 
@@ -44,7 +46,8 @@ def _check_part(folder: Path, info: CheckpointInfo, part: str) -> tuple[int, lis
     except CheckpointError as error:
         return 0, [str(error)]
     recorded = None if info.digests is None else info.digests[part]
-    found = {path: _leaf_fault(leaf, recorded) for path, leaf in tree.leaves.items()}
+    differs = functools.partial(_fault, recorded)
+    found = read_leaves(tree.leaves.values(), differs, failed=lambda _, error: str(error))
     faults = {**tree.faults, **{path: fault for path, fault in found.items() if fault}}
     try:
         read_unused(folder, info, part)
@@ -53,9 +56,5 @@ def _check_part(folder: Path, info: CheckpointInfo, part: str) -> tuple[int, lis
     return list(found.values()).count(""), [f"{part}/{path}: {fault}" if path else f"{part}: {fault}" for path, fault in faults.items()]
 
 
-def _leaf_fault(leaf: StoredLeaf, recorded: Mapping[str, str] | None) -> str:
-    try:
-        digest = read_leaves([leaf], lambda leaf, values: leaf_digest(leaf.path, values))[leaf.path]
-    except CheckpointError as error:
-        return str(error)
-    return "" if recorded is None or recorded.get(leaf.path) == digest else "values differ from the digest in config.json"
+def _fault(recorded: Mapping[str, str] | None, leaf: StoredLeaf, values: np.ndarray) -> str:
+    return "" if recorded is None or recorded.get(leaf.path) == leaf_digest(leaf.path, values) else DIFFERS

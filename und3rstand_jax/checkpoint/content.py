@@ -3,7 +3,7 @@
 Fields are those of the configs; what is missing is damage, what is unknown is ignored.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
@@ -15,10 +15,11 @@ StoredMode = tuple[str, float | Literal["inf", "-inf"], float | Literal["inf", "
 
 
 class Versioned(TypedDict):
-    """What every version of the file says."""
+    """What every version of the file says, and the list that version 2 has."""
 
     format: str
     version: int
+    files: NotRequired[object]
 
 
 class Backbone(TypedDict):

@@ -29,9 +29,10 @@ FORMAT = "und3rstand_jax checkpoint"
 VERSION = 2
 REMEDY = "convert it again, or restore it from a copy"
 
-_OF_TREE = re.compile(
-    r"(backbone|probes)/(_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+|[^/]+/(\.zarray|\d+(\.\d+)*))"
-)
+ORBAX_FILES = r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+"
+"""Orbax's own files in the folder of a tree, beside those of its leaves."""
+
+_OF_TREE = re.compile(rf"(backbone|probes)/({ORBAX_FILES}|[^/]+/(\.zarray|\d+(\.\d+)*))")
 
 _DIGEST = re.compile(r'("digest": ")[^"]*"')
 
@@ -70,10 +71,10 @@ class CheckpointInfo:
 
 def checkpoint_files(folder: Path) -> frozenset[str] | None:
     """The files of a converted checkpoint that are its own, relative to its folder; None where there is none."""
-    if not is_checkpoint(folder):
+    head = _head(folder)
+    if head is None:
         return None
-    content = read_json(folder / CONFIG, dict[str, Any], CheckpointError)
-    if isinstance(files := content.get("files"), list):
+    if isinstance(files := head.get("files"), list):
         return frozenset((*map(str, files), CONFIG))
     # Version 1 lists none: what Orbax writes into both trees, and what is kept beside them.
     kept = [CONFIG, *(unused_file(folder, part).name for part in ("backbone", "probes"))]
@@ -85,13 +86,16 @@ CHECKPOINT = ResultKind(CONFIG, checkpoint_files)
 
 def is_checkpoint(folder: Path | str) -> bool:
     """Whether a folder is a converted checkpoint (of any version)."""
-    file = Path(folder) / CONFIG
-    if not file.is_file():
-        return False
+    return _head(Path(folder)) is not None
+
+
+def _head(folder: Path) -> Versioned | None:
+    """What every version of a `config.json` says; None where there is none, or somebody else's."""
     try:
-        return read_json(file, Versioned, CheckpointError)["format"] == FORMAT
-    except CheckpointError:  # somebody else's config.json
-        return False
+        head = read_json(folder / CONFIG, Versioned, CheckpointError)
+    except CheckpointError:
+        return None
+    return head if head["format"] == FORMAT else None
 
 
 def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
@@ -102,10 +106,11 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     """
     folder = Path(folder)
     file = folder / CONFIG
-    if not is_checkpoint(folder):
+    head = _head(folder)
+    if head is None:
         raise CheckpointError(f"{folder} is not a converted checkpoint (no {CONFIG} that says {FORMAT!r}); make one with python -m convert")
     check_link(file, folder)
-    version = read_json(file, Versioned, CheckpointError, REMEDY)["version"]
+    version = head["version"]
     if version not in (1, VERSION):
         raise CheckpointError(f"{folder} has format version {version}; this program reads 1 and {VERSION}: update it, or convert again")
     text = read_text(file, CheckpointError, REMEDY)

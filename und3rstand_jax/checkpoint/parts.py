@@ -24,7 +24,7 @@ from und3rstand_jax.support.files import file_sha256, open_regular
 _logger = logging.getLogger(__name__)
 
 _SHOWN = 3
-_DIFFERS = "values differ from the digest in config.json"
+DIFFERS = "values differ from the digest in config.json"
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def read_part(folder: Path, info: CheckpointInfo, part: str) -> Tree:
 
     def verified(leaf: StoredLeaf, values: np.ndarray) -> np.ndarray:
         if digests is not None and digests.get(leaf.path) != leaf_digest(leaf.path, values):
-            raise DamageError(_damage(folder, part, {leaf.path: _DIFFERS}))
+            raise DamageError(_damage(folder, part, {leaf.path: DIFFERS}))
         return values
 
     return unflatten(_read(tree, verified))
@@ -73,7 +73,7 @@ def copy_part(folder: Path, info: CheckpointInfo, part: str, target: Path, link:
     digests = _read(tree, lambda leaf, values: leaf_digest(leaf.path, values))
     differing = [path for path in digests if recorded is not None and recorded.get(path) != digests[path]]
     if differing:
-        raise DamageError(_damage(folder, part, dict.fromkeys(differing, _DIFFERS)))
+        raise DamageError(_damage(folder, part, dict.fromkeys(differing, DIFFERS)))
     for file in (*tree.files, *(file for leaf in tree.leaves.values() for file in leaf.files)):
         copy = target / file.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _unused_digest(folder: Path, info: CheckpointInfo, part: str) -> str | None:
         return None
     digest = file_digest(file, folder)
     if recorded is not None and recorded.get(file.name) != digest:
-        raise DamageError(_damage(folder, part, {file.name: _DIFFERS}))
+        raise DamageError(_damage(folder, part, {file.name: DIFFERS}))
     return digest
 
 
@@ -155,7 +155,7 @@ def _digests(folder: Path, info: CheckpointInfo, part: str) -> Mapping[str, str]
 
 @functools.cache  # once for each checkpoint
 def _note_that_nothing_is_known(folder: Path) -> None:
-    _logger.info("note: %s has format version 1, without digests: damage to its values cannot be noticed", folder)
+    _logger.info("note: %s has format version 1, which has no digests: damaged weights cannot be detected", folder)
 
 
 def _read(tree: StoredTree, use: Callable[[StoredLeaf, np.ndarray], T]) -> dict[str, T]:

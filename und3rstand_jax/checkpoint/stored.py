@@ -17,16 +17,14 @@ from typing import Annotated, Any, Literal, NotRequired
 from annotated_types import Ge, Le
 from typing_extensions import TypedDict
 
-from und3rstand_jax.checkpoint.format import REMEDY, CheckpointInfo
+from und3rstand_jax.checkpoint.format import ORBAX_FILES, REMEDY, CheckpointInfo
 from und3rstand_jax.checkpoint.links import check_link
 from und3rstand_jax.model.shapes import Shape, backbone_shapes
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError
 
 _METADATA = "_METADATA"
-_ORBAX_FILES = re.compile(r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+")
 _ARRAY = ".zarray"
-_DTYPES = {"<f4": "float32", "<f2": "float16", "bfloat16": "bfloat16"}
 
 # Weights hardly compress. Values that are all alike do, ten thousand times; a small tree of those may be wanted, a large one is an attack.
 _UNPACKED_WITHOUT_QUESTION = 2**30
@@ -69,14 +67,9 @@ class StoredLeaf:
         return tuple(self.metadata["shape"])
 
     @property
-    def dtype(self) -> str:
-        """NumPy's name of its type."""
-        return _DTYPES[self.metadata["dtype"]]
-
-    @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return math.prod(self.shape) * (4 if self.dtype == "float32" else 2)
+        return math.prod(self.shape) * (4 if self.metadata["dtype"] == "<f4" else 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +80,11 @@ class StoredTree:
         leaves: path -> leaf, of those whose files are as the config has them.
         faults: path -> what is wrong with it, in a few words, of all others; "" stands for the tree as a whole.
         files: Orbax's own files, which go with the leaves' in a copy.
-        extra: what else lies in the folder; it belongs to nothing and goes nowhere.
     """
 
     leaves: Mapping[str, StoredLeaf]
     faults: Mapping[str, str]
     files: tuple[Path, ...]
-    extra: tuple[Path, ...]
 
 
 def expected_shapes(info: CheckpointInfo, part: str) -> dict[str, Shape]:
@@ -125,7 +116,7 @@ def stored_tree(root: Path, info: CheckpointInfo, part: str) -> StoredTree:
         held.setdefault(place, {})[inner] = file
     leaves: dict[str, StoredLeaf] = {}
     faults: dict[str, str] = {}
-    own = [file for name, file in files.items() if _ORBAX_FILES.fullmatch(name)]
+    own = [file for name, file in files.items() if re.fullmatch(ORBAX_FILES, name)]
     for path, shape in expected_shapes(info, part).items():
         place = path.replace("/", ".")
         of_leaf = held.pop(place, {})
@@ -134,7 +125,6 @@ def stored_tree(root: Path, info: CheckpointInfo, part: str) -> StoredTree:
         except CheckpointError as error:
             faults[path] = str(error)
     faults |= {place: "not a leaf of the model that the config describes" for place in held if _ARRAY in held[place]}
-    extra = [file for of_place in held.values() for file in of_place.values() if file not in own]
     if _METADATA not in files:
         faults[""] = f"{_METADATA} is missing"
     if not faults:
@@ -142,7 +132,7 @@ def stored_tree(root: Path, info: CheckpointInfo, part: str) -> StoredTree:
         unpacked = sum(leaf.nbytes for leaf in leaves.values())
         if unpacked > max(_UNPACKED_WITHOUT_QUESTION, _LARGEST_RATIO * packed):
             faults[""] = f"{packed / 2**20:.1f} MiB that would take {unpacked / 2**30:.1f} GiB in memory: no weights are so much alike"
-    return StoredTree(leaves, faults, tuple(own), tuple(extra))
+    return StoredTree(leaves, faults, tuple(own))
 
 
 def _files(folder: Path, root: Path) -> dict[str, Path]:
@@ -177,7 +167,7 @@ def _leaf(path: str, folder: Path, shape: Shape, held: Mapping[str, Path]) -> St
         raise CheckpointError(f"its {_ARRAY} is missing")
     array = read_json(held[_ARRAY], _ZarrArray, CheckpointError, largest=2**16)
     if tuple(array["shape"]) != shape:
-        raise CheckpointError(f"its shape is {_times(array['shape'])}, the config's {_times(shape)}")
+        raise CheckpointError(f"its shape is {_times(array['shape'])}, but the config says {_times(shape)}")
     chunks = array["chunks"]
     if len(chunks) != len(shape) or any(chunk > side for chunk, side in zip(chunks, shape, strict=True)):
         raise CheckpointError(f"its chunks of {_times(chunks)} are not parts of {_times(shape)}")

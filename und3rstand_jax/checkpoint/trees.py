@@ -75,16 +75,31 @@ def leaf_digest(path: str, leaf: Any) -> str:
     return digest.hexdigest()
 
 
-def read_leaves(leaves: Collection[StoredLeaf], use: Callable[[StoredLeaf, np.ndarray], T]) -> dict[str, T]:
+def read_leaves(
+    leaves: Collection[StoredLeaf],
+    use: Callable[[StoredLeaf, np.ndarray], T],
+    failed: Callable[[StoredLeaf, CheckpointError], T] | None = None,
+) -> dict[str, T]:
     """Path -> what `use` makes of each leaf's values; several are read at a time, and `use` runs beside the reading of others.
 
+    `failed` makes it of a leaf that cannot be read, so that the others still are.
+
     Raises:
-        CheckpointError: values cannot be read, or `use` says so.
+        CheckpointError: without `failed`, values cannot be read, or `use` says so.
     """
+
+    def made_of(leaf: StoredLeaf) -> T:
+        try:
+            return use(leaf, _values(leaf))
+        except CheckpointError as error:
+            if failed is None:
+                raise
+            return failed(leaf, error)
+
     # The largest first: what is left at the end keeps all threads busy.
     ordered = sorted(leaves, key=lambda leaf: -leaf.nbytes)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        made = dict(zip((leaf.path for leaf in ordered), pool.map(lambda leaf: use(leaf, _values(leaf)), ordered), strict=True))
+        made = dict(zip((leaf.path for leaf in ordered), pool.map(made_of, ordered), strict=True))
     return {leaf.path: made[leaf.path] for leaf in leaves}
 
 

@@ -24,6 +24,7 @@ import tyro
 from und3rstand_jax.commands.streams import StandardStreams, messages_on_stderr
 from und3rstand_jax.support.device_faults import device_fault
 from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.files import in_home
 from und3rstand_jax.support.text import printable
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def expanded(value: Any) -> Any:
     if isinstance(value, str):
         matched = _HOME.fullmatch(value)
         # ~ and the name of no user is a name like any other, which nothing may take for a home again.
-        return value if matched is None else (matched[1] or "") + os.path.abspath(os.path.expanduser(matched[2]))
+        return value if matched is None else (matched[1] or "") + os.path.abspath(in_home(matched[2]))
     if isinstance(value, tuple):
         return tuple(map(expanded, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -12,7 +12,6 @@ import tyro
 from und3rstand_jax.commands.command_line import read_options, run_command, run_process
 from und3rstand_jax.commands.streams import show
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
-from und3rstand_jax.convert.sources.layout import TENSOR_SUFFIXES
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.text import printable
 
@@ -41,7 +40,7 @@ class Options:
     to_torch: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Export the converted checkpoint --repo to this folder, as model.safetensors and config.json."""
     check: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Read the converted checkpoint DIR and say what is whole; nothing else is done. Status 2 if anything is damaged or missing."""
+    """Verify the converted checkpoint DIR against its digests, and do nothing else. Status 2 if anything is damaged or missing."""
     float16: bool = False
     """With --to-torch: round the exported tensors to float16, for half the size and three significant digits."""
     overwrite: bool = False
@@ -106,6 +105,8 @@ def _check(folder: Path) -> None:
 
 def default_out(repo: str) -> Path:
     """`./NAME-jax` for a source whose last component is NAME."""
+    from und3rstand_jax.convert.sources.layout import TENSOR_SUFFIXES
+
     name = Path(repo).resolve().name if Path(repo).exists() else repo.rsplit("/", 1)[-1]
     for suffix in TENSOR_SUFFIXES:
         name = name.removesuffix(suffix)

@@ -89,7 +89,7 @@ class StandardStreams:
             return status
         if isinstance(failure, BrokenPipeError):
             return 141
-        print(f"error: standard output: {failure.strerror}; everything else is done", file=sys.stderr)
+        print(f"error: cannot write to standard output: {failure.strerror}; all results were written", file=sys.stderr)
         return 2
 
 

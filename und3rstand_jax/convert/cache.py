@@ -95,7 +95,8 @@ def converted_checkpoint(
 
     base = None if backbone is None else str(backbone)
     named = base
-    if named is None and local.exists():
+    # A pickle, which would have to be loaded whole, has no config or card beside it.
+    if named is None and local.exists() and (local.is_dir() or local.suffix == ".safetensors"):
         # The backbone that a local probe checkpoint names in its config or card: the result depends on it too.
         opened = open_source(str(source))
         opened.tensors.close()

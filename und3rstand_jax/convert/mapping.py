@@ -13,10 +13,9 @@ import numpy as np
 from und3rstand_jax.checkpoint.trees import Tree, flatten
 from und3rstand_jax.convert.findings import Complaint
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.model.shapes import Shape
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
-
-Shape = tuple[int, ...]
 
 DTYPES = ("float32", "float16", "bfloat16")
 """What tensors that the model uses may be stored in."""

@@ -89,7 +89,7 @@ def _with_choices(parts: Sequence[PartPlan], key: str) -> Iterator[PartPlan]:
             left_out = listed(f"{name} ({what})" for name, what in tensors.ignored.items()) or "nothing"
             findings.append(Finding("weights", tensors.chosen, "option" if key else "read", f"left out: {left_out}"))
             if tensors.ignored:
-                notes.append(f"{source.spec}: taken is {tensors.chosen}, left out: {left_out}; --key chooses other weights")
+                notes.append(f"{source.spec}: using {tensors.chosen}; left out: {left_out}; choose other weights with --key")
         if source.ignored_paths:
             notes.append(_ignored_paths(source))
         yield dataclasses.replace(part, findings=tuple(findings), notes=tuple(notes))

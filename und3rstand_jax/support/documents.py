@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.support.files import open_regular
-from und3rstand_jax.support.text import listed, one_line
+from und3rstand_jax.support.text import listed, one_line, size_text
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -49,15 +49,11 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
     except OSError as failure:
         raise error(_message(file, f"cannot be read: {(failure.strerror or str(failure)).lower()}", remedy)) from failure
     if len(content) > largest:
-        raise error(_message(file, f"is larger than {_size(largest)}, too much for a file of its kind", remedy))
+        raise error(_message(file, f"is larger than {size_text(largest)}, too much for a file of its kind", remedy))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         raise error(_message(file, f"is not UTF-8 text: byte {failure.start} is 0x{content[failure.start]:02x}", remedy)) from failure
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:g} MiB" if count >= 2**20 else f"{count / 2**10:g} KiB"
 
 
 def read_json(file: Path, kind: Callable[..., T], error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:

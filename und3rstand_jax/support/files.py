@@ -95,7 +95,7 @@ def open_own(file: Path) -> BinaryIO:
     """
     if stat.S_ISREG(os.lstat(file).st_mode):
         return open_regular(file)
-    raise OutputError(f"{file} is not a regular file of its own, such as a run writes; remove it")
+    raise _not_own(file)
 
 
 def open_to_append(file: Path) -> IO[str]:
@@ -104,18 +104,31 @@ def open_to_append(file: Path) -> IO[str]:
     Raises:
         OutputError: it is a link, or has a second name elsewhere: appending would change another file.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW
+    return os.fdopen(own_descriptor(file, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8", newline="")
+
+
+def own_descriptor(file: Path, flags: int) -> int:
+    """Opens a file of this program's own under a fixed name, made where there is none.
+
+    Raises:
+        OutputError: it is a link, has a second name, or is no regular file: writing would change something else.
+    """
     try:
-        descriptor = os.open(file, flags, 0o666)
+        descriptor = os.open(file, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
-        raise OutputError(f"{file} is not a regular file of its own, such as a run writes; remove it") from error
+        raise _not_own(file) from error
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+    # None: its last holder has just removed it.
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
-        raise OutputError(f"{file} is not a regular file of its own, such as a run writes; remove it")
-    return os.fdopen(descriptor, "a", encoding="utf-8", newline="")
+        raise _not_own(file)
+    return descriptor
+
+
+def _not_own(file: Path) -> OutputError:
+    return OutputError(f"{file} is a link, a pipe or a folder, or has a second name; expected a regular file of this program's: remove it")
 
 
 def own_folder(folder: Path) -> Path:

@@ -87,7 +87,7 @@ def orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION)
     except Exception as error:  # of nearly any kind, as for damaged pixels
-        _logger.info("EXIF metadata cannot be read and are left aside: %s", one_line(error))
+        _logger.info("damaged EXIF metadata is ignored: %s", one_line(error))
         return 1
     return found if isinstance(found, int) and 2 <= found <= 8 else 1
 
@@ -105,7 +105,7 @@ def _opened(stream: BinaryIO, head: bytes, name: str, formats: Sequence[str]) ->
         expected = ", ".join(kind for kind in formats if kind in known or kind == "HEIF")
         raise ImageError(f"{name} is not an image in a format that is read ({expected}){found}; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError:
-        raise ImageError(_too_large(name, "far too many")) from None
+        raise ImageError(_too_large(name, "more than Pillow opens")) from None
     # A header of nonsense makes Pillow's readers raise nearly anything (OSError, ValueError, struct.error, …).
     except Exception as error:
         raise ImageError(f"cannot read {name}, the file seems damaged: {one_line(error) or type(error).__name__}") from error

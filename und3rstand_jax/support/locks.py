@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import socket
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError, UserError
+from und3rstand_jax.support.files import own_descriptor
 
 _logger = logging.getLogger(__name__)
 
@@ -73,17 +73,8 @@ def _acquire(file: Path, what: str, wait: bool) -> int:
     import fcntl
 
     while True:
-        # Not followed where it is a link, and not inherited by child processes, which may outlive this one.
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise OutputError(f"{file} is a symbolic link, expected a lock of {what}; remove it") from error
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            os.close(descriptor)
-            raise OutputError(f"{file} is no file of its own, expected a lock of {what}; remove it")
+        # Not inherited by child processes, which may outlive this one.
+        descriptor = own_descriptor(file, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -20,6 +20,7 @@ from und3rstand_jax.support.errors import OutputError
 from und3rstand_jax.support.files import own_folder
 from und3rstand_jax.support.locks import here, locked
 from und3rstand_jax.support.results import ResultKind, check_own
+from und3rstand_jax.support.text import size_text
 
 LOCK = ".und3rstand_jax.lock"
 """In a folder that is being written."""
@@ -37,10 +38,8 @@ def check_free_space(out: Path, needed: int) -> None:
     existing = next(parent for parent in (out.resolve(), *out.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        shown = [f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB" for count in (free, needed)]
-        raise OutputError(
-            f"disk full: {existing} has {shown[0]} free, and the result takes about {shown[1]}; free some, or choose another --out"
-        )
+        sizes = f"{size_text(free)} free, and the result takes about {size_text(needed)}"
+        raise OutputError(f"disk full: {existing} has {sizes}; free some, or choose another --out")
 
 
 def check_output_folder(folder: Path, overwrite: bool, kind: ResultKind) -> None:
@@ -54,7 +53,7 @@ def check_output_folder(folder: Path, overwrite: bool, kind: ResultKind) -> None
     Raises:
         OutputError: the path is a file or a broken symlink, holds something that must not be replaced, or is being written.
     """
-    _check_place(folder)
+    check_place(folder)
     folder = folder.resolve()
     if any(_leftovers(folder)):
         with locked_output(folder):
@@ -70,7 +69,12 @@ def _check_contents(folder: Path, overwrite: bool, kind: ResultKind) -> None:
     check_own(folder, kind.own_files(folder), is_passing)
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
+    """Refuses a path where there can be no folder.
+
+    Raises:
+        OutputError: it is a file or a broken symlink, or below one.
+    """
     if not folder.exists() and not folder.is_symlink():
         nearest = next(parent for parent in folder.absolute().parents if parent.exists() or parent.is_symlink())
         if not nearest.is_dir():
@@ -91,7 +95,7 @@ def output_folder(folder: Path, overwrite: bool, kind: ResultKind) -> Iterator[P
     behind. A killed one leaves hidden folders, which the next call for `folder` removes, and never part of a result that would pass for a
     whole one. Two processes cannot write one folder at once.
     """
-    _check_place(folder)  # of a broken symlink, which resolved is a missing folder
+    check_place(folder)  # of a broken symlink, which resolved is a missing folder
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -115,9 +115,9 @@ def check_apart(out: Path, inputs: Iterable[Path], may_lie_in: Iterable[Path] = 
         if not in_home(given).exists():  # the name of a hub's repository, or a mistake that its reader will name
             continue
         if _holds(given, out) if apart else _same(in_home(given).resolve(), out.resolve()):
-            raise OutputError(f"the output folder {out} is, or is in, the source {given}; choose one elsewhere")
+            raise OutputError(f"the output {out} is, or is in, the source {given}; choose another --out")
         if _holds(out, given):
-            raise OutputError(f"the output folder {out} holds the source {given}; choose one elsewhere")
+            raise OutputError(f"the output {out} contains the source {given}; choose another --out")
 
 
 def check_output_file(file: Path, inputs: Iterable[Path], is_earlier: Callable[[Path], bool]) -> None:

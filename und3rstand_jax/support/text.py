@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 JsonObject: TypeAlias = Mapping[str, Any]
 """Nested values that `strict_json` takes, by name."""
 
@@ -83,6 +81,14 @@ def number_text(value: float) -> str:
     return f"{value:.12g}" if abs(value) < 1e300 else "a number of more than 300 digits"
 
 
+def size_text(count: int) -> str:
+    """A number of bytes for a message."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{round(count / size, 1):g} {unit}"
+    return f"{round(count / 2**10, 1):g} KiB"
+
+
 def listed(texts: Iterable[object], between: str = ", ", most: int = 10, longest: int = 200) -> str:
     """The first of many texts in one line, and how many more there are: a message must not grow with what a stranger's file holds.
 
@@ -102,6 +108,8 @@ def strict_json(value: Any) -> Any:
 
     NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings.
     """
+    import numpy as np  # here for the sake of --help, which is quick
+
     if isinstance(value, Mapping):
         return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -60,7 +60,7 @@ def read_curve(log: Path) -> Curve:
         try:
             entry = parse_json(text, f"line {number} of {log}", _Entry, DataError)
         except DataError as error:
-            _logger.warning("left out: %s", error)
+            _logger.warning("skipped an unreadable line: %s", error)
             continue
         step = entry["step"]
         if (losses := entry.get("layers")) is not None:

@@ -11,17 +11,12 @@ from typing import Any
 import numpy as np
 
 from tests import tiny
-from tests.fuzz.contract import Files
+from tests.fuzz.contract import Files, files_in
 from tests.make_checkpoint import probe_state_dict, save_hub_folder
 
 SMALL = {"enc_embed_dim": 8, "enc_depth": 1, "enc_num_heads": 2, "dec_embed_dim": 8, "dec_depth": 1, "dec_num_heads": 2}
 CONFIG: dict[str, Any] = tiny.CONFIG | SMALL
 LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.0.mlp")
-
-
-def files_in(folder: Path) -> Files:
-    """Every file below a folder."""
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def made(write: Callable[[Path], object]) -> Files:

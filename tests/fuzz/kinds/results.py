@@ -24,8 +24,8 @@ def _check_folders(folder: Path) -> None:
     from und3rstand_jax.support.results import result_of
     from und3rstand_jax.train.run.folder import is_run
 
-    assert two_views.is_two_views(folder / "two_views.json") in (True, False)
-    assert is_run(folder) in (True, False)
+    two_views.is_two_views(folder / "two_views.json")
+    is_run(folder)
     marked = (
         (pointmap_files.FORMAT, pointmap_files.RECORD),
         (numbers.FORMAT, numbers.NUMBERS),

@@ -126,7 +126,7 @@ def _unreachable(error: Exception) -> str | None:
         return "offline mode is on (HF_HUB_OFFLINE)"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        return f"{constants.ENDPOINT} is out of order (HTTP {status})" if status >= 500 else None
+        return f"{constants.ENDPOINT} is unavailable (HTTP {status})" if status >= 500 else None
     if isinstance(error, _http_error()):
         return f"cannot reach {constants.ENDPOINT} ({type(error).__name__}: {_first_line(error)}; check the network, proxy and HF_ENDPOINT)"
     return None

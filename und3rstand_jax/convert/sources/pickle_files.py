@@ -133,7 +133,7 @@ def _load(path: Path, *, mmap: bool) -> Any:
         # torch wraps what is wrong in advice to load without its restrictions, which must not be passed on.
         reason = str(error.__context__ or error).partition("\n")[0][:120] or "it ends too early"
         raise CheckpointError(
-            f"{path} is not a complete PyTorch checkpoint ({type(error).__name__}: {reason}); it is cut short or something else; "
+            f"{path} is not a complete PyTorch checkpoint ({type(error).__name__}: {reason}); the file is truncated or in another format; "
             "copy or download it again"
         ) from error
 
@@ -225,7 +225,7 @@ def _state_dict(state: Mapping[Any, Any], chosen: str, checkpoint: Mapping[Any, 
         beyond = [f"{len(state):,} tensors ({total:,} bytes of values, {stored:,} stored)"]
     if beyond:
         raise CheckpointError(
-            f"{path}: tensors whose values the file does not hold, but repeats: {listed(beyond, most=5)}; if they are meant, save copies: "
+            f"{path}: tensors larger than their stored data: {listed(beyond, most=5)}; if this is intended, save copies: "
             "{name: tensor.clone() for name, tensor in state.items()}"
         )
     return dict(state)

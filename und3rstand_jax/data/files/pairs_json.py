@@ -202,7 +202,7 @@ class _Checker:
         if key not in self._known:
             self._known[key] = None
             try:
-                view = checked(raw, where, _View, DataError, _VIEW)
+                view = parse_json(key, where, _View, DataError, _VIEW)
             except DataError as error:
                 self.faults.append(str(error))
                 return None

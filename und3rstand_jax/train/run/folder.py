@@ -22,7 +22,7 @@ from und3rstand_jax.data.specification import parse_data
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OutputError
 from und3rstand_jax.support.files import replace_text
-from und3rstand_jax.support.output_folder import is_passing, locked_output
+from und3rstand_jax.support.output_folder import check_place, is_passing, locked_output
 from und3rstand_jax.support.results import VERSION, check_apart, check_own, files_in, remove_empty_folders
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
@@ -73,8 +73,7 @@ def run_folder(options: RunOptions, identity: Mapping[str, object]) -> Iterator[
     """
     folder = options.out
     check_name(folder)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; --out must name a folder")
+    check_place(folder)
     roots = [spec.root for spec in (*parse_data(options.data), *parse_data(options.val_data)) if spec.root is not None]
     check_apart(folder, _checkpoints_named(options), roots)
     folder.mkdir(parents=True, exist_ok=True)
