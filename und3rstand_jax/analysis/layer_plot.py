@@ -128,8 +128,10 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
             axes.yaxis.set_minor_formatter(NullFormatter())
         # Matplotlib's own margin, but not a whole decade beyond the greatest value possible.
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.1 * panel.greatest))
-    note = f" ({missing} values are not finite and not drawn)" if missing else ""
-    axes.set_title(panel.title + note, loc="left", fontsize=13, color=_INK, pad=24)
+    if missing:
+        note = f"{missing} value{' is' if missing == 1 else 's are'} not finite and not drawn"
+        axes.text(1.0, 1.02, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=_INK)
+    axes.set_title(panel.title, loc="left", fontsize=13, color=_INK, pad=24)
     axes.set_ylabel(panel.unit, color=_INK)
     corner = {"bbox_to_anchor": (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
     axes.legend(handles=legend, loc="lower left", ncols=len(legend), fontsize=10, frameon=False, **corner)
