@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tests.fuzz.contract import Outcome
+from tests.fuzz.contract import Outcome, files_in
 from tests.fuzz.worker import CASE, Batch, keep
 from und3rstand_jax.support.text import text_table
 
@@ -82,7 +82,7 @@ def fuzz(
     tallies = {name: Tally() for name in only or importlib.import_module(kinds).KINDS}
     kept.mkdir(parents=True, exist_ok=True)
     session = _Session(kinds, tallies, seed, time.monotonic() + seconds, kept, progress)
-    threads = [threading.Thread(target=session.work, daemon=True) for _ in range(workers)]
+    threads = [threading.Thread(target=session.run, daemon=True) for _ in range(workers)]
     with tqdm(total=round(seconds), unit="s", desc="fuzzing", disable=None if progress else True) as bar:
         for thread in threads:
             thread.start()
@@ -90,6 +90,8 @@ def fuzz(
             threads[0].join(0.5)
             bar.n = min(round(seconds + time.monotonic() - session.end), round(seconds))
             bar.set_postfix_str(f"{sum(tally.tried for tally in tallies.values())} inputs, {len(session.told)} faults")
+    for failure in session.failures:
+        raise failure
     (kept / "faults.txt").write_text("\n\n".join(session.told), encoding="utf-8", errors="backslashreplace")
     return tallies
 
@@ -100,7 +102,15 @@ class _Session:
     def __init__(self, kinds: str, tallies: dict[str, Tally], seed: int, end: float, kept: Path, progress: bool) -> None:
         self.kinds, self.tallies, self.seed, self.end, self.kept, self.progress = kinds, tallies, seed, end, kept, progress
         self.told: list[str] = []
+        self.failures: list[BaseException] = []  # of the session itself
         self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """`work`, in a thread."""
+        try:
+            self.work()
+        except BaseException as failure:
+            self.failures.append(failure)
 
     def work(self) -> None:
         """Hands batches to a worker, or to the next one when it dies, until the time is up."""
