@@ -1,8 +1,16 @@
 """A run's checkpoints: which are kept, which is best, and what is told when one cannot be written."""
 
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
+from und3rstand_jax.checkpoint.trees import single_process_options, write_tree
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.train.run.checkpoints import Checkpoints
 
@@ -58,3 +66,45 @@ def test_what_the_disk_refuses_is_an_error_of_the_system(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints._manager, "save", refuse)
     with pytest.raises(OSError, match="a checkpoint could not be written: .*No space left"):
         checkpoints.save(1, STATE, {}, None)
+
+
+def same_bits(one, other):
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        type(a) is type(b) is np.ndarray and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def test_the_v1_interface_reads_runs_and_trees_bit_for_bit(tmp_path):
+    from orbax.checkpoint import v1
+
+    state = {"a": np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32), "b": {"c": np.array(7)}}
+    save(tmp_path / "run", [0.5, 0.25], keep=2)
+    with v1.training.Checkpointer((tmp_path / "run").resolve()) as run:
+        assert [(one.step, one.metrics) for one in run.checkpoints] == [(1, {"error": 0.5}), (2, {"error": 0.25})]
+        read = run.load_checkpointables(2, {"state": STATE, "record": None})
+    assert same_bits(read["state"], {"a": STATE["a"] + 2, "b": STATE["b"]}) and read["record"] == {"step": 2}
+    write_tree(tmp_path / "tree", state)
+    assert same_bits(v1.load((tmp_path / "tree").resolve(), state, checkpointable_name=None), state)
+
+
+def test_what_keeps_v1_from_writing_is_still_so(tmp_path):
+    """Once this fails, see docs/architecture.md: v1 may take v0's place."""
+    from orbax.checkpoint import v1
+
+    alone, context = single_process_options(), v1.Context()
+    context.multiprocessing.primary_host = alone.primary_host
+    context.multiprocessing.active_processes = alone.active_processes
+    with pytest.raises(NotImplementedError, match="active_processes"):
+        v1.training.Checkpointer(tmp_path.resolve(), context=context)
+    context.array.saving.use_ocdbt = context.array.saving.use_zarr3 = False
+    with context:
+        v1.save((tmp_path / "tree").resolve(), STATE)
+    assert sorted(path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob(".zarray")) == ["tree/state/a", "tree/state/b.c"]
+
+
+def test_orbax_is_bounded_above_and_the_one_installed_is_within():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    (orbax,) = (one for one in map(Requirement, project["dependencies"]) if one.name == "orbax-checkpoint")
+    assert re.search(r"<0\.\d+$", str(next(bound for bound in orbax.specifier if bound.operator == "<")))
+    assert metadata.version("orbax-checkpoint") in orbax.specifier

@@ -1,4 +1,8 @@
-"""Parameter trees on disk, written with Orbax and read with the TensorStore below it, and their flat form: path -> leaf."""
+"""Parameter trees on disk, written with Orbax and read with the TensorStore below it, and their flat form: path -> leaf.
+
+Orbax's v1 interface cannot write them (as of 0.12.8): its `save` waits for all hosts, whatever its options say, and puts the leaves
+into a folder below the one that it is given.
+"""
 
 import hashlib
 import os

@@ -1,4 +1,8 @@
-"""The checkpoints of a run, written asynchronously: the newest few and the best one, each complete or absent."""
+"""The checkpoints of a run, written asynchronously: the newest few and the best one, each complete or absent.
+
+Orbax's v1 interface cannot write them (as of 0.12.8): its `training.Checkpointer` refuses `active_processes`, so the first of
+several hosts cannot write alone.
+"""
 
 import contextlib
 import dataclasses
