@@ -1,7 +1,7 @@
 """A small backbone, probes on it and made-up pairs: cases for tests of the step, in this process and in others.
 
-`python -m tests.step_cases OUT.npz [COORDINATOR PROCESSES PROCESS]` takes the steps of `take_steps` on all devices of all processes
-and writes losses and parameters: run under XLA_FLAGS=--xla_force_host_platform_device_count=N.
+`python -m tests.step_cases OUT.npz WAY [COORDINATOR PROCESSES PROCESS]` takes the steps of `take_steps` on all devices of all processes
+and writes losses and parameters: run under XLA_FLAGS=--xla_force_host_platform_device_count=N. WAY is pmap or shard_map.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
-from und3rstand_jax.train.step.data_parallel import first, parallel, replicate, split, total
+from und3rstand_jax.train.step.data_parallel import first, parallel, parallel_by_shard_map, replicate, split, total
 from und3rstand_jax.train.step.optimizer import Recipe
 from und3rstand_jax.train.step.probe_step import ProbesState, initial_state, probe_step
 
@@ -95,9 +95,12 @@ def batch(step: int, pairs: int = PAIRS) -> Batch:
     return Batch(np.arange(pairs, dtype=np.uint32), np.full(pairs, NOT_RENDERED, np.int32), Pair(view(), view()))
 
 
-def take_steps(case: Case, steps: int = 3) -> tuple[list[Any], Any]:
+WAYS = {"pmap": parallel, "shard_map": parallel_by_shard_map}
+
+
+def take_steps(case: Case, steps: int = 3, way: str = "pmap") -> tuple[list[Any], Any]:
     """Losses of each step, and the state after the last, on all devices; the whole batch is the same for every layout."""
-    program = parallel(case.step(total), donate=(0,))
+    program = WAYS[way](case.step(total), donate=(0,))
     trunk = replicate(backbone())
     state = replicate(case.initial_state())
     losses = []
@@ -116,10 +119,10 @@ def one_device_step(case: Case) -> Any:
 
 def main() -> None:
     """Takes the steps and writes what came out."""
-    out, *distributed = sys.argv[1:]
+    out, way, *distributed = sys.argv[1:]
     if distributed:
         jax.distributed.initialize(distributed[0], int(distributed[1]), int(distributed[2]))
-    losses, state = take_steps(Case())
+    losses, state = take_steps(Case(), way=way)
     arrays = {f"loss{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(losses))}
     arrays |= {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
     np.savez(out, devices=jnp.asarray(jax.device_count()), **arrays)

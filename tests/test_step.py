@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from tests import step_cases
-from tests.step_cases import LAYERS, Case, backbone, batch, one_device_step, take_steps
+from tests.step_cases import LAYERS, WAYS, Case, backbone, batch, one_device_step, take_steps
 from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, matrices, optimizer, schedule
+
+pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,11 @@ def assert_close(one, other, tolerance=1e-5):
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b), jax.tree_util.keystr(path)
 
 
-def spawn(out, devices, *distributed):
+def spawn(out, devices, way, *distributed):
+    """The steps in a process of its own, in which whatever JAX deprecates of what we use is an error."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen([sys.executable, "-m", "tests.step_cases", str(out), *distributed], env=environment)
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-m", "tests.step_cases", str(out), way, *distributed]
+    return subprocess.Popen(command, env=environment)
 
 
 def read(file):
@@ -48,18 +52,23 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_eight_devices_give_what_one_gives(tmp_path, usual):
-    assert spawn(tmp_path / "eight.npz", 8).wait() == 0
-    losses, state, devices = read(tmp_path / "eight.npz")
-    assert devices == 8
-    assert_close(jax.tree.leaves(usual[0]), losses)
-    assert_close(jax.tree.leaves(usual[1]), state)
+def test_eight_devices_give_what_one_gives_by_pmap_and_by_shard_map(tmp_path, usual):
+    found = {}
+    for way in WAYS:
+        assert spawn(tmp_path / f"{way}.npz", 8, way).wait() == 0
+        losses, state, devices = found[way] = read(tmp_path / f"{way}.npz")
+        assert devices == 8
+        assert_close(jax.tree.leaves(usual[0]), losses)
+        assert_close(jax.tree.leaves(usual[1]), state)
+    assert_close(found["pmap"][0], found["shard_map"][0], 1e-6)
+    assert_close(found["pmap"][1], found["shard_map"][1], 1e-6)
 
 
 @pytest.mark.slow
-def test_two_processes_with_two_devices_each_give_what_one_gives(tmp_path, usual):
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_with_two_devices_each_give_what_one_gives(way, tmp_path, usual):
     coordinator = f"localhost:{free_port()}"
-    running = [spawn(tmp_path / f"{i}.npz", 2, coordinator, "2", str(i)) for i in (0, 1)]
+    running = [spawn(tmp_path / f"{i}.npz", 2, way, coordinator, "2", str(i)) for i in (0, 1)]
     assert [process.wait() for process in running] == [0, 0]
     for i in (0, 1):
         losses, state, devices = read(tmp_path / f"{i}.npz")

@@ -30,7 +30,7 @@ from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes.probes import Probes, read_group
+from und3rstand_jax.probes.probes import Probes, read_layer
 
 FAILED_DEGREES = 180.0
 """Error of a pose that was not found."""
@@ -125,10 +125,7 @@ def _batch_errors(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict,
     for index, group in enumerate(config.groups):
 
         def of_layer(layer: tuple[dict, tuple[Array, Array]], group: ProbeGroup = group) -> LayerErrors:
-            # `read_group` takes a stack of layers: this is a stack of one.
-            weights, tokens = jax.tree.map(lambda leaf: leaf[None], layer)
-            preds = read_group(weights, tokens, features.image_sizes, group, config)
-            return layer_errors(*jax.tree.map(lambda leaf: leaf[0], preds))
+            return layer_errors(*read_layer(*layer, features.image_sizes, group, config))
 
         tokens = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in (0, 1))
         groups.append(lax.map(of_layer, (probe_params[f"group{index}"], tokens)))

@@ -62,7 +62,8 @@ def best_constant(examples: Iterable[Example], pairs: int, progress: bool = Fals
 @jax.jit
 def _points_or_nan(targets: tuple[Target, Target]) -> tuple[Array, Array]:
     truth = normalised_truth(*targets)
-    return pair(jnp.where(valid[..., None], points, jnp.nan) for points, valid in zip(truth.points, truth.valid, strict=True))
+    points = (jnp.stack(view, axis=-1) for view in truth.points)
+    return pair(jnp.where(valid[..., None], view, jnp.nan) for view, valid in zip(points, truth.valid, strict=True))
 
 
 @jax.jit

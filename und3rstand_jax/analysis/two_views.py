@@ -23,7 +23,7 @@ from und3rstand_jax.data.example import Example, batch_size
 from und3rstand_jax.data.loader import Delivery, Feed, Sources, held_out, training_batches, validation_batches
 from und3rstand_jax.geometry.loss import Target, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError, DataError, UserError
@@ -179,7 +179,7 @@ def conditions(images: Images) -> dict[str, Images]:
 
 @jax.jit
 def _model_sums(pred1: Pointmap, pred2: Pointmap, targets: tuple[Target, Target]) -> tuple[Array, Array]:
-    sums = confidence_sums(pred1, pred2, normalised_truth(*targets))
+    sums = confidence_sums(planes_of(pred1), planes_of(pred2), normalised_truth(*targets))
     return sums.regression1, sums.regression2
 
 
@@ -187,7 +187,7 @@ def _model_sums(pred1: Pointmap, pred2: Pointmap, targets: tuple[Target, Target]
 def _constant_sums(constant: tuple[Array, Array], targets: tuple[Target, Target]) -> tuple[Array, Array]:
     """As `_model_sums`, without normalising the prediction, which is normalised already."""
     truth = normalised_truth(*targets)
-    distances = [jnp.linalg.norm(points - true, axis=-1) for points, true in zip(constant, truth.points, strict=True)]
+    distances = [jnp.linalg.norm(points - jnp.stack(true, axis=-1), axis=-1) for points, true in zip(constant, truth.points, strict=True)]
     return pair(jnp.sum(jnp.where(valid, distance, 0.0)) for distance, valid in zip(distances, truth.valid, strict=True))
 
 

@@ -2,16 +2,19 @@
 
 Both compare the two pointmaps of a pair with ground truth, over valid pixels only; what an invalid pixel holds, NaN included, has no
 influence on value or gradient. All functions are pure and run under `jit`, `vmap` and `grad`; the two views may differ in size.
+
+The training loss is computed on planes, one array a coordinate, of pixels in any order: it is a sum over them.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.heads import Plane, Planes, Pointmap, planes_of, split_axis
 from und3rstand_jax.model.output import pair
 
 CONFIDENCE_WEIGHT = 0.2  # α of the confidence term
@@ -46,11 +49,22 @@ class PairLoss(NamedTuple):
     regression2: Float[Array, ""]
 
 
-class Truth(NamedTuple):
-    """What predictions are compared with: both views' points in view 1's frame, jointly normalised, 0 where invalid."""
+Coordinates = tuple[Plane, Plane, Plane]
+"""x, y and z of one view's pixels."""
 
-    points: Points
-    valid: Valid
+Mask = Bool[Array, "B ..."]
+"""Which of one view's pixels have a true point."""
+
+
+class Truth(NamedTuple):
+    """What predictions are compared with: both views' points in view 1's frame, jointly normalised, 0 where invalid.
+
+    Every leaf is an array of one view's pixels, (B, H, W) from `normalised_truth`: mapped over the tree, a change of their order or shape
+    reorders them all.
+    """
+
+    points: tuple[Coordinates, Coordinates]
+    valid: tuple[Mask, Mask]
 
 
 class PairSums(NamedTuple):
@@ -68,13 +82,14 @@ def confidence_loss(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: 
     Predictions (both in view 1's frame) and ground truth are each divided by the mean distance to the origin over the valid pixels of
     both views. A view's loss is the mean of conf·ℓ − 0.2·log(conf), ℓ the distance of a predicted point to the true one.
     """
-    return mean_loss(confidence_sums(pred1, pred2, normalised_truth(target1, target2)), valid_counts(target1, target2))
+    sums = confidence_sums(planes_of(pred1), planes_of(pred2), normalised_truth(target1, target2))
+    return mean_loss(sums, valid_counts(target1, target2))
 
 
 def normalised_truth(target1: Target, target2: Target) -> Truth:
     """The ground truth's side of `confidence_loss`, which is the same for every prediction of a batch."""
     valid = (target1.valid, target2.valid)
-    return Truth(_normalised(in_camera1(target1, target2), valid), valid)
+    return Truth(_normalised(pair(_coordinates(points) for points in in_camera1(target1, target2)), valid), valid)
 
 
 def valid_counts(target1: Target, target2: Target) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -82,13 +97,17 @@ def valid_counts(target1: Target, target2: Target) -> tuple[Float[Array, ""], Fl
     return jnp.sum(target1.valid).astype(jnp.float32), jnp.sum(target2.valid).astype(jnp.float32)
 
 
-def confidence_sums(pred1: Pointmap, pred2: Pointmap, truth: Truth) -> PairSums:
-    """The sums over pixels from which `mean_loss` computes `confidence_loss`."""
-    points = _normalised(_masked((pred1["pts3d"], pred2["pts3d"]), truth.valid), truth.valid)
+def confidence_sums(pred1: Planes, pred2: Planes, truth: Truth) -> PairSums:
+    """The sums over pixels from which `mean_loss` computes `confidence_loss`.
+
+    The pixels of predictions and truth are in the same order and shape. Predictions must have a confidence.
+    """
+    assert pred1.conf is not None and pred2.conf is not None, "the loss is weighted by the confidence"
+    points = _normalised(pair(_masked_planes(pred, mask) for pred, mask in zip((pred1, pred2), truth.valid, strict=True)), truth.valid)
     losses, regressions = [], []
-    for pred, ours, true, mask in zip((pred1, pred2), points, truth.points, truth.valid, strict=True):
-        distance = _norm(ours - true)
-        confidence = jnp.where(mask, pred["conf"], 1.0)
+    for conf, ours, true, mask in zip((pred1.conf, pred2.conf), points, truth.points, truth.valid, strict=True):
+        distance = _length(*(a - b for a, b in zip(ours, true, strict=True)))
+        confidence = jnp.where(mask, conf, 1.0)
         losses.append(_sum(confidence * distance - CONFIDENCE_WEIGHT * jnp.log(confidence), mask))
         regressions.append(_sum(distance, mask))
     return PairSums(*losses, *regressions)
@@ -136,12 +155,26 @@ def _masked(points: Points, valid: Valid) -> Points:
     return pair(jnp.where(mask[..., None], p, 0.0) for p, mask in zip(points, valid, strict=True))
 
 
-def _normalised(points: Points, valid: Valid) -> Points:
+def _coordinates(points: Float[Array, "B H W 3"]) -> Coordinates:
+    x, y, z = split_axis(points, 3)
+    return x, y, z
+
+
+def _masked_planes(pred: Planes, valid: Mask) -> Coordinates:
+    x, y, z = (jnp.where(valid, plane, 0.0) for plane in pred.points)
+    return x, y, z
+
+
+def _normalised(points: tuple[Coordinates, Coordinates], valid: tuple[Array, Array]) -> tuple[Coordinates, Coordinates]:
     """Points over their mean distance to the origin, over both views of each pair; invalid ones are 0 and add nothing."""
-    total = sum(jnp.sum(_norm(p), axis=(1, 2)) for p in points)
-    count = sum(jnp.sum(mask, axis=(1, 2)).astype(jnp.float32) for mask in valid)
-    scale = jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)[:, None, None, None]
-    return points[0] / scale, points[1] / scale
+    total = sum(_sum_of_pair(_length(*view)) for view in points)
+    count = sum(_sum_of_pair(mask.astype(jnp.float32)) for mask in valid)
+    scale = jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)
+    return pair(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
+
+
+def _sum_of_pair(values: Plane) -> Float[Array, " B"]:
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 def _shifted(points: Points, valid: Valid) -> Points:
@@ -186,12 +219,16 @@ def _median(values: Float[Array, "B N"], valid: Bool[Array, "B N"]) -> Float[Arr
     return jnp.where(count > 0, median, 0.0)
 
 
-def _sum(values: Float[Array, "B H W"], valid: Bool[Array, "B H W"]) -> Float[Array, ""]:
+def _sum(values: Plane, valid: Mask) -> Float[Array, ""]:
     return jnp.sum(jnp.where(valid, values, 0.0))
 
 
 def _norm(vectors: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
-    squared = jnp.sum(vectors**2, axis=-1)
+    return _length(*split_axis(vectors, vectors.ndim - 1))
+
+
+def _length(x: Float[Array, "*P"], y: Float[Array, "*P"], z: Float[Array, "*P"]) -> Float[Array, "*P"]:
+    squared = x * x + y * y + z * z
     # The square root has no derivative at 0: both branches of the outer `where` must be differentiable there. NaN is not 0.
     nonzero = squared != 0
     return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)

@@ -4,6 +4,7 @@ Rotary position embedding is Su et al. 2021's, in two dimensions as in CroCo v2 
 has several implementations, because none is the fastest on every platform.
 """
 
+import functools
 from typing import Literal, get_args
 
 import jax
@@ -56,7 +57,8 @@ def attend(
 
     `implementation` is "xla" (one batched program), "per_head" (heads one after the other, so that on a CPU a head's
     attention weights stay in the cache), "cudnn" (fused; NVIDIA GPUs, float16 or bfloat16 only) or "auto": per_head
-    on a CPU, xla elsewhere.
+    on a CPU, cudnn in half precision on an NVIDIA GPU whose cuDNN has a kernel for these shapes, xla elsewhere. "auto" is
+    decided when the program is lowered, for the platform that it is lowered for.
 
     Raises:
         OptionError: there is no such implementation, or it is cuDNN in float32, which cuDNN does not compute.
@@ -71,6 +73,7 @@ def attend(
             key,
             value,
             cpu=lambda q, k, v: _per_head(q, k, v, precision),
+            cuda=lambda q, k, v: _batched(q, k, v, "cudnn" if _cudnn_has_kernel(q, k, v) else "xla", precision),
             default=lambda q, k, v: _batched(q, k, v, "xla", precision),
         )
     if implementation == "per_head":
@@ -87,6 +90,20 @@ def attention_weights(
     """
     logits = jnp.einsum("bnhd,bmhd->bhnm", query[:, :, heads], key[:, :, heads], precision=precision, preferred_element_type=jnp.float32)
     return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
+
+
+def _cudnn_has_kernel(query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], value: Float[Array, "B M H D"]) -> bool:
+    """Whether this process has cuDNN, and a kernel in it for these shapes and types.
+
+    JAX tells only by an exception, when it traces the call, which it does for every platform's branch: on a machine without cuDNN too.
+    """
+    if query.dtype == jnp.float32:
+        return False
+    try:
+        jax.eval_shape(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"), query, key, value)
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    return True
 
 
 def _batched(

@@ -6,14 +6,15 @@ a pointmap and its confidence of raw channels (DUSt3R, Wang et al., CVPR 2024, s
 """
 
 import math
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from und3rstand_jax.model.output_modes import Mode
 
@@ -155,23 +156,64 @@ class Pointmap(TypedDict, total=False):
     conf: Float[Array, "B H W"]
 
 
+Plane = Float[Array, "B ..."]
+"""One number for every pixel; the pixels may be in any order and shape."""
+
+
+class Planes(NamedTuple):
+    """A pointmap as one array a coordinate. `conf` is None where a probe yields none.
+
+    Losses are computed on these: arithmetic on a last axis of three is several times slower on CPUs, and its gradient more so.
+    """
+
+    x: Plane
+    y: Plane
+    z: Plane
+    conf: Plane | None
+
+    @property
+    def points(self) -> tuple[Plane, Plane, Plane]:
+        """The coordinates alone."""
+        return self.x, self.y, self.z
+
+
+def split_axis(values: Shaped[Array, "..."], axis: int) -> list[Shaped[Array, "..."]]:
+    """The entries along an axis, without that axis.
+
+    `lax.split`, whose gradient is one concatenation: that of indexing is a sum of padded arrays, which takes three times as long.
+    """
+    return [part.squeeze(axis) for part in lax.split(values, [1] * values.shape[axis], axis)]
+
+
+def planes_of(pointmap: Pointmap) -> Planes:
+    """The planes of a pointmap, each (B, H, W)."""
+    x, y, z = split_axis(pointmap["pts3d"], 3)
+    return Planes(x, y, z, pointmap.get("conf"))
+
+
 def to_pointmap(raw: Float[Array, "B H W K"], depth_mode: Mode, conf_mode: Mode) -> Pointmap:
     """The pointmap of K = 4 raw channels x, y, z and confidence, or of K = 3 without confidence. Computed in float32."""
-    raw = raw.astype(jnp.float32)
-    points = raw[..., :3]
+    planes = to_planes(split_axis(raw, 3), depth_mode, conf_mode)
+    points = jnp.stack(planes.points, axis=-1)
+    return Pointmap(pts3d=points) if planes.conf is None else Pointmap(pts3d=points, conf=planes.conf)
+
+
+def to_planes(raw: Sequence[Plane], depth_mode: Mode, conf_mode: Mode) -> Planes:
+    """`to_pointmap` of channels that are arrays of their own."""
+    x, y, z, *rest = (channel.astype(jnp.float32) for channel in raw)
     if depth_mode[0] != "linear":
-        squared = jnp.sum(points**2, axis=-1, keepdims=True)
+        squared = x * x + y * y + z * z
         # The square root has no derivative at 0: both branches of the outer `where` must be differentiable there.
         nonzero = squared > 0
         distance = jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
-        direction = points / jnp.maximum(distance, 1e-8)
-        points = direction * (jnp.expm1(distance) if depth_mode[0] == "exp" else distance**2)
-    if raw.shape[-1] == 3:
-        return Pointmap(pts3d=points)
+        factor = (jnp.expm1(distance) if depth_mode[0] == "exp" else distance**2) / jnp.maximum(distance, 1e-8)
+        x, y, z = x * factor, y * factor, z * factor
+    if not rest:
+        return Planes(x, y, z, None)
     name, low, high = conf_mode
     if name == "sigmoid":
-        conf = (high - low) * jax.nn.sigmoid(raw[..., 3]) + low
+        conf = (high - low) * jax.nn.sigmoid(rest[0]) + low
     else:
         # The bound is applied before the exponential: after it, an overflow would make the gradient NaN.
-        conf = low + jnp.exp(jnp.minimum(raw[..., 3], math.log(high - low) if high < math.inf else math.inf))
-    return Pointmap(pts3d=points, conf=conf)
+        conf = low + jnp.exp(jnp.minimum(rest[0], math.log(high - low) if high < math.inf else math.inf))
+    return Planes(x, y, z, conf)

@@ -11,12 +11,12 @@ from jax.typing import DTypeLike
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch, Pair, Shape, View
-from und3rstand_jax.geometry.loss import Truth, normalised_truth
+from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.loading import stored_dtype
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.train.probes_task import ProbesTask
-from und3rstand_jax.train.step.probe_step import ProbesState, Tokens, captured_tokens, trunk_params
+from und3rstand_jax.train.step.probe_step import ProbesState, Tokens, captured_tokens, trunk_params, truth_by_token
 
 
 class Arguments(NamedTuple):
@@ -69,7 +69,7 @@ def intermediates(task: ProbesTask, arguments: Arguments) -> Intermediates:
     micro_batches = task.options.accumulate
     part = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // micro_batches, *leaf.shape[1:]), leaf.dtype), arguments.batch)
     example = jax.eval_shape(task.example_of(planned_shape(task)), part)
-    truth = jax.eval_shape(normalised_truth, *example.targets)
+    truth = jax.eval_shape(functools.partial(truth_by_token, task.probes), example)
     tokens = jax.eval_shape(functools.partial(captured_tokens, task.module, task.probes), arguments.backbone, example)
     return Intermediates(part, example, truth, tokens)
 

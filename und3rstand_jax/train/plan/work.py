@@ -17,12 +17,12 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.loss import PairLoss, Truth, normalised_truth
+from und3rstand_jax.geometry.loss import PairLoss, Truth
 from und3rstand_jax.train.plan.chips import Chip
 from und3rstand_jax.train.plan.shapes import Arguments, intermediates, planned_shape, tree_bytes
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.step.optimizer import update
-from und3rstand_jax.train.step.probe_step import captured_tokens, layer_gradient, named_groups
+from und3rstand_jax.train.step.probe_step import captured_tokens, layer_gradient, named_groups, truth_by_token
 
 Kind = tuple[str, str]
 """Of a matrix product: dtype of its operands and, for float32, precision in lower case; other dtypes have one, "default"."""
@@ -87,7 +87,7 @@ def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Par
 
     def prepare(part: Batch) -> tuple[tuple[jax.Array, jax.Array], Truth]:
         example = example_of(part)
-        return example.images, normalised_truth(*example.targets)
+        return example.images, truth_by_token(task.probes, example)
 
     pairs = count(prepare, made.part)
     if micro_batches > 1:

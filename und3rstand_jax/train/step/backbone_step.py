@@ -16,7 +16,7 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import PairLoss, PairSums, Target, confidence_sums, mean_loss, normalised_truth, valid_counts
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.train.step.loops import Counts, ExampleOf, accumulate
@@ -75,7 +75,8 @@ def backbone_step(
 
     def add(sums: tuple[Params, PairSums], example: Example, counts: Counts) -> tuple[Params, PairSums]:
         def loss(params: Params) -> tuple[Float[Array, ""], PairSums]:
-            sums = confidence_sums(*pointmaps(module, params, example.images), normalised_truth(*example.targets))
+            pred1, pred2 = pointmaps(module, params, example.images)
+            sums = confidence_sums(planes_of(pred1), planes_of(pred2), normalised_truth(*example.targets))
             return mean_loss(sums, counts).total, sums
 
         return jax.tree.map(jnp.add, sums, jax.grad(loss, has_aux=True)(state.params))
@@ -95,7 +96,7 @@ def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of:
 
     def of_pair(item: tuple[tuple[Pointmap, Pointmap], tuple[Target, Target]]) -> Float[Array, " 2"]:
         (one, two), targets = jax.tree.map(lambda leaf: leaf[None], item)
-        sums, counts = confidence_sums(one, two, normalised_truth(*targets)), valid_counts(*targets)
+        sums, counts = confidence_sums(planes_of(one), planes_of(two), normalised_truth(*targets)), valid_counts(*targets)
         return jnp.stack([sums.regression1 / counts[0], sums.regression2 / counts[1]])
 
     return {MODEL: jax.vmap(of_pair)((predicted, example.targets))[None]}

@@ -1,13 +1,15 @@
 """Data parallelism: one program on every device of every host, each with its own pairs and the same parameters.
 
 This is the only module that knows how devices are addressed. It uses `pmap`: arguments and results have a leading axis, one entry per
-local device, which the rest of the package leaves to these functions, so that `shard_map` could take its place here alone.
+device, which the rest of the package leaves to these functions. `parallel_by_shard_map` takes and gives the same: should JAX give up
+`pmap`, it can take the place of `parallel`, and nothing outside this module changes.
 """
 
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -51,6 +53,22 @@ def parallel(step: Callable[P, R_co], donate: tuple[int, ...] = (), devices: Seq
     return program
 
 
+def parallel_by_shard_map(step: Callable[P, R_co], donate: tuple[int, ...] = ()) -> Program[P, R_co]:
+    """`parallel` on all devices through `jax.shard_map`."""
+
+    def own(tree: T) -> T:
+        return jax.tree.map(lambda leaf: leaf[0], tree)
+
+    def on_one_device(*args: P.args, **kwargs: P.kwargs) -> R_co:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], step(*own(args), **own(kwargs)))
+
+    spec = PartitionSpec(AXIS)
+    # What the loops of a step carry begins as the same on all devices and is not later, which the check of that would refuse.
+    mapped = jax.shard_map(on_one_device, mesh=_sharding().mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    program: Program[P, R_co] = jax.jit(mapped, donate_argnums=donate)
+    return program
+
+
 def parallel_shapes(tree: T, devices: int) -> T:
     """The shapes of the arguments of `parallel` on so many devices, from those on one: to compile without data."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)
@@ -61,7 +79,7 @@ def replicate(tree: T) -> T:
 
     Leaf by leaf, releasing each where nobody else holds it: a full-size backbone is never in memory twice.
     """
-    sharding = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
+    sharding = _sharding()
     leaves, structure = jax.tree.flatten(tree)
     del tree
     copied = []
@@ -78,8 +96,18 @@ def _replicate_leaf(leaf: ArrayLike, sharding: NamedSharding) -> jax.Array:
 
 def split(tree: T) -> T:
     """A host's part of a batch, (pairs, …), divided evenly among its devices."""
-    local = jax.local_device_count()
-    return jax.tree.map(lambda leaf: leaf.reshape(local, leaf.shape[0] // local, *leaf.shape[1:]), tree)
+    local, sharding = jax.local_device_count(), _sharding()
+
+    def divided(leaf: np.ndarray) -> jax.Array:
+        rows = np.asarray(leaf).reshape(local, leaf.shape[0] // local, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, rows)
+
+    return jax.tree.map(divided, tree)
+
+
+def _sharding() -> NamedSharding:
+    """Entry i of the leading axis on device i, of all devices of all hosts."""
+    return NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
 def first(tree: T) -> T:

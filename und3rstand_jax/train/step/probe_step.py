@@ -24,7 +24,7 @@ from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes.probes import init_probes, read_group
+from und3rstand_jax.probes.probes import by_token, init_probes, read_layer, read_planes
 from und3rstand_jax.train.step.loops import Counts, ExampleOf, accumulate, counted_example, over_layers
 from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
 
@@ -96,7 +96,7 @@ def probe_step(
     inputs: Mapping[str, Tokens | LayerGradient]
     if micro_batches == 1:
         example, counts = counted_example(batch, example_of, total)
-        inputs, truth = captured_tokens(module, probes, trunk, example), normalised_truth(*example.targets)
+        inputs, truth = captured_tokens(module, probes, trunk, example), truth_by_token(probes, example)
     else:
         zeros = {
             name: (jax.tree.map(jnp.zeros_like, group.params), PairSums(*[jnp.zeros(group.frozen_at.shape, jnp.float32)] * 4))
@@ -134,7 +134,7 @@ def _add_gradients(
     precision: lax.Precision,
 ) -> dict[str, LayerGradient]:
     """Adds the gradients of every layer on a micro-batch, by group."""
-    tokens, truth = captured_tokens(module, probes, trunk, example), normalised_truth(*example.targets)
+    tokens, truth = captured_tokens(module, probes, trunk, example), truth_by_token(probes, example)
     added = {}
     for name, group in named_groups(probes).items():
 
@@ -163,9 +163,8 @@ def layer_errors(
     for name, group in named_groups(probes).items():
 
         def measure(layer: tuple[Params, Array, Array], group: ProbeGroup = group) -> Float[Array, "B 2"]:
-            weights, *views = jax.tree.map(lambda leaf: leaf[None], layer)
-            pred1, pred2 = jax.tree.map(lambda leaf: leaf[0], read_group(weights, views, sizes, group, probes, precision))
-            view1, view2 = pair_errors(pred1, pred2, *example.targets)
+            weights, *views = layer
+            view1, view2 = pair_errors(*read_layer(weights, views, sizes, group, probes, precision), *example.targets)
             return jnp.stack([view1.invariant, view2.invariant], axis=-1)
 
         errors[name] = lax.map(measure, (params[name], *tokens[name]))
@@ -191,16 +190,18 @@ def captured_tokens(module: DUSt3R, probes: ProbeConfig, trunk: Params, example:
     }
 
 
+def truth_by_token(probes: ProbeConfig, example: Example) -> Truth:
+    """What the probes' predictions are compared with, (B, N, p²): laid out once as all probes yield it, not each of them as an image."""
+    return jax.tree.map(lambda plane: by_token(plane, probes.patch_size), normalised_truth(*example.targets))
+
+
 def layer_gradient(
     group: ProbeGroup, probes: ProbeConfig, precision: lax.Precision, params: Params, tokens: Tokens, truth: Truth, counts: Counts
 ) -> LayerGradient:
-    """One probe's gradient on these pairs."""
-    sizes = pair((mask.shape[1], mask.shape[2]) for mask in truth.valid)
+    """One probe's gradient on these pairs; the truth is that of `truth_by_token`."""
 
     def loss(params: Params) -> tuple[Float[Array, ""], PairSums]:
-        weights, *views = jax.tree.map(lambda leaf: leaf[None], (params, *tokens))
-        pred1, pred2 = jax.tree.map(lambda leaf: leaf[0], read_group(weights, views, sizes, group, probes, precision))
-        sums = confidence_sums(pred1, pred2, truth)
+        sums = confidence_sums(*read_planes(params, tokens, group, probes, precision), truth)
         return mean_loss(sums, counts).total, sums
 
     return jax.grad(loss, has_aux=True)(params)
