@@ -1,7 +1,7 @@
 """Shapes and types are checked while tests run, and compiled programs are kept for the session.
 
 Every signature of the floors below is checked at each call: shapes by jaxtyping, types by beartype. Timings need the code
-as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`.
+as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`. What is skipped without torch is counted.
 """
 
 import importlib
@@ -15,6 +15,8 @@ import pytest
 # All floors but convert: it deals with names and text, has no shapes, and its recogniser calls small functions by the million.
 FLOORS = "support model probes geometry checkpoint data analysis loading train report commands"
 CHECKED = [f"und3rstand_jax.{floor}" for floor in FLOORS.split()]
+
+pytest_plugins = ["pytester", "tests.with_torch"]
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _made: list[str] = []

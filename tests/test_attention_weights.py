@@ -13,6 +13,7 @@ from tests.conversion import converted
 from tests.golden_cases import relative_error
 from tests.make_checkpoint import save_hub_folder
 from tests.tiny import CONFIG, backbone_tensors
+from tests.with_torch import needs_torch
 from und3rstand_jax.model import blocks
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.captures import select_captures
@@ -155,6 +156,7 @@ def test_weights_of_both_views_have_rows_of_one_view_over_columns_of_the_one_rea
             assert weights.min() >= 0
 
 
+@needs_torch
 def test_weights_are_those_of_pytorch(tmp_path, monkeypatch):
     import torch
 
