@@ -10,6 +10,8 @@ import pytest
 from tests.with_torch import needs_torch
 from und3rstand_jax.model.blocks import gelu
 
+pytestmark = pytest.mark.optimised
+
 X = np.linspace(-12, 12, 4801)
 DEFINITION = np.array([x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in X])
 SLOPE = np.array([0.5 * (1 + math.erf(x / math.sqrt(2))) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in X])

@@ -9,6 +9,8 @@ from tests.make_checkpoint import save_hub_folder
 from tests.parity import error_ratios
 from tests.with_torch import needs_torch
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.parametrize("layout", ["hub", pytest.param("pth", marks=needs_torch)])
 @pytest.mark.parametrize("name", SMALL_CASES)

@@ -28,6 +28,7 @@ NEED_TORCH = {
     "test_parity_golden.py": 3,
     "test_parity_torch.py": 15,
     "test_pickles.py": 49,
+    "test_sources.py": 3,
     "test_step_parity_torch.py": 3,
     "test_torch_reference.py": 98,
 }
