@@ -15,7 +15,7 @@ DEMO_RUN = .demo/run-$(firstword $(shell (echo '$(DEMO_OPTIONS)'; cat pocket/mod
 
 # The versions that the package is for, the newest first: pyenv's, whichever of them is switched on, or those on PATH.
 NEWEST = $(shell for version in 3.13 3.12 3.11; do \
-    found=$$(pyenv prefix $$(pyenv latest $$version 2>/dev/null) 2>/dev/null) && echo $$found/bin/python && break; \
+    found=$$(pyenv latest $$version 2>/dev/null) && echo $$(pyenv prefix $$found)/bin/python && break; \
     python$$version -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 
 .PHONY: demo test test-newest test-slow lint clean
