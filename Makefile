@@ -1,9 +1,11 @@
 # make demo   a fresh clone to a page to look at: environment, conversion, a minute of training, the layer report
 # make test   the fast tests; make test-slow the rest; make lint ruff and mypy
+# make test-newest   the fast tests on the newest Python here, without PyTorch
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-VENV := .venv
-BIN := $(VENV)/bin
+VENV ?= .venv
+BIN = $(VENV)/bin
+comma := ,
 SCENE ?= 1
 DEMO_STEPS ?= 150
 DEMO_OPTIONS = --layers all --backbone .demo/pocket --steps $(DEMO_STEPS) --batch-size 8 --learning-rate 2e-3 --warmup-steps 15 \
@@ -11,7 +13,12 @@ DEMO_OPTIONS = --layers all --backbone .demo/pocket --steps $(DEMO_STEPS) --batc
 # A run goes on only with the options and the backbone it was started with: others have a folder of their own.
 DEMO_RUN = .demo/run-$(firstword $(shell (echo '$(DEMO_OPTIONS)'; cat pocket/model.safetensors) | cksum))
 
-.PHONY: demo test test-slow lint clean
+# The versions that the package is for, the newest first: pyenv's, whichever of them is switched on, or those on PATH.
+NEWEST = $(shell for version in 3.13 3.12 3.11; do \
+    found=$$(pyenv latest $$version 2>/dev/null) && echo $$(pyenv prefix $$found)/bin/python && break; \
+    python$$version -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+
+.PHONY: demo test test-newest test-slow lint clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,10 +26,10 @@ $(VENV)/.demo: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[train]'
 	touch $@
 
-# PyTorch by an exact version; TORCH chooses another, or another build (the default one for Linux brings CUDA along).
+# PyTorch by an exact version; TORCH chooses another, or another build (the default one for Linux brings CUDA along); empty, none.
 $(VENV)/.test: $(VENV)/.demo
-	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[torch,test,tpu]'
+	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH))
+	$(BIN)/pip install --quiet --editable '.[$(if $(TORCH),torch$(comma))test,tpu]'
 	touch $@
 
 # Interrupted, the training goes on where it was when the same command is given again.
@@ -38,7 +45,13 @@ test test-slow: export JAX_PLATFORMS ?= cpu
 test test-slow: export TPU_SKIP_MDS_QUERY ?= 1
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-newest:
+	@test -n "$(NEWEST)" || { echo "no Python 3.11 to 3.13 found"; exit 1; }
+	@if test "$$($(PYTHON) -c 'import sys; print(sys.version_info[:2])')" = "$$($(NEWEST) -c 'import sys; print(sys.version_info[:2])')"; then \
+	    echo "the newest Python here is the one that make test runs on: nothing more to test"; \
+	else $(NEWEST) --version && $(MAKE) test PYTHON=$(NEWEST) TORCH= VENV=.venv-newest; fi
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
@@ -49,4 +62,4 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info
+	rm -rf $(VENV) .venv-newest .demo build *.egg-info

@@ -1,13 +1,14 @@
 """Shapes and types are checked while tests run, and compiled programs are kept for the session.
 
 Every signature of the floors below is checked at each call: shapes by jaxtyping, types by beartype. Timings need the code
-as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`.
+as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`. What is skipped without torch is counted.
 """
 
 import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -16,6 +17,14 @@ import pytest
 FLOORS = "support model probes geometry checkpoint data analysis loading train report commands"
 CHECKED = [f"und3rstand_jax.{floor}" for floor in FLOORS.split()]
 
+LONGEST = (
+    *("test_model_properties", "test_parity_torch", "test_inspect_data", "test_step", "test_training_run", "test_backbone_run"),
+    *("test_jax_settings", "test_attention_weights", "test_parity_golden", "test_loading", "test_convert", "test_evaluation"),
+)
+
+pytest_plugins = ["pytester", "tests.with_torch"]
+
+_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _made: list[str] = []
 
@@ -25,11 +34,35 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("UND3RSTAND_JAX_UNCHECKED") != "1" and config.option.markexpr != "slow":
         importlib.import_module("tests.signatures")  # the hook looks it up, and imports only `tests`
         jaxtyping.install_import_hook(CHECKED, "tests.signatures.checked")
+    if config.option.markexpr == "not slow":
+        # Half of the fast tests' time is XLA's compiler. The slow tests, and the modules marked `optimised`, run what users run.
+        os.environ.setdefault(_QUICK, "1")
     if _CACHE not in os.environ:
         # A program that several tests or processes run is compiled once.
         _made.append(tempfile.mkdtemp(prefix="und3rstand_jax_programs_"))
         os.environ[_CACHE] = _made[0]
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process has one of them left when the other is done (`--dist loadfile`)."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_users_compile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In modules marked `optimised`, programs are compiled as users compile them: their bars are about those programs' values."""
+    if os.environ.get(_QUICK) != "1" or request.node.get_closest_marker("optimised") is None:
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture

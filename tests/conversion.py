@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tests.make_checkpoint import save_hub_folder
 from und3rstand_jax.commands.convert import main
 
 
@@ -34,12 +33,6 @@ def save_pth(file: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str,
     args = argparse.Namespace(model=args_string(config, name), lr=1e-4)
     torch.save({"args": args, "model": model, "epoch": 3}, file)
     return file
-
-
-def save_both(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, Path]:
-    """The same weights as a hub folder and as a `.pth`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return {"hub": save_hub_folder(folder / "hub", tensors, config), "pth": save_pth(folder / "model.pth", tensors, config)}
 
 
 def flip_a_bit(chunk: Path) -> None:

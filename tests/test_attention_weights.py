@@ -13,6 +13,7 @@ from tests.conversion import converted
 from tests.golden_cases import relative_error
 from tests.make_checkpoint import save_hub_folder
 from tests.tiny import CONFIG, backbone_tensors
+from tests.with_torch import needs_torch
 from und3rstand_jax.model import blocks
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.captures import select_captures
@@ -20,6 +21,8 @@ from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.support.errors import UserError
+
+pytestmark = pytest.mark.optimised
 
 TINY = BackboneConfig(
     img_size=(64, 64), enc_embed_dim=48, enc_depth=2, enc_num_heads=3, dec_embed_dim=32, dec_depth=3, dec_num_heads=4, head_type="linear"
@@ -155,6 +158,7 @@ def test_weights_of_both_views_have_rows_of_one_view_over_columns_of_the_one_rea
             assert weights.min() >= 0
 
 
+@needs_torch
 def test_weights_are_those_of_pytorch(tmp_path, monkeypatch):
     import torch
 
@@ -185,12 +189,14 @@ def test_weights_are_those_of_pytorch(tmp_path, monkeypatch):
         assert relative_error(weights, expected) <= bar, (stack, index, view, kind)
 
 
-def test_capturing_weights_does_not_change_the_stream():
-    with_weights, without = captured(EVERYTHING), captured("*")
+@pytest.mark.parametrize("sizes", SIZES)
+def test_capturing_weights_changes_the_stream_by_rounding_alone(sizes):
+    # Bit for bit on jax 0.10; on 0.12, where XLA compiles a program with other outputs to other sums, up to 2.4e-7 was seen.
+    with_weights, without = captured(EVERYTHING, sizes), captured("*", sizes)
     assert [name for name in with_weights if not name.endswith(".weights")] == list(without)
     for layer in without:
         for view in (0, 1):
-            np.testing.assert_array_equal(with_weights[layer][view], without[layer][view], err_msg=layer)
+            assert relative_error(with_weights[layer][view], without[layer][view]) < 1e-6, (layer, view)
 
 
 @pytest.mark.slow

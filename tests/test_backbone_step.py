@@ -6,21 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.golden_cases import relative_error
 from tests.test_step_parity_torch import batch_of_pairs, example_of, nothing_rendered
 from tests.tiny import CONFIG, backbone_tensors, save_backbone
-from tests.torch_reference import load_reference
-from tests.torch_reference.training import adamw, images, learning_rate, pair_loss, pair_truth
+from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.convert.backbone_names import backbone_leaves
 from und3rstand_jax.convert.mapping import export
 from und3rstand_jax.data.records import NOT_RENDERED, Batch
 from und3rstand_jax.train.step.backbone_step import MODEL, backbone_errors, backbone_step, initial_backbone_state
 from und3rstand_jax.train.step.data_parallel import AXIS, total
 from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, optimizer
+
+if HAS_TORCH:
+    import torch
+
+    from tests.torch_reference import load_reference
+    from tests.torch_reference.training import adamw, images, learning_rate, pair_loss, pair_truth
 
 # Rates so high that a part of the recipe left out would show in the parameters.
 RECIPE = Recipe(steps=3, warmup_steps=1, learning_rate=1e-3, final_learning_rate=2e-4, weight_decay=0.5)
@@ -54,6 +58,7 @@ def batch(number):
     return Batch(np.zeros(2, np.uint32), np.full(2, NOT_RENDERED, np.int32), batch_of_pairs(number))
 
 
+@needs_torch
 @pytest.mark.slow
 def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone):
     model = load_reference(CONFIG, backbone_tensors()).double().requires_grad_(True)
@@ -126,6 +131,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone):
         assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (state.params, start.params)), strict=True))
 
 
+@needs_torch
 def test_validation_measures_each_pairs_own_regression_loss(backbone):
     errors = errors_of(backbone, batch(0))
     assert errors.shape == (1, 2, 2)

@@ -10,10 +10,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_model
 
 import und3rstand_jax as u3d
 from tests.conversion import args_string, converted, save_pth
@@ -31,7 +29,7 @@ from tests.tiny import (
     save_backbone,
     save_probes,
 )
-from tests.torch_reference import DUSt3RReference, load_reference
+from tests.with_torch import needs_torch
 from und3rstand_jax.commands.convert import main
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +82,8 @@ def sharded(folder: Path) -> Path:
 
 
 def bin_file(file: Path) -> Path:
+    import torch
+
     torch.save({name: torch.from_numpy(tensor) for name, tensor in backbone_tensors().items()}, file)
     return file
 
@@ -96,7 +96,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs_torch) if kind == "pth" else kind for kind in SOURCES])
 def test_a_source_of_every_kind_is_converted_and_verified(kind: str, tmp_path: Path, capsys) -> None:
     source = SOURCES[kind](tmp_path)
     checkpoint = tmp_path / "jax"
@@ -115,7 +115,13 @@ def test_a_source_of_every_kind_is_converted_and_verified(kind: str, tmp_path: P
     assert sorted(path.name for path in checkpoint.iterdir()) == ["backbone", "backbone_unused.safetensors", "config.json"]
 
 
-@pytest.mark.parametrize("save", [bin_file, lambda file: save_backbone(file.parent) / "model.safetensors"], ids=["bin", "safetensors"])
+@pytest.mark.parametrize(
+    "save",
+    [
+        pytest.param(bin_file, marks=needs_torch, id="bin"),
+        pytest.param(lambda file: save_backbone(file.parent) / "model.safetensors", id="safetensors"),
+    ],
+)
 def test_without_a_config_shapes_are_read_and_the_rest_is_said_to_be_guessed(save, tmp_path: Path, capsys) -> None:
     source = save(tmp_path / "m.bin")
     (tmp_path / "config.json").unlink(missing_ok=True)
@@ -226,6 +232,7 @@ def test_a_name_that_merely_ends_like_a_backbones_is_none(tmp_path: Path, capsys
     assert found == {"field": "weights", "value": "dust3r", "how": "option", "why": left_out}
 
 
+@needs_torch
 def test_an_average_of_the_weights_is_named_and_can_be_chosen(tmp_path: Path, capsys) -> None:
     import torch
 
@@ -280,14 +287,11 @@ def test_export_gives_back_every_tensor_and_the_config(case: str, tmp_path: Path
     back = exported(checkpoint, tmp_path / "back")
     assert sorted(path.name for path in back.iterdir()) == ["config.json", "model.safetensors"]
     assert_equal_tensors(with_second_names(back), tensors)
+    if case == "dpt, both names":  # each stored once
+        assert not [name for name in load_file(back / "model.safetensors") if ".layer_rn." in name]
     assert read_config(back) == config
     with safe_open(back / "model.safetensors", "numpy") as file:
         assert file.metadata()["format"] == "pt"
-    if case in ("linear", "dpt, first names"):
-        held = {name: torch.from_numpy(tensor) for name, tensor in load_file(back / "model.safetensors").items()}
-        model = load_reference(read_config(back), held)  # strict: raises on any missing or unexpected name
-        loaded = model.state_dict()
-        assert [name for name in tensors if not np.array_equal(loaded[name].numpy(), tensors[name])] == []
     if case in ("dpt, first names", "dpt, second names"):
         return  # DPT heads take their time, and the case with both names goes the whole way
     again = converted(back, tmp_path / "again")
@@ -305,16 +309,24 @@ def with_second_names(folder: Path) -> dict[str, np.ndarray]:
         return tensors | {second: tensors[first] for second, first in file.metadata().items() if first in tensors}
 
 
-def test_a_tensor_with_two_names_is_stored_once_and_loads_strictly_into_pytorch(tmp_path: Path) -> None:
-    checkpoint = converted(save_pth(tmp_path / "m.pth", backbone_tensors(DPT_CONFIG), DPT_CONFIG), tmp_path / "jax")
-    back = exported(checkpoint, tmp_path / "back")
-    assert not [name for name in load_file(back / "model.safetensors") if ".layer_rn." in name]
+@needs_torch
+@pytest.mark.parametrize("config", [CONFIG, DPT_CONFIG], ids=["linear", "dpt, from a pickle"])
+def test_an_export_loads_strictly_into_pytorch(config: dict, tmp_path: Path) -> None:
+    from safetensors.torch import load_model
+
+    from tests.torch_reference import DUSt3RReference
+
+    tensors = backbone_tensors(config)
+    source = save_backbone(tmp_path / "m") if config is CONFIG else save_pth(tmp_path / "m.pth", tensors, config)
+    back = exported(converted(source, tmp_path / "jax"), tmp_path / "back")
     model = DUSt3RReference(read_config(back))
+    # Strict: it raises on any missing or unexpected name.
     assert load_model(model, back / "model.safetensors", strict=True) == (set(), [])
     loaded = model.state_dict()
-    assert [name for name, tensor in backbone_tensors(DPT_CONFIG).items() if not np.array_equal(loaded[name].numpy(), tensor)] == []
+    assert [name for name, tensor in tensors.items() if not np.array_equal(loaded[name].numpy(), tensor)] == []
 
 
+@needs_torch
 def test_a_pickle_comes_back_with_a_config_in_the_hubs_terms(tmp_path: Path) -> None:
     checkpoint = converted(save_pth(tmp_path / "m.pth", backbone_tensors(), CONFIG), tmp_path / "jax")
     back = exported(checkpoint, tmp_path / "back")

@@ -8,6 +8,8 @@ import pytest
 from tests.golden_cases import GOLDEN, relative_error
 from und3rstand_jax.geometry.loss import Target, _median, confidence_loss, invariant_error
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture(scope="module")
 def golden():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def test_every_package_that_only_an_extra_brings_is_known_by_its_import_name():
     extras = PROJECT["optional-dependencies"]
     beyond = (names(extras["report"]) | names(extras["train"])) - {"und3rstand-jax"} - CORE
     assert beyond == set().union(*map(distributions_of, EXTRAS))
+
+
+def test_the_versions_that_are_tested_are_those_that_are_declared():
+    assert PROJECT["requires-python"] == ">=3.11"
+    assert [line.rsplit(" ", 1)[1] for line in PROJECT["classifiers"]] == ["3.11", "3.12", "3.13"]
+    (jax,) = (one for one in map(Requirement, PROJECT["dependencies"]) if one.name == "jax")
+    assert [jax.specifier.contains(version) for version in ("0.9.2", "0.10.0", "0.12.0.1", "0.13.0")] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("module", ["und3rstand_jax.train.loop", "convert.__main__", "train"])
+def test_what_will_be_gone_in_a_later_version_of_a_package_fails_the_tests(module):
+    with pytest.raises(DeprecationWarning, match="gone soon"):
+        warnings.warn_explicit("gone soon", DeprecationWarning, "file.py", 1, module)
 
 
 def test_a_missing_extra_is_one_line_and_status_2(capsys):

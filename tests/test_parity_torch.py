@@ -5,15 +5,22 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 import und3rstand_jax as u3d
 from tests.conversion import converted, save_pth
 from tests.golden import weights
 from tests.golden_cases import relative_error
 from tests.make_checkpoint import save_hub_folder
-from tests.torch_reference import DUSt3RReference, ProbeReference, load_reference
+from tests.original_names import original_shapes
+from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+
+if HAS_TORCH:
+    import torch
+
+    from tests.torch_reference import ProbeReference, load_reference
+
+pytestmark = [needs_torch, pytest.mark.optimised]
 
 SEED = 5
 TINY = {
@@ -41,16 +48,14 @@ SHAPES = {"square": ((48, 48), (48, 48)), "odd_mixed": ((48, 80), (112, 16))}
 
 
 def random_state_dict(config):
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in DUSt3RReference(config).state_dict().items()}
-    return {name: weights.tensor(name, shape, SEED) for name, shape in shapes.items()}
+    return {name: weights.tensor(name, shape, SEED) for name, shape in original_shapes(config).items()}
 
 
 def images(sizes, batch=2):
     return [np.random.default_rng(i).uniform(-1, 1, (batch, 3, *size)).astype(np.float32) for i, size in enumerate(sizes)]
 
 
-def run_reference(config, state_dict, views, dtype=torch.float64):
+def run_reference(config, state_dict, views, dtype):
     model = load_reference(config, {name: torch.from_numpy(np.array(tensor)) for name, tensor in state_dict.items()}).to(dtype)
     with torch.no_grad():
         return model(*(torch.from_numpy(view).to(dtype) for view in views))

@@ -7,19 +7,22 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.support.errors import UserError
 
-torch = pytest.importorskip("torch")
+if HAS_TORCH:
+    import torch
 
 CALL = "AsymmetricCroCo3DStereo(enc_depth=2, depth_mode=('exp', -inf, inf))"
 
@@ -46,6 +49,7 @@ def refusal(file: Path) -> str:
     return str(caught.value)
 
 
+@needs_torch
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("nesting", ["model", "state_dict", "model_state_dict", None])
 def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
@@ -68,6 +72,7 @@ def test_values(tmp_path: Path, zipped: bool, nesting: str | None) -> None:
         assert table.read("brain").dtype == ml_dtypes.bfloat16
 
 
+@needs_torch
 def test_values_over_a_change_of_the_memory_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("und3rstand_jax.convert.sources.pickle_files._MAPPED_BYTES", 4096)
     torch.save({f"w{i}": torch.full((1024,), float(i)) for i in range(5)}, tmp_path / "w.pt")
@@ -75,6 +80,7 @@ def test_values_over_a_change_of_the_memory_map(tmp_path: Path, monkeypatch: pyt
         assert [float(table.read(name).mean()) for name in table] == [0, 1, 2, 3, 4]
 
 
+@needs_torch
 def test_a_folder_with_a_pickle(tmp_path: Path) -> None:
     torch.save(state_dict(), tmp_path / "pytorch_model.bin")
     torch.save({"step": 1}, tmp_path / "optimizer.pt")
@@ -94,6 +100,7 @@ def test_safetensors_go_before_a_pickle(tmp_path: Path) -> None:
         assert list(table) == ["w"]
 
 
+@needs_torch
 def test_args(tmp_path: Path) -> None:
     torch.save({"model": state_dict(), "args": argparse.Namespace(model=CALL, lr=0.1)}, tmp_path / "dust3r.pth")
     torch.save({"model": state_dict(), "croco_kwargs": {"enc_depth": 2}}, tmp_path / "croco.pth")
@@ -113,6 +120,7 @@ class Hostile:
         return os.system, (f"touch {self.mark}",)
 
 
+@needs_torch
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt"])
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle", "newer pickle"])
 def test_a_hostile_pickle_runs_nothing(tmp_path: Path, suffix: str, form: str) -> None:
@@ -137,6 +145,7 @@ class Stranger:
     """A class that no list allows."""
 
 
+@needs_torch
 @pytest.mark.parametrize("found", [Stranger(), Path("somewhere"), np.float64(1)], ids=["class", "path", "numpy scalar"])
 def test_only_namespace_is_allowed_beyond_tensors(tmp_path: Path, found: object) -> None:
     torch.save({"model": state_dict(), "args": argparse.Namespace(model=CALL, other=found)}, tmp_path / "a.pth")
@@ -144,6 +153,7 @@ def test_only_namespace_is_allowed_beyond_tensors(tmp_path: Path, found: object)
     assert argparse.Namespace not in torch.serialization.get_safe_globals()  # the permission for Namespace ends with the call
 
 
+@needs_torch
 @pytest.mark.parametrize(
     "call",
     [
@@ -165,6 +175,7 @@ def test_code_in_the_args_string_is_returned_as_text_and_never_run(tmp_path: Pat
     assert not mark.exists()
 
 
+@needs_torch
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_truncated_pickle(tmp_path: Path, zipped: bool) -> None:
     file = tmp_path / "a.pth"
@@ -173,23 +184,25 @@ def test_a_truncated_pickle(tmp_path: Path, zipped: bool) -> None:
     assert f"{file} is not a complete PyTorch checkpoint (RuntimeError: " in refusal(file)
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("checkpoint", "message"),
     [
-        ([1, 2], "holds a list, expected a state dict"),
-        ({}, "it is empty"),
-        ({"model": {}}, "it is empty"),
-        ({"weights": {"w": torch.zeros(1)}, "epoch": 3}, "2 of 2 entries are something else: 'weights' (dict), 'epoch' (int)"),
-        ({"model": {"w": torch.zeros(1), "lr": 0.1}}, "1 of 2 entries are something else: 'lr' (float)"),
-        ({"model": {3: torch.zeros(1)}}, "1 of 1 entries are something else: 3 (Tensor)"),
-        ({"w": torch.zeros(2, 2).to_sparse()}, "1 of 1 entries are something else: 'w' (Tensor)"),
+        (lambda: [1, 2], "holds a list, expected a state dict"),
+        (lambda: {}, "it is empty"),
+        (lambda: {"model": {}}, "it is empty"),
+        (lambda: {"weights": {"w": torch.zeros(1)}, "epoch": 3}, "2 of 2 entries are something else: 'weights' (dict), 'epoch' (int)"),
+        (lambda: {"model": {"w": torch.zeros(1), "lr": 0.1}}, "1 of 2 entries are something else: 'lr' (float)"),
+        (lambda: {"model": {3: torch.zeros(1)}}, "1 of 1 entries are something else: 3 (Tensor)"),
+        (lambda: {"w": torch.zeros(2, 2).to_sparse()}, "1 of 1 entries are something else: 'w' (Tensor)"),
     ],
 )
-def test_pickles_that_are_no_state_dicts(tmp_path: Path, checkpoint: object, message: str) -> None:
-    torch.save(checkpoint, tmp_path / "a.pth")
+def test_pickles_that_are_no_state_dicts(tmp_path: Path, checkpoint: Callable[[], object], message: str) -> None:
+    torch.save(checkpoint(), tmp_path / "a.pth")
     assert message in refusal(tmp_path / "a.pth")
 
 
+@needs_torch
 def test_an_unreadable_dtype(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "a.pth")
     with open_source(str(tmp_path / "a.pth")).tensors as table:
@@ -199,9 +212,11 @@ def test_an_unreadable_dtype(tmp_path: Path) -> None:
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(state_dict(), tmp_path / "a.pth")
+    mark = tmp_path / "executed"
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Hostile(mark)))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert refusal(tmp_path / "a.pth") == "a.pth is a PyTorch file and torch is not installed; run pip install 'und3rstand_jax[torch]'"
+    assert not mark.exists()
 
 
 # Which weights
@@ -211,6 +226,7 @@ def weights(value: float) -> dict:
     return {"w": torch.full((2,), value)}
 
 
+@needs_torch
 def test_what_is_left_out_is_listed_and_a_key_chooses_it(tmp_path: Path) -> None:
     file = str(tmp_path / "a.pth")
     torch.save({"model": weights(1), "model_ema": {"module": weights(2), "decay": 0.9}, "optimizer": {"lr": 1}, "epoch": 3}, file)
@@ -228,6 +244,7 @@ def test_what_is_left_out_is_listed_and_a_key_chooses_it(tmp_path: Path) -> None
         assert table.read("w").tolist() == [1] and table.ignored == {"state_dict_ema": "1 tensor", "net": "1 tensor"}
 
 
+@needs_torch
 def test_shards_of_an_index_are_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("und3rstand_jax.convert.sources.pickle_files._MAPPED_BYTES", 1)
     shards = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
@@ -251,6 +268,7 @@ def test_shards_of_an_index_are_one_checkpoint(tmp_path: Path, monkeypatch: pyte
 # What the file does not hold
 
 
+@needs_torch
 @pytest.mark.parametrize("zipped", [True, False])
 def test_tensors_that_repeat_what_is_stored_are_refused(tmp_path: Path, zipped: bool) -> None:
     file = tmp_path / "a.pth"
@@ -268,6 +286,7 @@ def test_tensors_that_repeat_what_is_stored_are_refused(tmp_path: Path, zipped: 
         assert table.read("part").shape == (10,)
 
 
+@needs_torch
 def test_a_storage_beyond_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     torch.save({"w": torch.zeros(1000)}, file)
@@ -279,6 +298,7 @@ def test_a_storage_beyond_the_file(tmp_path: Path) -> None:
     assert f"{file} is not a complete PyTorch checkpoint" in refusal(file)
 
 
+@needs_torch
 def test_an_archive_that_is_compressed_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     torch.save({"w": torch.zeros(1000)}, file)
@@ -290,6 +310,7 @@ def test_an_archive_that_is_compressed_is_refused(tmp_path: Path) -> None:
     assert "is compressed inside (" in refusal(file)
 
 
+@needs_torch
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_called_by_its_name(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
@@ -298,6 +319,7 @@ def test_torchscript_is_called_by_its_name(tmp_path: Path) -> None:
     )
 
 
+@needs_torch
 @pytest.mark.parametrize("name", ["__metadata__", "odd\ud800name"])
 def test_names_that_no_header_holds(tmp_path: Path, name: str) -> None:
     torch.save({name: torch.zeros(1)}, tmp_path / "a.pth")

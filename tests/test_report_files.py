@@ -24,6 +24,8 @@ from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
 
+pytestmark = pytest.mark.optimised
+
 LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.1.mlp")
 
 

@@ -15,6 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from tests.with_torch import needs_torch
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.convert.sources.source import Source, open_source
@@ -156,17 +157,22 @@ def test_truncated_safetensors(tmp_path: Path, kept: int) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin", ".pt"])
-def test_files_that_are_no_checkpoints(tmp_path: Path, suffix: str) -> None:
+def test_files_without_a_checkpoint(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"model{suffix}"
     file.touch()
     assert refusal(file) == f"{file} is empty (0 bytes), expected a checkpoint; copy or download it again"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    assert "is a Git LFS pointer" in refusal(file)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", *(pytest.param(name, marks=needs_torch) for name in (".pth", ".bin", ".pt"))])
+def test_files_that_are_no_checkpoints(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"model{suffix}"
     file.write_text("Dear reader,\nthis is a letter and no checkpoint at all.\n")
     assert f"{file} is not a complete " in refusal(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("letter.txt", "Dear reader")
     assert f"{file} is not a complete " in refusal(file)
-    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
-    assert "is a Git LFS pointer" in refusal(file)
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:

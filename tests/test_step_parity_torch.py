@@ -6,31 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.golden import weights
 from tests.golden_cases import relative_error
 from tests.tiny import CONFIG, LAYERS, backbone_tensors, save_backbone
-from tests.torch_reference import load_reference
-from tests.torch_reference.training import (
-    PairLoss,
-    TrainedProbe,
-    adamw,
-    images,
-    learning_rate,
-    pair_truth,
-    single_probes,
-    step_after_all_outputs,
-    step_probe_by_probe,
-)
+from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.train.step.optimizer import Recipe
 from und3rstand_jax.train.step.probe_step import initial_state, probe_step
+
+if HAS_TORCH:
+    import torch
+
+    from tests.torch_reference import load_reference, training
+
+pytestmark = [needs_torch, pytest.mark.optimised]
 
 SHAPE = (32, 48)
 ENCODER_LAYER = "encoder.1.mlp"
@@ -118,24 +113,24 @@ def run_ours(backbone, config):
     return first, history
 
 
-def run_torch(config, first, loop=step_probe_by_probe, optimizer=adamw):
+def run_torch(config, first, loop="step_probe_by_probe", optimizer=None):
     """The same in PyTorch, in float64."""
     model = load_reference(CONFIG, backbone_tensors()).double().requires_grad_(False)
     probes = {}
-    for layer, probe in single_probes(config).items():
+    for layer, probe in training.single_probes(config).items():
         probe.load_state_dict({name: torch.from_numpy(array) for name, array in first[layer].items()})
-        probes[layer] = TrainedProbe(probe.double(), optimizer(probe, weight_decay=RECIPE.weight_decay))
+        probes[layer] = training.TrainedProbe(probe.double(), (optimizer or training.adamw)(probe, weight_decay=RECIPE.weight_decay))
     history = []
     for number in range(RECIPE.steps):
         pair = jax.tree.map(lambda array: torch.from_numpy(array).double(), batch_of_pairs(number))
-        rate = learning_rate(number, RECIPE.steps, RECIPE.warmup_steps, RECIPE.learning_rate, RECIPE.final_learning_rate)
+        rate = training.learning_rate(number, RECIPE.steps, RECIPE.warmup_steps, RECIPE.learning_rate, RECIPE.final_learning_rate)
         for trained in probes.values():
             for parameters in trained.optimizer.param_groups:
                 parameters["lr"] = rate
         with torch.no_grad():
-            features = dict(model(*images(pair, torch.float64)).activations)
-        losses = loop(probes, features, pair_truth(pair))
-        numbers = {layer: PairLoss(*map(float, loss)) for layer, loss in losses.items()}
+            features = dict(model(*training.images(pair, torch.float64)).activations)
+        losses = getattr(training, loop)(probes, features, training.pair_truth(pair))
+        numbers = {layer: training.PairLoss(*map(float, loss)) for layer, loss in losses.items()}
         history.append((numbers, {layer: _arrays(trained.probe) for layer, trained in probes.items()}))
     return history
 
@@ -156,7 +151,7 @@ def ours(tmp_path_factory):
         return config, *run_ours(backbone, config)
 
 
-@pytest.mark.parametrize("loop", [step_probe_by_probe, step_after_all_outputs])
+@pytest.mark.parametrize("loop", ["step_probe_by_probe", "step_after_all_outputs"])
 def test_every_loss_and_parameter_of_every_step_equals_pytorch(ours, loop):
     config, first, history = ours
     for number, (our_step, torch_step) in enumerate(zip(history, run_torch(config, first, loop), strict=True)):

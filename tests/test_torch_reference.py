@@ -1,18 +1,26 @@
 """The PyTorch reference against the original's own outputs and against values worked out by hand."""
 
+from __future__ import annotations
+
 import functools
 import math
 
 import numpy as np
 import pytest
-import torch
 
 from tests.golden_cases import FULL_CASE, GOLDEN, SMALL_CASES, GoldenCase, load_golden, relative_error, subsample
-from tests.torch_reference import DUSt3RReference, ProbeReference, ReferenceOutput, load_reference
-from tests.torch_reference.heads import confidence, pointmap
-from tests.torch_reference.probes import patches_to_image
+from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.model.layer_ids import layer_ids
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
+
+if HAS_TORCH:
+    import torch
+
+    from tests.torch_reference import DUSt3RReference, ProbeReference, ReferenceOutput, load_reference
+    from tests.torch_reference.heads import confidence, pointmap
+    from tests.torch_reference.probes import patches_to_image
+
+pytestmark = needs_torch
 
 INF = math.inf
 # Golden arrays are float64 results rounded to float32: 2**-25 relative is all that may be left.

@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.golden import weights
 from tests.make_checkpoint import probe_state_dict, save_hub_folder
+from tests.original_names import original_shapes
 
 SEED = 11
 CONFIG: dict[str, Any] = {
@@ -46,13 +47,7 @@ def backbone_tensors(config: Mapping[str, Any] = CONFIG) -> dict[str, np.ndarray
 
 @functools.cache
 def _made(config: str) -> Mapping[str, np.ndarray]:
-    import torch
-
-    from tests.torch_reference import DUSt3RReference
-
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in DUSt3RReference(json.loads(config)).state_dict().items()}
-    return {name: _of_first_name(name, shape) for name, shape in shapes.items()}
+    return {name: _of_first_name(name, shape) for name, shape in original_shapes(json.loads(config)).items()}
 
 
 def _of_first_name(name: str, shape: tuple[int, ...]) -> np.ndarray:
