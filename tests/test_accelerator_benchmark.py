@@ -25,6 +25,8 @@ from benchmarks.accelerator_parts.training import summary
 
 ROOT = Path(__file__).parent.parent
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+TEST_MINUTES = 12
+"""More than the command's own: a machine of CI may have much else to do."""
 OF_OTHERS = {"absl-py", "pyyaml"}
 """Dependencies of ours that are imported by packages that need them as well."""
 
@@ -33,7 +35,7 @@ OF_OTHERS = {"absl-py", "pyyaml"}
 def finished(tmp_path_factory):
     """The command with --small: what it printed, and the results that it wrote."""
     file = tmp_path_factory.mktemp("accelerator") / "results.json"
-    command = [sys.executable, "-m", "benchmarks.accelerator", "--small", "--out", str(file)]
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--small", "--minutes", str(TEST_MINUTES), "--out", str(file)]
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,8 +57,8 @@ def test_every_part_is_done_or_says_why_not(document):
         assert part["status"] == (NO_CUDNN if part.get("attention") == "cudnn" else DONE), part["name"]
     sides = [side for part in document["parts"] for side in part.get("result", {}).get("torch", {}).values() if isinstance(side, dict)]
     sides = [side for side in sides if "status" in side]
-    # Two forward passes at each of two batches, and of the steps two orders at each of three precisions.
-    assert [side["status"] for side in sides] == [DONE if HAS_TORCH else NO_TORCH] * 10
+    # Two forward passes at the first batch and one at the second, and of the steps two orders at three precisions.
+    assert [side["status"] for side in sides] == [DONE if HAS_TORCH else NO_TORCH] * 9
 
 
 def test_the_machine_is_told(document):
@@ -64,11 +66,12 @@ def test_the_machine_is_told(document):
     assert machine["result"]["backend"] == "cpu"
     assert {"python", "jax", "flax", "optax"} <= machine["result"]["versions"].keys()
     assert ("torch" in machine["result"]) == HAS_TORCH
-    assert 0 < document["seconds"] < 60 * MINUTES
+    assert 0 < document["seconds"] < 60 * TEST_MINUTES
 
 
 def test_ceilings_are_positive(document):
     (ceilings,) = of(document, "ceilings")
+    assert ceilings["result"]["torch"]["status"] == (DONE if HAS_TORCH else NO_TORCH)
     for side in ("jax", "torch") if HAS_TORCH else ("jax",):
         rates = {name: value for name, value in ceilings["result"][side].items() if name != "status"}
         assert rates.keys() == {"float32", "TF32", "bfloat16", "copy"}
@@ -93,7 +96,7 @@ def test_forward_passes_and_steps_are_timed_round_by_round(document):
         for side in theirs.values():
             assert not HAS_TORCH or (len(side["seconds"]) == SMALL.rounds and min(side["seconds"]) > 0)
     captured = [part["result"]["jax"]["captured"] for part in of(document, "forward") if part["status"] == DONE]
-    assert captured == ["every layer", "every layer", "decoder layers", "decoder layers"]
+    assert captured == ["every layer", "every layer", "decoder layers"]
 
 
 def test_on_a_cpu_all_precisions_are_one(document):

@@ -19,7 +19,7 @@ from benchmarks.accelerator_parts.plan import PRECISIONS, Training
 from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, held_out_scenes, training_scenes
 from und3rstand_jax.loading import load_backbone
-from und3rstand_jax.model.layer_ids import paper_layer_ids, select_layers
+from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.train.step.optimizer import Recipe
 from und3rstand_jax.train.step.probe_step import initial_state, layer_errors, probe_step, trunk_params
@@ -43,7 +43,7 @@ def errors_by_precision(folder: str, training: Training, render: Callable[[Array
         precision.
     """
     backbone = load_backbone(folder)
-    layers = select_layers(training.layers, paper_layer_ids(backbone.config.dec_depth))
+    layers = select_layers(training.layers, backbone.config.layer_ids)
     probes = probe_config(backbone.config, layers)
     recipe = Recipe(training.steps, training.steps // 10, LEARNING_RATE)
     shared: dict[str, Any] = {"module": backbone.module, "probes": probes, "example_of": _given}
