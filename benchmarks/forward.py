@@ -11,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ LAYERS = "all"
 
 
 def build_torch(folder: Path, attention: str, dtype: str) -> tuple[Callable[[], None], dict[str, Any]]:
-    """The PyTorch reference, recording every layer."""
+    """The PyTorch reference on this page's pair, and its ceiling."""
+    import torch
+
+    run = torch_forward(folder, attention, dtype, made_views(1, (SIZE, SIZE)))
+    return run, {"matmul": torch_matmul_rate("cuda" if torch.cuda.is_available() else "cpu", dtype)}
+
+
+def torch_forward(folder: Path, attention: str, dtype: str, images: Sequence[np.ndarray]) -> Callable[[], None]:
+    """The PyTorch reference, recording every layer, on both views (B, H, W, 3)."""
     import json
 
     import torch
@@ -41,7 +49,7 @@ def build_torch(folder: Path, attention: str, dtype: str) -> tuple[Callable[[], 
         model.bfloat16()
         model.downstream_head1.float()
         model.downstream_head2.float()
-    views = [torch.from_numpy(view).permute(0, 3, 1, 2).to(device, getattr(torch, dtype)) for view in _views()]
+    views = [torch.from_numpy(view).permute(0, 3, 1, 2).to(device, getattr(torch, dtype)) for view in images]
 
     def run() -> None:
         with torch.inference_mode():
@@ -49,7 +57,7 @@ def build_torch(folder: Path, attention: str, dtype: str) -> tuple[Callable[[], 
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return run, {"matmul": torch_matmul_rate(device, dtype)}
+    return run
 
 
 def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool) -> tuple[Callable[[], None], dict[str, Any]]:
@@ -59,7 +67,7 @@ def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool
     import und3rstand_jax as u3d
 
     backbone = u3d.load_backbone(folder, dtype=dtype, attention=attention)
-    views = [jax.numpy.asarray(view) for view in _views()]
+    views = [jax.numpy.asarray(view) for view in made_views(1, (SIZE, SIZE))]
     forward = jax.jit(lambda params, a, b: backbone.module.apply({"params": params}, a, b, capture=capture, head=head))
     start = time.perf_counter()
     program = forward.lower(backbone.params, *views).compile()
@@ -67,8 +75,8 @@ def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool
     return lambda: jax.block_until_ready(program(backbone.params, *views)), details
 
 
-def model_flops() -> int:
-    """Flops of products and convolutions in one forward pass, counted by PyTorch on no device."""
+def model_flops(case: str = "full_512_dpt", shape: tuple[int, int] = (SIZE, SIZE)) -> int:
+    """Flops of products and convolutions in one forward pass of a pair of views, counted by PyTorch on no device."""
     import json
 
     import torch
@@ -78,15 +86,16 @@ def model_flops() -> int:
     from tests.torch_reference import DUSt3RReference
 
     with torch.device("meta"):
-        model = DUSt3RReference(json.loads((GOLDEN / "full_512_dpt.json").read_text())["config"])
-        view = torch.zeros(1, 3, SIZE, SIZE)
+        model = DUSt3RReference(json.loads((GOLDEN / f"{case}.json").read_text())["config"])
+        view = torch.zeros(1, 3, *shape)
         with FlopCounterMode(display=False) as counter:
             model(view, view)
     return counter.get_total_flops()
 
 
-def _views() -> list[np.ndarray]:
-    return [np.random.default_rng(i).uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32) for i in (1, 2)]
+def made_views(batch: int, shape: tuple[int, int]) -> list[np.ndarray]:
+    """Both views (batch, H, W, 3) of noise in [-1, 1]."""
+    return [np.random.default_rng(i).uniform(-1, 1, (batch, *shape, 3)).astype(np.float32) for i in (1, 2)]
 
 
 def _sides(torch_folder: Path, jax_folder: Path, gpu: bool) -> list[Worker]:

@@ -31,7 +31,7 @@ def main() -> None:
             weights.clear()
             golden.state_dict.clear()
             backbone = u3d.load_backbone(converted(source, Path(folder) / "jax"))
-            columns[name] = _by_group(error_ratios(golden, backbone))
+            columns[name] = by_group(error_ratios(golden, backbone))
     groups = dict.fromkeys(group for column in columns.values() for group in column)
     rows = [
         (group, *(f"{max(column[group]):.2f}, {statistics.median(column[group]):.2f}" for column in columns.values())) for group in groups
@@ -39,7 +39,8 @@ def main() -> None:
     print(markdown_table(("layers", *(f"{name} worst, median" for name in columns)), rows))
 
 
-def _by_group(ratios: dict[str, float]) -> dict[str, list[float]]:
+def by_group(ratios: dict[str, float]) -> dict[str, list[float]]:
+    """The values of arrays by layer, all blocks of a stack together, and those of all arrays last."""
     groups: dict[str, list[float]] = {}
     for name, ratio in ratios.items():
         layer = re.sub(r"\.\d+\.", ".*.", name.rsplit("/", 1)[0])

@@ -102,33 +102,48 @@ def build_torch(work: Workload, order: str) -> tuple[Callable[[], None], dict[st
 class OurStep:
     """Our step as a run sets it up, and its parts."""
 
-    def __init__(self, work: Workload) -> None:
-        """Loads the trunk and takes the base of memory; then makes the probes."""
+    def __init__(self, work: Workload, trunk: tuple[Any, Any] | None = None, renders: bool = True) -> None:
+        """Loads the trunk and takes the base of memory; then makes the probes.
+
+        Args:
+            work: what is computed.
+            trunk: the module and its replicated weights, where they are loaded already.
+            renders: whether the step can render its pairs; one that cannot is compiled without the renderer.
+        """
         import jax
         import orbax.checkpoint  # noqa: F401, libraries that the loader imports must count as imported
 
         from und3rstand_jax.support.machine import give_back_freed_memory
-        from und3rstand_jax.train.step.data_parallel import replicate
         from und3rstand_jax.train.step.optimizer import Recipe
-        from und3rstand_jax.train.step.probe_step import initial_state
 
-        self.work = work
+        self.work, self.renders = work, renders
         stats, before = jax.local_devices()[0].memory_stats(), _resident()
-        self.module, self.backbone = _replicated_trunk(work)
-        weights_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(self.backbone)))
+        self.module, self.backbone = trunk or _replicated_trunk(work)
+        self.weights_bytes = weights_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(self.backbone)))
         give_back_freed_memory()  # as a run does
         self.base = stats["bytes_in_use"] + weights_bytes if stats else restart_peak(before + weights_bytes)
         self.probes, self.recipe = _probe_config(work), Recipe(steps=TrainOptions.steps, warmup_steps=0)
+        self.state: Any = None
+        self.restart()
+
+    def restart(self) -> None:
+        """The state before the first step."""
+        from und3rstand_jax.train.step.data_parallel import replicate
+        from und3rstand_jax.train.step.probe_step import initial_state
+
+        self.state = None
         self.state = replicate(initial_state(self.probes, self.recipe, TrainOptions.seed))
 
     def example_of(self, batch: Batch) -> "Example":
         """The batch on the device, rendered where it holds no pairs; colours stay as they are."""
         from und3rstand_jax.data.example import assemble
 
-        return assemble(batch, TrainOptions.seed, self.work.shape, SyntheticConfig(), colour_jitter=False)
+        return assemble(batch, TrainOptions.seed, self.work.shape, SyntheticConfig() if self.renders else None, colour_jitter=False)
 
-    def compiled(self, batch: Batch, side_by_side: int = TrainOptions.side_by_side) -> Any:
-        """The step compiled for batches like this one."""
+    def compiled(self, batch: Batch, side_by_side: int = TrainOptions.side_by_side, precision: str | None = None) -> Any:
+        """The step compiled for batches like this one; `precision` is that of the probes' products, by default the step's own."""
+        from jax import lax
+
         from und3rstand_jax.support.machine import give_back_freed_memory
         from und3rstand_jax.train.step.data_parallel import parallel, total
         from und3rstand_jax.train.step.probe_step import probe_step
@@ -141,17 +156,19 @@ class OurStep:
             example_of=self.example_of,
             total=total,
             side_by_side=side_by_side,
+            **({} if precision is None else {"precision": lax.Precision[precision.upper()]}),
         )
         program = parallel(step, donate=(0,)).lower(self.state, self.backbone, batch).compile()
         give_back_freed_memory()
         return program
 
-    def take(self, program: Any, batch: Batch) -> None:
-        """One step."""
+    def take(self, program: Any, batch: Batch) -> Any:
+        """One step; returns its losses by group, with a leading axis of devices."""
         import jax
 
         self.state, losses = program(self.state, self.backbone, batch)
         jax.block_until_ready((self.state, losses))
+        return losses
 
     def batch(self, rendered: bool) -> Batch:
         """Pairs that the step itself renders, or the given pairs as arrays."""

@@ -48,13 +48,18 @@ class GoldenCase:
         """Images of view 2, rounded to float32."""
         return self.images[1].astype(np.float32)
 
+    def float32_error(self, name: str) -> float:
+        """The original's own relative error in float32 in one of the arrays: the unit of ours."""
+        return self.case["torch_float32_relative_error"][name]
 
-def load_golden(name: str) -> GoldenCase:
-    """The case `name`; the full-size one makes 2.3 GB of weights."""
+
+def load_golden(name: str, with_weights: bool = True) -> GoldenCase:
+    """The case `name`; the full-size one makes 2.3 GB of weights. Without them, `state_dict` is empty."""
     case = json.loads((GOLDEN / f"{name}.json").read_text())
     with np.load(GOLDEN / f"{name}.npz") as file:
         arrays = dict(file)
-    state_dict = {key: weights.tensor(key, tuple(shape), case["seed"]) for key, shape in case["state_dict"].items()}
+    shapes = case["state_dict"] if with_weights else {}
+    state_dict = {key: weights.tensor(key, tuple(shape), case["seed"]) for key, shape in shapes.items()}
     images = (_images(name, case, "view1"), _images(name, case, "view2"))
     return GoldenCase(name, case, state_dict, images, arrays)
 
