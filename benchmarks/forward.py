@@ -104,7 +104,8 @@ def _sides(torch_folder: Path, jax_folder: Path, gpu: bool) -> list[Worker]:
     for dtype in dtypes:
         for attention in ("plain", "sdpa"):
             sides.append(Worker(f"PyTorch, {attention} attention, {dtype}", build_torch, torch_folder, attention, dtype))
-        for attention in ("auto", "cudnn") if dtype == "bfloat16" else ("auto",):
+        # On a GPU "auto" is cuDNN's in bfloat16.
+        for attention in ("auto", "xla") if dtype == "bfloat16" else ("auto",):
             label = f"JAX, {attention} attention, {dtype}" if gpu else "JAX"
             sides.append(Worker(f"{label}: 36 layers and heads", build_jax, jax_folder, attention, dtype, LAYERS, True))
             sides.append(Worker(f"{label}: 36 layers", build_jax, jax_folder, attention, dtype, LAYERS, False))
@@ -112,24 +113,40 @@ def _sides(torch_folder: Path, jax_folder: Path, gpu: bool) -> list[Worker]:
     return sides
 
 
+def _sides_by_dtype(jax_folder: Path) -> list[Worker]:
+    """JAX with and without heads, each in bfloat16 right after float32."""
+    return [
+        Worker(f"{what}, {dtype}", build_jax, jax_folder, "auto", dtype, LAYERS, head)
+        for what, head in (("36 layers and heads", True), ("36 layers", False))
+        for dtype in ("float32", "bfloat16")
+    ]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side (default: 5)")
     parser.add_argument("--work", type=Path, help="folder to keep the 4.6 GB of checkpoints in (default: a temporary one)")
+    parser.add_argument("--bfloat16", action="store_true", help="instead, JAX in bfloat16 against itself in float32; needs no PyTorch")
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
     with tempfile.TemporaryDirectory() as temporary:
         folders = both_layouts("full_512_dpt", args.work or Path(temporary))
-        import torch
+        if args.bfloat16:
+            sides = _sides_by_dtype(folders[1])
+        else:
+            import torch
 
-        sides = _sides(*folders, gpu=torch.cuda.is_available())
+            sides = _sides(*folders, gpu=torch.cuda.is_available())
         for _ in range(args.rounds):
             for side in sides:
                 side.run()
         for side in sides:
             side.finish()
-    _print(sides, model_flops())
+    if args.bfloat16:
+        _print_by_dtype(sides)
+    else:
+        _print(sides, model_flops())
 
 
 def _print(sides: list[Worker], flops: int) -> None:
@@ -157,6 +174,21 @@ def _print(sides: list[Worker], flops: int) -> None:
             )
         )
     print(markdown_table(head, rows))
+
+
+def _print_by_dtype(sides: list[Worker]) -> None:
+    import jax
+
+    print(f"512 dpt, {SIZE}×{SIZE}, batch 1, on {sides[0].details['device']} ({os.cpu_count()} CPU cores), jax {jax.__version__}")
+    print(f"{len(sides[0].seconds)} rounds in turn; median [min, max]")
+    rows = []
+    for single, half in zip(sides[::2], sides[1::2], strict=True):
+        for side in (single, half):
+            seconds = f"{statistics.median(side.seconds):.2f} [{min(side.seconds):.2f}, {max(side.seconds):.2f}]"
+            rows.append(
+                (side.name, seconds, _faster(single, side), f"{side.details['matmul'] / 1e9:.0f}", f"{side.details['peak_gb']:.2f}")
+            )
+    print(markdown_table(("side", "seconds", "over float32", "best product, GFLOP/s", "peak GB"), rows))
 
 
 def _dtype(side: Worker) -> str:
