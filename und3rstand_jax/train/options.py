@@ -64,7 +64,7 @@ size is drawn per batch; validation uses the first."""
     dtype: Dtype = "float32"
     """Data type of the backbone's computation. Heads, probes, loss and optimiser always use float32."""
     attention: AttentionImplementation = "auto"
-    """Implementation of the backbone's attention; cudnn requires an NVIDIA GPU and bfloat16."""
+    """Implementation of the backbone's attention; cudnn requires an NVIDIA GPU and bfloat16, in which auto takes it."""
 
     validate_every: int = 500
     """Steps between validations."""
