@@ -51,6 +51,7 @@ def of(document, kind):
     return [part for part in document["parts"] if part["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_every_part_is_done_or_says_why_not(document):
     assert [part["name"] for part in document["parts"]] == [part.name for part in parts(SMALL)]
     for part in document["parts"]:
@@ -61,6 +62,7 @@ def test_every_part_is_done_or_says_why_not(document):
     assert [side["status"] for side in sides] == [DONE if HAS_TORCH else NO_TORCH] * 9
 
 
+@pytest.mark.slow
 def test_the_machine_is_told(document):
     (machine,) = of(document, "machine")
     assert machine["result"]["backend"] == "cpu"
@@ -69,6 +71,7 @@ def test_the_machine_is_told(document):
     assert 0 < document["seconds"] < 60 * TEST_MINUTES
 
 
+@pytest.mark.slow
 def test_ceilings_are_positive(document):
     (ceilings,) = of(document, "ceilings")
     assert ceilings["result"]["torch"]["status"] == (DONE if HAS_TORCH else NO_TORCH)
@@ -78,6 +81,7 @@ def test_ceilings_are_positive(document):
         assert all(1e6 < rate < 1e14 for rate in rates.values())
 
 
+@pytest.mark.slow
 def test_parity_is_within_the_tested_bound(document):
     exact, rounded = of(document, "golden")
     with np.load(ROOT / "tests/golden/tiny_dpt.npz") as golden:
@@ -88,6 +92,7 @@ def test_parity_is_within_the_tested_bound(document):
     assert 1e-3 < median < worst < 3e-2
 
 
+@pytest.mark.slow
 def test_forward_passes_and_steps_are_timed_round_by_round(document):
     for part in [part for part in of(document, "forward") if part["attention"] == "xla"] + of(document, "step"):
         ours, theirs = part["result"]["jax"], part["result"]["torch"]
@@ -99,6 +104,7 @@ def test_forward_passes_and_steps_are_timed_round_by_round(document):
     assert captured == ["every layer", "every layer", "decoder layers"]
 
 
+@pytest.mark.slow
 def test_on_a_cpu_all_precisions_are_one(document):
     losses = {part["result"]["jax"]["first_loss"] for part in of(document, "step")}
     assert len(losses) == 1 and math.isfinite(losses.pop())
@@ -112,6 +118,7 @@ def test_on_a_cpu_all_precisions_are_one(document):
     assert np.mean(result["errors"]["highest"]) < np.mean(result["untrained"])
 
 
+@pytest.mark.slow
 def test_the_tables_are_made_from_the_results_alone(finished, document, capsys, tmp_path):
     printed, _ = finished
     file = tmp_path / "results.json"
@@ -131,6 +138,7 @@ def test_the_tables_are_made_from_the_results_alone(finished, document, capsys, 
         assert f"| {step['result']['jax']['first_loss']:.6f} |" in shown
 
 
+@pytest.mark.slow
 def test_it_imports_what_it_says_it_needs(document):
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = [*declared["dependencies"], *(name for extra in declared["optional-dependencies"].values() for name in extra)]

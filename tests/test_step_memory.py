@@ -50,8 +50,8 @@ def test_temporary_memory_grows_with_the_layers_by_their_captured_tokens_alone(a
     tokens = 2 * PAIRS * 36 * 64 * 4  # bytes a layer: views, pairs, tokens, channels, float32
     assert [found[2] for found in (one, twelve, every)] == [tokens, 12 * tokens, 36 * tokens]
     assert growth_beyond_tokens(twelve, every) <= ALLOCATIONS
-    # The loop over one layer is dissolved; that over several works on a copy of the layer whose turn it is.
-    a_layer = one[1]
+    # The loop over one layer is dissolved; that over several works on a copy of the layer whose turn it is, and of its tokens.
+    a_layer = one[1] + tokens
     assert growth_beyond_tokens(one, twelve) <= a_layer + ALLOCATIONS
     assert growth_beyond_tokens(one, every) <= a_layer + ALLOCATIONS
 
