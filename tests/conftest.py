@@ -7,8 +7,8 @@ as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m sl
 import importlib
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
         importlib.import_module("tests.signatures")  # the hook looks it up, and imports only `tests`
         jaxtyping.install_import_hook(CHECKED, "tests.signatures.checked")
     if config.option.markexpr == "not slow":
-        # Half of the fast tests' time is XLA's compiler. The slow tests, and the modules marked `optimised`, run what users run.
+        # Half of the fast tests' time is XLA's compiler. The slow tests, and those marked `optimised`, run what users run.
         os.environ.setdefault(_QUICK, "1")
     if _CACHE not in os.environ:
         # A program that several tests or processes run is compiled once.
@@ -50,19 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_compile(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In modules marked `optimised`, programs are compiled as users compile them: their bars are about those programs' values."""
-    if os.environ.get(_QUICK) != "1" or request.node.get_closest_marker("optimised") is None:
-        yield
-        return
+@pytest.fixture(autouse=True)
+def _as_users_compile(request: pytest.FixtureRequest) -> None:
+    """Tests marked `optimised` run programs compiled as users compile them: their bars are about those programs' values."""
+    quick = os.environ.get(_QUICK) == "1" and request.node.get_closest_marker("optimised") is None
+    if "jax" not in sys.modules and quick:
+        return  # it will read the environment
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.clear_caches()
+    if jax.config.read("jax_disable_most_optimizations") != quick:
+        jax.config.update("jax_disable_most_optimizations", quick)
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ if HAS_TORCH:
 
     from tests.torch_reference import ProbeReference, load_reference
 
-pytestmark = [needs_torch, pytest.mark.optimised]
+pytestmark = needs_torch
 
 SEED = 5
 TINY = {

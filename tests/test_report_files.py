@@ -24,8 +24,6 @@ from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
 
-pytestmark = pytest.mark.optimised
-
 LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.1.mlp")
 
 
@@ -288,6 +286,7 @@ def test_a_scenes_true_points_lie_behind_the_pixels_that_see_them():
     assert 0.1 <= np.linalg.norm(scene.pose[:3, 3]) <= 3
 
 
+@pytest.mark.optimised
 def test_a_scene_that_is_told_by_its_truth_has_no_error():
     truth = scene_inputs(3, "synthetic", (32, 32)).truth.views
     views = [dataclasses.replace(view, points=view.points * 7) for view in truth]

@@ -25,7 +25,7 @@ if HAS_TORCH:
 
     from tests.torch_reference import load_reference, training
 
-pytestmark = [needs_torch, pytest.mark.optimised]
+pytestmark = needs_torch
 
 SHAPE = (32, 48)
 ENCODER_LAYER = "encoder.1.mlp"
