@@ -102,10 +102,12 @@ def test_the_flops_of_a_step_are_those_computed_by_hand(plain_scenes, accumulate
     task = a_task(accumulate)
     parts = {part.name.split(",")[0]: part for part in step_parts(task, step_arguments(task, 4), devices=4)}
     assert parts["backbone"].count.flops == backbone_flops(4)
-    # A product's gradient takes two products of its size; the first layer's input has one too, for the norm before it.
+    # A product's gradient takes two products of its size, but for the first layer's, whose input needs none. The norm before it is folded
+    # into it, which takes products of a single row, its bias, in every micro-batch.
     widths = (DEC, DEC, DEC, DEC, DEC, 1024)
     forward = sum(linear(2 * 4 * TOKENS, *pair) for pair in zip(widths, widths[1:], strict=False))
-    assert parts["probes"].count.products == {("float32", "highest"): 6 * 3 * forward}
+    folding = accumulate * 3 * linear(1, DEC, DEC)
+    assert parts["probes"].count.products == {("float32", "highest"): 6 * (3 * forward - linear(2 * 4 * TOKENS, DEC, DEC) + folding)}
     weights = 6 * (sum(a * b + b for a, b in zip(widths, widths[1:], strict=False)) + 2 * DEC)
     assert parts["gradients of all devices"].exchanged == 2 * 3 / 4 * 4 * weights
     assert parts["updates of the probes"].count.traffic == pytest.approx(2 * 4 * 4 * weights, rel=1e-3)
