@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("UND3RSTAND_JAX_UNCHECKED") != "1" and config.option.markexpr != "slow":
         importlib.import_module("tests.signatures")  # the hook looks it up, and imports only `tests`
         jaxtyping.install_import_hook(CHECKED, "tests.signatures.checked")
+    if config.option.markexpr == "not slow":
+        # Most of the fast tests' time is XLA's compiler. The slow tests, and those marked `optimised`, run what users run.
+        os.environ.setdefault(_QUICK, "1")
     if _CACHE not in os.environ:
         # A program that several tests or processes run is compiled once.
         _made.append(tempfile.mkdtemp(prefix="und3rstand_jax_programs_"))
@@ -49,10 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _as_users_compile(request: pytest.FixtureRequest) -> None:
-    """Where JAX_DISABLE_MOST_OPTIMIZATIONS=1 is set, tests marked `optimised` still compile as users do: their bars are about that.
-
-    It is not set by default. It halves the fast tests' time, but with it a report's errors came out as 1 where 0 is right.
-    """
+    """Tests marked `optimised` run programs compiled as users compile them: their bars are about those programs' values."""
     quick = os.environ.get(_QUICK) == "1" and request.node.get_closest_marker("optimised") is None
     if "jax" not in sys.modules and quick:
         return  # it will read the environment

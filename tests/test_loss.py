@@ -82,6 +82,17 @@ def test_no_nan_in_value_or_gradient(golden, how):
         np.testing.assert_allclose(value, golden["train_loss"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}])
+def test_the_truth_itself_has_no_error_however_it_is_compiled(options):
+    """Unoptimised, a difference of equal points was rounded to 0 in one of two copies, and each such point had the error 1."""
+    rng = np.random.default_rng(0)
+    points = [rng.normal(size=(1, 32, side, 3)).astype(np.float32) for side in (48, 24)]
+    targets = [Target(view, np.eye(4, dtype=np.float32)[None], rng.uniform(size=view.shape[:3]) > 0.2) for view in points]
+    preds = [{"pts3d": view, "conf": np.ones(view.shape[:3], np.float32)} for view in points]
+    loss = jax.jit(lambda preds, targets: confidence_loss(*preds, *targets), compiler_options=options)(preds, targets)
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+
+
 def test_metric_ignores_scale_and_shift_along_z_and_the_choice_of_world(golden):
     preds, targets = inputs(golden)
     expected = invariant_error(*preds, *targets)

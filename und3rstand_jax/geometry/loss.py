@@ -14,7 +14,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from und3rstand_jax.model.heads import Plane, Planes, Pointmap, planes_of, split_axis
+from und3rstand_jax.model.heads import Plane, Planes, Pointmap, length, planes_of, split_axis
 from und3rstand_jax.model.output import pair
 
 CONFIDENCE_WEIGHT = 0.2  # α of the confidence term
@@ -106,7 +106,7 @@ def confidence_sums(pred1: Planes, pred2: Planes, truth: Truth) -> PairSums:
     points = _normalised(pair(_masked_planes(pred, mask) for pred, mask in zip((pred1, pred2), truth.valid, strict=True)), truth.valid)
     losses, regressions = [], []
     for conf, ours, true, mask in zip((pred1.conf, pred2.conf), points, truth.points, truth.valid, strict=True):
-        distance = _length(*(a - b for a, b in zip(ours, true, strict=True)))
+        distance = length(*(a - b for a, b in zip(ours, true, strict=True)))
         confidence = jnp.where(mask, conf, 1.0)
         losses.append(_sum(confidence * distance - CONFIDENCE_WEIGHT * jnp.log(confidence), mask))
         regressions.append(_sum(distance, mask))
@@ -167,7 +167,7 @@ def _masked_planes(pred: Planes, valid: Mask) -> Coordinates:
 
 def _normalised(points: tuple[Coordinates, Coordinates], valid: tuple[Array, Array]) -> tuple[Coordinates, Coordinates]:
     """Points over their mean distance to the origin, over both views of each pair; invalid ones are 0 and add nothing."""
-    total = sum(_sum_of_pair(_length(*view)) for view in points)
+    total = sum(_sum_of_pair(length(*view)) for view in points)
     count = sum(_sum_of_pair(mask.astype(jnp.float32)) for mask in valid)
     scale = jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)
     return pair(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
@@ -224,11 +224,4 @@ def _sum(values: Plane, valid: Mask) -> Float[Array, ""]:
 
 
 def _norm(vectors: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
-    return _length(*split_axis(vectors, vectors.ndim - 1))
-
-
-def _length(x: Float[Array, "*P"], y: Float[Array, "*P"], z: Float[Array, "*P"]) -> Float[Array, "*P"]:
-    squared = x * x + y * y + z * z
-    # The square root has no derivative at 0: both branches of the outer `where` must be differentiable there. NaN is not 0.
-    nonzero = squared != 0
-    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
+    return length(*split_axis(vectors, vectors.ndim - 1))

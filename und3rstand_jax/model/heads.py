@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Shaped
 from und3rstand_jax.model.output_modes import Mode
 
 _EXACT = lax.Precision.HIGHEST
+_ALMOST_NO_SQUARE = 1e-30
 
 
 class LinearHead(nn.Module):
@@ -185,6 +186,16 @@ def split_axis(values: Shaped[Array, "..."], axis: int) -> list[Shaped[Array, ".
     return [part.squeeze(axis) for part in lax.split(values, [1] * values.shape[axis], axis)]
 
 
+def length(x: Float[Array, "*P"], y: Float[Array, "*P"], z: Float[Array, "*P"]) -> Float[Array, "*P"]:
+    """The length of each vector, whose derivative at 0 is 0."""
+    squared = x * x + y * y + z * z
+    # The square root has no derivative at 0: both branches of the outer `where` must be differentiable there. NaN is not 0.
+    nonzero = squared != 0
+    # XLA may compute the square once for each `where`, and round a difference of equal numbers to 0 in one of them alone: what stands in
+    # for 0 must be as good as 0.
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, _ALMOST_NO_SQUARE)), 0.0)
+
+
 def planes_of(pointmap: Pointmap) -> Planes:
     """The planes of a pointmap, each (B, H, W)."""
     x, y, z = split_axis(pointmap["pts3d"], 3)
@@ -202,10 +213,7 @@ def to_planes(raw: Sequence[Plane], depth_mode: Mode, conf_mode: Mode) -> Planes
     """`to_pointmap` of channels that are arrays of their own."""
     x, y, z, *rest = (channel.astype(jnp.float32) for channel in raw)
     if depth_mode[0] != "linear":
-        squared = x * x + y * y + z * z
-        # The square root has no derivative at 0: both branches of the outer `where` must be differentiable there.
-        nonzero = squared > 0
-        distance = jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
+        distance = length(x, y, z)
         factor = (jnp.expm1(distance) if depth_mode[0] == "exp" else distance**2) / jnp.maximum(distance, 1e-8)
         x, y, z = x * factor, y * factor, z * factor
     if not rest:
