@@ -115,6 +115,7 @@ def assert_close(ours, expected, before):
         assert difference <= 1e-3 * np.abs(taken).max()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone):
     bad = batch(0)
     far = jax.tree.map(np.array, bad.pair)

@@ -53,6 +53,7 @@ def test_the_rest_of_the_last_block_is_not_computed(step):
     assert saved > 0.9 * (block_flops() - block_flops(step))
 
 
+@pytest.mark.slow
 def test_an_encoder_layer_costs_no_decoder():
     assert flops("encoder.0.mlp") < flops("encoder.1.mlp") < flops("encoder.norm") < flops("decoder.embed") < flops("decoder.0.self_attn")
     encoder_block = flops("encoder.1.mlp") - flops("encoder.0.mlp")

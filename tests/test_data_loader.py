@@ -112,6 +112,7 @@ def test_resuming_at_batch_n_gives_what_an_uninterrupted_run_gets(numbered, host
     assert equal(take(training_batches(config, 7), 3), take(training_batches(config, 0), 10)[7:])
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(tmp_path):
     # Spawned workers open real files: a monkeypatched source would not reach them.
     views = make_views(4, (48, 64))

@@ -85,6 +85,7 @@ def test_x64_changes_a_rendered_pair_by_rounding_alone():
         assert_close(usual, rendered_pair())
 
 
+@pytest.mark.slow
 def test_x64_is_used_nowhere_in_a_rendered_pair_and_a_model():
     module = DUSt3R(dataclasses.replace(step_cases.CONFIG, head_type="dpt", dec_depth=4))
 
@@ -98,6 +99,7 @@ def test_x64_is_used_nowhere_in_a_rendered_pair_and_a_model():
         assert jax.eval_shape(work) == usual
 
 
+@pytest.mark.slow
 def test_x64_changes_a_step_by_rounding_alone():
     """optax takes the bias correction's power in JAX's default float."""
     case = step_cases.Case(layers=step_cases.LAYERS[:2], micro_batches=2)

@@ -145,6 +145,7 @@ def test_cudnn_attention_in_float32_is_refused():
         backbone(LINEAR, attention="cudnn")(*views())
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter_and_are_finite_at_a_zero_prediction():
     model, pair = backbone(LINEAR), views()
     zero_heads = {name: jax.tree.map(jnp.zeros_like, model.params[name]) for name in ("head1", "head2")}

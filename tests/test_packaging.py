@@ -112,6 +112,7 @@ def test_the_report_needs_its_own_extra_alone():
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_a_rendered_scene_needs_nothing_of_the_train_extra():
     absent = {package for package, extra in EXTRAS.items() if extra == "train"} | {"torch"}
     code = """

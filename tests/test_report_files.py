@@ -286,6 +286,7 @@ def test_a_scenes_true_points_lie_behind_the_pixels_that_see_them():
     assert 0.1 <= np.linalg.norm(scene.pose[:3, 3]) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_scene_that_is_told_by_its_truth_has_no_error():
     truth = scene_inputs(3, "synthetic", (32, 32)).truth.views

@@ -88,6 +88,7 @@ np.savez({str(tmp_path / "pairs.npz")!r}, *jax.tree.leaves(pairs))
         assert_same_bits(take(take(pairs, device), place), take(landscape(), 3))
 
 
+@pytest.mark.slow
 def test_other_seeds_and_other_indices_give_other_pairs():
     images = landscape().view1.image.astype(float)
     assert min(np.abs(images[i] - images[j]).mean() for i in range(COUNT) for j in range(i)) > 10
