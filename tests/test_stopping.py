@@ -72,6 +72,8 @@ _COLLECTING = """
 import gc, signal, sys, time
 from und3rstand_jax.commands.command_line import run_command
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts in the background without it
+
 def work():
     def interrupt(phase, info):
         gc.callbacks.remove(interrupt)
