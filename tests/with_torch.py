@@ -31,6 +31,7 @@ NEED_TORCH = {
     "test_sources.py": 3,
     "test_step_parity_torch.py": 3,
     "test_torch_reference.py": 98,
+    "test_torch_reference_edits.py": 82,
 }
 """File -> how many of its tests, fast and slow, need torch."""
 

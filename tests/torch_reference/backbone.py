@@ -147,11 +147,13 @@ class EncoderBlock(nn.Module):
         self.attn = SelfAttention(width, heads, attention)
         self.norm2 = layer_norm(width)
         self.mlp = MLP(width)
+        # Places for hooks on the residual stream, which is no module's output otherwise.
+        self.after_self_attn, self.after_mlp = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
         """The residual stream after the attention and after the MLP."""
-        after_attention = x + self.attn(self.norm1(x), rope)
-        return after_attention, after_attention + self.mlp(self.norm2(after_attention))
+        after_self = self.after_self_attn(x + self.attn(self.norm1(x), rope))
+        return after_self, self.after_mlp(after_self + self.mlp(self.norm2(after_self)))
 
 
 class DecoderBlock(nn.Module):
@@ -166,12 +168,13 @@ class DecoderBlock(nn.Module):
         self.norm3 = layer_norm(width)
         self.mlp = MLP(width)
         self.norm_y = layer_norm(width)
+        self.after_self_attn, self.after_cross_attn, self.after_mlp = nn.Identity(), nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor, rope_x: Rope, rope_y: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """The residual stream of x after self-attention, cross-attention to y, and the MLP."""
-        after_self = x + self.attn(self.norm1(x), rope_x)
-        after_cross = after_self + self.cross_attn(self.norm2(after_self), self.norm_y(y), rope_x, rope_y)
-        return after_self, after_cross, after_cross + self.mlp(self.norm3(after_cross))
+        after_self = self.after_self_attn(x + self.attn(self.norm1(x), rope_x))
+        after_cross = self.after_cross_attn(after_self + self.cross_attn(self.norm2(after_self), self.norm_y(y), rope_x, rope_y))
+        return after_self, after_cross, self.after_mlp(after_cross + self.mlp(self.norm3(after_cross)))
 
 
 HEADS = {"linear": LinearHead, "dpt": DPTHead}
