@@ -16,7 +16,7 @@ from tests.tiny import CONFIG, backbone_tensors
 from tests.with_torch import needs_torch
 from und3rstand_jax.model import blocks
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.captures import select_captures
+from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.layer_ids import select_layers
@@ -265,8 +265,8 @@ def test_weights_cost_queries_keys_and_their_products_and_nothing_behind_them():
 
 def test_only_the_heads_asked_for_are_computed(monkeypatch):
     shapes = []
-    compute = blocks.attention_weights
-    monkeypatch.setattr(blocks, "attention_weights", lambda *args: shapes.append((w := compute(*args)).shape) or w)
+    compute = blocks.attention_scores
+    monkeypatch.setattr(blocks, "attention_scores", lambda *args: shapes.append((w := compute(*args)).shape) or w)
     traced("decoder.1.cross_attn.weights:1-3,decoder.2.mlp")
     assert shapes == [(2, 3, 6, 8), (2, 3, 8, 6)]
 
@@ -275,7 +275,7 @@ def test_nothing_is_computed_that_was_not_asked_for(monkeypatch):
     def never(*args):
         raise AssertionError("attention weights were computed")
 
-    monkeypatch.setattr(blocks, "attention_weights", never)
+    monkeypatch.setattr(blocks, "attention_scores", never)
     names = [aval.shape for aval in traced("*", head=True).out_avals]
     assert len(names) == 2 * len(TINY.layer_ids) + 4  # tokens of both views, and points and confidence of both
     with pytest.raises(AssertionError, match="were computed"):

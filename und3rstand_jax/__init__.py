@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from und3rstand_jax.model.backbone import Backbone, ProbedLayers
     from und3rstand_jax.model.config import BackboneConfig
     from und3rstand_jax.model.dust3r import DUSt3R
+    from und3rstand_jax.model.edit_files import read_edits
+    from und3rstand_jax.model.edits import Edit, Edits, block_attention, knock_out, patch_from, replace, skip, steer
     from und3rstand_jax.model.images import load_image
     from und3rstand_jax.model.layer_ids import layer_ids, paper_layer_ids, select_layers
     from und3rstand_jax.model.output import BackboneOutput
+    from und3rstand_jax.model.start import start_layers
     from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
     from und3rstand_jax.probes.probes import PointmapProbes, Probes
     from und3rstand_jax.support.errors import (
         CheckpointError,
         ConfigError,
         DataError,
+        EditError,
         ImageError,
         LayerError,
         OptionError,
@@ -48,13 +52,16 @@ _HOMES = {
     "model.backbone": ("Backbone", "ProbedLayers"),
     "model.config": ("BackboneConfig",),
     "model.dust3r": ("DUSt3R",),
+    "model.edit_files": ("read_edits",),
+    "model.edits": ("Edit", "Edits", "block_attention", "knock_out", "patch_from", "replace", "skip", "steer"),
     "model.images": ("load_image",),
     "model.layer_ids": ("layer_ids", "paper_layer_ids", "select_layers"),
     "model.output": ("BackboneOutput",),
+    "model.start": ("start_layers",),
     "probes.config": ("ProbeConfig", "ProbeGroup"),
     "probes.probes": ("PointmapProbes", "Probes"),
     "support.errors": (
-        *("CheckpointError", "ConfigError", "DataError", "ImageError", "LayerError"),
+        *("CheckpointError", "ConfigError", "DataError", "EditError", "ImageError", "LayerError"),
         *("OptionError", "OutputError", "TrainingError", "UserError"),
     ),
 }
@@ -69,6 +76,9 @@ __all__ = [
     "ConfigError",
     "DUSt3R",
     "DataError",
+    "Edit",
+    "EditError",
+    "Edits",
     "ImageError",
     "LayerError",
     "OptionError",
@@ -81,15 +91,23 @@ __all__ = [
     "TrainingError",
     "UserError",
     "__version__",
+    "block_attention",
     "converted_checkpoint",
     "is_checkpoint",
+    "knock_out",
     "layer_ids",
     "load_backbone",
     "load_backbone_and_probe",
     "load_image",
     "paper_layer_ids",
+    "patch_from",
     "read_checkpoint_info",
+    "read_edits",
+    "replace",
     "select_layers",
+    "skip",
+    "start_layers",
+    "steer",
 ]
 
 

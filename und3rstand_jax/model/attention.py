@@ -81,15 +81,22 @@ def attend(
     return _batched(query, key, value, implementation, precision)
 
 
-def attention_weights(
-    query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], heads: slice, precision: lax.Precision
+def attention_scores(
+    query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], precision: lax.Precision, heads: slice = slice(None)
 ) -> Float[Array, "B h N M"]:
-    """softmax(q kᵀ / √D) of the h heads that `heads` keeps, in float32 whatever the dtype of q and k.
+    """q kᵀ / √D of the h heads that `heads` keeps, in float32 whatever the dtype of q and k.
 
-    For inspection: `attend` computes its own weights, most of which never exist as one array.
+    For inspection and edits: `attend` computes its own, most of which never exist as one array.
     """
-    logits = jnp.einsum("bnhd,bmhd->bhnm", query[:, :, heads], key[:, :, heads], precision=precision, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1)
+    products = jnp.einsum("bnhd,bmhd->bhnm", query[:, :, heads], key[:, :, heads], precision=precision, preferred_element_type=jnp.float32)
+    return products * query.shape[-1] ** -0.5
+
+
+def mix_by_scores(scores: Float[Array, "B H N M"], value: Float[Array, "B M H D"], precision: lax.Precision) -> Float[Array, "B N H D"]:
+    """softmax(scores) v for every head: `attend` where the scores are there already, because they were edited."""
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", weights, value, precision=precision, preferred_element_type=jnp.float32)
+    return mixed.astype(value.dtype)
 
 
 def _cudnn_has_kernel(query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], value: Float[Array, "B M H D"]) -> bool:

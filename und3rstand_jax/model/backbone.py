@@ -9,11 +9,17 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from und3rstand_jax.model.captures import select_captures
+from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.edits import Edits
+from und3rstand_jax.model.images import as_view
+from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.site_edits import resolve_edits
+from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.model.stack import Params
+from und3rstand_jax.model.start import token_grids
+from und3rstand_jax.support.errors import OptionError
 
 Image = jax.Array | npt.ArrayLike
 """A batch of images in anything NumPy reads, a torch tensor for example."""
@@ -45,22 +51,57 @@ class Backbone:
         """The architecture."""
         return self.module.config
 
-    def __call__(self, view1: Image, view2: Image, capture: str | Iterable[str] | None = None, head: bool | None = None) -> BackboneOutput:
+    def __call__(
+        self,
+        view1: Image | None = None,
+        view2: Image | None = None,
+        capture: str | Iterable[str] | None = None,
+        head: bool | None = None,
+        edits: Edits | SiteEdits | None = None,
+        start: BackboneOutput | None = None,
+    ) -> BackboneOutput:
         """Runs both views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1]; see `DUSt3R.__call__`, also for what it raises.
 
-        By default it captures the probed layers and runs no head; a backbone without probes runs its head.
+        By default it captures the probed layers and runs no head; a backbone without probes runs its head. Other places and numbers at
+        the same sites run the same compiled program.
         """
         if capture is None:
             capture = self.probed_layers.layer_ids
         if head is None:
             head = not self.probed_layers.layer_ids and self.config.head_type is not None
         captured = select_captures(capture, self.config)
-        one, two = (view if isinstance(view, jax.Array) else np.asarray(view) for view in (view1, view2))
-        return _apply(self.module, self.params, one, two, captured, head)
+        one, two = (view if view is None or isinstance(view, jax.Array) else np.asarray(view) for view in (view1, view2))
+        if isinstance(edits, Edits):
+            edits = self.resolve(edits, (one, two) if start is None else start)
+        return _apply(self.module, self.params, one, two, captured, head, edits, start)
+
+    def resolve(self, edits: Edits, inputs: tuple[Image | None, Image | None] | BackboneOutput) -> SiteEdits:
+        """Edits as the numbers that the compiled program takes, for images like these or for a start.
+
+        Raises:
+            LayerError, EditError: as from `und3rstand_jax.model.site_edits.resolve_edits`.
+            ImageError, OptionError: these are no images, or one is missing.
+        """
+        if isinstance(inputs, BackboneOutput):
+            sizes, batch = inputs.image_sizes, len(jax.tree.leaves(inputs)[0])
+        else:
+            if inputs[0] is None or inputs[1] is None:
+                raise OptionError("a pass takes both views' images, or start= and none")
+            views = [as_view(np.asarray(view), self.config.patch_size, f"view{number}") for number, view in enumerate(inputs, start=1)]
+            sizes, batch = pair((view.shape[1], view.shape[2]) for view in views), len(views[0])
+        return resolve_edits(edits, self.config, token_grids(sizes, self.config), batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _apply(
-    module: DUSt3R, params: Params, view1: jax.Array | np.ndarray, view2: jax.Array | np.ndarray, capture: tuple[str, ...], head: bool
+    module: DUSt3R,
+    params: Params,
+    view1: jax.Array | np.ndarray | None,
+    view2: jax.Array | np.ndarray | None,
+    capture: tuple[str, ...],
+    head: bool,
+    edits: SiteEdits | None,
+    start: BackboneOutput | None,
 ) -> BackboneOutput:
-    return cast(BackboneOutput, module.apply({"params": params}, view1, view2, capture=capture, head=head))
+    output = module.apply({"params": params}, view1, view2, capture=capture, head=head, edits=edits, start=start)
+    return cast(BackboneOutput, output)

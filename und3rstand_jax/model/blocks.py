@@ -1,25 +1,21 @@
 """Transformer blocks with rotary attention, as CroCo v2 (Weinzaepfel et al. 2023) and DUSt3R have them.
 
-A block returns the residual stream after each of its steps, named as in layer ids, and those attention weights that
-`captured` names (`und3rstand_jax.model.captures`). `until` ends it after the named step: what nobody reads is not traced.
+A block tells its `BlockSites` the values at each of its sites as it comes by them: there they are edited, kept, and the block ended.
 """
 
 import dataclasses
 import math
-from collections.abc import Collection
-from typing import cast
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from und3rstand_jax.model.attention import AttentionImplementation, Rotation, attend, attention_weights, rotate
-from und3rstand_jax.model.captures import heads_of_weights
+from und3rstand_jax.model.attention import AttentionImplementation, Rotation, attend, attention_scores, mix_by_scores, rotate
+from und3rstand_jax.model.block_sites import BlockSites
+from und3rstand_jax.model.sites import HEADS, SCORES, WEIGHTS
 from und3rstand_jax.model.stack import Params
-
-Steps = dict[str, Array]
-"""Name of a step of a block -> the residual stream after it, (B, N, C), or the attention weights of that name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +35,36 @@ class Arithmetic:
         # Flax's default E[x²] − E[x]² loses digits where the residual stream has a large mean.
         return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name=name)
 
-    def captured_weights(self, step: str, query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], captured: Collection[str]) -> Steps:
-        """The captured weights of the attention that is `step` of its block: (B, heads, N, M) each."""
-        groups = heads_of_weights(step, captured)
-        return {name: attention_weights(query, key, heads, self.precision) for name, heads in groups.items()}
+    def scores(
+        self, step: str, query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], sites: BlockSites
+    ) -> Float[Array, "B H N M"] | None:
+        """The edited scores of an attention, None where they are not edited; captured scores and weights are kept either way."""
+        weights = sites.captured_groups(f"{step}.{WEIGHTS}")
+        if f"{step}.{SCORES}" in sites.edits:
+            scores = sites.at(f"{step}.{SCORES}", attention_scores(query, key, self.precision), heads_axis=1)
+            sites.kept.update({name: jax.nn.softmax(scores[:, heads], axis=-1) for name, heads in weights.items()})
+            return scores
+        # Only the heads that are asked for: `attend` has no use for them.
+        for name, heads in sites.captured_groups(f"{step}.{SCORES}").items():
+            sites.kept[name] = attention_scores(query, key, self.precision, heads)
+        for name, heads in weights.items():
+            sites.kept[name] = jax.nn.softmax(attention_scores(query, key, self.precision, heads), axis=-1)
+        return None
+
+    def mix(
+        self,
+        step: str,
+        query: Float[Array, "B N H D"],
+        key: Float[Array, "B M H D"],
+        value: Float[Array, "B M H D"],
+        scores: Float[Array, "B H N M"] | None,
+        sites: BlockSites,
+    ) -> Float[Array, "B N H D"]:
+        """Each head's mix of the values: by edited scores where there are any, else by the implementation that the model has."""
+        mixed = (
+            attend(query, key, value, self.attention, self.precision) if scores is None else mix_by_scores(scores, value, self.precision)
+        )
+        return sites.at(f"{step}.{HEADS}", mixed)
 
 
 class EncoderBlock(nn.Module):
@@ -53,18 +75,13 @@ class EncoderBlock(nn.Module):
     mlp_ratio: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N C"], rotation: Rotation, until: str = "mlp", captured: Collection[str] = ()) -> Steps:
-        """The residual stream after each step up to and including `until`, and the captured weights on the way."""
-        attn = SelfAttention(self.arithmetic, self.num_heads, name="attn")
-        steps, update = attn(self.arithmetic.layer_norm("norm1")(x), rotation, captured, until)
-        if update is None:
-            return steps
-        x = steps["self_attn"] = x + update
-        if until == "self_attn":
-            return steps
-        mlp = Mlp(self.arithmetic, self.mlp_ratio, name="mlp")
-        steps["mlp"] = x + mlp(self.arithmetic.layer_norm("norm2")(x))
-        return steps
+    def __call__(self, x: Float[Array, "B N C"], rotation: Rotation, sites: BlockSites) -> Float[Array, "B N C"]:
+        """The residual stream after the block, as far as `sites` lets it run."""
+        norm = self.arithmetic.layer_norm
+        x = sites.step(
+            "self_attn", x, lambda: SelfAttention(self.arithmetic, self.num_heads, name="attn")(norm("norm1")(x), rotation, sites)
+        )
+        return sites.step("mlp", x, lambda: Mlp(self.arithmetic, self.mlp_ratio, name="mlp")(norm("norm2")(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -76,44 +93,30 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B N C"],
-        y: Float[Array, "B M C"],
-        rotation: Rotation,
-        other_rotation: Rotation,
-        until: str = "mlp",
-        captured: Collection[str] = (),
-    ) -> Steps:
-        """The residual stream of `x` after each step up to and including `until`, and the captured weights on the way.
+        self, x: Float[Array, "B N C"], y: Float[Array, "B M C"], rotation: Rotation, other_rotation: Rotation, sites: BlockSites
+    ) -> Float[Array, "B N C"]:
+        """The residual stream of `x` after the block, as far as `sites` lets it run.
 
-        `y` is the other view's stream before this block.
+        `y` is the other view's stream before this block, also where `sites` lets the block begin in its middle.
         """
-        attn = SelfAttention(self.arithmetic, self.num_heads, name="attn")
-        steps, update = attn(self.arithmetic.layer_norm("norm1")(x), rotation, captured, until)
-        if update is None:
-            return steps
-        x = steps["self_attn"] = x + update
-        if until == "self_attn":
-            return steps
-        cross_attn = CrossAttention(self.arithmetic, self.num_heads, name="cross_attn")
-        other = self.arithmetic.layer_norm("norm_y")(y)
-        weights, update = cross_attn(self.arithmetic.layer_norm("norm2")(x), other, rotation, other_rotation, captured, until)
-        steps |= weights
-        if update is None:
-            return steps
-        x = steps["cross_attn"] = x + update
-        if until == "cross_attn":
-            return steps
-        mlp = Mlp(self.arithmetic, self.mlp_ratio, name="mlp")
-        steps["mlp"] = x + mlp(self.arithmetic.layer_norm("norm3")(x))
-        return steps
+        norm = self.arithmetic.layer_norm
+
+        def cross_attention() -> Float[Array, "B N C"] | None:
+            attention = CrossAttention(self.arithmetic, self.num_heads, name="cross_attn")
+            other = norm("norm_y")(y)
+            return attention(norm("norm2")(x), other, rotation, other_rotation, sites)
+
+        x = sites.step(
+            "self_attn", x, lambda: SelfAttention(self.arithmetic, self.num_heads, name="attn")(norm("norm1")(x), rotation, sites)
+        )
+        x = sites.step("cross_attn", x, cross_attention)
+        return sites.step("mlp", x, lambda: Mlp(self.arithmetic, self.mlp_ratio, name="mlp")(norm("norm3")(x)))
 
 
-def apply_block(
-    block: EncoderBlock | DecoderBlock, params: Params, *inputs: Array | Rotation, until: str, captured: Collection[str]
-) -> Steps:
-    """Runs a block as a function of its parameters."""
-    return cast(Steps, block.apply({"params": params}, *inputs, until=until, captured=captured))
+def run_block(block: EncoderBlock | DecoderBlock, params: Params, *inputs: Array | Rotation, sites: BlockSites) -> dict[str, Array]:
+    """Runs a block as a function of its parameters; returns what its sites keep."""
+    block.apply({"params": params}, *inputs, sites)
+    return sites.kept
 
 
 class SelfAttention(nn.Module):
@@ -123,19 +126,17 @@ class SelfAttention(nn.Module):
     num_heads: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N C"], rotation: Rotation, captured: Collection[str], until: str
-    ) -> tuple[Steps, Float[Array, "B N C"] | None]:
-        """The captured weights, and the update of each token unless the block ends with the weights."""
+    def __call__(self, x: Float[Array, "B N C"], rotation: Rotation, sites: BlockSites) -> Float[Array, "B N C"] | None:
+        """The update of each token, None if the block ends before it."""
         batch, length, width = x.shape
         qkv = self.arithmetic.dense(3 * width, "qkv")(x).reshape(batch, length, 3, self.num_heads, -1)
         query, key, value = (qkv[:, :, i] for i in range(3))
         query, key = rotate(query, rotation), rotate(key, rotation)
-        weights = self.arithmetic.captured_weights("self_attn", query, key, captured)
-        if until in weights:
-            return weights, None
-        mixed = attend(query, key, value, self.arithmetic.attention, self.arithmetic.precision)
-        return weights, self.arithmetic.dense(width, "proj")(mixed.reshape(x.shape))
+        scores = self.arithmetic.scores("self_attn", query, key, sites)
+        if sites.is_done:
+            return None
+        mixed = self.arithmetic.mix("self_attn", query, key, value, scores, sites)
+        return None if sites.is_done else self.arithmetic.dense(width, "proj")(mixed.reshape(x.shape))
 
 
 class CrossAttention(nn.Module):
@@ -146,15 +147,9 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B N C"],
-        y: Float[Array, "B M C"],
-        rotation: Rotation,
-        other_rotation: Rotation,
-        captured: Collection[str],
-        until: str,
-    ) -> tuple[Steps, Float[Array, "B N C"] | None]:
-        """The captured weights, and the update that each token of `x` reads from `y` unless the block ends with the weights."""
+        self, x: Float[Array, "B N C"], y: Float[Array, "B M C"], rotation: Rotation, other_rotation: Rotation, sites: BlockSites
+    ) -> Float[Array, "B N C"] | None:
+        """The update that each token of `x` reads from `y`, None if the block ends before it."""
         width = x.shape[-1]
 
         def heads(tokens: Float[Array, "B L C"]) -> Float[Array, "B L H D"]:
@@ -162,12 +157,12 @@ class CrossAttention(nn.Module):
 
         query = rotate(heads(self.arithmetic.dense(width, "projq")(x)), rotation)
         key = rotate(heads(self.arithmetic.dense(width, "projk")(y)), other_rotation)
-        weights = self.arithmetic.captured_weights("cross_attn", query, key, captured)
-        if until in weights:
-            return weights, None
+        scores = self.arithmetic.scores("cross_attn", query, key, sites)
+        if sites.is_done:
+            return None
         value = heads(self.arithmetic.dense(width, "projv")(y))
-        mixed = attend(query, key, value, self.arithmetic.attention, self.arithmetic.precision)
-        return weights, self.arithmetic.dense(width, "proj")(mixed.reshape(x.shape))
+        mixed = self.arithmetic.mix("cross_attn", query, key, value, scores, sites)
+        return None if sites.is_done else self.arithmetic.dense(width, "proj")(mixed.reshape(x.shape))
 
 
 class Mlp(nn.Module):

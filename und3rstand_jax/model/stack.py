@@ -1,17 +1,22 @@
 """Stacks of equal blocks: one parameter tree with a leading layer axis, run by `lax.scan`, captured where asked.
 
-Scanning compiles one block instead of a whole stack. Where the capture changes from block to block, the stack is cut
-into runs of blocks with the same capture, so that only what is asked for is ever stacked in memory.
+Scanning compiles one block instead of a whole stack. Where captures or edited sites change from block to block, the stack is cut
+into runs of blocks with the same ones, so that only what is asked for is ever stacked in memory, and only what is edited pays.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from und3rstand_jax.model.affine import Affine
+from und3rstand_jax.model.block_sites import BlockSites
 
 Params = dict[str, Any]
 """A parameter tree: nested dicts with arrays as leaves."""
@@ -24,8 +29,8 @@ Position = tuple[int, str]
 
 P = TypeVar("P")
 
-Block = Callable[[P, Streams, str, Collection[str]], dict[str, Streams]]
-"""(parameters of one block, streams, last step to run, captured steps) -> streams after each step."""
+BlockEdits = Mapping[str, tuple[Affine | None, ...]]
+"""Site within one block -> its edit in each stream."""
 
 
 def stacked(init: Callable[[jax.Array], Mapping[str, Any]], depth: int) -> Callable[[jax.Array], Params]:
@@ -35,21 +40,50 @@ def stacked(init: Callable[[jax.Array], Mapping[str, Any]], depth: int) -> Calla
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Consecutive blocks [start, stop) with the same captured steps; each ends after the step `until`."""
+    """Consecutive blocks [start, stop) with the same captured and edited sites.
+
+    The first begins after its step `since`, if that is given; each ends at the site `until`.
+    """
 
     start: int
     stop: int
     captured: tuple[str, ...]
     until: str
+    since: str | None = None
+
+    def sites(self, edits: BlockEdits, stream: int) -> BlockSites:
+        """What is to happen in one stream in one of the blocks."""
+        ours = {site: affine for site, views in edits.items() if (affine := views[stream]) is not None}
+        return BlockSites(self.captured, ours, self.since, self.until)
 
 
-def plan_runs(steps: tuple[str, ...], depth: int, needed: Collection[Position]) -> tuple[Run, ...]:
+Block = Callable[[P, Streams, Streams, Run, BlockEdits], dict[str, Streams]]
+"""(parameters of one block, streams, streams before the block, the run it is of, its edits) -> streams at each site that is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a stack is entered: after step `since` of a block, or at its beginning."""
+
+    block: int
+    since: str | None = None
+
+
+def plan_runs(
+    steps: tuple[str, ...],
+    depth: int,
+    needed: Collection[Position],
+    edits: Mapping[int, BlockEdits] = MappingProxyType({}),
+    entry: Entry = Entry(0),
+) -> tuple[Run, ...]:
     """The runs of blocks that yield every needed position and compute nothing after the last of them.
 
     Args:
         steps: what a block can return, in the order in which it computes it.
         depth: number of blocks.
-        needed: the positions to capture.
+        needed: the positions to capture, behind the entry.
+        edits: of each block that has any.
+        entry: where the stack is entered.
     """
     if not needed:
         return ()
@@ -57,41 +91,67 @@ def plan_runs(steps: tuple[str, ...], depth: int, needed: Collection[Position]) 
     if last_block >= depth:
         raise ValueError(f"block {last_block} is needed of a stack of {depth}")
 
-    def kind(index: int) -> tuple[tuple[str, ...], str]:
+    def kind(index: int) -> tuple[tuple[str, ...], str, str | None, object]:
         captured = tuple(step for step in steps if (index, step) in needed)
-        return captured, steps[last_step] if index == last_block else steps[-1]
+        until = steps[last_step] if index == last_block else steps[-1]
+        return captured, until, entry.since if index == entry.block else None, _axes(edits.get(index, {}))
 
     runs = []
-    for (captured, until), group in itertools.groupby(range(last_block + 1), key=kind):
+    for (captured, until, since, _), group in itertools.groupby(range(entry.block, last_block + 1), key=kind):
         indices = list(group)
-        runs.append(Run(indices[0], indices[-1] + 1, captured, until))
+        runs.append(Run(indices[0], indices[-1] + 1, captured, until, since))
     return tuple(runs)
 
 
-def run_stack(block: Block[P], params: P, streams: Streams, runs: tuple[Run, ...], unroll: bool) -> dict[Position, Streams]:
+def _axes(edits: BlockEdits) -> object:
+    """What of a block's edits is part of the program."""
+    return sorted((site, str(jax.tree.map(np.shape, views))) for site, views in edits.items())
+
+
+def run_stack(
+    block: Block[P],
+    params: P,
+    streams: Streams,
+    runs: tuple[Run, ...],
+    unroll: bool,
+    edits: Mapping[int, BlockEdits] = MappingProxyType({}),
+    before: Streams | None = None,
+    remat: bool = False,
+) -> dict[Position, Streams]:
     """Runs a planned stack; the result holds exactly the captured positions.
 
     Args:
         block: one block of the stack.
         params: its parameters; the first axis of every leaf is the block.
-        streams: the tokens before block 0.
+        streams: the tokens that the first run begins with.
         runs: what to run and keep, from `plan_runs`.
         unroll: write the blocks out instead of scanning: a longer program, which compiles more slowly.
+        edits: of each block that has any; those of blocks that are not run are ignored.
+        before: the tokens before the first run's block, where it begins in the block's middle.
+        remat: whether a gradient computes each block again instead of holding what is inside it.
     """
     kept: dict[Position, Streams] = {}
     for run in runs:
 
-        def body(streams: Streams, index: jax.Array | int, run: Run = run) -> tuple[Streams, dict[str, Streams]]:
+        def body(
+            streams: Streams, index_and_edits: tuple[jax.Array | int, BlockEdits], run: Run = run
+        ) -> tuple[Streams, dict[str, Streams]]:
+            index, edits = index_and_edits
             # Indexing inside the loop reads one block's weights; slicing the stack outside would copy the run's.
-            after = block(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], params), streams, run.until, run.captured)
+            of_block = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], params)
+            after = block(of_block, streams, streams if run.since is None or before is None else before, run, edits)
             return after[run.until], {step: after[step] for step in run.captured}
 
-        if unroll or run.stop - run.start == 1:
-            for index in range(run.start, run.stop):
-                streams, captured = body(streams, index)
+        if remat:
+            body = jax.checkpoint(body)
+        of_run = [dict(edits.get(index, {})) for index in range(run.start, run.stop)]
+        if unroll or len(of_run) == 1:
+            for index, of_block in zip(range(run.start, run.stop), of_run, strict=True):
+                streams, captured = body(streams, (index, of_block))
                 kept.update({(index, step): value for step, value in captured.items()})
         else:
-            streams, stacked = lax.scan(body, streams, jnp.arange(run.start, run.stop))
+            xs = jnp.arange(run.start, run.stop), jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_run)
+            streams, stacked = lax.scan(body, streams, xs)
             for step, values in stacked.items():
                 kept.update({(run.start + i, step): tuple(v[i] for v in values) for i in range(run.stop - run.start)})
     return kept

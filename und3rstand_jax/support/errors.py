@@ -45,7 +45,11 @@ class ConfigError(UserError):
 
 
 class LayerError(UserError):
-    """A layer id, pattern, attention map or head that the model does not have, or a probed layer that was not captured."""
+    """A layer id, pattern, site or head that the model does not have, or a layer that is needed and was not captured."""
+
+
+class EditError(UserError):
+    """An edit that cannot be made: of places that its site does not have, or with numbers that do not fit there."""
 
 
 class ImageError(UserError):

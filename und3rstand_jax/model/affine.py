@@ -1,0 +1,52 @@
+"""The one edit: x ← scale · x + shift, in numbers.
+
+Scales and shifts are arrays that broadcast against the values of their site, so that other numbers, and other places among those
+selected, run the same compiled program. Where each comes from is `und3rstand_jax.model.edits`' business.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Numbers: TypeAlias = Float[Array | np.ndarray, "..."]
+
+
+class Affine(NamedTuple):
+    """Scale and shift of one site in one view: float32 arrays of one number of axes, each 1 or that of the site's values."""
+
+    scale: Numbers
+    shift: Numbers
+
+
+ViewAffines: TypeAlias = tuple[Affine | None, Affine | None]
+"""Of each view, None where it is not edited."""
+
+SiteEdits: TypeAlias = dict[str, ViewAffines]
+"""Id of a site -> its edits. The ids and axes are static, the numbers are not."""
+
+Edited: TypeAlias = Mapping[str, Affine]
+"""Site within one block -> its edit in one view, or in all views that go through the block as one batch."""
+
+
+def apply_affine(affine: Affine, x: Array) -> Array:
+    """scale · x + shift, computed in at least float32 and returned in x's dtype."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.asarray(affine.scale * x.astype(wide) + affine.shift, x.dtype)
+
+
+def as_one_batch(views: Sequence[Affine | None], batch: int) -> Affine | None:
+    """The edit of views that are concatenated along the batch, `batch` examples each."""
+    some = next((affine for affine in views if affine is not None), None)
+    if some is None:
+        return None
+    neutral = Affine(jnp.ones((1,) * some.scale.ndim, jnp.float32), jnp.zeros((1,) * some.scale.ndim, jnp.float32))
+
+    def joined(parts: Sequence[Numbers]) -> Array:
+        axes = np.broadcast_shapes(*(part.shape[1:] for part in parts))
+        return jnp.concatenate([jnp.broadcast_to(part, (batch, *axes)) for part in parts])
+
+    both = [affine or neutral for affine in views]
+    return Affine(joined([affine.scale for affine in both]), joined([affine.shift for affine in both]))

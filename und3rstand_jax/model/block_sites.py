@@ -1,0 +1,57 @@
+"""What happens at the sites of one block while it runs: where it begins and ends, what is edited, what is kept."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+
+from jaxtyping import Array, Float
+
+from und3rstand_jax.model.affine import Affine, apply_affine
+from und3rstand_jax.model.sites import groups_at
+
+
+@dataclasses.dataclass
+class BlockSites:
+    """One run of one block; sites are named within the block (`cross_attn`, `cross_attn.heads`).
+
+    Attributes:
+        captured: the sites to keep, with the heads to keep of each.
+        edits: site without heads -> its edit.
+        since: the step after which the block begins, None to begin with its first.
+        until: the site at which it ends: what nobody reads is not traced.
+        kept: the captured sites and `until`, as far as the block has run. What is edited is kept as edited.
+    """
+
+    captured: Collection[str] = ()
+    edits: Mapping[str, Affine] = dataclasses.field(default_factory=dict)
+    since: str | None = None
+    until: str = "mlp"
+    kept: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the block has reached its end."""
+        return self.until in self.kept
+
+    def step(self, name: str, x: Float[Array, "B N C"], update: Callable[[], Float[Array, "B N C"] | None]) -> Float[Array, "B N C"]:
+        """The residual stream after a step that adds `update()`; as it was before if the step is not run, or not to its end."""
+        if self.since is not None:
+            if name == self.since:
+                self.since = None
+            return x
+        added = None if self.is_done else update()
+        if added is None:
+            return x
+        added = self.at(f"{name}.update", added)
+        return x if self.is_done else self.at(name, x + added)
+
+    def at(self, site: str, x: Float[Array, "..."], heads_axis: int = 2) -> Float[Array, "..."]:
+        """The values at a site after their edit; those that are captured are kept."""
+        if site in self.edits:
+            x = apply_affine(self.edits[site], x)
+        for name, heads in self.captured_groups(site).items():
+            self.kept[name] = x if heads == slice(None) else x[(slice(None),) * heads_axis + (heads,)]
+        return x
+
+    def captured_groups(self, site: str) -> dict[str, slice]:
+        """The ids that are captured at a site, the block's end among them -> the heads that each keeps."""
+        return groups_at(site, {*self.captured, self.until})

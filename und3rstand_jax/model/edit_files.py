@@ -1,0 +1,123 @@
+"""Edits as JSON, with their arrays beside it in an npz, and back.
+
+    [{"site": "decoder.*.cross_attn.heads:0-3", "view": 2, "scale": 0},
+     {"site": "decoder.2.mlp", "view": 2, "tokens": [5, 6], "shift": "direction"},
+     {"site": "decoder.3.cross_attn.scores", "keys": [0, 1], "shift": -Infinity}]
+
+`site` alone is required; the other fields are those of `und3rstand_jax.model.edits.Edit`. A scale or shift that is a text is the name
+of an array; "-inf" is −∞ where a writer of JSON has no such number.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+from typing_extensions import TypedDict
+
+from und3rstand_jax.model.edits import Edit, Edits
+from und3rstand_jax.support.documents import checked, read_json
+from und3rstand_jax.support.errors import EditError
+from und3rstand_jax.support.files import open_regular
+from und3rstand_jax.support.text import listed, one_line
+
+_BLOCKED = "-inf"
+
+
+class EditSpec(TypedDict):
+    """One edit as JSON has it."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]
+
+    site: str
+    view: NotRequired[Literal[1, 2, "both"]]
+    heads: NotRequired[list[int]]
+    tokens: NotRequired[list[int]]
+    queries: NotRequired[list[int]]
+    keys: NotRequired[list[int]]
+    pairs: NotRequired[list[tuple[int, int]]]
+    scale: NotRequired[float | str]
+    shift: NotRequired[float | str]
+
+
+class _Case(TypedDict):
+    edits: list[EditSpec]
+
+
+Spec: TypeAlias = list[EditSpec] | _Case
+
+
+def read_edits(
+    spec: str | os.PathLike[str] | list[Any] | Mapping[str, Any], arrays: str | os.PathLike[str] | Mapping[str, ArrayLike] | None = None
+) -> Edits:
+    """Edits from JSON.
+
+    Args:
+        spec: a file, or what it would hold: a list of edits, or an object with such a list under "edits" (other keys are left alone).
+        arrays: those that scales and shifts name: a mapping, or an npz file; by default the npz of the same name beside the file.
+
+    Raises:
+        EditError: a file cannot be read, an edit has other fields or values of another type than it may have, an array is missing, or
+            places contradict one another.
+        LayerError: heads behind a site are not written as they should be.
+    """
+    if isinstance(spec, str | os.PathLike):
+        file = Path(spec)
+        content: Spec = read_json(file, Spec, EditError)  # type: ignore[arg-type]
+        beside = file.with_suffix(".npz")
+        arrays = beside if arrays is None and beside.is_file() else arrays
+    else:
+        content = checked(spec if isinstance(spec, list) else {"edits": spec.get("edits")}, "edits", Spec, EditError)  # type: ignore[arg-type]
+    listed_edits = content if isinstance(content, list) else content["edits"]
+    named = arrays if isinstance(arrays, Mapping) else {} if arrays is None else read_arrays(Path(arrays))
+    return Edits(tuple(_edit(number, edit, named) for number, edit in enumerate(listed_edits)))
+
+
+def _edit(number: int, spec: EditSpec, arrays: Mapping[str, ArrayLike]) -> Edit:
+    fields: dict[str, Any] = dict(spec)
+    for what in ("scale", "shift"):
+        value = fields.get(what)
+        if value == _BLOCKED:
+            fields[what] = -math.inf
+        elif isinstance(value, str):
+            if value not in arrays:
+                raise EditError(
+                    f"edit {number}, {spec['site']!r}: {what} {value!r} is no array given; given are: {listed(arrays) or 'none'}"
+                )
+            fields[what] = arrays[value]
+    return Edit(**fields)
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; nothing in it is executed.
+
+    Raises:
+        EditError: it cannot be read as one.
+    """
+    try:
+        with open_regular(file) as stream, np.load(stream, allow_pickle=False) as content:
+            return dict(content)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError) as failure:
+        raise EditError(f"{file} cannot be read as an npz of arrays: {one_line(failure)}") from failure
+
+
+def edits_to_json(edits: Edits) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The inverse of `read_edits`: the edits in plain values, and the arrays that they name."""
+    specs, arrays = [], {}
+    for number, edit in enumerate(edits):
+        spec: dict[str, Any] = {"site": edit.site, "view": edit.view}
+        for name in ("heads", "tokens", "queries", "keys", "pairs"):
+            if (places := getattr(edit, name)) is not None:
+                spec[name] = [list(place) if isinstance(place, tuple) else place for place in places]
+        for name in ("scale", "shift"):
+            value = np.asarray(getattr(edit, name), np.float32)
+            if value.ndim:
+                spec[name] = f"edits/{number}/{name}"
+                arrays[spec[name]] = value
+            else:
+                spec[name] = _BLOCKED if np.isneginf(value) else float(value)
+        specs.append(spec)
+    return specs, arrays

@@ -1,0 +1,198 @@
+"""Edits: what to change while the model runs, said in places and numbers.
+
+Every edit is x ← scale · x + shift at a site (`und3rstand_jax.model.sites`), in one view or both, at all places or some:
+
+    edits = u3d.knock_out("decoder.4.cross_attn.heads:0", view=2) + u3d.steer("decoder.2.mlp", direction, view=2, tokens=[5, 6])
+    output = backbone(view1, view2, edits=edits)
+
+A knock-out is scale 0; a replacement, and so a mean ablation or a patch from another run, scale 0 and a shift; steering a shift alone;
+an attention knock-out a shift of −∞ on scores, whose weight the softmax then shares among the other keys.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+from jax.typing import ArrayLike
+
+from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.sites import HEADS, SCORES, UPDATE, WEIGHTS, Site, parse_site
+from und3rstand_jax.support.errors import EditError
+
+View: TypeAlias = Literal[1, 2, "both"]
+"""Whose values are edited: in an attention those of the view whose tokens ask, in the encoder those of the view's own tokens."""
+
+Places: TypeAlias = Sequence[int] | None
+"""Indices from 0, none twice; None for all."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edit:
+    """x ← scale · x + shift at the chosen places of one site, or of all sites that a pattern matches; other places stay as they are.
+
+    Attributes:
+        site: an id or pattern as for `capture`, with heads (`:0-3`) and view (`@2`) if those are not given by themselves.
+        view: 1, 2 or "both", each with the same numbers.
+        heads: of `.heads` and `.scores`.
+        tokens: of layers, `.update` and `.heads`, row by row over the view's grid.
+        queries, keys: of `.scores`: tokens that attend, tokens attended to.
+        pairs: of `.scores`, in place of queries and keys: (query, key), for each chosen head.
+        scale, shift: numbers, or arrays that broadcast to the chosen places: (B, tokens, C), (B, tokens, heads, D) or
+            (B, heads, queries, keys). With `pairs`, numbers. A shift of −∞ is for scores alone.
+
+    Raises:
+        EditError: places are chosen that the kind of site does not have, or one twice.
+        LayerError: heads are written in a way that `und3rstand_jax.model.sites` does not know.
+    """
+
+    site: str
+    view: View = "both"
+    heads: Places = None
+    tokens: Places = None
+    queries: Places = None
+    keys: Places = None
+    pairs: Sequence[tuple[int, int]] | None = None
+    scale: ArrayLike = 1.0
+    shift: ArrayLike = 0.0
+
+    def __post_init__(self) -> None:
+        pattern, at, view = self.site.partition("@")
+        if at:
+            if view not in ("1", "2") or self.view not in ("both", int(view)):
+                raise EditError(f"{self.site!r}: the view behind @ is 1 or 2, and not another one than view={self.view!r}")
+            object.__setattr__(self, "view", int(view))
+        if self.view not in (1, 2, "both"):
+            raise EditError(f'{self.site!r}: view must be 1, 2 or "both"; found {self.view!r}')
+        site = parse_site(pattern)
+        if site.heads is not None:
+            if self.heads is not None:
+                raise EditError(f"{self.site!r} names heads, and heads={list(self.heads)} are given too; leave one of them out")
+            object.__setattr__(self, "heads", tuple(site.heads))
+            pattern = site.id
+        object.__setattr__(self, "site", pattern)
+        if site.part == WEIGHTS:
+            raise EditError(
+                f"{self.site!r}: weights are not edited, which would leave rows that do not sum to 1; edit {site.layer_id}.scores"
+            )
+        for name in ("heads", "tokens", "queries", "keys", "pairs"):
+            object.__setattr__(self, name, self._checked(name, site))
+
+    def _checked(self, name: str, site: Site) -> tuple | None:
+        chosen = getattr(self, name)
+        if chosen is None:
+            return None
+        allowed = {SCORES: ("heads", "queries", "keys", "pairs"), HEADS: ("heads", "tokens")}.get(site.part or "", ("tokens",))
+        if name not in allowed:
+            raise EditError(f"{self.site!r} has no {name} to choose; places there are chosen by {', '.join(allowed)}")
+        if name == "pairs":
+            if self.queries is not None or self.keys is not None:
+                raise EditError(f"{self.site!r}: places are chosen by pairs, or by queries and keys, not by both")
+            if any(not isinstance(one, tuple | list) or len(one) != 2 for one in chosen):
+                raise EditError(f"{self.site!r}: pairs are (query, key); found {listed_places(chosen)}")
+            places: tuple[Any, ...] = tuple(tuple(_whole(place, name, self.site) for place in one) for one in chosen)
+        else:
+            places = tuple(_whole(place, name, self.site) for place in chosen)
+        if not places or len(set(places)) < len(places):
+            raise EditError(f"{self.site!r}: {name} must name at least one place, and none twice; found {listed_places(places)}")
+        return places
+
+
+jax.tree_util.register_dataclass(
+    Edit, data_fields=["scale", "shift"], meta_fields=["site", "view", "heads", "tokens", "queries", "keys", "pairs"]
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edits:
+    """Any number of edits, in the order in which those of one site act. They add up with +.
+
+    A pytree whose leaves are the scales and shifts: `jax.grad` and `jax.vmap` go through it; places are its static part.
+    """
+
+    edits: tuple[Edit, ...] = ()
+
+    def __add__(self, other: "Edits") -> "Edits":
+        return Edits((*self.edits, *other.edits))
+
+    def __iter__(self) -> Iterator[Edit]:
+        return iter(self.edits)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+
+def knock_out(site: str, view: View = "both", heads: Places = None, tokens: Places = None) -> Edits:
+    """Sets a site, or the chosen heads or tokens of it, to zero."""
+    return Edits((Edit(site, view, heads, tokens, scale=0.0),))
+
+
+def skip(step: str, view: View = "both", tokens: Places = None) -> Edits:
+    """Leaves out what a step adds to the residual stream: `skip("decoder.3.cross_attn")`. Takes layers of blocks and patterns of them."""
+    layer, at, of = step.partition("@")
+    return knock_out(f"{layer}.{UPDATE}{at}{of}", view, tokens=tokens)
+
+
+def replace(site: str, value: ArrayLike, view: View = "both", heads: Places = None, tokens: Places = None) -> Edits:
+    """Puts a value in place of a site's own, by the mean over data for a mean ablation; it broadcasts as `Edit` says."""
+    return Edits((Edit(site, view, heads, tokens, scale=0.0, shift=value),))
+
+
+def steer(site: str, vector: ArrayLike, view: View = "both", heads: Places = None, tokens: Places = None) -> Edits:
+    """Adds a vector, (C,) for streams and (D,) for heads, or anything else that broadcasts as `Edit` says."""
+    return Edits((Edit(site, view, heads, tokens, shift=vector),))
+
+
+def block_attention(
+    attention: str,
+    view: View = "both",
+    heads: Places = None,
+    queries: Places = None,
+    keys: Places = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
+) -> Edits:
+    """Keeps queries from attending to keys: `block_attention("decoder.*.cross_attn", keys=[0, 1])`. Some key must be left to every query.
+
+    `attention` may end in heads (`decoder.3.cross_attn:0`) and view (`@2`).
+    """
+    layer, at, of = attention.partition("@")
+    layer, colon, group = layer.partition(":")
+    return Edits((Edit(f"{layer}.{SCORES}{colon}{group}{at}{of}", view, heads, None, queries, keys, pairs, shift=-math.inf),))
+
+
+def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: Places = None) -> Edits:
+    """Puts the values that another run has captured at a site in place of this run's: activation patching.
+
+    Args:
+        output: of the other run, on images of the same sizes; its batch is this run's, or 1.
+        site: a captured layer, `.update` or `.heads` (with the heads it was captured with).
+        view: whose values are put in.
+        tokens: where, all by default; these tokens' values of the other run are taken.
+
+    Raises:
+        KeyError: it was not captured; the message lists what was.
+    """
+    site, at, of = site.partition("@")
+    views: tuple[Any, ...] = (1, 2) if (view == "both" and not at) else (int(of) if at else view,)
+    edits = []
+    for number in views:
+        values = output[site][number - 1]
+        edits.append(Edit(site, number, tokens=tokens, scale=0.0, shift=values if tokens is None else values[:, list(tokens)]))
+    return Edits(tuple(edits))
+
+
+def listed_places(places: Sequence[object]) -> str:
+    """Places for a message, the first few of them."""
+    return f"[{', '.join(map(str, list(places)[:10]))}{', …' if len(places) > 10 else ''}]"
+
+
+def _whole(place: Any, name: str, site: str) -> int:
+    try:
+        number = place.__index__()
+    except (AttributeError, TypeError):
+        number = -1
+    if number < 0 or isinstance(place, bool):
+        raise EditError(f"{site!r}: {name} are counted from 0 in whole numbers; found {place!r}")
+    return number

@@ -1,0 +1,163 @@
+"""From edits as they are said to the numbers that the model applies: one scale and one shift for each site and view.
+
+A pattern becomes the sites it matches, chosen places become ones and zeros, several edits of one site become one: the program that
+runs depends on the sites, on which kinds of places are chosen and on the shapes of the numbers, not on which places and numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.edits import Edit, Edits, listed_places
+from und3rstand_jax.model.output import Grids
+from und3rstand_jax.model.sites import HEADS, SCORES, Site, head_count, select_sites
+from und3rstand_jax.support.errors import EditError
+
+Numbers: TypeAlias = Any
+"""A NumPy array, or a JAX array or tracer where the caller gave one."""
+
+
+def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids: Grids, batch: int) -> SiteEdits:
+    """The edits of every site, as numbers.
+
+    Args:
+        edits: as they are said; what is resolved already is returned as it is.
+        config: the backbone.
+        grids: (rows, columns) of both views' tokens.
+        batch: number of pairs.
+
+    Raises:
+        LayerError: a site's pattern matches nothing, or names heads that do not exist.
+        EditError: a chosen place does not exist; a number's shape does not fit its places; a scale is not finite, or a shift is NaN or
+            +∞, or −∞ outside of scores; every key of a query is blocked. Numbers that are being traced are not looked at.
+    """
+    if edits is None:
+        return {}
+    if isinstance(edits, dict):
+        return edits
+    found: SiteEdits = {}
+    for number, edit in enumerate(edits):
+        where = f"edit {number}, {edit.site!r}"
+        for site in select_sites(edit.site, config):
+            views = list(found.get(site.id, (None, None)))
+            for view in (0, 1) if edit.view == "both" else (edit.view - 1,):
+                shape = _shape(site, config, grids, view, batch)
+                views[view] = _composed(views[view], _affine(edit, site, shape, where), f"{where}, view {view + 1}")
+            found[site.id] = (views[0], views[1])
+    for site_id, affines in found.items():
+        for view, affine in enumerate(affines, start=1):
+            if affine is not None and site_id.endswith(f".{SCORES}") and not isinstance(affine.shift, jax.Array):
+                _check_open_keys(affine, f"{site_id}, view {view}")
+    return found
+
+
+def _shape(site: Site, config: BackboneConfig, grids: Grids, view: int, batch: int) -> tuple[int, ...]:
+    """Of one view's values at a site."""
+    own, other = (rows * columns for rows, columns in (grids[view], grids[1 - view]))
+    width, heads = config.layer_width(site.layer_id), head_count(site.layer_id, config)
+    if site.part == SCORES:
+        return batch, heads, own, other if site.layer_id.endswith("cross_attn") else own
+    return (batch, own, heads, width // heads) if site.part == HEADS else (batch, own, width)
+
+
+def _affine(edit: Edit, site: Site, shape: tuple[int, ...], where: str) -> Affine:
+    """Scale and shift at all places of a site: 1 and 0 where nothing is chosen. Axes along which nothing differs have length 1."""
+    axes = {SCORES: (None, edit.heads, edit.queries, edit.keys), HEADS: (None, edit.tokens, edit.heads, None)}.get(
+        site.part or "", (None, edit.tokens, None)
+    )
+    names = {SCORES: ("", "heads", "queries", "keys"), HEADS: ("", "tokens", "heads", "")}.get(site.part or "", ("", "tokens", ""))
+    if edit.pairs is not None:
+        chosen = _chosen_pairs(edit, shape, where)
+    else:
+        chosen = np.ones((1,) * len(shape), bool)
+        for axis, (places, name) in enumerate(zip(axes, names, strict=True)):
+            if places is not None:
+                chosen = chosen & _along(axis, _mask(places, shape[axis], name, where), len(shape))
+    numbers = []
+    for value, what, neutral in ((edit.scale, "scale", 1.0), (edit.shift, "shift", 0.0)):
+        value = _number(value, what, site, where)
+        if edit.pairs is not None and value.size != 1:
+            raise EditError(f"{where}: with pairs, {what} must be a number; found an array of shape {value.shape}")
+        value = _at_all_places(value, axes, shape, what, where)
+        where_chosen = jnp.where if isinstance(value, jax.Array) else np.where
+        numbers.append(where_chosen(chosen, value, np.float32(neutral)))
+    return Affine(*numbers)
+
+
+def _chosen_pairs(edit: Edit, shape: tuple[int, ...], where: str) -> np.ndarray:
+    queries, keys = zip(*edit.pairs or (), strict=True)
+    _mask(sorted(set(queries)), shape[2], "queries", where), _mask(sorted(set(keys)), shape[3], "keys", where)
+    chosen = np.zeros((1, 1, *shape[2:]), bool)
+    chosen[:, :, queries, keys] = True
+    return chosen if edit.heads is None else chosen & _along(1, _mask(edit.heads, shape[1], "heads", where), 4)
+
+
+def _mask(places: Sequence[int], count: int, name: str, where: str) -> np.ndarray:
+    if beyond := [place for place in places if place >= count]:
+        raise EditError(f"{where}: there are {count} {name}, 0 to {count - 1}; found {listed_places(beyond)}")
+    mask = np.zeros(count, bool)
+    mask[list(places)] = True
+    return mask
+
+
+def _along(axis: int, values: np.ndarray, axes: int) -> np.ndarray:
+    return values.reshape([-1 if number == axis else 1 for number in range(axes)])
+
+
+def _number(value: Any, what: str, site: Site, where: str) -> Numbers:
+    """A scale or shift in float32, looked at unless it is being traced."""
+    if isinstance(value, jax.core.Tracer):
+        return value.astype(jnp.float32)
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind not in "biuf" and given.dtype != jnp.bfloat16:
+            raise TypeError
+        array = given.astype(np.float32)
+    except (TypeError, ValueError):
+        raise EditError(f"{where}: {what} must be a number or an array of numbers; found {type(value).__name__}") from None
+    if what == "shift" and site.part == SCORES:
+        if np.isnan(array).any() or np.isposinf(array).any():
+            raise EditError(f"{where}: a shift of scores is finite or −∞; found {'NaN' if np.isnan(array).any() else '+∞'}")
+    elif not np.isfinite(array).all():
+        remedy = "; −∞ knocks out attention, at .scores" if np.isneginf(array).any() else ""
+        raise EditError(f"{where}: {what} must be finite; found {array[~np.isfinite(array)].flat[0]}{remedy}")
+    return value.astype(jnp.float32) if isinstance(value, jax.Array) and array.size > 1 and not np.isinf(array).any() else array
+
+
+def _at_all_places(value: Numbers, axes: Sequence[Any], shape: tuple[int, ...], what: str, where: str) -> Numbers:
+    """An array over the chosen places as one over all places; what it has at places that are not chosen is never read."""
+    chosen = tuple(length if places is None else len(places) for places, length in zip(axes, shape, strict=True))
+    value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape) if value.ndim < len(shape) else value
+    if value.ndim != len(shape) or any(found not in (1, expected) for found, expected in zip(value.shape, chosen, strict=True)):
+        raise EditError(f"{where}: expected {what} to be a number or to broadcast to {chosen}; found shape {tuple(value.shape)}")
+    for axis, places in enumerate(axes):
+        if places is not None and value.shape[axis] > 1:
+            rank = np.zeros(shape[axis], int)
+            rank[list(places)] = np.arange(len(places))
+            value = (jnp if isinstance(value, jax.Array) else np).take(value, rank, axis=axis)
+    return value
+
+
+def _composed(first: Affine | None, second: Affine, where: str) -> Affine:
+    """One edit after another: s₂ (s₁ x + t₁) + t₂."""
+    if first is None:
+        return second
+    numpy = not any(isinstance(part, jax.Array) for part in (*first, *second))
+    if numpy and (np.isneginf(first.shift) & (np.asarray(second.scale) <= 0)).any():
+        raise EditError(f"{where}: an earlier edit blocks a place with −∞, which this one scales by 0 or less; leave one of them out")
+    shift = second.scale * first.shift + second.shift
+    return Affine(first.scale * second.scale, shift)
+
+
+def _check_open_keys(affine: Affine, where: str) -> None:
+    """Refuses queries with no key left: their weights would be 0/0."""
+    blocked = np.isneginf(np.asarray(affine.shift)).all(axis=-1)
+    if blocked.any():
+        queries = np.flatnonzero(blocked.any(axis=0).any(axis=0)).tolist()
+        which = "every query" if blocked.shape[-1] == 1 else f"queries {listed_places(queries)}"
+        raise EditError(f"{where}: every key of {which} is blocked, so that no weights are left; leave one open, or knock out .heads")

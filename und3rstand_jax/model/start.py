@@ -1,0 +1,131 @@
+"""Forward passes that begin at a captured layer, so that what lies before an edit is computed once.
+
+before = backbone(view1, view2, capture=u3d.start_layers("decoder.3.mlp", backbone.config), head=False)
+after = backbone(start=before, edits=edits, head=True)
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.heads import head_depths
+from und3rstand_jax.model.layer_ids import DECODER_STEPS, network_order
+from und3rstand_jax.model.output import BackboneOutput, Grids, ImageSizes, ViewTokens, pair
+from und3rstand_jax.model.sites import parse_site, select_sites
+from und3rstand_jax.support.errors import EditError, LayerError
+
+
+class Start(NamedTuple):
+    """Where a pass begins.
+
+    Attributes:
+        layer_id: the layer after which it begins.
+        layers: tokens of both views of this layer, and of others before it.
+        image_sizes: (height, width) of both views.
+        batch: number of pairs.
+    """
+
+    layer_id: str
+    layers: dict[str, ViewTokens]
+    image_sizes: ImageSizes
+    batch: int
+
+    @property
+    def tokens(self) -> ViewTokens:
+        """What it begins with."""
+        return self.layers[self.layer_id]
+
+    def before_block(self, config: BackboneConfig) -> ViewTokens | None:
+        """The decoder's streams before the block in whose middle the pass begins; None where it begins between blocks."""
+        needed = _before_block(self.layer_id)
+        if needed is None:
+            return None
+        if needed not in self.layers:
+            raise LayerError(
+                f"a pass from {self.layer_id} on needs {needed} too, which the other view's cross-attention reads; capture "
+                f"{', '.join(start_layers(self.layer_id, config, head=False))}"
+            )
+        return self.layers[needed]
+
+    def check(self, needed: Collection[str], edited: Collection[str]) -> None:
+        """Refuses sites that lie before the start.
+
+        Raises:
+            LayerError: a needed one is not among the layers given.
+            EditError: an edited one would have no effect any more.
+        """
+        for site in needed:
+            if self._is_before(site) and site not in self.layers:
+                raise LayerError(
+                    f"{site} lies before the start, {self.layer_id}, and is not captured there; captured are: {', '.join(self.layers)}; "
+                    "begin earlier, or capture what start_layers says"
+                )
+        if early := [site for site in edited if site != self.layer_id and self._is_before(site)]:
+            raise EditError(f"an edit of {early[0]} lies before the start, {self.layer_id}, and would change nothing; begin earlier")
+
+    def _is_before(self, site: str) -> bool:
+        return network_order(parse_site(site).layer_id) <= network_order(self.layer_id)
+
+
+def as_start(output: BackboneOutput, config: BackboneConfig, dtype: jnp.dtype) -> Start:
+    """The start that the captures of an earlier pass make: its last layer is where the new pass begins.
+
+    Raises:
+        LayerError: it holds no layer of this model.
+        EditError: tokens have another shape than this model's layers have for these image sizes.
+    """
+    layers = {layer: tokens for layer, tokens in output.activations.items() if layer in config.layer_ids}
+    if not layers:
+        raise LayerError(f"expected a start with a captured layer of this model to begin at; captured are: {', '.join(output) or 'none'}")
+    batch = len(next(iter(layers.values()))[0])
+    grids = token_grids(output.image_sizes, config)
+    for layer, views in layers.items():
+        for number, (tokens, grid) in enumerate(zip(views, grids, strict=True), start=1):
+            expected = (batch, grid[0] * grid[1], config.layer_width(layer))
+            if tokens.shape != expected:
+                raise EditError(f"start: expected tokens of {layer}, view {number}, of shape {expected}; found {tuple(tokens.shape)}")
+    last = max(layers, key=network_order)
+    return Start(last, {layer: pair(jnp.asarray(x, dtype) for x in views) for layer, views in layers.items()}, output.image_sizes, batch)
+
+
+def start_layers(layer_id: str, config: BackboneConfig, head: bool = True) -> tuple[str, ...]:
+    """What to capture so that a later pass can begin after a layer.
+
+    Args:
+        layer_id: where it is to begin; one layer, no pattern.
+        config: the backbone.
+        head: whether it is to run the head, which reads some layers that lie before.
+
+    Raises:
+        LayerError: there is no such layer.
+    """
+    (site,) = select_sites(layer_id, config)
+    place = network_order(site.layer_id)
+    wanted = {site.layer_id, *((_before_block(site.layer_id),) if _before_block(site.layer_id) else ())}
+    wanted |= {layer for layer in head_layers(config) if network_order(layer) < place} if head else set()
+    return tuple(layer for layer in config.layer_ids if layer in wanted)
+
+
+def _before_block(layer_id: str) -> str | None:
+    """The layer before the decoder block in whose middle a layer is."""
+    stack, *place = layer_id.split(".")
+    if stack != "decoder" or len(place) < 2 or place[1] == DECODER_STEPS[-1]:
+        return None
+    return f"decoder.{int(place[0]) - 1}.mlp" if int(place[0]) else "decoder.embed"
+
+
+def head_layers(config: BackboneConfig) -> tuple[str, ...]:
+    """The layers a head reads, in its order; none for a backbone without."""
+    if config.head_type is None:
+        return ()
+    if config.head_type == "linear":
+        return ("decoder.norm",)
+    _, half, three_quarters, _ = head_depths(config.dec_depth)
+    return "encoder.norm", f"decoder.{half - 1}.mlp", f"decoder.{three_quarters - 1}.mlp", "decoder.norm"
+
+
+def token_grids(image_sizes: ImageSizes, config: BackboneConfig) -> Grids:
+    """(rows, columns) of both views' tokens."""
+    return pair((height // config.patch_size, width // config.patch_size) for height, width in image_sizes)
