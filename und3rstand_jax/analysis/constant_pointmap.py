@@ -91,3 +91,14 @@ def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
 
     start = weighted_mean(valid.astype(points.dtype))
     return lax.while_loop(moving, step, (jnp.int32(0), start, jnp.float32(jnp.inf)))[1]
+
+
+def constant_errors(constant: Constant, targets: tuple[Target, Target]) -> tuple[float, float]:
+    """Both views' normalised point errors of the constant, which is normalised already: means over the pairs with a valid pixel."""
+    truth = normalised_truth(*targets)
+    errors = []
+    for points, true, valid in zip(constant, truth.points, truth.valid, strict=True):
+        distance = jnp.linalg.norm(points - jnp.stack(true, axis=-1), axis=-1)
+        counts = jnp.sum(valid, axis=(1, 2))
+        errors.append(jnp.nanmean(jnp.where(counts > 0, jnp.sum(jnp.where(valid, distance, 0.0), axis=(1, 2)) / counts, jnp.nan)))
+    return float(errors[0]), float(errors[1])

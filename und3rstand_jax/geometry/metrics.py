@@ -38,6 +38,21 @@ def pair_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Targ
     return jax.vmap(_errors_of_pair)(pred1["pts3d"], pred2["pts3d"], target1, target2)
 
 
+def normalised_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Each pair's normalised point error of both views: `point_errors` for a batch. Pure, for use under `jit`."""
+
+    def of_pair(points: Points, targets: tuple[Target, Target]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        points, targets = jax.tree.map(lambda leaf: leaf[None], (points, targets))
+        loss = _regression(points, targets)
+        known = pair(target.valid for target in targets)
+        finite = [jnp.all(jnp.where(mask[..., None], jnp.isfinite(view), True)) for view, mask in zip(points, known, strict=True)]
+        usable = finite[0] & finite[1]
+        errors = (jnp.where(usable, error, jnp.inf) for error in (loss.regression1, loss.regression2))
+        return pair(jnp.where(jnp.any(mask), error, jnp.nan) for error, mask in zip(errors, known, strict=True))
+
+    return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), (target1, target2))
+
+
 def mean_distance(target1: Target, target2: Target) -> Float[Array, " B"]:
     """Each pair's mean distance of true points to view 1's camera, over both views' valid pixels, in the ground truth's unit."""
     return jax.vmap(_mean_norm)(in_camera1(target1, target2), (target1.valid, target2.valid))
@@ -90,12 +105,33 @@ def point_errors(views: tuple[ViewGeometry, ViewGeometry], reference: tuple[View
     # The points are in view 1's frame already, so its camera stands at the origin.
     camera = jnp.eye(4, dtype=jnp.float32)[None]
     targets = pair(Target(jnp.asarray(true.points)[None], camera, jnp.asarray(true.valid)[None]) for true in reference)
-    loss = _loss(pair(jnp.asarray(view.points)[None] for view in views), targets)
+    loss = jax.jit(_regression)(pair(jnp.asarray(view.points)[None] for view in views), targets)
     return pair(float(error) if len(points) else np.nan for error, points in zip((loss.regression1, loss.regression2), known, strict=True))
 
 
-@jax.jit
-def _loss(points: Points, targets: tuple[Target, Target]) -> PairLoss:
+def _regression(points: Points, targets: tuple[Target, Target]) -> PairLoss:
     # The regression, which alone is read here, does not depend on the confidence.
     pred1, pred2 = (Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1], jnp.float32)) for view in points)
     return confidence_loss(pred1, pred2, *targets)
+
+
+def mean_displacements(views: tuple[ViewGeometry, ViewGeometry], before: tuple[ViewGeometry, ViewGeometry]) -> tuple[float, float]:
+    """How far each view's points have moved: their mean distance to the same pixels' points before.
+
+    In units of the earlier points' mean distance to view 1's camera, over both views. Neither pair is rescaled: points that all move
+    away from the camera have moved. Counted are pixels whose earlier points are finite: a view without one has NaN, and a view infinity
+    where one of them is not finite any more.
+    """
+    known = [np.isfinite(view.points).all(axis=-1) for view in before]
+    earlier = [view.points[mask].astype(np.float64) for view, mask in zip(before, known, strict=True)]
+    if not any(map(len, earlier)):
+        return np.nan, np.nan
+    unit = max(float(np.linalg.norm(np.concatenate(earlier), axis=-1).mean()), _LEAST)
+
+    def moved(view: ViewGeometry, mask: Bool[np.ndarray, "H W"], start: Float[np.ndarray, "N 3"]) -> float:
+        points = view.points[mask].astype(np.float64)
+        if not len(points) or not np.isfinite(points).all():
+            return np.inf if len(points) else np.nan
+        return float(np.linalg.norm(points - start, axis=-1).mean()) / unit
+
+    return pair(map(moved, views, known, earlier))

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 import jax
 
@@ -20,6 +21,20 @@ def machine_facts() -> dict[str, str | dict[str, str]]:
         "device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}",
         "versions": {"python": sys.version.split()[0], **installed},
     }
+
+
+def free_memory() -> int | None:
+    """Bytes that JAX's first device can still take; on a CPU those of the machine. None where nothing tells."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(available[0]) * 1024 if available else None
 
 
 def give_back_freed_memory() -> None:

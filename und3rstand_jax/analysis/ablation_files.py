@@ -1,0 +1,197 @@
+"""An ablation study as JSON, CSV, a table to read and figures."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from und3rstand_jax.analysis.ablation_study import AblationStudy, Effect, Row
+from und3rstand_jax.analysis.ablations import MEANINGS, By
+from und3rstand_jax.analysis.pair_measures import MATCHES, MEANING, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.model.layer_ids import network_order
+from und3rstand_jax.model.sites import parse_site
+from und3rstand_jax.support.text import JsonObject, text_table
+
+FORMAT, RECORD, TABLE = "und3rstand_jax ablations", "effects.json", "effects.csv"
+
+_STRONGEST = 12
+_COLUMNS = {VIEW1: "view 1's error", VIEW2: "view 2's error", MATCHES: "right matches", ROTATION: "rotation °"}
+_SEPARATE_VIEWS = (1, 2)
+
+
+def as_json(study: AblationStudy) -> JsonObject:
+    """Everything, unrounded: of each ablation its effect on every metric and what each pair measured."""
+    return {
+        "question": dataclasses.asdict(study.question),
+        "meaning": {
+            "effect": "mean over pairs of the metric with the edit less that without; error: its standard error",
+            "by": {by: MEANINGS[by] for by in study.question.by},
+            **(MEANING if study.question.measure == "head" else {"LAYER/view1": f"{MEANING[VIEW1]}, as that layer's probe reads it"}),
+        },
+        "unedited": {metric: values.tolist() for metric, values in study.unedited.items()},
+        "ablations": [
+            {
+                "name": row.ablation.name,
+                "by": row.by,
+                "kind": row.ablation.kind,
+                "of": row.ablation.of,
+                "places": [str(place) for place in row.ablation.places],
+                "effects": {metric: study.effect(row, metric)._asdict() for metric in study.unedited},
+                "pairs": {metric: values.tolist() for metric, values in row.values.items()},
+            }
+            for row in study.rows
+        ],
+        "attention_on_the_true_place": study.on_true_place,
+        "attribution": [estimate._asdict() for estimate in study.estimates],
+    }
+
+
+def as_csv(study: AblationStudy) -> str:
+    """A line for each ablation, way and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["by", "kind", "name", "of", "metric", *Effect._fields])
+    for row in study.rows:
+        for metric in study.unedited:
+            writer.writerow([row.by, row.ablation.kind, row.ablation.name, row.ablation.of or "", metric, *study.effect(row, metric)])
+    return text.getvalue()
+
+
+def format_table(study: AblationStudy, constant: Sequence[float] | None = None) -> str:
+    """The unedited run, the strongest places, the sets with their controls; for each way to take them away.
+
+    Args:
+        study: what was measured by the model's head, or by probes: then the last probe's errors stand for all.
+        constant: both views' errors of the best constant pointmap, to compare with.
+    """
+    metrics = [metric for metric in _COLUMNS if metric in study.unedited]
+    names = {metric: _COLUMNS[metric] for metric in metrics}
+    if not metrics:
+        last = max((metric.split("/")[0] for metric in study.unedited), key=network_order)
+        metrics = [f"{last}/{view}" for view in (VIEW1, VIEW2)]
+        names = {metric: f"{_COLUMNS[metric.split('/')[1]]} by {last}" for metric in metrics}
+    lines = []
+    for by in study.question.by:
+        rows = [["(nothing)", *(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in metrics)]]
+        if constant is not None:
+            rows.append(["the best constant instead of the model", *(f"{error:.3f}" for error in constant), *[""] * (len(metrics) - 2)])
+        for row in _told(study, by, metrics):
+            effects = [study.effect(row, metric) for metric in metrics]
+            cells = [f"{effect.edited:.3f} ({effect.effect:+.3f} ± {effect.error:.3f})" for effect in effects]
+            rows.append([row.ablation.name if row.ablation.kind != "control" else f"  {row.ablation.name}", *cells])
+        head = [f"without, {MEANINGS[by]}", *names.values()]
+        lines.append(text_table(head, rows, numbers_from=1))
+    shown = sum(row.ablation.kind == "place" for row in study.rows) // len(study.question.by)
+    pairs = len(next(iter(study.unedited.values())))
+    notes = f"{pairs} pairs; in brackets the difference to the unedited run ± its standard error over pairs"
+    lines.append(notes + (f"; the {_STRONGEST} strongest of {shown} places" if shown > _STRONGEST else ""))
+    for estimate in study.estimates:
+        lines.append(
+            f"attribution of {_COLUMNS[estimate.metric]}: Spearman correlation with the sweep by zero {estimate.spearman:.2f} "
+            f"over {len(estimate.by_place)} places"
+        )
+    return "\n\n".join(lines)
+
+
+def _told(study: AblationStudy, by: By, metrics: Sequence[str]) -> Iterator[Row]:
+    """The rows of the table: the strongest places first, then sets, each with its controls."""
+    rows = [row for row in study.rows if row.by == by]
+    places = [row for row in rows if row.ablation.kind == "place"]
+    places.sort(key=lambda row: -max(abs(study.effect(row, metric).effect) for metric in metrics[:2]))
+    yield from places[:_STRONGEST]
+    yield from (row for row in rows if row.ablation.kind != "place")
+
+
+def effects_figure(study: AblationStudy, by: By) -> Figure | None:
+    """Blocks × heads, or blocks × sublayers: what each costs both views' errors, in view 1's pass and in view 2's; None without places."""
+    tables = _tables(study, by)
+    if not tables or study.question.measure != "head":
+        return _probes_figure(study, by)
+    kinds = list(tables)
+    figure = Figure(figsize=(13.5, 1.6 + sum(0.34 * len(tables[kind][2]) + 1.1 for kind in kinds)), dpi=110, layout="constrained")
+    heights = [len(tables[kind][2]) + 2 for kind in kinds]
+    all_axes = figure.subplots(len(kinds), 4, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for kind, axes_row in zip(kinds, all_axes, strict=True):
+        values, columns, blocks = tables[kind]
+        greatest = float(np.nanmax(np.abs(values))) or 1.0
+        for number, axes in enumerate(axes_row):
+            view, error = divmod(number, 2)
+            image = axes.imshow(values[view, error], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
+            axes.set_title(f"{kind} of view {view + 1}\n→ error of view {error + 1}", fontsize=9)
+            axes.set_xticks(range(len(columns)), columns, fontsize=8)
+            axes.set_yticks(range(len(blocks)), blocks, fontsize=8)
+            _write_numbers(axes, values[view, error], greatest)
+        axes_row[0].set_ylabel("block")
+        figure.colorbar(image, ax=list(axes_row), label="change of the error")
+    pairs = len(study.unedited[VIEW1])
+    errors = " and ".join(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in (VIEW1, VIEW2))
+    figure.suptitle(
+        f"Change of the normalised point error without each place, {MEANINGS[by]} (unedited: {errors}; mean of {pairs} pairs)", fontsize=10
+    )
+    return figure
+
+
+def _tables(study: AblationStudy, by: By) -> dict[str, tuple[np.ndarray, list[str], list[str]]]:
+    """Kind of place -> (edited view, view of the error, block, column), the names of the columns and of the blocks."""
+    if VIEW1 not in study.unedited:
+        return {}
+    found: dict[str, dict[tuple[int, str, int], tuple[float, float]]] = {}
+    for row in study.rows:
+        if row.by == by and row.ablation.kind == "place":
+            (place,) = row.ablation.places
+            site = parse_site(place.site)
+            stack, *where = site.layer_id.split(".")
+            block = int(where[0]) if len(where) > 1 else -1
+            step = where[-1]
+            kind = f"{stack} {step} heads" if place.head is not None else f"{stack} {site.part or 'layer'}"
+            column = step if place.head is None else str(place.head)
+            effects = study.effect(row, VIEW1).effect, study.effect(row, VIEW2).effect
+            found.setdefault(kind, {})[block, column, place.view] = effects
+    tables = {}
+    for kind, cells in found.items():
+        blocks = sorted({block for block, _, _ in cells})
+        columns = list(dict.fromkeys(column for _, column, _ in cells))
+        values = np.full((2, 2, len(blocks), len(columns)), np.nan)
+        for (block, column, view), effects in cells.items():
+            values[view - 1, :, blocks.index(block), columns.index(column)] = effects
+        tables[kind] = values, columns, ["" if block < 0 else str(block) for block in blocks]
+    return tables
+
+
+def _write_numbers(axes: Axes, values: np.ndarray, greatest: float) -> None:
+    if values.size > 160:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value) and abs(value) > 0.02 * greatest:
+            ink = "white" if abs(value) > 0.6 * greatest else "black"
+            axes.text(column, row, f"{value:+.3f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=ink)
+
+
+def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
+    """Places and sets × layers: from which layer on each loss is felt."""
+    rows = [row for row in study.rows if row.by == by and row.ablation.kind != "control"]
+    layers = sorted({metric.split("/")[0] for metric in study.unedited if "/" in metric}, key=network_order)
+    if not rows or not layers:
+        return None
+    figure = Figure(figsize=(4 + 0.55 * len(layers), 2 + 0.22 * len(rows)), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    values = np.array([[[study.effect(row, f"{layer}/{view}").effect for layer in layers] for row in rows] for view in (VIEW1, VIEW2)])
+    greatest = float(np.nanmax(np.abs(values))) or 1.0
+    for view, axes in zip(_SEPARATE_VIEWS, panels, strict=True):
+        image = axes.imshow(values[view - 1], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
+        axes.set_title(f"error of view {view}, by each layer's probe", fontsize=9)
+        axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+    panels[0].set_yticks(range(len(rows)), [row.ablation.name for row in rows], fontsize=7)
+    figure.colorbar(image, ax=list(panels), label="change of the error")
+    figure.suptitle(f"Change of the normalised point error without each place, {MEANINGS[by]}", fontsize=10)
+    return figure
+
+
+def record_head(options: JsonObject, constant: Sequence[float] | None) -> dict[str, Any]:
+    """What the record holds beside the study: the options, and the errors of the best constant."""
+    return {"options": dict(options), "best_constant": None if constant is None else dict(zip((VIEW1, VIEW2), constant, strict=True))}

@@ -1,0 +1,210 @@
+"""The edits of an ablation study: every head and sublayer in turn, sets of heads together, and random sets as their controls.
+
+What is taken away is replaced by zero; by its mean over data and tokens; by what it is in another pair (resampling, as in Chan et al.
+2022, "Causal scrubbing"); or has noise added. Zero alone misleads where values have a large mean.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.edits import Edit, Edits
+from und3rstand_jax.model.sites import HEADS, SCORES, WEIGHTS, head_count, parse_site, select_sites
+from und3rstand_jax.support.errors import EditError, OptionError
+from und3rstand_jax.support.machine import free_memory
+from und3rstand_jax.support.progress import progress_bar
+from und3rstand_jax.support.text import listed, size_text
+
+By: TypeAlias = Literal["zero", "mean", "resample", "noise"]
+
+MEANINGS: dict[By, str] = {
+    "zero": "set to zero",
+    "mean": "replaced by its mean over all pairs and tokens, each channel's own",
+    "resample": "replaced by what it is in the next pair",
+    "noise": "normal noise added, of each channel's standard deviation over pairs and tokens times a factor",
+}
+
+
+SiteView: TypeAlias = tuple[str, Literal[1, 2]]
+"""A site, and the view in whose pass it is."""
+
+
+class Place(NamedTuple):
+    """One thing to take away: a head, or a sublayer or layer as a whole (`head` is None); in one view's pass."""
+
+    site: str
+    view: Literal[1, 2]
+    head: int | None
+
+    def __str__(self) -> str:
+        return f"{self.site}{'' if self.head is None else f':{self.head}'}@{self.view}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """What one row of the study takes away.
+
+    Attributes:
+        name: its place's id, or the name of a set.
+        kind: "place", "set", or "control": a random set drawn in the likeness of the set `of`.
+        places: that are taken away together.
+        of: the set of which this is a control.
+    """
+
+    name: str
+    kind: Literal["place", "set", "control"]
+    places: tuple[Place, ...]
+    of: str | None = None
+
+
+def places_of(patterns: str, config: BackboneConfig) -> tuple[Place, ...]:
+    """What comma-separated patterns stand for, each head by itself, of both views unless a pattern ends in @1 or @2.
+
+    Raises:
+        LayerError: a pattern matches nothing.
+        EditError: scores or weights, which are not taken away but blocked.
+    """
+    found = []
+    for pattern in (part.strip() for part in patterns.split(",") if part.strip()):
+        edit = Edit(pattern)
+        views: tuple[Literal[1, 2], ...] = (1, 2) if edit.view == "both" else (edit.view,)
+        for site in select_sites(edit.site, config):
+            if site.part in (SCORES, WEIGHTS):
+                raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; scores are blocked by an edit")
+            heads: Iterable[int | None] = (None,)
+            if site.part == HEADS:
+                heads = range(head_count(site.layer_id, config)) if edit.heads is None else edit.heads
+            found += [Place(site.id, view, head) for head in heads for view in views]
+    return tuple(dict.fromkeys(found))
+
+
+def controls(of: Ablation, pool: Sequence[Place], draws: int, seed: int) -> list[Ablation]:
+    """Random sets of as many heads as a set has, of the pool without the set's own.
+
+    Raises:
+        OptionError: the pool is too small.
+    """
+    others = [place for place in pool if place not in of.places]
+    if len(others) < len(of.places):
+        raise OptionError(
+            f"a control of {of.name} takes {len(of.places)} other heads, and there are {len(others)} to draw from; "
+            "give a larger --like, or a smaller set"
+        )
+    random = np.random.default_rng(seed)
+    drawn = []
+    for number in range(draws):
+        chosen = sorted(random.choice(len(others), len(of.places), replace=False).tolist())
+        drawn.append(Ablation(f"{of.name}: control {number + 1}", "control", tuple(others[i] for i in chosen), of.name))
+    return drawn
+
+
+def heads_of_same_blocks(places: Sequence[Place], config: BackboneConfig) -> tuple[Place, ...]:
+    """All heads of the attentions, view by view, that some heads belong to."""
+    attentions = dict.fromkeys((place.site, place.view) for place in places if place.head is not None)
+    return tuple(Place(site, view, head) for site, view in attentions for head in range(head_count(site, config)))
+
+
+Values: TypeAlias = Mapping[SiteView, np.ndarray]
+"""Of a site in a view, what is added to the scaled values: (S or 1, N or 1, H, D) for heads, (S or 1, N or 1, C) else."""
+
+
+def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Values, config: BackboneConfig) -> Edits:
+    """The edits that take its places away.
+
+    Args:
+        ablation: what to take away.
+        sites: the sites and views to mention, more than its own so that sets of one study run one program.
+        by: how.
+        values: from `replacements`; nothing for zero.
+        config: the backbone.
+    """
+    edits = []
+    for site, view in sites:
+        gone = _gone(ablation, site, view, config)
+        scale = np.where(gone, np.float32(by == "noise"), np.float32(1))
+        shift: Any = 0.0 if by == "zero" else np.where(gone, values[site, view], np.float32(0))
+        edits.append(Edit(site, view, scale=scale, shift=shift))
+    return Edits(tuple(edits))
+
+
+def _gone(ablation: Ablation, site: str, view: Literal[1, 2], config: BackboneConfig) -> Bool[np.ndarray, "..."]:
+    """Which heads go, (1, 1, H, 1); or whether all does, (1, 1, 1)."""
+    if parse_site(site).part != HEADS:
+        return np.full((1, 1, 1), Place(site, view, None) in ablation.places)
+    return np.array([Place(site, view, head) in ablation.places for head in range(head_count(site, config))])[None, None, :, None]
+
+
+def replacements(
+    backbone: Backbone,
+    views: tuple[np.ndarray, np.ndarray],
+    sites: Sequence[SiteView],
+    by: By,
+    batch_size: int,
+    noise: float,
+    seed: int,
+    progress: bool,
+) -> Values:
+    """What takes the place of the sites' values, from unedited passes over all pairs.
+
+    For resampling and noise the values of all pairs are held: 4·S·N·C bytes a site and view.
+
+    Raises:
+        EditError: these would not fit into memory.
+    """
+    if by == "zero":
+        return {}
+    config, count = backbone.config, len(views[0])
+    if by != "mean":
+        tokens = max(view.shape[1] * view.shape[2] for view in views) // config.patch_size**2
+        needed = sum(4 * count * tokens * config.layer_width(parse_site(site).layer_id) for site, _ in sites)
+        free = free_memory()
+        if free is not None and needed > free / 2:
+            raise EditError(
+                f"by {by}: the values of {len(sites)} sites in {count} pairs take {size_text(needed)}, and {size_text(free)} are free; "
+                "give fewer pairs or sites, or take the mean"
+            )
+    names = tuple(dict.fromkeys(site for site, _ in sites))
+    parts: dict[SiteView, list[np.ndarray]] = {place: [] for place in sites}
+    with progress_bar(f"values for {by}", count, "pair", progress) as advance:
+        for low in range(0, count, batch_size):
+            batch = [view[low : low + batch_size] for view in views]
+            output = backbone(batch[0], batch[1], capture=names, head=False)
+            for (site, view), kept in parts.items():
+                values = np.asarray(output[site][view - 1], np.float32)
+                # Of a mean, each part's sum over pairs and tokens is enough.
+                kept.append(values.sum(axis=(0, 1), keepdims=True, dtype=np.float64) if by == "mean" else values)
+            advance(len(batch[0]))
+    return {
+        place: _replacement(kept, by, count, views[place[1] - 1], config, noise, seed + i) for i, (place, kept) in enumerate(parts.items())
+    }
+
+
+def _replacement(
+    parts: list[np.ndarray], by: By, count: int, view: np.ndarray, config: BackboneConfig, noise: float, seed: int
+) -> Float[np.ndarray, "..."]:
+    if by == "mean":
+        tokens = view.shape[1] * view.shape[2] // config.patch_size**2
+        return (np.sum(parts, axis=0) / (count * tokens)).astype(np.float32)
+    values = np.concatenate(parts)
+    if by == "resample":
+        return np.roll(values, -1, axis=0)
+    spread = values.std(axis=(0, 1), keepdims=True)
+    return (noise * spread * np.random.default_rng(seed).standard_normal(values.shape, dtype=np.float32)).astype(np.float32)
+
+
+def check_by(names: Sequence[str], pairs: int) -> tuple[By, ...]:
+    """The ways of a comma-separated option.
+
+    Raises:
+        OptionError: one is not known, or there is no other pair to take values from.
+    """
+    if not names or any(name not in MEANINGS for name in names):
+        raise OptionError(f"--by {listed(names)!r}: expected some of {', '.join(MEANINGS)}, with commas between them")
+    if "resample" in names and pairs < 2:
+        raise OptionError("--by resample takes values from another pair; give --pairs 2 or more")
+    return tuple(dict.fromkeys(name for name in names))  # type: ignore[misc]

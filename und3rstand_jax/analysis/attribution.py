@@ -1,0 +1,100 @@
+"""Attribution: to first order, what knocking out each head and sublayer does, all from one backward pass.
+
+With every site scaled by 1, the derivative of a scalar by a scale says what turning it down a little does; −∂/∂scale is the linear
+estimate of what turning it off does (attribution patching: Nanda 2023; Syed et al. 2023, arXiv 2310.10348). It is an estimate: hold it
+against a sweep before believing it.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from und3rstand_jax.analysis.ablations import Place
+from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.sites import HEADS, head_count, parse_site
+from und3rstand_jax.support.progress import progress_bar
+
+Scalar = Callable[[BackboneOutput, Any, Any], Float[Array, " B"]]
+"""From an output, truth and what all pairs share to one number a pair; traced, so pure."""
+
+
+def attribution(
+    backbone: Backbone,
+    views: tuple[np.ndarray, np.ndarray],
+    places: Sequence[Place],
+    scalar: Scalar,
+    truth: Any = (),
+    shared: Any = (),
+    *,
+    capture: Sequence[str] = (),
+    head: bool = True,
+    batch_size: int = 8,
+    remat: bool = True,
+    progress: bool = False,
+) -> Float[np.ndarray, "S places"]:
+    """The first-order effect of knocking out each place on the scalar of each pair.
+
+    Args:
+        backbone: the model.
+        views: both views of S pairs.
+        places: heads, sublayers and layers, as `und3rstand_jax.analysis.ablations.places_of` lists them.
+        scalar: what is attributed.
+        truth, shared: as `und3rstand_jax.analysis.sweep.sweep` passes them on.
+        capture, head: what `scalar` needs of the output.
+        batch_size: pairs in one pass.
+        remat: compute each block again in the backward pass: the memory of one block in place of all, for a third more time.
+        progress: whether a terminal shows a progress bar.
+    """
+    module = backbone.module.clone(remat=remat)
+    sites = tuple(dict.fromkeys(place.site for place in places))
+    parts = []
+    with progress_bar("attribution", len(views[0]), "pair", progress) as advance:
+        for low in range(0, len(views[0]), batch_size):
+            batch = jax.tree.map(lambda leaf, low=low: np.asarray(leaf)[low : low + batch_size], (views, truth))
+            scales = unit_scales(sites, len(batch[0][0]), backbone.config)
+            gradient = _gradient(module, scalar, tuple(capture), head, scales, backbone.params, *batch, shared)
+            by_place = [np.asarray(gradient[place.site][place.view - 1]).reshape(len(batch[0][0]), -1) for place in places]
+            parts.append(np.stack([-values[:, place.head or 0] for place, values in zip(places, by_place, strict=True)], axis=1))
+            advance(len(batch[0][0]))
+    return np.concatenate(parts)
+
+
+def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig) -> dict[str, tuple[Array, Array]]:
+    """Of every site and view a scale of 1 for each pair and head."""
+
+    def ones(site: str) -> Array:
+        of = parse_site(site)
+        return jnp.ones((batch, 1, head_count(of.layer_id, config), 1) if of.part == HEADS else (batch, 1, 1), jnp.float32)
+
+    return {site: (ones(site), ones(site)) for site in sites}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _gradient(
+    module: DUSt3R,
+    scalar: Scalar,
+    capture: tuple[str, ...],
+    head: bool,
+    scales: dict[str, tuple[Array, Array]],
+    params: dict,
+    views: tuple[Array, Array],
+    truth: Any,
+    shared: Any,
+) -> dict[str, tuple[Array, Array]]:
+    def total(scales: dict[str, tuple[Array, Array]]) -> Float[Array, ""]:
+        edits: SiteEdits = {
+            site: (Affine(one, jnp.zeros_like(one)), Affine(two, jnp.zeros_like(two))) for site, (one, two) in scales.items()
+        }
+        output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=capture, head=head, edits=edits))
+        return jnp.sum(scalar(output, truth, shared))
+
+    return jax.grad(total)(scales)

@@ -1,0 +1,115 @@
+"""What an edited pass is measured by: errors on the device, matches and pose of view 2 on the host; or the errors of every later probe.
+
+Both come as a `measure` and a `finish` for `und3rstand_jax.analysis.sweep`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from und3rstand_jax.analysis.inputs import GroundTruth
+from und3rstand_jax.data.example import Example
+from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
+from und3rstand_jax.geometry.loss import Target, in_camera1
+from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
+from und3rstand_jax.geometry.metrics import normalised_errors
+from und3rstand_jax.geometry.pose import pose_errors, second_camera
+from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.probes.config import ProbeConfig
+from und3rstand_jax.probes.probes import read_layer
+
+VIEW1, VIEW2, MATCHES, ROTATION = "view1", "view2", "matches", "rotation"
+
+MEANING = {
+    VIEW1: "normalised point error of view 1: mean distance to the true points, both in units of the pair's mean distance to view 1's camera",
+    VIEW2: "the same of view 2",
+    MATCHES: "share of right matches between the views, of those whose true place view 2 sees",
+    ROTATION: "error of view 2's pose in degrees; 180 where no pose was found",
+}
+"""Of every number that is kept, what it is."""
+
+_FAILED_DEGREES = 180.0
+
+
+class Pairs(NamedTuple):
+    """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], ground truth for the device, and the same for the host."""
+
+    views: tuple[Float[np.ndarray, "S H W 3"], Float[np.ndarray, "S H W 3"]]
+    targets: tuple[Target, Target]
+    truths: tuple[GroundTruth, ...]
+
+
+def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
+    """The first `count` pairs of some batches."""
+
+    def joined(parts: Sequence[Any]) -> np.ndarray:
+        return np.concatenate([np.asarray(part) for part in parts])[:count]
+
+    views = pair(joined([example.images[view] for example in examples]) for view in (0, 1))
+    targets = pair(jax.tree.map(lambda *parts: joined(parts), *(example.targets[view] for example in examples)) for view in (0, 1))
+    intrinsics = [joined([example.intrinsics[view] for example in examples]).astype(np.float64) for view in (0, 1)]
+    points = [np.asarray(view) for view in in_camera1(*targets)]
+    camera1, camera2 = (np.asarray(target.cam2world, np.float64) for target in targets)
+    poses = np.linalg.inv(camera1) @ camera2
+    truths = tuple(
+        GroundTruth(
+            pair(ViewTruth(points[view][i], np.asarray(targets[view].valid[i])) for view in (0, 1)),
+            poses[i],
+            pair(intrinsics[view][i] for view in (0, 1)),
+        )
+        for i in range(len(poses))
+    )
+    return Pairs(views, targets, truths)
+
+
+def measure_head(output: BackboneOutput, targets: tuple[Target, Target], _: Any) -> dict[str, Array]:
+    """Both views' errors, and the points that `HeadFinish` goes on with."""
+    assert output.pred1 is not None and output.pred2 is not None, "the head was run"
+    errors = normalised_errors(output.pred1, output.pred2, *targets)
+    points = {"points1": output.pred1["pts3d"], "points2": output.pred2["pts3d"], "confidence2": output.pred2["conf"]}
+    return {VIEW1: errors[0], VIEW2: errors[1], **points}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadFinish:
+    """From `measure_head`'s arrays to the four numbers of each pair."""
+
+    truths: tuple[GroundTruth, ...]
+
+    def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
+        """Of each example, which is of that pair."""
+        right, rotation = np.full(len(pairs), np.nan), np.full(len(pairs), _FAILED_DEGREES)
+        for index, number in enumerate(pairs):
+            truth = self.truths[number]
+            view1 = ViewGeometry(measured["points1"][index], None)
+            view2 = ViewGeometry(measured["points2"][index], measured["confidence2"][index])
+            matches = correspondences((view1, view2), self._places[number])
+            accuracy = match_accuracy(matches, THRESHOLD * view2.points.shape[1])
+            right[index] = np.nan if accuracy is None else accuracy
+            camera = second_camera(view2, truth.intrinsics[1])
+            if camera is not None:
+                rotation[index] = pose_errors(camera, truth.pose)[0]
+        return {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2], MATCHES: right, ROTATION: rotation}
+
+    @functools.cached_property
+    def _places(self) -> list[np.ndarray]:
+        return [true_places(truth.views, truth.pose, truth.intrinsics[1]) for truth in self.truths]
+
+
+def measure_probes(config: ProbeConfig, output: BackboneOutput, targets: tuple[Target, Target], params: dict) -> dict[str, Array]:
+    """Both views' errors by every probe whose layer was captured, as `LAYER/view1` and `LAYER/view2`."""
+    found: dict[str, Array] = {}
+    for number, group in enumerate(config.groups):
+        for index, layer in enumerate(group.layer_ids):
+            if layer in output.activations:
+                of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
+                preds = read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config)
+                errors = normalised_errors(*preds, *targets)
+                found |= {f"{layer}/{view}": error for view, error in zip((VIEW1, VIEW2), errors, strict=True)}
+    return found

@@ -1,0 +1,188 @@
+"""`python -m und3rstand_jax sweep`: what a model loses without each of its heads and sublayers."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from und3rstand_jax.commands.streams import show
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.text import printable
+
+if TYPE_CHECKING:
+    from und3rstand_jax.analysis.pair_measures import Pairs
+    from und3rstand_jax.data.loader import Feed
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Several = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+_NOT_ASKED = ("out", "overwrite", "debug", "workers", "batch_size")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """Takes away heads and sublayers of a DUSt3R, one after the other and in sets, and measures what held-out pairs lose.
+
+    Writes into one folder every effect as mean ± standard error over pairs against the
+    unedited run (effects.json, effects.csv) and figures of blocks × heads (PNG, SVG).
+    Interrupted, it goes on where it was when the same command is given again.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """Checkpoint with a head: a converted one, or any source of python -m convert."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the results; it appears complete or not at all."""
+    sites: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "decoder.*.cross_attn.heads"
+    """What to take away, place by place: heads (.heads, :0-3), what a step adds (.update), whole layers; @1 or @2 for one view. '' for none."""
+    by: Annotated[str, tyro.conf.arg(metavar="zero,mean,resample,noise")] = "zero"
+    """How: set to zero, its mean over data, the same of another pair, noise added."""
+    set: Annotated[Several, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(repeatable)")] = ()
+    """What to take away together: 'decoder.3.cross_attn.heads:0@2,decoder.4.cross_attn.heads:0@2'."""
+    top: Annotated[int, tyro.conf.arg(metavar="K")] = 0
+    """Also take away together the K cross-attention heads of --sites that look hardest at the true place."""
+    random_sets: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Controls: of each set N draws of as many random heads of the same blocks, without the set's own."""
+    like: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = ""
+    """Draw the controls from these heads instead."""
+    measure: Literal["head", "probes"] = "head"
+    """Measure the head's points, matches and pose; or the points of every probe behind the edit, to see where a loss is felt."""
+    attribution: Flag = False
+    """Also estimate each place's effect by one backward pass, and correlate that with the sweep by zero."""
+    constant_pairs: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Also measure the best constant pointmap, the median of N training pairs."""
+    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
+    """Data to take held-out pairs from, as in training."""
+    pairs: int = 64
+    """Number of held-out pairs; all are held in memory."""
+    batch_size: int = 64
+    """Most pairs in one pass; fewer where the memory does not hold as many."""
+    resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
+    """Size of both views in pixels, multiples of the patch size."""
+    noise: float = 1.0
+    """Factor of the standard deviation of --by noise."""
+    seed: int = 0
+    """Seed of the scenes, of noise and of random sets."""
+    dtype: Dtype = "float32"
+    """Arithmetic of the backbone."""
+    workers: int = 2
+    """Processes that read files."""
+    overwrite: Flag = False
+    """Replace an earlier sweep in --out. A folder that holds other files is refused."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+def sweep(options: SweepOptions) -> None:
+    """Runs the study, writes the files and prints the table.
+
+    Raises:
+        UserError: an option, the checkpoint or the data cannot be used.
+    """
+    # Imported here because they bring in JAX, which --help does not need.
+    from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD, TABLE, as_csv, as_json, effects_figure, format_table, record_head
+    from und3rstand_jax.analysis.ablation_study import Question, ablation_study
+    from und3rstand_jax.analysis.ablations import check_by, places_of
+    from und3rstand_jax.checkpoint.format import read_checkpoint_info
+    from und3rstand_jax.data.loader import Feed
+    from und3rstand_jax.data.specification import SYNTHETIC, parse_data
+    from und3rstand_jax.loading import converted_checkpoint
+    from und3rstand_jax.report.checkpoint import checkpoint_provenance, load_model
+    from und3rstand_jax.support.machine import machine_facts
+    from und3rstand_jax.support.output_folder import check_output_folder, output_folder
+    from und3rstand_jax.support.pieces import Pieces
+    from und3rstand_jax.support.results import check_apart, marked, result_of
+    from und3rstand_jax.support.text import to_json
+
+    # What can be refused without the weights is refused before they are loaded.
+    _check(options)
+    data = options.data or (SYNTHETIC,)
+    specs = parse_data(data)
+    by = check_by([name.strip() for name in options.by.split(",") if name.strip()], options.pairs)
+    check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
+    kind = result_of(FORMAT, RECORD)
+    check_output_folder(options.out, options.overwrite, kind)
+    folder = converted_checkpoint(options.checkpoint, progress=True)
+    info = read_checkpoint_info(folder)
+    if info.backbone is not None:
+        for pattern in (options.sites, *options.set, options.like):
+            places_of(pattern, info.backbone)
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
+    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
+    pieces = Pieces(unfinished, asked | {"checkpoint": checkpoint_provenance(options.checkpoint, info)})
+    backbone, probes = load_model(folder, options.dtype, progress=True)
+    height, width = backbone.config.img_size
+    shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
+    feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
+    pairs = _held_out(feed, options.pairs)
+    question = Question(
+        options.sites,
+        by,
+        options.set,
+        options.top,
+        options.random_sets,
+        options.like,
+        options.measure,
+        options.noise,
+        options.attribution,
+        options.seed,
+    )
+    study = ablation_study(backbone, probes, pairs, question, options.batch_size, pieces, progress=True)
+    constant = _constant(feed, options.constant_pairs, pairs) if options.constant_pairs else None
+    with output_folder(options.out, options.overwrite, kind) as partial:
+        (partial / TABLE).write_text(as_csv(study), encoding="utf-8")
+        for way in by:
+            figure = effects_figure(study, way)
+            if figure is not None:
+                for suffix in ("png", "svg"):
+                    figure.savefig(partial / f"effects_{way}.{suffix}", dpi=150)
+        record = {**record_head(asked, constant), **as_json(study), "provenance": checkpoint_provenance(options.checkpoint, info)}
+        (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record, **machine_facts()}), encoding="utf-8")
+    pieces.remove()
+    show(format_table(study, constant))
+    show(f"\neffects: {printable(options.out / TABLE)}\nfigures: {printable(options.out)}")
+
+
+def _check(options: SweepOptions) -> None:
+    if options.pairs < 1 or options.batch_size < 1:
+        raise OptionError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
+    if min(options.top, options.random_sets, options.constant_pairs) < 0:
+        raise OptionError("--top, --random-sets and --constant-pairs are numbers from 0 on")
+    if options.attribution and ("zero" not in options.by or options.measure != "head"):
+        raise OptionError("--attribution is held against the sweep by zero, measured by the head; give --by zero and --measure head")
+    if options.random_sets and not (options.set or options.top):
+        raise OptionError("--random-sets are the controls of sets; give --set or --top")
+    check_seed(options.seed)
+
+
+def _held_out(feed: "Feed", count: int) -> "Pairs":
+    from und3rstand_jax.analysis.batch_errors import assembled
+    from und3rstand_jax.analysis.pair_measures import pairs_of
+    from und3rstand_jax.data.loader import held_out, open_sources, validation_batches
+    from und3rstand_jax.support.errors import DataError
+    from und3rstand_jax.support.progress import with_progress
+
+    sources = open_sources(feed.specs, "val")
+    places = held_out(feed, sources, count)
+    if not places:
+        raise DataError("there is no held-out pair to measure on; check the data's folder and split")
+    skipped: list[str] = []
+    batches = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
+    examples = list(with_progress(batches, "pairs", -(-len(places) // feed.batch_size), "batch", True))
+    for message in skipped:
+        _logger.info("cannot read %s: another pair took its place", message)
+    return pairs_of(examples, len(places))
+
+
+def _constant(feed: "Feed", count: int, pairs: "Pairs") -> tuple[float, float]:
+    from und3rstand_jax.analysis.batch_errors import assembled
+    from und3rstand_jax.analysis.constant_pointmap import best_constant, constant_errors
+    from und3rstand_jax.data.loader import open_sources, training_batches
+
+    feed = dataclasses.replace(feed, batch_size=min(feed.batch_size, count))
+    batches = assembled(feed, training_batches(feed, open_sources(feed.specs, "train"), 0), count, [])
+    return constant_errors(best_constant(batches, count, progress=True), pairs.targets)

@@ -1,0 +1,73 @@
+"""Results of a long measurement as they come, so that one that is interrupted goes on where it was.
+
+A folder beside the final result holds a file for each piece that is done, and what the measurement was asked: pieces of another question
+are never mixed in.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from und3rstand_jax.support.documents import read_json
+from und3rstand_jax.support.errors import OutputError, UserError
+from und3rstand_jax.support.files import fresh_file, open_own, own_folder, replace_text
+from und3rstand_jax.support.output_folder import check_place
+from und3rstand_jax.support.text import JsonObject, to_json
+
+_QUESTION = "question.json"
+
+
+class Pieces:
+    """The pieces of one measurement, each a mapping from names to arrays."""
+
+    def __init__(self, folder: Path, question: JsonObject) -> None:
+        """Opens the folder, or makes it.
+
+        Args:
+            folder: of the unfinished measurement.
+            question: everything that the pieces depend on, in plain values.
+
+        Raises:
+            OutputError: it holds pieces of another measurement, or is no folder of pieces.
+        """
+        check_place(folder)
+        self.folder = folder
+        text = to_json(question)
+        if folder.exists() and os.listdir(folder):
+            try:
+                held = to_json(read_json(folder / _QUESTION, dict[str, Any], UserError))
+            except UserError as error:
+                raise OutputError(f"{folder} holds something else than an unfinished measurement; move it elsewhere") from error
+            if held != text:
+                raise OutputError(
+                    f"{folder} holds an unfinished measurement with other options; give those again to finish it, or remove that folder"
+                )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / _QUESTION, text)
+
+    def read(self, name: str) -> dict[str, np.ndarray] | None:
+        """A piece that is done; None for one that is not, or whose file does not hold what was written."""
+        try:
+            with open_own(self._file(name)) as stream, np.load(stream, allow_pickle=False) as content:
+                return dict(content)
+        except (OSError, ValueError, EOFError, KeyError):
+            return None
+
+    def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps a piece, whole or not at all."""
+        own_folder(self.folder)
+        with fresh_file(self._file(name), "wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+
+    def remove(self) -> None:
+        """Removes all of them: the result is complete."""
+        shutil.rmtree(self.folder)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
