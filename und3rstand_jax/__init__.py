@@ -15,6 +15,8 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from und3rstand_jax.analysis.attribution import attribution
+    from und3rstand_jax.analysis.sweep import sweep
     from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
     from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
     from und3rstand_jax.model.backbone import Backbone, ProbedLayers
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
+    "analysis.attribution": ("attribution",),
+    "analysis.sweep": ("sweep",),
     "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
     "loading": ("converted_checkpoint", "load_backbone", "load_backbone_and_probe"),
     "model.backbone": ("Backbone", "ProbedLayers"),
@@ -91,6 +95,7 @@ __all__ = [
     "TrainingError",
     "UserError",
     "__version__",
+    "attribution",
     "block_attention",
     "converted_checkpoint",
     "is_checkpoint",
@@ -108,6 +113,7 @@ __all__ = [
     "skip",
     "start_layers",
     "steer",
+    "sweep",
 ]
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -113,14 +114,16 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
     if not tables or study.question.measure != "head":
         return _probes_figure(study, by)
     kinds = list(tables)
-    figure = Figure(figsize=(13.5, 1.6 + sum(0.34 * len(tables[kind][2]) + 1.1 for kind in kinds)), dpi=110, layout="constrained")
+    # Of both views' passes, those in which something was taken away.
+    views = [view for view in (0, 1) if any(np.isfinite(values[view]).any() for values, _, _ in tables.values())]
+    size = (1.5 + 3.2 * 2 * len(views), 1.6 + sum(0.34 * len(tables[kind][2]) + 1.1 for kind in kinds))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     heights = [len(tables[kind][2]) + 2 for kind in kinds]
-    all_axes = figure.subplots(len(kinds), 4, squeeze=False, gridspec_kw={"height_ratios": heights})
+    all_axes = figure.subplots(len(kinds), 2 * len(views), squeeze=False, gridspec_kw={"height_ratios": heights})
     for kind, axes_row in zip(kinds, all_axes, strict=True):
         values, columns, blocks = tables[kind]
         greatest = float(np.nanmax(np.abs(values))) or 1.0
-        for number, axes in enumerate(axes_row):
-            view, error = divmod(number, 2)
+        for axes, (view, error) in zip(axes_row, itertools.product(views, (0, 1)), strict=True):
             image = axes.imshow(values[view, error], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
             axes.set_title(f"{kind} of view {view + 1}\n→ error of view {error + 1}", fontsize=9)
             axes.set_xticks(range(len(columns)), columns, fontsize=8)
@@ -131,7 +134,7 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
     pairs = len(study.unedited[VIEW1])
     errors = " and ".join(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in (VIEW1, VIEW2))
     figure.suptitle(
-        f"Change of the normalised point error without each place, {MEANINGS[by]} (unedited: {errors}; mean of {pairs} pairs)", fontsize=10
+        f"Change of the normalised point error without each place, {MEANINGS[by]}\n(unedited: {errors}; mean of {pairs} pairs)", fontsize=10
     )
     return figure
 

@@ -282,9 +282,9 @@ def _estimates(
     for view, metric in enumerate((VIEW1, VIEW2)):
         scalar = functools.partial(_scalar, view)
         by_pair = attribution(backbone, pairs.views, places, scalar, pairs.targets, batch_size=max(1, batch_size // 8), progress=progress)
-        estimated = by_pair.mean(axis=0)
+        estimated = {name: float(values.mean()) for name, values in by_pair.items()}
         swept = {row.ablation.name: effect_of(unedited[metric], row.values[metric]).effect for row in rows if row.by == "zero"}
-        both = [(estimate, swept[str(place)]) for place, estimate in zip(places, estimated, strict=True) if str(place) in swept]
+        both = [(estimate, swept[name]) for name, estimate in estimated.items()]
         correlation = float(spearmanr(*zip(*both, strict=True)).statistic) if len(both) > 2 else math.nan
-        found.append(Estimate(metric, {str(place): float(value) for place, value in zip(places, estimated, strict=True)}, correlation))
+        found.append(Estimate(metric, estimated, correlation))
     return tuple(found)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from und3rstand_jax.analysis.ablations import Place
+from und3rstand_jax.analysis.ablations import Place, places_of
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
@@ -30,7 +30,7 @@ Scalar = Callable[[BackboneOutput, Any, Any], Float[Array, " B"]]
 def attribution(
     backbone: Backbone,
     views: tuple[np.ndarray, np.ndarray],
-    places: Sequence[Place],
+    places: str | Sequence[Place],
     scalar: Scalar,
     truth: Any = (),
     shared: Any = (),
@@ -40,20 +40,24 @@ def attribution(
     batch_size: int = 8,
     remat: bool = True,
     progress: bool = False,
-) -> Float[np.ndarray, "S places"]:
-    """The first-order effect of knocking out each place on the scalar of each pair.
+) -> dict[str, Float[np.ndarray, " S"]]:
+    """Place, as `decoder.4.cross_attn.heads:0@2` -> the first-order effect of knocking it out on the scalar of each pair.
 
     Args:
         backbone: the model.
         views: both views of S pairs.
-        places: heads, sublayers and layers, as `und3rstand_jax.analysis.ablations.places_of` lists them.
+        places: patterns of heads, sublayers (`.update`) and layers, each place of which is attributed to; or such places.
         scalar: what is attributed.
         truth, shared: as `und3rstand_jax.analysis.sweep.sweep` passes them on.
         capture, head: what `scalar` needs of the output.
         batch_size: pairs in one pass.
         remat: compute each block again in the backward pass: the memory of one block in place of all, for a third more time.
         progress: whether a terminal shows a progress bar.
+
+    Raises:
+        LayerError, EditError: a pattern matches nothing, or what cannot be knocked out.
     """
+    places = places_of(places, backbone.config) if isinstance(places, str) else places
     module = backbone.module.clone(remat=remat)
     sites = tuple(dict.fromkeys(place.site for place in places))
     parts = []
@@ -65,7 +69,7 @@ def attribution(
             by_place = [np.asarray(gradient[place.site][place.view - 1]).reshape(len(batch[0][0]), -1) for place in places]
             parts.append(np.stack([-values[:, place.head or 0] for place, values in zip(places, by_place, strict=True)], axis=1))
             advance(len(batch[0][0]))
-    return np.concatenate(parts)
+    return {str(place): column for place, column in zip(places, np.concatenate(parts).T, strict=True)}
 
 
 def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig) -> dict[str, tuple[Array, Array]]:

@@ -27,7 +27,7 @@ from und3rstand_jax.probes.probes import read_layer
 VIEW1, VIEW2, MATCHES, ROTATION = "view1", "view2", "matches", "rotation"
 
 MEANING = {
-    VIEW1: "normalised point error of view 1: mean distance to the true points, both in units of the pair's mean distance to view 1's camera",
+    VIEW1: "normalised point error of view 1: mean distance to the true points, each in units of the pair's mean distance to camera 1",
     VIEW2: "the same of view 2",
     MATCHES: "share of right matches between the views, of those whose true place view 2 sees",
     ROTATION: "error of view 2's pose in degrees; 180 where no pose was found",

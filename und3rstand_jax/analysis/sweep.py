@@ -103,13 +103,14 @@ def sweep(
     program = _Program(backbone, measure, shared, select_captures(capture, backbone.config), has_head, finish)
     groups = grouped(edits, backbone, (one, two))
     truth = jax.tree.map(np.asarray, truth)
-    together = program.fitting(min(batch_size, count), groups, edits, (one, two), truth)
+    most = program.fitting(batch_size, groups, edits, (one, two), truth)
+    together = min(most, count)
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in edits]
     with progress_bar("sweep", len(edits) * count, "pass", progress) as advance:
         for low in range(0, count, together):
             pairs = range(low, min(low + together, count))
             chunk = jax.tree.map(lambda leaf, pairs=pairs: leaf[pairs.start : pairs.stop], ((one, two), truth))
-            at_once = max(1, batch_size // len(pairs))
+            at_once = max(1, most // len(pairs))
             for members, results in program.run(groups, edits, pairs, chunk[0], chunk[1], at_once, pieces):
                 for number, result in zip(members, results, strict=True):
                     found[number].append(result)
@@ -156,7 +157,7 @@ def start_of(edits: Edits, backbone: Backbone) -> str | None:
 
 @dataclasses.dataclass
 class _Program:
-    """What all passes of a sweep have in common, and those that are compiled."""
+    """What all passes of a sweep have in common."""
 
     backbone: Backbone
     measure: Measure
@@ -164,21 +165,21 @@ class _Program:
     captured: tuple[str, ...]
     head: bool
     finish: Finish | None
-    compiled: dict[object, Any] = dataclasses.field(default_factory=dict)
 
-    def fitting(self, pairs: int, groups: Sequence[Group], edits: Sequence[Edits], views: tuple, truth: Any) -> int:
-        """The largest number of pairs, halved from `pairs` on, whose longest pass fits into memory."""
+    def fitting(self, most: int, groups: Sequence[Group], edits: Sequence[Edits], views: tuple, truth: Any) -> int:
+        """The largest batch, halved from `most` on, whose longest pass fits into memory."""
         free = free_memory()
-        group = groups[0]
-        while pairs > 1 and free is not None:
+        while most > 1 and free is not None:
+            pairs = min(most, len(views[0]))
             chunk_views, chunk_truth = jax.tree.map(lambda leaf, pairs=pairs: leaf[:pairs], (views, truth))
-            inputs = self._inputs(group, jax.eval_shape(lambda views: self._before(groups, views), chunk_views), chunk_views)
-            affines = stack_affines([self._affines(edits[group.members[0]], range(pairs), chunk_views)])
-            memory = self._compiled(group, pairs, inputs, affines, chunk_truth).memory_analysis()
+            inputs = jax.eval_shape(lambda views: self._inputs(groups[0], self._before(groups, views), views), chunk_views)
+            numbers = _chunks(groups[0].members, most // pairs)[0]
+            affines = stack_affines([self._affines(edits[number], range(pairs), chunk_views) for number in numbers])
+            memory = self._compiled(groups[0], inputs, affines, chunk_truth).memory_analysis()
             if memory is None or memory.temp_size_in_bytes + memory.output_size_in_bytes < _SHARE_OF_MEMORY * free:
                 break
-            pairs = (pairs + 1) // 2
-        return pairs
+            most = (most + 1) // 2
+        return most
 
     def run(
         self, groups: Sequence[Group], edits: Sequence[Edits], pairs: range, views: tuple, truth: Any, at_once: int, pieces: Pieces | None
@@ -199,7 +200,7 @@ class _Program:
                 for numbers in _chunks(group.members, at_once):
                     affines = stack_affines([self._affines(edits[number], pairs, views) for number in numbers])
                     inputs = self._inputs(group, before, views)
-                    compiled = self._compiled(group, len(pairs), inputs, affines, truth)
+                    compiled = self._compiled(group, inputs, affines, truth)
                     measured = compiled(self.backbone.params, inputs, affines, truth, self.shared)
                     futures.append(pool.submit(self._finished, measured, len(numbers), pairs))
                 pending.append((group, futures))
@@ -237,15 +238,28 @@ class _Program:
 
     def _affines(self, edits: Edits, pairs: range, views: tuple) -> SiteEdits:
         ours = Edits(tuple(_of_pairs(edit, pairs) for edit in edits))
-        return {site: _both(affines) for site, affines in self.backbone.resolve(ours, views).items()}
+        resolved = self.backbone.resolve(ours, views)
+        same_size = np.shape(views[0]) == np.shape(views[1])
+        return {site: _both(affines) for site, affines in resolved.items()} if same_size else resolved
 
-    def _compiled(self, group: Group, pairs: int, inputs: Any, affines: SiteEdits, truth: Any) -> Any:
-        key = group.start, pairs, str(jax.tree.map(np.shape, affines))
-        if key not in self.compiled:
-            behind = tuple(layer for layer in self.captured if group.start is None or network_order(layer) >= network_order(group.start))
-            static = self.backbone.module, self.measure, behind, self.head
-            self.compiled[key] = _pass.lower(*static, self.backbone.params, inputs, affines, truth, self.shared).compile()
-        return self.compiled[key]
+    def _compiled(self, group: Group, inputs: Any, affines: SiteEdits, truth: Any) -> Any:
+        behind = tuple(layer for layer in self.captured if group.start is None or network_order(layer) >= network_order(group.start))
+        leaves, structure = jax.tree.flatten((self.backbone.params, inputs, affines, truth, self.shared))
+        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        return _compiled(self.backbone.module, self.measure, behind, self.head, structure, shapes)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    module: DUSt3R,
+    measure: Measure,
+    capture: tuple[str, ...],
+    head: bool,
+    structure: jax.tree_util.PyTreeDef,
+    shapes: tuple[jax.ShapeDtypeStruct, ...],
+) -> Any:
+    """The program of a pass, ahead of its first run: only then does it tell how much memory it takes. A later sweep finds it here."""
+    return _pass.lower(module, measure, capture, head, *jax.tree.unflatten(structure, shapes)).compile()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -291,7 +305,7 @@ def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
 
 
 def _both(affines: tuple[Affine | None, Affine | None]) -> tuple[Affine | None, Affine | None]:
-    """The edits of both views, a neutral one where a view has none and the other's has numbers of the same shape there."""
+    """The edits of both views, which are of one size: a neutral one where a view has none."""
     one, two = affines
     some = one or two
     assert some is not None, "a site with edits has one"

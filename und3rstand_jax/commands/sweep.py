@@ -38,7 +38,7 @@ class SweepOptions:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
     sites: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "decoder.*.cross_attn.heads"
-    """What to take away, place by place: heads (.heads, :0-3), what a step adds (.update), whole layers; @1 or @2 for one view. '' for none."""
+    """What to take away, place by place: heads (.heads:0-3), what a step adds (.update), layers; @1 or @2 for one view; '' for none."""
     by: Annotated[str, tyro.conf.arg(metavar="zero,mean,resample,noise")] = "zero"
     """How: set to zero, its mean over data, the same of another pair, noise added."""
     set: Annotated[Several, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(repeatable)")] = ()

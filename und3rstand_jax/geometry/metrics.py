@@ -115,23 +115,26 @@ def _regression(points: Points, targets: tuple[Target, Target]) -> PairLoss:
     return confidence_loss(pred1, pred2, *targets)
 
 
+def mean_point_distance(views: tuple[ViewGeometry, ViewGeometry]) -> float:
+    """Mean distance of both views' finite points to view 1's camera: the unit of a pair of pointmaps. NaN without a finite point."""
+    points = np.concatenate([view.points.reshape(-1, 3) for view in views]).astype(np.float64)
+    finite = points[np.isfinite(points).all(axis=-1)]
+    return max(float(np.linalg.norm(finite, axis=-1).mean()), _LEAST) if len(finite) else np.nan
+
+
 def mean_displacements(views: tuple[ViewGeometry, ViewGeometry], before: tuple[ViewGeometry, ViewGeometry]) -> tuple[float, float]:
-    """How far each view's points have moved: their mean distance to the same pixels' points before.
+    """How far each view's points have moved: their mean distance to the same pixels' points before, over `mean_point_distance(before)`.
 
-    In units of the earlier points' mean distance to view 1's camera, over both views. Neither pair is rescaled: points that all move
-    away from the camera have moved. Counted are pixels whose earlier points are finite: a view without one has NaN, and a view infinity
-    where one of them is not finite any more.
+    Neither pair is rescaled: points that all move away from the camera have moved. Counted are pixels whose earlier points are finite:
+    a view without one has NaN, and a view infinity where one of them is not finite any more.
     """
-    known = [np.isfinite(view.points).all(axis=-1) for view in before]
-    earlier = [view.points[mask].astype(np.float64) for view, mask in zip(before, known, strict=True)]
-    if not any(map(len, earlier)):
-        return np.nan, np.nan
-    unit = max(float(np.linalg.norm(np.concatenate(earlier), axis=-1).mean()), _LEAST)
+    unit = mean_point_distance(before)
 
-    def moved(view: ViewGeometry, mask: Bool[np.ndarray, "H W"], start: Float[np.ndarray, "N 3"]) -> float:
-        points = view.points[mask].astype(np.float64)
+    def moved(view: ViewGeometry, earlier: ViewGeometry) -> float:
+        known = np.isfinite(earlier.points).all(axis=-1)
+        points, start = (geometry.points[known].astype(np.float64) for geometry in (view, earlier))
         if not len(points) or not np.isfinite(points).all():
             return np.inf if len(points) else np.nan
         return float(np.linalg.norm(points - start, axis=-1).mean()) / unit
 
-    return pair(map(moved, views, known, earlier))
+    return pair(map(moved, views, before))

@@ -10,6 +10,8 @@ of an array; "-inf" is −∞ where a writer of JSON has no such number.
 
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeAlias
@@ -25,6 +27,9 @@ from und3rstand_jax.support.files import open_regular
 from und3rstand_jax.support.text import listed, one_line
 
 _BLOCKED = "-inf"
+
+_NOT_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and the libraries under it raise on bytes that are not what a name promises."""
 
 
 class EditSpec(TypedDict):
@@ -100,7 +105,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with open_regular(file) as stream, np.load(stream, allow_pickle=False) as content:
             return dict(content)
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError) as failure:
+    except _NOT_ARRAYS as failure:
         raise EditError(f"{file} cannot be read as an npz of arrays: {one_line(failure)}") from failure
 
 

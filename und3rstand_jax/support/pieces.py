@@ -7,6 +7,8 @@ are never mixed in.
 import hashlib
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ class Pieces:
         try:
             with open_own(self._file(name)) as stream, np.load(stream, allow_pickle=False) as content:
                 return dict(content)
-        except (OSError, ValueError, EOFError, KeyError):
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,224 @@
+"""A sweep gives what as many forward passes give, in any chunks, on any devices, interrupted or not; and attribution is the derivative."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import und3rstand_jax as u3d
+from tests.golden_cases import relative_error
+from tests.test_model_properties import LINEAR, SIZES, backbone, views
+from und3rstand_jax.analysis import sweep as sweeps
+from und3rstand_jax.analysis.sweep import grouped, start_of, sweep
+from und3rstand_jax.support.errors import OptionError, OutputError, UserError
+from und3rstand_jax.support.pieces import Pieces
+
+EQUAL = ((32, 48), (32, 48))
+HEADS = [
+    u3d.knock_out(f"decoder.{block}.cross_attn.heads:{head}", view=view) for block, view in ((1, 1), (1, 2), (3, 2)) for head in (0, 1)
+]
+
+
+def measure(output, weights, factor):
+    """Two numbers of each pair: both views' weighted points, and the weights' own sum."""
+    sums = (jnp.sum(pred["pts3d"], axis=(1, 2)) @ jnp.array([1.0, 2.0, 3.0]) for pred in (output.pred1, output.pred2))
+    tokens = {layer: jnp.mean(tokens[1], axis=(1, 2)) for layer, tokens in output.activations.items()}
+    return {"points": factor * weights * sum(sums), "weights": weights, **tokens}
+
+
+def one_by_one(model, images, edits, weights, capture=()):
+    found = []
+    for some in edits:
+        output = model(*images, capture=capture, head=True, edits=some)
+        found.append(jax.device_get(measure(output, jnp.asarray(weights), 2.0)))
+    return found
+
+
+def assert_equal(swept, expected):
+    assert len(swept) == len(expected)
+    for ours, theirs in zip(swept, expected, strict=True):
+        for name in ours:
+            assert relative_error(ours[name], theirs[name]) < 3e-5, name
+
+
+@functools.cache
+def case(sizes=EQUAL, batch=3):
+    images = tuple(np.asarray(view) for view in views(sizes, batch))
+    return backbone(LINEAR), images, np.arange(1.0, batch + 1, dtype=np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [2, 64], ids=["chunks that do not divide", "all at once"])
+def test_knocked_out_heads_give_what_as_many_passes_give(batch_size):
+    model, images, weights = case()
+    swept = sweep(model, images, [u3d.Edits(), *HEADS], measure, weights, np.float32(2), batch_size=batch_size)
+    assert_equal(swept, one_by_one(model, images, [u3d.Edits(), *HEADS], weights))
+    assert all(result["points"].shape == (3,) for result in swept)
+    np.testing.assert_array_equal([result["weights"] for result in swept], [weights] * 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [EQUAL, SIZES], ids=["equal", "mixed"])
+def test_edits_of_every_kind_at_once(sizes):
+    model, images, weights = case(sizes)
+    own = np.random.default_rng(0).standard_normal((3, 6, 16)).astype(np.float32)  # each pair its own
+    edits = [
+        u3d.skip("encoder.0.self_attn"),
+        u3d.knock_out("encoder.norm", view=1, tokens=[2]),
+        u3d.steer("decoder.embed", np.ones(16, np.float32), view=2) + u3d.skip("decoder.2.mlp", view=1),
+        u3d.replace("decoder.1.mlp", own, view=1),
+        u3d.steer("decoder.1.mlp", 2 * own, view=1),
+        u3d.block_attention("decoder.2.cross_attn", keys=[0, 1], view=2),
+        u3d.knock_out("decoder.norm", view=2, tokens=[0]),
+    ]
+    swept = sweep(model, images, edits, measure, weights, np.float32(2), batch_size=2, capture=["decoder.3.mlp"])
+    expected = one_by_one(model, images, edits, weights, ["decoder.3.mlp"])
+    assert_equal(swept, expected)
+    # What lies before an edit is not captured: it is as it was.
+    assert ["decoder.3.mlp" in result for result in swept] == [True] * 6 + [False]
+
+
+def test_a_pass_begins_at_the_layer_before_the_first_edit_and_both_views_heads_share_a_program():
+    model, images, weights = case()
+    starts = {
+        "decoder.2.cross_attn.heads:0": "decoder.2.self_attn",
+        "decoder.2.self_attn.update": "decoder.1.mlp",
+        "decoder.0.self_attn.scores": "decoder.embed",
+        "decoder.2.mlp": "decoder.2.mlp",
+        "encoder.norm": "encoder.norm",
+        "encoder.0.mlp.update": "encoder.0.self_attn",
+        "encoder.0.self_attn.heads": None,
+    }
+    assert {site: start_of(u3d.knock_out(site), model) for site in starts} == starts
+    groups = grouped([*HEADS, u3d.skip("decoder.1.cross_attn")], model, images)
+    assert [group.start for group in groups] == ["decoder.1.self_attn", "decoder.1.self_attn", "decoder.3.self_attn"]
+    assert sorted(group.members for group in groups) == [(0, 1, 2, 3), (4, 5), (6,)]
+    before = sweeps._compiled.cache_info().misses
+    sweep(model, images, HEADS, measure, weights, np.float32(3))
+    programs = sweeps._compiled.cache_info().misses - before
+    assert programs <= 2
+    sweep(model, images, HEADS[::-1], measure, weights, np.float32(3))
+    assert sweeps._compiled.cache_info().misses - before == programs
+
+
+def test_pairs_are_halved_until_a_pass_fits_into_memory(monkeypatch):
+    model, images, weights = case()
+    expected = one_by_one(model, images, HEADS[:1], weights)
+    sizes = []
+    run = sweeps._Program.run
+    monkeypatch.setattr(sweeps._Program, "run", lambda self, *args: sizes.append(len(args[2])) or run(self, *args))
+    monkeypatch.setattr(sweeps, "free_memory", lambda: 1000)
+    assert_equal(sweep(model, images, HEADS[:1], measure, weights, np.float32(2)), expected)
+    assert sizes == [1, 1, 1]
+
+
+def test_an_interrupted_sweep_goes_on_and_computes_nothing_again(tmp_path):
+    model, images, weights = case()
+    finished = []
+
+    def finish(arrays, pairs, broken=False):
+        if broken and len(finished) == 1:
+            raise KeyboardInterrupt
+        finished.append(list(pairs))
+        return {name: values + 1 for name, values in arrays.items()}
+
+    ask = functools.partial(sweep, model, images, HEADS, measure, weights, np.float32(2))
+    expected = ask(finish=finish)
+    finished.clear()
+    with pytest.raises(KeyboardInterrupt):
+        ask(finish=functools.partial(finish, broken=True), pieces=Pieces(tmp_path / "sweep", {"heads": 6}))
+    assert len(finished) == 1
+    resumed = ask(finish=finish, pieces=Pieces(tmp_path / "sweep", {"heads": 6}))
+    assert len(finished) == 2  # two groups of heads, one of them from the piece that was kept
+    for ours, theirs in zip(resumed, expected, strict=True):
+        np.testing.assert_array_equal(ours["points"], theirs["points"])
+    with pytest.raises(OutputError, match="unfinished measurement with other options"):
+        Pieces(tmp_path / "sweep", {"heads": 9})
+    for piece in (tmp_path / "sweep").glob("*.npz"):
+        piece.write_bytes(piece.read_bytes()[:100])
+    ask(finish=finish, pieces=Pieces(tmp_path / "sweep", {"heads": 6}))
+    assert len(finished) == 4  # a damaged piece is computed again
+    Pieces(tmp_path / "sweep", {"heads": 6}).remove()
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_folder_of_something_else_is_not_taken_for_pieces(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"1")
+    with pytest.raises(OutputError, match="holds something else than an unfinished measurement"):
+        Pieces(tmp_path / "photos", {})
+    assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"1"
+
+
+def test_what_cannot_be_swept_is_refused():
+    model, images, weights = case()
+    with pytest.raises(OptionError, match="found 0 pairs"):
+        sweep(model, tuple(image[:0] for image in images), HEADS, measure, weights[:0])
+    with pytest.raises(UserError, match="no head output matches 'decoder.9.cross_attn.heads'"):
+        sweep(model, images, [u3d.knock_out("decoder.9.cross_attn.heads")], measure, weights)
+
+
+EIGHT_DEVICES = """
+import json, jax, numpy as np
+import und3rstand_jax as u3d
+from tests.test_sweep import HEADS, case, measure
+assert jax.device_count() == 8
+model, images, weights = case()
+swept = u3d.sweep(model, images, HEADS, measure, weights, np.float32(2), batch_size=24)
+print(json.dumps([result["points"].tolist() for result in swept]))
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_what_one_gives():
+    import os
+
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], env=environment, capture_output=True, text=True, check=True)
+    model, images, weights = case()
+    expected = sweep(model, images, HEADS, measure, weights, np.float32(2), batch_size=24)
+    np.testing.assert_allclose(json.loads(ran.stdout), [result["points"] for result in expected], rtol=3e-5)
+
+
+@pytest.mark.slow
+def test_attribution_is_what_turning_a_head_down_a_little_does():
+    model, images, weights = case()
+
+    def scalar(output, weights, shared):
+        return measure(output, weights, 1.0)["points"]
+
+    attributed = u3d.attribution(model, images, "decoder.2.cross_attn.heads@2,decoder.1.mlp.update@1", scalar, weights, batch_size=2)
+    assert list(attributed) == ["decoder.2.cross_attn.heads:0@2", "decoder.2.cross_attn.heads:1@2", "decoder.1.mlp.update@1"]
+    for name, found in attributed.items():
+        site, view = name.split("@")
+        less, more = (
+            scalar(model(*images, capture=(), head=True, edits=u3d.Edits((u3d.Edit(site, int(view), scale=scale),))), weights, ())
+            for scale in (0.95, 1.05)
+        )
+        np.testing.assert_allclose(found, -(np.asarray(more) - np.asarray(less)) / 0.1, rtol=2e-2, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_computing_blocks_again_changes_no_attribution_and_holds_less():
+    from und3rstand_jax.analysis.attribution import _gradient, unit_scales
+
+    model, images, weights = case()
+    sites = ("decoder.1.cross_attn.heads", "decoder.2.mlp.update")
+    scales = unit_scales(sites, 3, model.config)
+
+    def scalar(output, weights, shared):
+        return measure(output, weights, 1.0)["points"]
+
+    found, memory = [], []
+    for remat in (False, True):
+        lowered = _gradient.lower(model.module.clone(remat=remat), scalar, (), True, scales, model.params, tuple(images), weights, ())
+        compiled = lowered.compile()
+        found.append(compiled(scales, model.params, tuple(images), weights, ()))
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert memory[1] < memory[0]
