@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.demo_scene import render
 from und3rstand_jax.geometry.cameras import ViewGeometry
-from und3rstand_jax.report.contact_sheet import ContactSheet, Scale
+from und3rstand_jax.report.contact_sheet import ContactSheet
+from und3rstand_jax.report.map_colors import Scale
 
 
 def photo(height, width, value=90):
@@ -34,7 +35,7 @@ def sheet_of(rows, shape1=(64, 64), shape2=(64, 64)):
 def cells(picture, row_height, sheet):
     """The colour in the middle of every cell, (rows, columns, 3), found by the columns' own layout."""
     lefts, _ = sheet._column_lefts()
-    tops = [108 + 74 + index * row_height for index in range(len(sheet._labels))]
+    tops = [108 + 74 + index * row_height for index in range(len(sheet._rows))]
     pixels = np.asarray(picture)
     return np.array([[pixels[top + 100, left + 160] for left in lefts.values()] for top in tops])
 

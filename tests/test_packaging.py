@@ -102,7 +102,8 @@ def without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
 
 def test_converting_and_running_import_nothing_of_the_extras():
     absent = {*EXTRAS, "torch"}
-    run = without(absent, "import und3rstand_jax.loading, und3rstand_jax.convert.writing, und3rstand_jax.report.pointmap_files")
+    modules = ("loading", "convert.writing", "report.pointmap_files", "report.edited_files")
+    run = without(absent, f"import {', '.join(f'und3rstand_jax.{module}' for module in modules)}")
     assert run.returncode == 0, run.stderr
 
 
@@ -156,6 +157,7 @@ def test_a_command_without_its_extra_says_so_before_any_work(command, options, e
     [
         ("run", []),
         ("run", ["report"]),
+        ("run", ["edit"]),
         ("convert", []),
         ("train", []),
         ("train", ["plan"]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from und3rstand_jax.report.pointmap_files import write_point_cloud
+from und3rstand_jax.report.layer_files import write_point_cloud
 
 
 def cloud(count):

@@ -1,23 +1,25 @@
 """`python -m und3rstand_jax IMG1 IMG2 …` and `python -m und3rstand_jax report …`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
 from und3rstand_jax.commands.streams import show
-from und3rstand_jax.report.options import PointmapOptions, ReportOptions
+from und3rstand_jax.commands.sweep import SweepOptions, sweep
+from und3rstand_jax.report.options import EditOptions, PointmapOptions, ReportOptions
 from und3rstand_jax.support.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 after one line about what was wrong.
 
-    A photo called "report" or "run" is reached as ./report or ./run.
+    A photo called like one of the commands is reached as ./report, ./run and so on.
     """
-    commands = {"run": PointmapOptions, "report": ReportOptions}
+    commands = {"run": PointmapOptions, "report": ReportOptions, "edit": EditOptions, "sweep": SweepOptions}
     options = parse_command(sys.argv[1:] if argv is None else argv, commands, default="run", prog="python -m und3rstand_jax")
-    command = _report if isinstance(options, ReportOptions) else _run
-    return run_command(lambda: command(options), options.debug)
+    runs: dict[type, Callable[[Any], None]] = {PointmapOptions: _run, ReportOptions: _report, EditOptions: _edit, SweepOptions: sweep}
+    return run_command(lambda: runs[type(options)](options), options.debug)
 
 
 # JAX is imported only here: --help does not need it.
@@ -32,6 +34,13 @@ def _report(options: ReportOptions) -> None:
     from und3rstand_jax.report.numbers import format_table
 
     show(f"{format_table(make_report(options, progress=True))}\n\n{printable(options.out / PAGE)}")
+
+
+def _edit(options: EditOptions) -> None:
+    from und3rstand_jax.report.edit_effect import format_effects
+    from und3rstand_jax.report.edited_files import SHEET, write_edited_pointmaps
+
+    show(f"{format_effects(write_edited_pointmaps(options, progress=True))}\n\n{printable(options.out / SHEET)}")
 
 
 def program() -> None:

@@ -71,11 +71,11 @@ def read_edits(
     """
     if isinstance(spec, str | os.PathLike):
         file = Path(spec)
-        content: Spec = read_json(file, Spec, EditError)  # type: ignore[arg-type]
+        content: Spec = read_json(file, Spec, EditError)
         beside = file.with_suffix(".npz")
         arrays = beside if arrays is None and beside.is_file() else arrays
     else:
-        content = checked(spec if isinstance(spec, list) else {"edits": spec.get("edits")}, "edits", Spec, EditError)  # type: ignore[arg-type]
+        content = checked(spec if isinstance(spec, list) else {"edits": spec.get("edits")}, "edits", Spec, EditError)
     listed_edits = content if isinstance(content, list) else content["edits"]
     named = arrays if isinstance(arrays, Mapping) else {} if arrays is None else read_arrays(Path(arrays))
     return Edits(tuple(_edit(number, edit, named) for number, edit in enumerate(listed_edits)))

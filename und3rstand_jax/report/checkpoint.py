@@ -1,5 +1,6 @@
 """The checkpoint that a command runs: its model and probes, the layers they can show, and where it came from."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,25 @@ from und3rstand_jax.support.errors import CheckpointError, LayerError
 
 # A line for each tensor, which only the export back to PyTorch needs.
 _TENSOR_LISTS = ("leaves", "unused", "second_names", "metadata", "config")
+
+_logger = logging.getLogger(__name__)
+
+
+def find_backbone(checkpoint: str, progress: bool = False) -> tuple[Path, CheckpointInfo, BackboneConfig]:
+    """A checkpoint's folder, converted first where necessary, what it holds, and its backbone's config; no weights are read.
+
+    Args:
+        checkpoint: as for `load_model`.
+        progress: whether a terminal shows progress bars of a download and a conversion.
+
+    Raises:
+        CheckpointError: it cannot be found, read or converted, or holds no backbone.
+    """
+    folder = converted_checkpoint(checkpoint, progress=progress)
+    info = read_checkpoint_info(folder)
+    if info.backbone is None:
+        raise CheckpointError(f"{checkpoint} holds probes and no backbone; convert them again with --backbone")
+    return folder, info, info.backbone
 
 
 def load_model(checkpoint: str | Path, dtype: str, progress: bool = False) -> tuple[Backbone, Probes | None]:
@@ -55,6 +75,14 @@ def choose_layers(config: BackboneConfig, probed: Sequence[str] | None, selectio
     if not layers:
         raise LayerError(f"--layers {selection!r} selects nothing; give layer ids or patterns, such as decoder.*.mlp")
     return layers
+
+
+def tell_what_is_missing(has_probes: bool, has_head: bool, layers: int) -> None:
+    """Logs that a checkpoint without probes, or without a head, gives only the output of the other; `layers` is how many are decoded."""
+    if not has_probes:
+        _logger.info("this checkpoint has no probes: writing the output of the model's own head only")
+    elif not has_head:
+        _logger.info("this checkpoint has no head: writing the output of its probes only (%d layers)", layers)
 
 
 def checkpoint_provenance(name: str, info: CheckpointInfo) -> dict[str, object]:

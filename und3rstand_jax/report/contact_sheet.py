@@ -1,7 +1,9 @@
 """One picture of what every layer knows: depth and confidence of both views beside the photos, one row per layer.
 
-Depth and confidence have one colour scale per view over all rows, so that rows can be compared. A scale spans the 2nd to
-98th percentile; confidence, which DUSt3R computes as 1 + exp(x), is coloured by its logarithm.
+Two runs are compared in three rows per layer: of the one, of the other, and of their differences.
+
+Depth and confidence have one colour scale per view over all rows, so that rows can be compared; so have their differences, around 0.
+A scale spans the 2nd to 98th percentile; confidence, which DUSt3R computes as 1 + exp(x), is coloured by its logarithm.
 """
 
 import dataclasses
@@ -14,6 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.geometry.metrics import mean_point_distance
+from und3rstand_jax.report.map_colors import EXPLANATIONS, LOOKS, Scale, Shown, colored
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -21,117 +25,126 @@ if TYPE_CHECKING:
 Column = tuple[str, int]
 """What a column shows ("photo", "depth", "confidence") and of which view."""
 
-_COLORMAPS = {"depth": "turbo", "confidence": "viridis"}
-_PERCENTILES = (2.0, 98.0)
-_EXPLANATION = """\
-Depth is z in view 1's camera frame, for both views, in the model's own unit. Confidence is coloured on a logarithmic scale.
-Each view has one depth scale and one confidence scale for all rows (2nd to 98th percentile; values beyond take the end colours).
-Grey: no finite value."""
+Views = tuple[ViewGeometry, ViewGeometry]
 
-_INK, _FAINT, _PAPER, _NO_VALUE = (24, 24, 27), (113, 113, 122), (255, 255, 255), (200, 200, 200)
+_INK, _FAINT, _PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 # All in pixels.
 _MARGIN, _LABEL_WIDTH, _LEAST_COLUMN = 20, 182, 160
-_COLUMN_GAP, _VIEW_GAP, _ROW_GAP = 12, 32, 8
-_TITLE_HEIGHT, _HEADING_HEIGHT = 108, 74
+_COLUMN_GAP, _VIEW_GAP, _ROW_GAP, _GROUP_GAP = 12, 32, 8, 24
+_TITLE_HEIGHT, _LINE_HEIGHT, _HEADING_HEIGHT, _NEXT_BAR = 48, 20, 74, 52
 _HEADING_EVERY = 12  # rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Scale:
-    """What a colour bar spans; `logarithmic` spaces colours by the logarithm."""
+class _Row:
+    """One row: its label and what is under it, what its maps show, and how far it stays from the row above."""
 
-    low: float
-    high: float
-    logarithmic: bool
-
-    @classmethod
-    def of(cls, values: Float[np.ndarray, " N"], logarithmic: bool) -> "Scale":
-        """Spans the middle 96 % of the finite values (positive ones, if logarithmic); never empty."""
-        usable = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
-        if not usable.size:
-            return cls(1.0, 2.0, logarithmic)
-        low, high = (float(bound) for bound in np.percentile(usable.astype(np.float64), _PERCENTILES))
-        # A constant map spans nothing; a small relative range around it keeps the numbers beside the bar true.
-        margin = abs(low) * 1e-3 or 1e-6
-        return cls(low, high, logarithmic) if high - low > margin else cls(low - margin, high + margin, logarithmic)
-
-    def fractions(self, values: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-        """Positions of values along the bar, clipped to 0 and 1; NaN for a value that is not finite or has no logarithm."""
-        values = np.asarray(values, np.float64)
-        bounds = np.array([self.low, self.high])
-        values = np.where(np.isfinite(values), values, np.nan)
-        if self.logarithmic:
-            values, bounds = np.log(np.where(values > 0, values, np.nan)), np.log(bounds)
-        return np.clip((values - bounds[0]) / (bounds[1] - bounds[0]), 0, 1)
-
-    def ticks(self) -> tuple[str, str, str]:
-        """Numbers for the left end, the middle and the right end of the bar."""
-        middle = (self.low * self.high) ** 0.5 if self.logarithmic else (self.low + self.high) / 2
-        return f"{self.low:.3g}", f"{middle:.3g}", f"{self.high:.3g}"
+    label: str
+    below_label: str
+    shown: Shown
+    gap: int
+    maps: Mapping[Column, Float[np.ndarray, "h w"]]
 
 
 class ContactSheet:
-    """Collects a row of maps per layer, at thumbnail size, then draws them all with common scales."""
+    """Collects rows of maps, at thumbnail size, then draws them all with common scales."""
 
-    def __init__(self, photo1: UInt8[np.ndarray, "H1 W1 3"], photo2: UInt8[np.ndarray, "H2 W2 3"], rows: int, title: str) -> None:
+    def __init__(
+        self, photo1: UInt8[np.ndarray, "H1 W1 3"], photo2: UInt8[np.ndarray, "H2 W2 3"], rows: int, title: str, notes: str = ""
+    ) -> None:
         """A sheet without rows yet.
 
         Args:
             photo1, photo2: the pixels of the views, which may differ in size.
             rows: number of rows to come; a short sheet gets larger pictures.
             title: printed at the top.
+            notes: lines to print under it.
         """
         side = 320 if rows <= 6 else 208
-        self._title = title
+        self._title, self._notes = title, notes
         self._photos = []
         for photo in (photo1, photo2):
             height, width = photo.shape[:2]
             size = tuple(max(1, round(length * side / max(height, width))) for length in (width, height))
             self._photos.append(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
-        self._labels: list[str] = []
-        self._maps: dict[Column, list[np.ndarray]] = {(kind, view): [] for view in (1, 2) for kind in _COLORMAPS}
+        self._rows: list[_Row] = []
 
     def add_row(self, label: str, view1: ViewGeometry, view2: ViewGeometry) -> None:
         """Adds one layer's geometry of both views."""
-        self._labels.append(label)
-        for view, geometry in ((1, view1), (2, view2)):
+        self._rows.append(_Row(label, "", "values", 0, self._thumbnails((view1, view2))))
+
+    def add_comparison(self, label: str, unedited: Views, edited: Views) -> None:
+        """Adds three rows of one layer: both views' geometry in either run, and the differences, edited minus unedited.
+
+        Layers differ in their unit: differences of depth are in that of the unedited pair, its mean distance to view 1's camera.
+        """
+        before, after = self._thumbnails(unedited), self._thumbnails(edited)
+        self._rows += [
+            _Row(label, "unedited", "values", _GROUP_GAP, before),
+            _Row(label, "edited", "values", 0, after),
+            _Row(label, "Δ edited − unedited", "differences", 0, _differences(before, after, mean_point_distance(unedited))),
+        ]
+
+    def _thumbnails(self, views: Views) -> dict[Column, Float[np.ndarray, "h w"]]:
+        """Depth and confidence of both views at the sizes of the sheet's photos."""
+        maps = {}
+        for view, (geometry, photo) in enumerate(zip(views, self._photos, strict=True), start=1):
             depth = geometry.points[..., 2]
             confidence = np.full_like(depth, np.nan) if geometry.confidence is None else geometry.confidence
             # The value nearest to the centre of each thumbnail pixel: averages would mix in outliers and NaNs.
-            photo = self._photos[view - 1]
             sides = zip((photo.height, photo.width), depth.shape, strict=True)
             pixels = np.ix_(*(((np.arange(small) + 0.5) * large / small).astype(int) for small, large in sides))
             for kind, values in (("depth", depth), ("confidence", confidence)):
-                self._maps[kind, view].append(values[pixels].astype(np.float32))
+                maps[kind, view] = values[pixels].astype(np.float32)
+        return maps
 
     def draw(self) -> Image.Image:
         """The sheet as an RGB picture."""
-        scales = {
-            (kind, view): Scale.of(np.concatenate([np.empty(0), *(values.ravel() for values in maps)]), kind == "confidence")
-            for (kind, view), maps in self._maps.items()
-        }
+        scales: dict[Shown, dict[Column, Scale]] = {shown: self._scales(shown) for shown in self._shown()}
         lefts, width = self._column_lefts()
-        row_height = max(photo.height for photo in self._photos) + _ROW_GAP
-        heading_tops, row_tops, top = [], [], _TITLE_HEIGHT
-        for row in range(len(self._labels)):
-            if row % _HEADING_EVERY == 0:
-                heading_tops.append(top)
-                top += _HEADING_HEIGHT
-            row_tops.append(top)
-            top += row_height
-        sheet = Image.new("RGB", (width, top + _MARGIN), _PAPER)
+        text = "\n".join([*self._notes.splitlines(), *(EXPLANATIONS[shown] for shown in self._shown() or ["values"])])
+        heading_tops, row_tops, bottom = self._tops(_TITLE_HEIGHT + _LINE_HEIGHT * len(text.splitlines()))
+        sheet = Image.new("RGB", (width, bottom + _MARGIN), _PAPER)
         draw = ImageDraw.Draw(sheet)
         draw.text((_MARGIN, 16), self._title, _INK, _font(22, bold=True))
-        draw.text((_MARGIN, 48), _EXPLANATION, _FAINT, _font(13), spacing=5)
-        for heading_top in heading_tops:
-            self._draw_heading(sheet, heading_top, lefts, scales)
-        for row, row_top in enumerate(row_tops):
-            self._draw_row(sheet, row, row_top, lefts, scales)
+        draw.text((_MARGIN, 48), text, _FAINT, _font(13), spacing=5)
+        for top in heading_tops:
+            self._draw_heading(sheet, top, lefts, scales)
+        for row, top in zip(self._rows, row_tops, strict=True):
+            self._draw_row(sheet, row, top, lefts, scales[row.shown])
         return sheet
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the sheet as a PNG file."""
         self.draw().save(path, format="PNG")
+
+    def _shown(self) -> list[Shown]:
+        """What there are rows of, values first."""
+        return [shown for shown in LOOKS if any(row.shown == shown for row in self._rows)]
+
+    def _scales(self, shown: Shown) -> dict[Column, Scale]:
+        """Of every column but the photos', over all rows that show this."""
+        rows = [row.maps for row in self._rows if row.shown == shown]
+        return {
+            (kind, view): look.scale(np.concatenate([maps[kind, view].ravel() for maps in rows]))
+            for view in (1, 2)
+            for kind, look in LOOKS[shown].items()
+        }
+
+    def _tops(self, top: int) -> tuple[list[int], list[int], int]:
+        """Upper edges of the headings and of the rows, and where the last row ends."""
+        heading_height = _HEADING_HEIGHT + _NEXT_BAR * (len(self._shown()) - 1)
+        row_height = max(photo.height for photo in self._photos) + _ROW_GAP
+        headings, rows = [], []
+        for number, row in enumerate(self._rows):
+            if number % _HEADING_EVERY == 0:
+                headings.append(top)
+                top += heading_height
+            else:
+                top += row.gap
+            rows.append(top)
+            top += row_height
+        return headings, rows, top
 
     def _column_lefts(self) -> tuple[dict[Column, int], int]:
         """Left edge of every column, photos included, and the width of the sheet."""
@@ -144,49 +157,63 @@ class ContactSheet:
             left += _VIEW_GAP - _COLUMN_GAP
         return lefts, left - _VIEW_GAP + _MARGIN
 
-    def _draw_heading(self, sheet: Image.Image, top: int, lefts: Mapping[Column, int], scales: Mapping[Column, Scale]) -> None:
-        """Each column's title above its colour bar and the bar's numbers."""
-        draw, font = ImageDraw.Draw(sheet), _font(12)
-        bar_top = top + 34
+    def _draw_heading(
+        self, sheet: Image.Image, top: int, lefts: Mapping[Column, int], scales: Mapping[Shown, Mapping[Column, Scale]]
+    ) -> None:
+        """Each column's titles above its colour bars, one below the other."""
+        draw = ImageDraw.Draw(sheet)
+        bar_tops = {shown: top + 34 + _NEXT_BAR * number for number, shown in enumerate(scales)}
         for (kind, view), left in lefts.items():
-            width = _column_width(self._photos[view - 1])
             if kind == "photo":
-                draw.text((left, bar_top + 32), f"View {view}", _INK, _font(17, bold=True), anchor="ls")
+                draw.text((left, max(bar_tops.values()) + 32), f"View {view}", _INK, _font(17, bold=True), anchor="ls")
                 continue
-            name = f"depth z, view {view}" if kind == "depth" else f"confidence, view {view}"
-            draw.text((left, bar_top - 7), name, _INK, _font(14, bold=True), anchor="ls")
-            bar = np.broadcast_to(np.linspace(0, 1, width), (12, width))
-            sheet.paste(Image.fromarray(_colored(bar, kind)), (left, bar_top))
-            ticks = scales[kind, view].ticks()
-            first, middle, last = (font.getlength(text) for text in ticks)
-            middle_fits = middle / 2 + max(first, last) + 8 <= width / 2
-            for text, offset, anchor in zip(ticks, (0, width // 2, width), ("lt", "mt", "rt"), strict=True):
-                if anchor != "mt" or middle_fits:
-                    draw.text((left + offset, bar_top + 17), text, _INK, font, anchor=anchor)
+            for shown, bar_top in bar_tops.items():
+                look = LOOKS[shown][kind]
+                draw.text((left, bar_top - 7), look.heading.format(view=view), _INK, _font(14, bold=True), anchor="ls")
+                _draw_bar(sheet, left, bar_top, _column_width(self._photos[view - 1]), look.colormap, scales[shown][kind, view])
 
-    def _draw_row(self, sheet: Image.Image, row: int, top: int, lefts: Mapping[Column, int], scales: Mapping[Column, Scale]) -> None:
+    def _draw_row(self, sheet: Image.Image, row: _Row, top: int, lefts: Mapping[Column, int], scales: Mapping[Column, Scale]) -> None:
         tallest = max(photo.height for photo in self._photos)
-        ImageDraw.Draw(sheet).text((_MARGIN, top + tallest // 2), self._labels[row], _INK, _font(14), anchor="lm")
+        draw, middle = ImageDraw.Draw(sheet), top + tallest // 2
+        draw.text((_MARGIN, middle - (10 if row.below_label else 0)), row.label, _INK, _font(14), anchor="lm")
+        draw.text((_MARGIN, middle + 10), row.below_label, _FAINT, _font(13), anchor="lm")
         for (kind, view), left in lefts.items():
             photo = self._photos[view - 1]
             cell = photo
             if kind != "photo":
-                cell = Image.fromarray(_colored(scales[kind, view].fractions(self._maps[kind, view][row]), kind))
+                fractions = scales[kind, view].fractions(row.maps[kind, view])
+                cell = Image.fromarray(colored(fractions, LOOKS[row.shown][kind].colormap))
             sheet.paste(cell, (left + (_column_width(photo) - photo.width) // 2, top + (tallest - photo.height) // 2))
+
+
+def _differences(before: Mapping[Column, np.ndarray], after: Mapping[Column, np.ndarray], unit: float) -> dict[Column, np.ndarray]:
+    """After minus before: of depths in this unit, of confidences their logarithms; NaN where either has no finite value."""
+    differences = {}
+    for (kind, view), one in before.items():
+        both = [values.astype(np.float64) for values in (one, after[kind, view])]
+        if kind == "confidence":
+            both = [np.log(np.where(values > 0, values, np.nan)) for values in both]
+        first, second = (np.where(np.isfinite(values), values, np.nan) for values in both)
+        differences[kind, view] = (second - first) / (unit if kind == "depth" else 1)
+    return differences
+
+
+def _draw_bar(sheet: Image.Image, left: int, top: int, width: int, colormap: str, scale: Scale) -> None:
+    """A colour bar and its numbers, without the middle one where it would touch another."""
+    draw, font = ImageDraw.Draw(sheet), _font(12)
+    bar = np.broadcast_to(np.linspace(0, 1, width), (12, width))
+    sheet.paste(Image.fromarray(colored(bar, colormap)), (left, top))
+    ticks = scale.ticks()
+    first, middle, last = (font.getlength(text) for text in ticks)
+    middle_fits = middle / 2 + max(first, last) + 8 <= width / 2
+    for text, offset, anchor in zip(ticks, (0, width // 2, width), ("lt", "mt", "rt"), strict=True):
+        if anchor != "mt" or middle_fits:
+            draw.text((left + offset, top + 17), text, _INK, font, anchor=anchor)
 
 
 def _column_width(photo: Image.Image) -> int:
     """As wide as the pictures in it, and wide enough for its heading."""
     return max(photo.width, _LEAST_COLUMN)
-
-
-def _colored(fractions: Float[np.ndarray, "H W"], kind: str) -> UInt8[np.ndarray, "H W 3"]:
-    import matplotlib
-
-    # A lookup table of 256 colours: matplotlib's own call is several times slower.
-    table = matplotlib.colormaps[_COLORMAPS[kind]](np.arange(256), bytes=True)[:, :3]
-    colors = table[np.rint(np.nan_to_num(fractions) * 255).astype(np.uint8)]
-    return np.where(np.isnan(fractions)[..., None], np.array(_NO_VALUE, np.uint8), colors)
 
 
 def _font(size: int, bold: bool = False) -> "FreeTypeFont":

@@ -1,4 +1,4 @@
-"""The options of `python -m und3rstand_jax` and of its `report`. Nothing here imports JAX, so that --help is quick."""
+"""The options of `python -m und3rstand_jax` and of its `report` and `edit`. Nothing here imports JAX, so that --help is quick."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What both commands need to know: which model to run, how, and where its results go."""
+    """What all three commands need to know: which model to run, how, and where its results go."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Checkpoint written by `python -m convert`. A Hugging Face id, or a PyTorch folder or file, is converted on first use and cached."""
@@ -37,7 +37,8 @@ class PointmapOptions(ModelOptions):
     the camera frame of the first photo: x right, y down, z forward.
     At 512×512 a layer takes about 16 MB.
 
-    `python -m und3rstand_jax report` writes an interactive page and figures: see its own --help.
+    `python -m und3rstand_jax report` writes an interactive page and figures, `python -m und3rstand_jax edit`
+    the pointmaps of an edited run: see their own --help.
     """
 
     image1: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IMG1")]]
@@ -49,14 +50,8 @@ class PointmapOptions(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportOptions(ModelOptions):
-    """Reports what every layer of a DUSt3R knows about two photos, or about a rendered scene with ground truth.
-
-    Writes into one folder an interactive page (report.html), figures for papers (figures/, PNG and SVG) and
-    all numbers (report.json, arrays.npz). For every probed layer and for the model's own head: the points, their error,
-    the second camera's pose and the matches between the views. For every decoder block: the cross-attention.
-    With all layers of a DUSt3R, arrays.npz takes 0.6 GB at 512×384 and 0.9 GB at 512×512, mostly attention.
-    """
+class ViewOptions(ModelOptions):
+    """Which two views to run the model on: photos, or a rendered scene."""
 
     images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2", help_behavior_hint="")]] = ()
     """Two photos of one scene; all points are in the first one's camera frame. Alternatively, give --scene."""
@@ -66,3 +61,45 @@ class ReportOptions(ModelOptions):
     """Camera placement for --scene, such as synthetic:overlap=0.5-0.9,baseline=0.1-1."""
     size: Annotated[str | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's)")] = None
     """Side to resize photos to; for --scene, the side or WIDTHxHEIGHT of the rendered views."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions(ViewOptions):
+    """Reports what every layer of a DUSt3R knows about two photos, or about a rendered scene with ground truth.
+
+    Writes into one folder an interactive page (report.html), figures for papers (figures/, PNG and SVG) and
+    all numbers (report.json, arrays.npz). For every probed layer and for the model's own head: the points, their error,
+    the second camera's pose and the matches between the views. For every decoder block: the cross-attention.
+    With all layers of a DUSt3R, arrays.npz takes 0.6 GB at 512×384 and 0.9 GB at 512×512, mostly attention.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EditOptions(ViewOptions):
+    """Runs DUSt3R and its layer probes with edits, and shows what they change.
+
+    Writes into one folder the pointmap and confidence of every probed layer and of the model's own head, as they are with the
+    edits: as arrays (.npz), as a coloured point cloud (.ply), and beside those of the unedited run in a contact sheet
+    (contact_sheet.png). run.json has the edits and how far each layer's points moved; of a scene, also the points' errors with
+    and without the edits.
+
+    A site is a layer id (decoder.3.mlp), or what is inside a step: .update, what it adds to the stream, and of an attention
+    .heads and .scores. Patterns are allowed (decoder.*.cross_attn.heads:0-3); @1 or @2 at the end means one view alone.
+    All edits that are given act together: first those of --edits, then --knock-out, then --skip.
+    """
+
+    edits: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """JSON file with edits of any kind: a list such as [{"site": "decoder.3.mlp", "view": 2, "scale": 0.5}]. An earlier result's run.json \
+is one too."""
+    edit_arrays: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: beside --edits)")] = None
+    """The .npz file with the arrays that --edits names; by default the one of the same name beside it."""
+    knock_out: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SITE[:HEADS][@VIEW]", help_behavior_hint="(repeatable)")
+    ] = ()
+    """Site to set to zero: decoder.4.cross_attn.heads:0@2."""
+    skip: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="STEP[@VIEW]", help_behavior_hint="(repeatable)")
+    ] = ()
+    """Step to leave out, so that it adds nothing to the stream: decoder.3.cross_attn."""
+    layers: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: from the first edited layer on)")] = None
+    """Probed layers to decode, as comma-separated ids or shell-style patterns. Layers before the first edited one cannot change."""

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from und3rstand_jax.support.errors import UserError
@@ -56,7 +57,7 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
         raise error(_message(file, f"is not UTF-8 text: byte {failure.start} is 0x{content[failure.start]:02x}", remedy)) from failure
 
 
-def read_json(file: Path, kind: Callable[..., T], error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
+def read_json(file: Path, kind: Callable[..., T] | UnionType, error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
     """The JSON document in a file, checked against `kind`; bare NaN and Infinity, which DUSt3R's configs hold, are numbers.
 
     Args and errors are those of `read_text`; what is not JSON, or not of this kind, is an `error` too.
@@ -64,7 +65,7 @@ def read_json(file: Path, kind: Callable[..., T], error: type[UserError], remedy
     return parse_json(read_text(file, error, remedy, largest), str(file), kind, error, remedy)
 
 
-def parse_json(text: str, name: str, kind: Callable[..., T], error: type[UserError], remedy: str = "") -> T:
+def parse_json(text: str, name: str, kind: Callable[..., T] | UnionType, error: type[UserError], remedy: str = "") -> T:
     """A JSON document checked against `kind`; `name` is what messages call it.
 
     Raises:
@@ -97,7 +98,7 @@ def _escaped_surrogates(text: str) -> str:
     return json.dumps(escaped(json.loads(text)))
 
 
-def checked(value: object, name: str, kind: Callable[..., T], error: type[UserError], remedy: str = "") -> T:
+def checked(value: object, name: str, kind: Callable[..., T] | UnionType, error: type[UserError], remedy: str = "") -> T:
     """Plain values, however they were read, checked against `kind` as `parse_json` does (lists become tuples where it says so).
 
     Raises:

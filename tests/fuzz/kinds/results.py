@@ -18,7 +18,7 @@ def _marker_seeds() -> Sequence[Files]:
 def _check_folders(folder: Path) -> None:
     """All that `--overwrite` looks at."""
     from und3rstand_jax.analysis import evaluation_files, two_views
-    from und3rstand_jax.report import numbers, pointmap_files
+    from und3rstand_jax.report import edited_files, numbers, pointmap_files
     from und3rstand_jax.support.errors import OutputError
     from und3rstand_jax.support.output_folder import check_output_folder
     from und3rstand_jax.support.results import result_of
@@ -28,6 +28,7 @@ def _check_folders(folder: Path) -> None:
     is_run(folder)
     marked = (
         (pointmap_files.FORMAT, pointmap_files.RECORD),
+        (edited_files.FORMAT, edited_files.RECORD),
         (numbers.FORMAT, numbers.NUMBERS),
         (evaluation_files.FORMAT, evaluation_files.METRICS),
     )

@@ -1,0 +1,87 @@
+"""One layer's pointmaps as files: arrays, and a coloured point cloud.
+
+layers/LAYER.npz                   pts3d1 (H, W, 3), conf1 (H, W), pts3d2, conf2: float32, both views in view 1's camera frame
+point_clouds/LAYER.ply             both views' points in the colours of their photos
+head.npz, point_clouds/head.ply    the same for the model's own head
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.model.layer_ids import HEAD
+from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.probes.probes import Probes
+
+FRAME = "camera frame of the first photo: x right, y down, z forward; the model's own unit of length"
+
+Photos = tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]
+Views = tuple[ViewGeometry, ViewGeometry]
+
+_logger = logging.getLogger(__name__)
+
+
+def geometry_by_layer(features: BackboneOutput, probes: Probes | None, layers: Sequence[str]) -> Iterator[tuple[str, Views]]:
+    """Both views' geometry on the host, one layer after the other, the head's last. Of all layers only the tokens are held at once."""
+    if probes is not None:
+        for layer in layers:
+            yield layer, pair(map(ViewGeometry.of, probes.read_layer(layer, features)))
+    if features.pred1 is not None and features.pred2 is not None:
+        yield HEAD, (ViewGeometry.of(features.pred1), ViewGeometry.of(features.pred2))
+
+
+def write_layer(folder: Path, layer: str, views: Views, photos: Photos) -> dict[str, object]:
+    """Writes a layer's files, or the head's, and returns the entry of a record that names them.
+
+    Args:
+        folder: of the result.
+        layer: a layer id, or HEAD.
+        views: what it gives for both views.
+        photos: the views' pixels, of the same sizes.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    arrays = {}
+    for number, view in enumerate(views, start=1):
+        arrays[f"pts3d{number}"] = view.points
+        if view.confidence is not None:
+            arrays[f"conf{number}"] = view.confidence
+    file, cloud = f"{HEAD}.npz" if layer == HEAD else f"layers/{layer}.npz", f"point_clouds/{layer}.ply"
+    for path in (folder / file, folder / cloud):
+        path.parent.mkdir(exist_ok=True)
+    np.savez(folder / file, allow_pickle=False, **arrays)
+    points, colors = (
+        np.concatenate([array.reshape(-1, 3) for array in of_views]) for of_views in ([view.points for view in views], photos)
+    )
+    dropped = write_point_cloud(folder / cloud, points, colors, title=f"und3rstand_jax: {layer}")
+    if dropped:
+        _logger.info("%s: %d of %d points are not finite and are left out of %s", layer, dropped, len(points), cloud)
+    return {"arrays": file, "point_cloud": cloud, "points": len(points) - dropped, "points_not_finite": dropped}
+
+
+def write_point_cloud(
+    path: str | os.PathLike[str], points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"], title: str = "und3rstand_jax"
+) -> int:
+    """Writes coloured points as binary PLY, without those that are not finite, and returns how many were left out.
+
+    Points keep DUSt3R's frame and unit: view 1's camera frame (x right, y down, z forward), and the model's own unit, since its
+    pointmaps are defined only up to scale. The file's header says so, after `title`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import trimesh
+
+    finite = np.isfinite(points).all(axis=1)
+    cloud = trimesh.PointCloud(points[finite], colors=colors[finite])
+    # trimesh has no argument for comments: they go behind the `format` line.
+    magic, form, rest = trimesh.exchange.ply.export_ply(cloud, encoding="binary").split(b"\n", 2)
+    comments = [b"comment " + " ".join(comment.split()).encode("ascii", "replace") for comment in (title, FRAME)]
+    Path(path).write_bytes(b"\n".join([magic, form, *comments, rest]))
+    return int(len(points) - finite.sum())
