@@ -106,3 +106,21 @@ def test_the_page_of_a_scene_opens_in_a_browser_and_says_what_its_numbers_say(co
     shown = [re.search(r"[\d.]+", cell) for cell in json.loads(body["data-rotations"])]
     for cell, layer in zip(shown, numbers["layers"], strict=True):
         assert (cell and float(cell[0])) == pytest.approx(layer["rotation_degrees"], abs=0.06)
+
+
+@pytest.mark.slow
+def test_view_2s_place_comes_through_the_heads_that_look_at_the_true_place(converted, tmp_path):
+    """The command, and the figures, of docs/interventions.md."""
+    options = ["--sites", "decoder.*.cross_attn.heads@2", "--top", "6", "--random-sets", "5", "--constant-pairs", "512"]
+    assert und3rstand.main(["sweep", "--checkpoint", str(converted), "--out", str(tmp_path / "heads"), *options]) == 0
+    assert not (tmp_path / "heads.unfinished").exists()
+    found = json.loads((tmp_path / "heads" / "effects.json").read_text())
+    edited = {row["name"]: row["effects"]["view2"]["edited"] for row in found["ablations"]}
+    (the_six,) = (row for row in found["ablations"] if row["kind"] == "set")
+    drawn = [row["effects"]["view2"]["edited"] for row in found["ablations"] if row["kind"] == "control"]
+    assert the_six["effects"]["view2"]["unedited"] == pytest.approx(0.133, abs=0.002)
+    assert edited["decoder.4.cross_attn.heads:0@2"] == pytest.approx(0.206, abs=0.004)
+    assert edited[the_six["name"]] == pytest.approx(0.466, abs=0.01)
+    assert edited[the_six["name"]] > found["best_constant"]["view2"] == pytest.approx(0.409, abs=0.01)
+    assert len(drawn) == 5 and 0.135 < min(drawn) < max(drawn) < 0.155
+    assert {"effects.csv", "effects_zero.png", "effects_zero.svg"} < set(found["files"])

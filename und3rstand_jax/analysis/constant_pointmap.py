@@ -95,7 +95,7 @@ def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
 
 def constant_errors(constant: Constant, targets: tuple[Target, Target]) -> tuple[float, float]:
     """Both views' normalised point errors of the constant, which is normalised already: means over the pairs with a valid pixel."""
-    truth = normalised_truth(*targets)
+    truth = normalised_truth(*jax.tree.map(jnp.asarray, targets))
     errors = []
     for points, true, valid in zip(constant, truth.points, truth.valid, strict=True):
         distance = jnp.linalg.norm(points - jnp.stack(true, axis=-1), axis=-1)
