@@ -15,6 +15,7 @@ from tests.golden_cases import relative_error
 from tests.test_model_properties import LINEAR, SIZES, backbone, views
 from und3rstand_jax.analysis import sweep as sweeps
 from und3rstand_jax.analysis.sweep import grouped, start_of, sweep
+from und3rstand_jax.analysis.sweep_pass import compiled_pass
 from und3rstand_jax.support.errors import OptionError, OutputError, UserError
 from und3rstand_jax.support.pieces import Pieces
 
@@ -97,12 +98,12 @@ def test_a_pass_begins_at_the_layer_before_the_first_edit_and_both_views_heads_s
     groups = grouped([*HEADS, u3d.skip("decoder.1.cross_attn")], model, images)
     assert [group.start for group in groups] == ["decoder.1.self_attn", "decoder.1.self_attn", "decoder.3.self_attn"]
     assert sorted(group.members for group in groups) == [(0, 1, 2, 3), (4, 5), (6,)]
-    before = sweeps._compiled.cache_info().misses
+    before = compiled_pass.cache_info().misses
     sweep(model, images, HEADS, measure, weights, np.float32(3))
-    programs = sweeps._compiled.cache_info().misses - before
+    programs = compiled_pass.cache_info().misses - before
     assert programs <= 2
     sweep(model, images, HEADS[::-1], measure, weights, np.float32(3))
-    assert sweeps._compiled.cache_info().misses - before == programs
+    assert compiled_pass.cache_info().misses - before == programs
 
 
 def test_pairs_are_halved_until_a_pass_fits_into_memory(monkeypatch):

@@ -130,6 +130,8 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
             axes.set_yticks(range(len(blocks)), blocks, fontsize=8)
             _write_numbers(axes, values[view, error], greatest)
         axes_row[0].set_ylabel("block")
+        if "heads" in kind:
+            axes_row[0].set_xlabel("head")
         figure.colorbar(image, ax=list(axes_row), label="change of the error")
     pairs = len(study.unedited[VIEW1])
     errors = " and ".join(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in (VIEW1, VIEW2))

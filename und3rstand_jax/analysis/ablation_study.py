@@ -24,24 +24,17 @@ from und3rstand_jax.analysis.ablations import (
     replacements,
 )
 from und3rstand_jax.analysis.attribution import attribution
-from und3rstand_jax.analysis.pair import Attention
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2, HeadFinish, Pairs, measure_head, measure_probes
 from und3rstand_jax.analysis.sweep import sweep
-from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
+from und3rstand_jax.analysis.true_place_heads import true_place_shares
 from und3rstand_jax.geometry.loss import Target
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.pieces import Pieces
-from und3rstand_jax.support.progress import progress_bar
-
-_ATTENTION_AT_ONCE = 2**29  # bytes
-
-VIEWS: tuple[Literal[1, 2], ...] = (1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,32 +227,6 @@ def _values(
 ) -> Mapping[SiteView, np.ndarray]:
     sites = tuple(dict.fromkeys((place.site, place.view) for ablation in ablations for place in ablation.places))
     return replacements(backbone, pairs.views, sites, by, batch_size, question.noise, question.seed, progress)
-
-
-def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) -> dict[str, float]:
-    """Of every cross-attention head, as a place's id, the share of its attention on the true place: the mean over pairs."""
-    config = backbone.config
-    names = [f"decoder.{block}.cross_attn.weights" for block in range(config.dec_depth)]
-    sizes = [(view.shape[1], view.shape[2]) for view in pairs.views]
-    grids = token_grids((sizes[0], sizes[1]), config)
-    tokens = [rows * columns for rows, columns in grids]
-    at_once = max(1, _ATTENTION_AT_ONCE // (8 * config.dec_depth * config.dec_num_heads * tokens[0] * tokens[1]))
-    shares = []
-    with progress_bar("attention", len(pairs.truths), "pair", progress) as advance:
-        for low in range(0, len(pairs.truths), at_once):
-            batch = [view[low : low + at_once] for view in pairs.views]
-            output = backbone(batch[0], batch[1], capture=names, head=False)
-            weights = [[np.asarray(view) for view in output[name]] for name in names]
-            for index in range(len(batch[0])):
-                attention = [Attention(block, one[index], two[index]) for block, (one, two) in enumerate(weights)]
-                shares.append(attention_on(attention, both_true_places(pairs.truths[low + index], grids)))
-            advance(len(batch[0]))
-    mean = np.nanmean(shares, axis=0)
-    return {
-        str(Place(f"decoder.{block}.cross_attn.heads", view, head)): float(mean[view - 1, block, head])
-        for view in VIEWS
-        for block, head in np.ndindex(*mean.shape[1:])
-    }
 
 
 def _scalar(view: int, output: BackboneOutput, targets: tuple[Target, Target], _: Any) -> Float[Array, " B"]:

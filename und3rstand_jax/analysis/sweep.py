@@ -8,35 +8,25 @@ block costs the blocks behind it, for each head, and nothing of what lies before
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
-from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.analysis.sweep_pass import Measure, Measured, chunks, compiled_pass, for_both_views, of_pairs, stack_affines
+from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone, Image
-from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.edits import Edit, Edits
+from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.sites import HEADS, SCORES, parse_site, select_captures, select_sites
+from und3rstand_jax.model.sites import select_captures, select_sites
 from und3rstand_jax.model.start import start_layers
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.machine import free_memory
 from und3rstand_jax.support.pieces import Pieces
 from und3rstand_jax.support.progress import progress_bar
-
-Measured = Mapping[str, Array]
-"""Name -> what was measured, (B, …) for B pairs."""
-
-Measure = Callable[[BackboneOutput, Any, Any], Measured]
-"""From an edited pass over B pairs, their truth, and what all pairs share, on the device; traced, so pure."""
 
 Finish = Callable[[Mapping[str, np.ndarray], Sequence[int]], Mapping[str, np.ndarray]]
 """From what was measured of B pairs and the pairs' numbers, on the host, to what is kept; called from threads."""
@@ -173,7 +163,7 @@ class _Program:
             pairs = min(most, len(views[0]))
             chunk_views, chunk_truth = jax.tree.map(lambda leaf, pairs=pairs: leaf[:pairs], (views, truth))
             inputs = jax.eval_shape(lambda views: self._inputs(groups[0], self._before(groups, views), views), chunk_views)
-            numbers = _chunks(groups[0].members, most // pairs)[0]
+            numbers = chunks(groups[0].members, most // pairs)[0]
             affines = stack_affines([self._affines(edits[number], range(pairs), chunk_views) for number in numbers])
             memory = self._compiled(groups[0], inputs, affines, chunk_truth).memory_analysis()
             if memory is None or memory.temp_size_in_bytes + memory.output_size_in_bytes < _SHARE_OF_MEMORY * free:
@@ -197,7 +187,7 @@ class _Program:
                 if before is None:
                     before = self._before(groups, views)
                 futures = []
-                for numbers in _chunks(group.members, at_once):
+                for numbers in chunks(group.members, at_once):
                     affines = stack_affines([self._affines(edits[number], pairs, views) for number in numbers])
                     inputs = self._inputs(group, before, views)
                     compiled = self._compiled(group, inputs, affines, truth)
@@ -237,96 +227,13 @@ class _Program:
         return BackboneOutput({layer: before.activations[layer] for layer in layers}, before.image_sizes)
 
     def _affines(self, edits: Edits, pairs: range, views: tuple) -> SiteEdits:
-        ours = Edits(tuple(_of_pairs(edit, pairs) for edit in edits))
+        ours = Edits(tuple(of_pairs(edit, pairs) for edit in edits))
         resolved = self.backbone.resolve(ours, views)
         same_size = np.shape(views[0]) == np.shape(views[1])
-        return {site: _both(affines) for site, affines in resolved.items()} if same_size else resolved
+        return {site: for_both_views(affines) for site, affines in resolved.items()} if same_size else resolved
 
     def _compiled(self, group: Group, inputs: Any, affines: SiteEdits, truth: Any) -> Any:
         behind = tuple(layer for layer in self.captured if group.start is None or network_order(layer) >= network_order(group.start))
         leaves, structure = jax.tree.flatten((self.backbone.params, inputs, affines, truth, self.shared))
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-        return _compiled(self.backbone.module, self.measure, behind, self.head, structure, shapes)
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(
-    module: DUSt3R,
-    measure: Measure,
-    capture: tuple[str, ...],
-    head: bool,
-    structure: jax.tree_util.PyTreeDef,
-    shapes: tuple[jax.ShapeDtypeStruct, ...],
-) -> Any:
-    """The program of a pass, ahead of its first run: only then does it tell how much memory it takes. A later sweep finds it here."""
-    return _pass.lower(module, measure, capture, head, *jax.tree.unflatten(structure, shapes)).compile()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _pass(
-    module: DUSt3R,
-    measure: Measure,
-    capture: tuple[str, ...],
-    head: bool,
-    params: dict,
-    inputs: Any,
-    affines: SiteEdits,
-    truth: Any,
-    shared: Any,
-) -> Measured:
-    """E edits, stacked along the first axis of `affines`, on S pairs each, as one batch of E·S."""
-    leaves = jax.tree.leaves(affines)
-    edits, pairs = len(leaves[0]) if leaves else 1, len(jax.tree.leaves((inputs, truth))[0])
-
-    def repeated(leaf: Array) -> Array:
-        return _over_devices(jnp.tile(leaf, (edits, *(1,) * (leaf.ndim - 1))))
-
-    def flat(leaf: Array) -> Array:
-        return _over_devices(jnp.broadcast_to(leaf, (edits, pairs, *leaf.shape[2:])).reshape(edits * pairs, *leaf.shape[2:]))
-
-    inputs, truth = jax.tree.map(repeated, (inputs, truth))
-    images, start = (inputs, None) if isinstance(inputs, tuple) else ((None, None), inputs)
-    output = module.apply({"params": params}, *images, capture=capture, head=head, edits=jax.tree.map(flat, affines), start=start)
-    return measure(cast(BackboneOutput, output), truth, shared)
-
-
-def _over_devices(batch: Array) -> Array:
-    """A batch of which each of this process's devices has an equal part, if it divides into such parts."""
-    devices = jax.local_devices()
-    if len(devices) == 1 or len(batch) % len(devices):
-        return batch
-    mesh = Mesh(np.array(devices), ("pairs",))
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("pairs")))
-
-
-def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
-    """Several edits of the same sites as one, with a first axis that counts them."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *edits)
-
-
-def _both(affines: tuple[Affine | None, Affine | None]) -> tuple[Affine | None, Affine | None]:
-    """The edits of both views, which are of one size: a neutral one where a view has none."""
-    one, two = affines
-    some = one or two
-    assert some is not None, "a site with edits has one"
-    neutral = Affine(np.ones_like(some.scale), np.zeros_like(some.shift))
-    return one or neutral, two or neutral
-
-
-def _of_pairs(edit: Edit, pairs: range) -> Edit:
-    """The edit with those of its numbers that are these pairs' own."""
-    site = parse_site(edit.site)
-    axes = 4 if site.part in (HEADS, SCORES) else 3
-
-    def ours(numbers: Any) -> Any:
-        has_own = np.ndim(numbers) == axes and len(numbers) > 1
-        return numbers[pairs.start : pairs.stop] if has_own else numbers
-
-    return dataclasses.replace(edit, scale=ours(edit.scale), shift=ours(edit.shift))
-
-
-def _chunks(members: Sequence[int], size: int) -> list[list[int]]:
-    """Chunks of one size; the last one is filled up with its last member, whose results are dropped."""
-    chunks = [list(members[low : low + size]) for low in range(0, len(members), min(size, len(members)))]
-    chunks[-1] += chunks[-1][-1:] * (len(chunks[0]) - len(chunks[-1]))
-    return chunks
+        return compiled_pass(self.backbone.module, self.measure, behind, self.head, structure, shapes)

@@ -1,0 +1,107 @@
+"""One pass of a sweep: several edits of the same sites on several pairs, as one batch of one compiled program."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.edits import Edit
+from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.sites import HEADS, SCORES, parse_site
+
+Measured: TypeAlias = Mapping[str, Array]
+"""Name -> what was measured, (B, …) for B pairs."""
+
+Measure: TypeAlias = Callable[[BackboneOutput, Any, Any], Measured]
+"""From an edited pass over B pairs, their truth, and what all pairs share, on the device; traced, so pure."""
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_pass(
+    module: DUSt3R,
+    measure: Measure,
+    capture: tuple[str, ...],
+    head: bool,
+    structure: jax.tree_util.PyTreeDef,
+    shapes: tuple[jax.ShapeDtypeStruct, ...],
+) -> Any:
+    """The program of a pass, ahead of its first run: only then does it tell how much memory it takes. A later sweep finds it here."""
+    return _pass.lower(module, measure, capture, head, *jax.tree.unflatten(structure, shapes)).compile()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _pass(
+    module: DUSt3R,
+    measure: Measure,
+    capture: tuple[str, ...],
+    head: bool,
+    params: dict,
+    inputs: Any,
+    affines: SiteEdits,
+    truth: Any,
+    shared: Any,
+) -> Measured:
+    """E edits, stacked along the first axis of `affines`, on S pairs each, as one batch of E·S."""
+    leaves = jax.tree.leaves(affines)
+    edits, pairs = len(leaves[0]) if leaves else 1, len(jax.tree.leaves((inputs, truth))[0])
+
+    def repeated(leaf: Array) -> Array:
+        return _over_devices(jnp.tile(leaf, (edits, *(1,) * (leaf.ndim - 1))))
+
+    def flat(leaf: Array) -> Array:
+        return _over_devices(jnp.broadcast_to(leaf, (edits, pairs, *leaf.shape[2:])).reshape(edits * pairs, *leaf.shape[2:]))
+
+    inputs, truth = jax.tree.map(repeated, (inputs, truth))
+    images, start = (inputs, None) if isinstance(inputs, tuple) else ((None, None), inputs)
+    output = module.apply({"params": params}, *images, capture=capture, head=head, edits=jax.tree.map(flat, affines), start=start)
+    return measure(cast(BackboneOutput, output), truth, shared)
+
+
+def _over_devices(batch: Array) -> Array:
+    """A batch of which each of this process's devices has an equal part, if it divides into such parts."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or len(batch) % len(devices):
+        return batch
+    mesh = Mesh(np.array(devices), ("pairs",))
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("pairs")))
+
+
+def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
+    """Several edits of the same sites as one, with a first axis that counts them."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *edits)
+
+
+def for_both_views(affines: tuple[Affine | None, Affine | None]) -> tuple[Affine | None, Affine | None]:
+    """The edits of both views, which are of one size: a neutral one where a view has none."""
+    one, two = affines
+    some = one or two
+    assert some is not None, "a site with edits has one"
+    neutral = Affine(np.ones_like(some.scale), np.zeros_like(some.shift))
+    return one or neutral, two or neutral
+
+
+def of_pairs(edit: Edit, pairs: range) -> Edit:
+    """The edit with those of its numbers that are these pairs' own."""
+    site = parse_site(edit.site)
+    axes = 4 if site.part in (HEADS, SCORES) else 3
+
+    def ours(numbers: Any) -> Any:
+        has_own = np.ndim(numbers) == axes and len(numbers) > 1
+        return numbers[pairs.start : pairs.stop] if has_own else numbers
+
+    return dataclasses.replace(edit, scale=ours(edit.scale), shift=ours(edit.shift))
+
+
+def chunks(members: Sequence[int], size: int) -> list[list[int]]:
+    """Chunks of one size; the last one is filled up with its last member, whose results are dropped."""
+    chunks = [list(members[low : low + size]) for low in range(0, len(members), min(size, len(members)))]
+    chunks[-1] += chunks[-1][-1:] * (len(chunks[0]) - len(chunks[-1]))
+    return chunks
