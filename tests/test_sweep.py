@@ -16,7 +16,7 @@ from tests.test_model_properties import LINEAR, SIZES, backbone, views
 from und3rstand_jax.analysis import sweep as sweeps
 from und3rstand_jax.analysis.sweep import grouped, start_of, sweep
 from und3rstand_jax.analysis.sweep_pass import compiled_pass
-from und3rstand_jax.support.errors import OptionError, OutputError, UserError
+from und3rstand_jax.support.errors import EditError, OptionError, OutputError, UserError
 from und3rstand_jax.support.pieces import Pieces
 
 EQUAL = ((32, 48), (32, 48))
@@ -94,7 +94,7 @@ def test_a_pass_begins_at_the_layer_before_the_first_edit_and_both_views_heads_s
         "encoder.0.mlp.update": "encoder.0.self_attn",
         "encoder.0.self_attn.heads": None,
     }
-    assert {site: start_of(u3d.knock_out(site), model) for site in starts} == starts
+    assert {site: start_of(u3d.knock_out(site), model.config) for site in starts} == starts
     groups = grouped([*HEADS, u3d.skip("decoder.1.cross_attn")], model, images)
     assert [group.start for group in groups] == ["decoder.1.self_attn", "decoder.1.self_attn", "decoder.3.self_attn"]
     assert sorted(group.members for group in groups) == [(0, 1, 2, 3), (4, 5), (6,)]
@@ -111,7 +111,7 @@ def test_pairs_are_halved_until_a_pass_fits_into_memory(monkeypatch):
     expected = one_by_one(model, images, HEADS[:1], weights)
     sizes = []
     run = sweeps._Program.run
-    monkeypatch.setattr(sweeps._Program, "run", lambda self, *args: sizes.append(len(args[2])) or run(self, *args))
+    monkeypatch.setattr(sweeps._Program, "run", lambda self, *args: sizes.append(len(args[1])) or run(self, *args))
     monkeypatch.setattr(sweeps, "free_memory", lambda: 1000)
     assert_equal(sweep(model, images, HEADS[:1], measure, weights, np.float32(2)), expected)
     assert sizes == [1, 1, 1]
@@ -147,6 +147,40 @@ def test_an_interrupted_sweep_goes_on_and_computes_nothing_again(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_unedited_runs_are_as_many_as_were_asked_for_and_run_once():
+    model, images, weights = case()
+    counted = []
+
+    def finish(arrays, pairs):
+        counted.append(len(pairs))
+        return arrays
+
+    first, second, edited = sweep(model, images, [u3d.Edits(), u3d.Edits(), HEADS[0]], measure, weights, np.float32(2), finish=finish)
+    np.testing.assert_array_equal(first["points"], second["points"])
+    assert relative_error(edited["points"], first["points"]) > 1e-3
+    assert counted == [3, 3]
+
+
+def test_numbers_for_another_number_of_pairs_and_faults_of_any_edit_are_told_before_anything_runs(monkeypatch):
+    model, images, weights = case()
+    monkeypatch.setattr(sweeps._Program, "run", lambda *args: pytest.fail("a pass was run"))
+    too_many = u3d.replace("decoder.1.mlp", np.zeros((7, 6, 16), np.float32))
+    with pytest.raises(EditError, match=r"edits\[1\]: 'decoder.1.mlp': shift has numbers for 7 pairs; expected one set of numbers, or 3"):
+        sweep(model, images, [HEADS[0], too_many], measure, weights)
+    with pytest.raises(EditError, match=r"edits\[2\]: .*shift must be finite; found nan"):
+        sweep(model, images, [*HEADS[:2], u3d.steer("decoder.3.mlp", np.nan)], measure, weights)
+
+
+def test_edits_whose_numbers_have_other_shapes_are_other_programs():
+    model, images, weights = case()
+    vector = np.ones(16, np.float32)
+    edits = [
+        u3d.steer("decoder.1.mlp", vector, view=1) + u3d.knock_out("decoder.1.mlp", view=2),
+        u3d.knock_out("decoder.1.mlp", view=1) + u3d.steer("decoder.1.mlp", vector, view=2),
+    ]
+    assert [group.members for group in grouped(edits, model, images)] == [(0,), (1,)]
+
+
 def test_a_folder_of_something_else_is_not_taken_for_pieces(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"1")
@@ -159,7 +193,7 @@ def test_what_cannot_be_swept_is_refused():
     model, images, weights = case()
     with pytest.raises(OptionError, match="found 0 pairs"):
         sweep(model, tuple(image[:0] for image in images), HEADS, measure, weights[:0])
-    with pytest.raises(UserError, match="no head output matches 'decoder.9.cross_attn.heads'"):
+    with pytest.raises(UserError, match=r"edits\[0\]: no head output matches 'decoder.9.cross_attn.heads'"):
         sweep(model, images, [u3d.knock_out("decoder.9.cross_attn.heads")], measure, weights)
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.ablation_study import AblationStudy, Effect, Row
 from und3rstand_jax.analysis.ablations import MEANINGS, By
-from und3rstand_jax.analysis.pair_measures import MATCHES, MEANING, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, MEANING, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.sites import parse_site
 from und3rstand_jax.support.text import JsonObject, text_table
@@ -21,7 +22,13 @@ from und3rstand_jax.support.text import JsonObject, text_table
 FORMAT, RECORD, TABLE = "und3rstand_jax ablations", "effects.json", "effects.csv"
 
 _STRONGEST = 12
-_COLUMNS = {VIEW1: "view 1's error", VIEW2: "view 2's error", MATCHES: "right matches", ROTATION: "rotation °"}
+_COLUMNS = {
+    VIEW1: "view 1's error",
+    VIEW2: "view 2's error",
+    MATCHES: "right matches",
+    ROTATION: "rotation °",
+    DIRECTION: "direction °",
+}
 _SEPARATE_VIEWS = (1, 2)
 
 
@@ -76,20 +83,22 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
         last = max((metric.split("/")[0] for metric in study.unedited), key=network_order)
         metrics = [f"{last}/{view}" for view in (VIEW1, VIEW2)]
         names = {metric: f"{_COLUMNS[metric.split('/')[1]]} by {last}" for metric in metrics}
-    lines = []
+    lines, pairs = [], len(next(iter(study.unedited.values())))
     for by in study.question.by:
         rows = [["(nothing)", *(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in metrics)]]
         if constant is not None:
             rows.append(["the best constant instead of the model", *(f"{error:.3f}" for error in constant), *[""] * (len(metrics) - 2)])
         for row in _told(study, by, metrics):
             effects = [study.effect(row, metric) for metric in metrics]
-            cells = [f"{effect.edited:.3f} ({effect.effect:+.3f} ± {effect.error:.3f})" for effect in effects]
+            cells = [
+                f"{effect.edited:.3f} ({effect.effect:+.3f} ± {effect.error:.3f})" + (f" of {effect.pairs}" if effect.pairs < pairs else "")
+                for effect in effects
+            ]
             rows.append([row.ablation.name if row.ablation.kind != "control" else f"  {row.ablation.name}", *cells])
         head = [f"without, {MEANINGS[by]}", *names.values()]
         lines.append(text_table(head, rows, numbers_from=1))
     shown = sum(row.ablation.kind == "place" for row in study.rows) // len(study.question.by)
-    pairs = len(next(iter(study.unedited.values())))
-    notes = f"{pairs} pairs; in brackets the difference to the unedited run ± its standard error over pairs"
+    notes = f"{pairs} pairs; in brackets the difference to the unedited run ± its standard error over pairs, and of how many if not of all"
     lines.append(notes + (f"; the {_STRONGEST} strongest of {shown} places" if shown > _STRONGEST else ""))
     for estimate in study.estimates:
         lines.append(
@@ -122,7 +131,7 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
     all_axes = figure.subplots(len(kinds), 2 * len(views), squeeze=False, gridspec_kw={"height_ratios": heights})
     for kind, axes_row in zip(kinds, all_axes, strict=True):
         values, columns, blocks = tables[kind]
-        greatest = float(np.nanmax(np.abs(values))) or 1.0
+        greatest = _greatest(values)
         for axes, (view, error) in zip(axes_row, itertools.product(views, (0, 1)), strict=True):
             image = axes.imshow(values[view, error], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
             axes.set_title(f"{kind} of view {view + 1}\n→ error of view {error + 1}", fontsize=9)
@@ -168,13 +177,19 @@ def _tables(study: AblationStudy, by: By) -> dict[str, tuple[np.ndarray, list[st
     return tables
 
 
+def _greatest(values: np.ndarray) -> float:
+    """The end of the colours: the largest finite change."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0.0)) or 1.0
+
+
 def _write_numbers(axes: Axes, values: np.ndarray, greatest: float) -> None:
     if values.size > 160:
         return
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value) and abs(value) > 0.02 * greatest:
             ink = "white" if abs(value) > 0.6 * greatest else "black"
-            axes.text(column, row, f"{value:+.3f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=ink)
+            axes.text(column, row, re.sub(r"^([+-])0[.]", r"\1.", f"{value:+.3f}"), ha="center", va="center", fontsize=7, color=ink)
 
 
 def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
@@ -186,7 +201,7 @@ def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
     figure = Figure(figsize=(4 + 0.55 * len(layers), 2 + 0.22 * len(rows)), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     values = np.array([[[study.effect(row, f"{layer}/{view}").effect for layer in layers] for row in rows] for view in (VIEW1, VIEW2)])
-    greatest = float(np.nanmax(np.abs(values))) or 1.0
+    greatest = _greatest(values)
     for view, axes in zip(_SEPARATE_VIEWS, panels, strict=True):
         image = axes.imshow(values[view - 1], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
         axes.set_title(f"error of view {view}, by each layer's probe", fontsize=9)

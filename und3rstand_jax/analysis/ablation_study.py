@@ -6,7 +6,7 @@ places, sets, controls ─▶ edits, for each way to take them away ─▶ sweep
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -120,12 +120,14 @@ class AblationStudy:
 
 def effect_of(unedited: Float[np.ndarray, " S"], edited: Float[np.ndarray, " S"]) -> Effect:
     """The difference that an edit makes, pair by pair."""
-    known = np.isfinite(unedited) & np.isfinite(edited)
+    # An infinite error is one, and stays in: leaving out the worst pairs would make every edit look better.
+    known = ~(np.isnan(unedited) | np.isnan(edited))
     before, after = unedited[known].astype(np.float64), edited[known].astype(np.float64)
     if not before.size:
         return Effect(math.nan, math.nan, math.nan, math.nan, 0)
-    difference = after - before
-    error = difference.std(ddof=1) / math.sqrt(difference.size) if difference.size > 1 else math.nan
+    with np.errstate(invalid="ignore"):
+        difference = after - before
+        error = difference.std(ddof=1) / math.sqrt(difference.size) if difference.size > 1 else math.nan
     return Effect(float(before.mean()), float(after.mean()), float(difference.mean()), float(error), int(difference.size))
 
 
@@ -159,23 +161,28 @@ def ablation_study(
         raise CheckpointError("this checkpoint has no probes to measure by; give one with probes, or measure by the head")
     if not by_probes and backbone.config.head_type is None:
         raise CheckpointError("this backbone has no head to measure by; measure by its probes")
+    if "resample" in question.by and len(pairs.truths) < 2:
+        raise OptionError("resampling takes values from another pair, and there is only one")
+    if question.attribute and ("zero" not in question.by or by_probes):
+        raise OptionError("attribution is held against the sweep by zero, measured by the head")
     places = places_of(question.sites, backbone.config)
     on_true_place = true_place_shares(backbone, pairs, progress) if question.top else {}
     sets = _sets(question, places, on_true_place, backbone)
     ablations = [*(Ablation(str(place), "place", (place,)) for place in places), *sets]
     if not ablations:
         raise OptionError("there is nothing to take away; give sites or sets")
-    edits = [Edits()]
+    made: list[Callable[[], Edits]] = [Edits]
     for by in question.by:
         values = _values(backbone, pairs, ablations, by, batch_size, question, progress)
         for ablation in ablations:
             own = [(place.site, place.view) for place in ablation.places]
             mentioned = own if ablation.kind == "place" else [*own, *_mentioned(ablation, sets)]
-            edits.append(edits_of(ablation, tuple(dict.fromkeys(sorted(mentioned))), by, values, backbone.config))
+            sites = tuple(dict.fromkeys(sorted(mentioned)))
+            made.append(functools.partial(edits_of, ablation, sites, by, values, backbone.config))
     measured = sweep(
         backbone,
         pairs.views,
-        edits,
+        _Made(made),
         functools.partial(measure_probes, probes.config) if by_probes and probes else measure_head,
         pairs.targets,
         probes.params if by_probes and probes else (),
@@ -196,9 +203,22 @@ def ablation_study(
     return AblationStudy(question, unedited, rows, on_true_place, estimates)
 
 
+class _Made(Sequence[Edits]):
+    """Edits that are made when they are asked for: those of resampling hold the values of all pairs, each in a copy of its own."""
+
+    def __init__(self, makers: Sequence[Callable[[], Edits]]) -> None:
+        self._makers = makers
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._makers[index]()
+
+
 def _sets(question: Question, places: Sequence[Place], on_true_place: Mapping[str, float], backbone: Backbone) -> list[Ablation]:
     """The sets that go together, each with its controls behind it."""
-    asked = [Ablation(pattern, "set", places_of(pattern, backbone.config)) for pattern in question.sets]
+    asked = [Ablation(pattern, "set", places_of(pattern, backbone.config)) for pattern in dict.fromkeys(question.sets)]
     if question.top:
         heads = [place for place in places if str(place) in on_true_place]
         if len(heads) < question.top:
@@ -249,7 +269,7 @@ def _estimates(
     for view, metric in enumerate((VIEW1, VIEW2)):
         scalar = functools.partial(_scalar, view)
         by_pair = attribution(backbone, pairs.views, places, scalar, pairs.targets, batch_size=max(1, batch_size // 8), progress=progress)
-        estimated = {name: float(values.mean()) for name, values in by_pair.items()}
+        estimated = {name: float(values[~np.isnan(unedited[metric])].mean()) for name, values in by_pair.items()}
         swept = {row.ablation.name: effect_of(unedited[metric], row.values[metric]).effect for row in rows if row.by == "zero"}
         both = [(estimate, swept[name]) for name, estimate in estimated.items()]
         correlation = float(spearmanr(*zip(*both, strict=True)).statistic) if len(both) > 2 else math.nan

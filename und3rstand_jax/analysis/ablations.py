@@ -25,7 +25,7 @@ By: TypeAlias = Literal["zero", "mean", "resample", "noise"]
 MEANINGS: dict[By, str] = {
     "zero": "set to zero",
     "mean": "replaced by its mean over all pairs and tokens, each channel's own",
-    "resample": "replaced by what it is in the next pair",
+    "resample": "replaced by what it is in another pair, half of them further on",
     "noise": "normal noise added, of each channel's standard deviation over pairs and tokens times a factor",
 }
 
@@ -87,8 +87,12 @@ def controls(of: Ablation, pool: Sequence[Place], draws: int, seed: int) -> list
     """Random sets of as many heads as a set has, of the pool without the set's own.
 
     Raises:
-        OptionError: the pool is too small.
+        OptionError: the pool is too small, or it or the set holds other things than heads.
     """
+    if any(place.head is None for place in (*of.places, *pool)):
+        raise OptionError(
+            f"controls are random heads; {of.name} and what they are drawn from must be heads, such as decoder.3.cross_attn.heads"
+        )
     others = [place for place in pool if place not in of.places]
     if len(others) < len(of.places):
         raise OptionError(
@@ -192,7 +196,8 @@ def _replacement(
         return (np.sum(parts, axis=0) / (count * tokens)).astype(np.float32)
     values = np.concatenate(parts)
     if by == "resample":
-        return np.roll(values, -1, axis=0)
+        # Neighbours in a data set on disk may show the same scene.
+        return np.roll(values, -(count // 2), axis=0)
     spread = values.std(axis=(0, 1), keepdims=True)
     return (noise * spread * np.random.default_rng(seed).standard_normal(values.shape, dtype=np.float32)).astype(np.float32)
 

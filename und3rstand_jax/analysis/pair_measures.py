@@ -19,18 +19,19 @@ from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.loss import Target, in_camera1
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
 from und3rstand_jax.geometry.metrics import normalised_errors
-from und3rstand_jax.geometry.pose import pose_errors, second_camera
+from und3rstand_jax.geometry.pose import has_baseline, pose_errors, second_camera
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import read_layer
 
-VIEW1, VIEW2, MATCHES, ROTATION = "view1", "view2", "matches", "rotation"
+VIEW1, VIEW2, MATCHES, ROTATION, DIRECTION = "view1", "view2", "matches", "rotation", "direction"
 
 MEANING = {
     VIEW1: "normalised point error of view 1: mean distance to the true points, each in units of the pair's mean distance to camera 1",
     VIEW2: "the same of view 2",
-    MATCHES: "share of right matches between the views, of those whose true place view 2 sees",
-    ROTATION: "error of view 2's pose in degrees; 180 where no pose was found",
+    MATCHES: "share of right matches between the views, of those whose true place view 2 sees; 0 if no match is of those",
+    ROTATION: "error of view 2's rotation in degrees; 180 where no pose was found",
+    DIRECTION: "angle to the true direction of view 2's translation in degrees; 180 where no pose was found, unknown without a baseline",
 }
 """Of every number that is kept, what it is."""
 
@@ -78,24 +79,34 @@ def measure_head(output: BackboneOutput, targets: tuple[Target, Target], _: Any)
 
 @dataclasses.dataclass(frozen=True)
 class HeadFinish:
-    """From `measure_head`'s arrays to the four numbers of each pair."""
+    """From `measure_head`'s arrays to the five numbers of each pair."""
 
     truths: tuple[GroundTruth, ...]
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
         """Of each example, which is of that pair."""
-        right, rotation = np.full(len(pairs), np.nan), np.full(len(pairs), _FAILED_DEGREES)
+        right, rotation, direction = (np.full(len(pairs), value) for value in (np.nan, _FAILED_DEGREES, np.nan))
         for index, number in enumerate(pairs):
             truth = self.truths[number]
             view1 = ViewGeometry(measured["points1"][index], None)
             view2 = ViewGeometry(measured["points2"][index], measured["confidence2"][index])
             matches = correspondences((view1, view2), self._places[number])
             accuracy = match_accuracy(matches, THRESHOLD * view2.points.shape[1])
-            right[index] = np.nan if accuracy is None else accuracy
+            if np.isfinite(self._places[number]).any():
+                right[index] = 0.0 if accuracy is None else accuracy
             camera = second_camera(view2, truth.intrinsics[1])
             if camera is not None:
-                rotation[index] = pose_errors(camera, truth.pose)[0]
-        return {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2], MATCHES: right, ROTATION: rotation}
+                rotation[index], direction[index] = pose_errors(camera, truth.pose, self._sizes[number])
+            elif has_baseline(truth.pose, self._sizes[number]):
+                direction[index] = _FAILED_DEGREES
+        found = {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2]}
+        return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction}
+
+    @functools.cached_property
+    def _sizes(self) -> list[float]:
+        """Mean distance of each pair's true points to view 1's camera."""
+        distances = ([np.linalg.norm(view.points[view.valid], axis=-1) for view in truth.views] for truth in self.truths)
+        return [float(np.concatenate(both).mean()) if sum(map(len, both)) else 0.0 for both in distances]
 
     @functools.cached_property
     def _places(self) -> list[np.ndarray]:

@@ -8,22 +8,34 @@ block costs the blocks behind it, for each head, and nothing of what lies before
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from und3rstand_jax.analysis.sweep_pass import Measure, Measured, chunks, compiled_pass, for_both_views, of_pairs, stack_affines
+from und3rstand_jax.analysis.sweep_pass import (
+    Measure,
+    Measured,
+    chunks,
+    compiled_pass,
+    digest_of,
+    has_own_numbers,
+    numbers_of,
+    stack_affines,
+)
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone, Image
+from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.sites import select_captures, select_sites
 from und3rstand_jax.model.start import start_layers
-from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.errors import OptionError, UserError
 from und3rstand_jax.support.machine import free_memory
 from und3rstand_jax.support.pieces import Pieces
 from und3rstand_jax.support.progress import progress_bar
@@ -32,6 +44,7 @@ Finish = Callable[[Mapping[str, np.ndarray], Sequence[int]], Mapping[str, np.nda
 """From what was measured of B pairs and the pairs' numbers, on the host, to what is kept; called from threads."""
 
 _SHARE_OF_MEMORY = 0.8
+_IN_FLIGHT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +54,12 @@ class Group:
     Attributes:
         members: their numbers.
         start: the layer after which the program begins; None for the images.
+        first: the first layer that an edit can change.
     """
 
     members: tuple[int, ...]
     start: str | None
+    first: str
 
 
 def sweep(
@@ -64,11 +79,13 @@ def sweep(
 ) -> list[dict[str, np.ndarray]]:
     """Measures every edit on every pair.
 
+    Held at once are the views of all pairs, and of the pairs of one pass the tokens before every edit.
+
     Args:
         backbone: the model.
-        views: both views of S pairs; all pairs are held in memory, and the tokens before every edit of `batch_size` of them.
+        views: both views of S pairs.
         edits: any number; `Edits()` among them is the unedited run. A scale or shift with S along its first axis has each pair's own.
-        measure: what to measure; compiled with the model. Of an edit, it sees those captures that lie behind it or at it.
+        measure: what to measure; compiled with the model. Of an edit, it sees those captures that the edit can change.
         truth: a pytree of arrays (S, …) that `measure` is given beside the output.
         shared: a pytree of arrays that it is given as they are, such as the parameters of probes.
         finish: what to make of that on the host, while the device goes on.
@@ -82,7 +99,7 @@ def sweep(
         Of each edit what was measured, (S, …), on the host.
 
     Raises:
-        LayerError, EditError: an edit cannot be made.
+        LayerError, EditError: an edit cannot be made; its number is in the message. Nothing has run then.
         OptionError: there is no pair.
     """
     one, two = (np.asarray(view) for view in views)
@@ -90,59 +107,58 @@ def sweep(
     if not count or batch_size < 1:
         raise OptionError(f"a sweep needs at least one pair and a batch of one; found {count} pairs, and a batch of {batch_size}")
     has_head = backbone.config.head_type is not None if head is None else head
-    program = _Program(backbone, measure, shared, select_captures(capture, backbone.config), has_head, finish)
+    shared = jax.tree.map(jnp.asarray, shared)
+    program = _Program(backbone, edits, measure, shared, select_captures(capture, backbone.config), has_head, finish)
     groups = grouped(edits, backbone, (one, two))
     truth = jax.tree.map(np.asarray, truth)
-    most = program.fitting(batch_size, groups, edits, (one, two), truth)
-    together = min(most, count)
+    most = program.fitting(batch_size, groups, (one, two), truth)
+    together = -(-count // -(-count // most))  # chunks of one size, which run the same programs
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in edits]
     with progress_bar("sweep", len(edits) * count, "pass", progress) as advance:
         for low in range(0, count, together):
             pairs = range(low, min(low + together, count))
             chunk = jax.tree.map(lambda leaf, pairs=pairs: leaf[pairs.start : pairs.stop], ((one, two), truth))
-            at_once = max(1, most // len(pairs))
-            for members, results in program.run(groups, edits, pairs, chunk[0], chunk[1], at_once, pieces):
+            of_views, of_truth = jax.device_put(chunk)
+            for members, results in program.run(groups, pairs, of_views, of_truth, max(1, most // len(pairs)), pieces):
                 for number, result in zip(members, results, strict=True):
                     found[number].append(result)
                 advance(len(members) * len(pairs))
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in found]
 
 
-def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[Image, Image]) -> list[Group]:
+def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray, np.ndarray]) -> list[Group]:
     """The edits by the program that they run; the earliest start first.
 
     Raises:
-        LayerError, EditError: an edit cannot be made on views like these.
+        LayerError, EditError: an edit cannot be made on views like these; its number is in the message.
     """
-    config, same_size = backbone.config, np.shape(views[0]) == np.shape(views[1])
+    config, first_pair = backbone.config, (views[0][:1], views[1][:1])
     found: dict[object, list[int]] = {}
-    starts: dict[object, str | None] = {}
+    starts: dict[object, tuple[str | None, str]] = {}
     for number, some in enumerate(edits):
-        # Neutral numbers take the other view's place, so that both views' edits are one program.
-        kind = tuple(
-            (
-                tuple(site.id for site in select_sites(edit.site, config)),
-                None if same_size else edit.view,
-                tuple(getattr(edit, name) is None for name in ("heads", "tokens", "queries", "keys", "pairs")),
-                np.shape(edit.scale),
-                np.shape(edit.shift),
-            )
-            for edit in some
-        )
+        try:
+            own = tuple(has_own_numbers(edit, len(views[0])) for edit in some)
+            resolved = numbers_of(backbone, some, range(1), len(views[0]), first_pair)
+        except UserError as error:
+            raise type(error)(f"edits[{number}]: {error}") from error
+        kind = tuple(sorted(resolved)), str(jax.tree.map(np.shape, resolved)), own
         found.setdefault(kind, []).append(number)
-        starts[kind] = start_of(some, backbone)
-    groups = [Group(tuple(members), starts[kind]) for kind, members in found.items()]
+        starts[kind] = start_of(some, config), first_changed(some, config)
+    groups = [Group(tuple(members), *starts[kind]) for kind, members in found.items()]
     return sorted(groups, key=lambda group: () if group.start is None else network_order(group.start))
 
 
-def start_of(edits: Edits, backbone: Backbone) -> str | None:
+def start_of(edits: Edits, config: BackboneConfig) -> str | None:
     """The last layer from which a pass sees all of the edits; None to begin with the images, as a pass without edits does."""
-    order = backbone.config.layer_ids
-    first = []
-    for edit in edits:
-        for site in select_sites(edit.site, backbone.config):
-            first.append(order.index(site.layer_id) - (site.part is not None))
+    order = config.layer_ids
+    first = [order.index(site.layer_id) - (site.part is not None) for edit in edits for site in select_sites(edit.site, config)]
     return order[min(first)] if min(first, default=-1) >= 0 else None
+
+
+def first_changed(edits: Edits, config: BackboneConfig) -> str:
+    """The first layer that any of the edits can change; the first of all where there is none."""
+    order = config.layer_ids
+    return order[min((order.index(site.layer_id) for edit in edits for site in select_sites(edit.site, config)), default=0)]
 
 
 @dataclasses.dataclass
@@ -150,69 +166,94 @@ class _Program:
     """What all passes of a sweep have in common."""
 
     backbone: Backbone
+    edits: Sequence[Edits]
     measure: Measure
     shared: Any
     captured: tuple[str, ...]
     head: bool
     finish: Finish | None
 
-    def fitting(self, most: int, groups: Sequence[Group], edits: Sequence[Edits], views: tuple, truth: Any) -> int:
-        """The largest batch, halved from `most` on, whose longest pass fits into memory."""
-        free = free_memory()
+    def fitting(self, most: int, groups: Sequence[Group], views: tuple, truth: Any) -> int:
+        """The largest batch, halved from `most` on, with which the passes of every group fit into memory."""
+        free, count = free_memory(), len(views[0])
         while most > 1 and free is not None:
-            pairs = min(most, len(views[0]))
+            pairs = min(most, count)
             chunk_views, chunk_truth = jax.tree.map(lambda leaf, pairs=pairs: leaf[:pairs], (views, truth))
-            inputs = jax.eval_shape(lambda views: self._inputs(groups[0], self._before(groups, views), views), chunk_views)
-            numbers = chunks(groups[0].members, most // pairs)[0]
-            affines = stack_affines([self._affines(edits[number], range(pairs), chunk_views) for number in numbers])
-            memory = self._compiled(groups[0], inputs, affines, chunk_truth).memory_analysis()
-            if memory is None or memory.temp_size_in_bytes + memory.output_size_in_bytes < _SHARE_OF_MEMORY * free:
+            before = jax.eval_shape(lambda views: self._before(groups, views), chunk_views)
+            held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(before))
+            passes = []
+            for group in groups:
+                numbers = chunks(group.members, most // pairs)[0]
+                affines = stack_affines([numbers_of(self.backbone, self.edits[n], range(pairs), count, chunk_views) for n in numbers])
+                inputs = jax.eval_shape(lambda views, group=group: self._inputs(group, self._before(groups, views), views), chunk_views)
+                memory = self._compiled(group, inputs, affines, chunk_truth).memory_analysis()
+                passes.append(0 if memory is None else memory.temp_size_in_bytes + (1 + _IN_FLIGHT) * memory.output_size_in_bytes)
+            if held + max(passes) < _SHARE_OF_MEMORY * free:
                 break
             most = (most + 1) // 2
         return most
 
     def run(
-        self, groups: Sequence[Group], edits: Sequence[Edits], pairs: range, views: tuple, truth: Any, at_once: int, pieces: Pieces | None
+        self, groups: Sequence[Group], pairs: range, views: tuple, truth: Any, at_once: int, pieces: Pieces | None
     ) -> Iterator[tuple[tuple[int, ...], list[dict[str, np.ndarray]]]]:
         """Numbers of edits, and of each what was measured of these pairs; group by group, from `pieces` where it is there."""
         before: BackboneOutput | None = None
-        with ThreadPoolExecutor(2) as pool:
-            pending: list[tuple[Group, list[Future]]] = []
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            pending: list[tuple[Group, str, list[Future]]] = []
+            in_flight: list[Future] = []
             for group in groups:
-                name = f"{pairs} {group.members}"
+                name = self._piece_name(group, pairs, views) if pieces is not None else ""
                 kept = None if pieces is None else pieces.read(name)
                 if kept is not None:
                     yield group.members, [{key: values[index] for key, values in kept.items()} for index in range(len(group.members))]
                     continue
                 if before is None:
                     before = self._before(groups, views)
-                futures = []
-                for numbers in chunks(group.members, at_once):
-                    affines = stack_affines([self._affines(edits[number], pairs, views) for number in numbers])
-                    inputs = self._inputs(group, before, views)
+                inputs = self._inputs(group, before, views)
+                futures: list[Future] = []
+                # Unedited runs are all the same.
+                members = group.members if len(self.edits[group.members[0]]) else group.members[:1]
+                for numbers in chunks(members, at_once):
+                    affines = stack_affines([numbers_of(self.backbone, self.edits[n], pairs, None, views) for n in numbers])
                     compiled = self._compiled(group, inputs, affines, truth)
                     measured = compiled(self.backbone.params, inputs, affines, truth, self.shared)
-                    futures.append(pool.submit(self._finished, measured, len(numbers), pairs))
-                pending.append((group, futures))
+                    real = min(len(numbers), len(members) - len(futures) * len(numbers))
+                    futures.append(pool.submit(self._finished, measured, real, pairs))
+                    in_flight.append(futures[-1])
+                    if len(in_flight) > _IN_FLIGHT:  # what the device has measured waits there for the host
+                        in_flight.pop(0).result()
+                pending.append((group, name, futures))
                 # The host finishes one group while the device is at the next.
                 if len(pending) > 1:
-                    yield self._kept(*pending.pop(0), pairs, pieces)
-            for group, futures in pending:
-                yield self._kept(group, futures, pairs, pieces)
+                    yield self._kept(*pending.pop(0), pieces)
+            for some in pending:
+                yield self._kept(*some, pieces)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _kept(
-        self, group: Group, futures: Sequence[Future], pairs: range, pieces: Pieces | None
+        self, group: Group, name: str, futures: Sequence[Future], pieces: Pieces | None
     ) -> tuple[tuple[int, ...], list[dict[str, np.ndarray]]]:
-        results = [result for future in futures for result in future.result()][: len(group.members)]
+        results = [result for future in futures for result in future.result()]
+        results *= len(group.members) // len(results)
         if pieces is not None:
-            pieces.write(f"{pairs} {group.members}", {name: np.stack([result[name] for result in results]) for name in results[0]})
+            pieces.write(name, {key: np.stack([result[key] for result in results]) for key in results[0]})
         return group.members, results
 
     def _finished(self, measured: Measured, edits: int, pairs: range) -> list[dict[str, np.ndarray]]:
-        arrays = {name: np.asarray(values) for name, values in measured.items()}
+        count = edits * len(pairs)
+        arrays = {name: np.asarray(values)[:count] for name, values in measured.items()}
+        # NumPy's files do not know bfloat16.
+        arrays = {name: values.astype(np.float32) if values.dtype == jnp.bfloat16 else values for name, values in arrays.items()}
         if self.finish is not None:
             arrays = dict(self.finish(arrays, [*pairs] * edits))
         return [{name: values[i * len(pairs) : (i + 1) * len(pairs)] for name, values in arrays.items()} for i in range(edits)]
+
+    def _piece_name(self, group: Group, pairs: range, views: tuple) -> str:
+        """Tells apart what a piece depends on and the question of `Pieces` may not say: the edits, and the pairs."""
+        digests = [digest_of([self.edits[number] for number in group.members]), digest_of(views)]
+        return f"{pairs} {group.members} {digests}"
 
     def _before(self, groups: Sequence[Group], views: tuple) -> BackboneOutput:
         """One unedited pass with the tokens that every group begins with."""
@@ -226,14 +267,8 @@ class _Program:
         layers = start_layers(group.start, self.backbone.config, self.head)
         return BackboneOutput({layer: before.activations[layer] for layer in layers}, before.image_sizes)
 
-    def _affines(self, edits: Edits, pairs: range, views: tuple) -> SiteEdits:
-        ours = Edits(tuple(of_pairs(edit, pairs) for edit in edits))
-        resolved = self.backbone.resolve(ours, views)
-        same_size = np.shape(views[0]) == np.shape(views[1])
-        return {site: for_both_views(affines) for site, affines in resolved.items()} if same_size else resolved
-
     def _compiled(self, group: Group, inputs: Any, affines: SiteEdits, truth: Any) -> Any:
-        behind = tuple(layer for layer in self.captured if group.start is None or network_order(layer) >= network_order(group.start))
+        behind = tuple(layer for layer in self.captured if network_order(layer) >= network_order(group.first))
         leaves, structure = jax.tree.flatten((self.backbone.params, inputs, affines, truth, self.shared))
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
         return compiled_pass(self.backbone.module, self.measure, behind, self.head, structure, shapes)

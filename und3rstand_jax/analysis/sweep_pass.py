@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -12,10 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.edits import Edit
+from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.sites import HEADS, SCORES, parse_site
+from und3rstand_jax.support.errors import EditError
 
 Measured: TypeAlias = Mapping[str, Array]
 """Name -> what was measured, (B, …) for B pairs."""
@@ -79,29 +82,75 @@ def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *edits)
 
 
-def for_both_views(affines: tuple[Affine | None, Affine | None]) -> tuple[Affine | None, Affine | None]:
-    """The edits of both views, which are of one size: a neutral one where a view has none."""
-    one, two = affines
+def numbers_of(backbone: Backbone, edits: Edits, pairs: range, count: int | None, views: tuple) -> SiteEdits:
+    """What the edits mean for some of the pairs, for both views where their sizes agree, so that both views' edits run one program.
+
+    Args:
+        backbone: the model.
+        edits: as the sweep was given them.
+        pairs: whose numbers; `views` are theirs.
+        count: of all pairs, to check those numbers that are each pair's own; None where that has been done.
+        views: both views.
+
+    Raises:
+        LayerError, EditError: an edit cannot be made.
+    """
+    ours = Edits(tuple(_of_pairs(edit, pairs, count) for edit in edits))
+    resolved = backbone.resolve(ours, (views[0], views[1]))
+    if np.shape(views[0]) != np.shape(views[1]):
+        return resolved
+    return {site: _both(*affines) for site, affines in resolved.items()}
+
+
+def _both(one: Affine | None, two: Affine | None) -> tuple[Affine | None, Affine | None]:
     some = one or two
     assert some is not None, "a site with edits has one"
     neutral = Affine(np.ones_like(some.scale), np.zeros_like(some.shift))
     return one or neutral, two or neutral
 
 
-def of_pairs(edit: Edit, pairs: range) -> Edit:
+def has_own_numbers(edit: Edit, count: int) -> tuple[bool, bool]:
+    """Whether scale and shift have a first axis of pairs, each pair's own numbers.
+
+    Raises:
+        EditError: they have one of another length than there are pairs.
+    """
+    axes = 4 if parse_site(edit.site).part in (HEADS, SCORES) else 3
+    found = []
+    for name, numbers in (("scale", edit.scale), ("shift", edit.shift)):
+        own = np.ndim(numbers) == axes and np.shape(numbers)[0] > 1
+        if own and np.shape(numbers)[0] != count:
+            raise EditError(f"{edit.site!r}: {name} has numbers for {np.shape(numbers)[0]} pairs; expected one set of numbers, or {count}")
+        found.append(own)
+    return found[0], found[1]
+
+
+def _of_pairs(edit: Edit, pairs: range, count: int | None) -> Edit:
     """The edit with those of its numbers that are these pairs' own."""
-    site = parse_site(edit.site)
-    axes = 4 if site.part in (HEADS, SCORES) else 3
+    axes = 4 if parse_site(edit.site).part in (HEADS, SCORES) else 3
+    own = [np.ndim(numbers) == axes and np.shape(numbers)[0] > 1 for numbers in (edit.scale, edit.shift)]
+    if count is not None:
+        own = list(has_own_numbers(edit, count))
+    scale, shift = (
+        np.asarray(numbers)[pairs.start : pairs.stop] if is_own else numbers
+        for numbers, is_own in zip((edit.scale, edit.shift), own, strict=True)
+    )
+    return dataclasses.replace(edit, scale=scale, shift=shift)
 
-    def ours(numbers: Any) -> Any:
-        has_own = np.ndim(numbers) == axes and len(numbers) > 1
-        return numbers[pairs.start : pairs.stop] if has_own else numbers
 
-    return dataclasses.replace(edit, scale=ours(edit.scale), shift=ours(edit.shift))
+def digest_of(tree: Any) -> str:
+    """A digest of places and numbers; of large arrays, of every k-th number."""
+    leaves, structure = jax.tree.flatten(tree)
+    digest = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        values = np.asarray(leaf).ravel()
+        digest.update(str(values.shape).encode())
+        digest.update(np.ascontiguousarray(values[:: 1 + values.size // 2**16]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def chunks(members: Sequence[int], size: int) -> list[list[int]]:
-    """Chunks of one size; the last one is filled up with its last member, whose results are dropped."""
+    """Chunks of one size; the last one is filled up with its last member, whose results are not wanted."""
     chunks = [list(members[low : low + size]) for low in range(0, len(members), min(size, len(members)))]
     chunks[-1] += chunks[-1][-1:] * (len(chunks[0]) - len(chunks[-1]))
     return chunks

@@ -2,24 +2,30 @@
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from und3rstand_jax.commands.streams import show
-from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.errors import CheckpointError, DataError, OptionError
 from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
 from und3rstand_jax.support.text import printable
 
 if TYPE_CHECKING:
+    from und3rstand_jax.analysis.ablation_study import Question
     from und3rstand_jax.analysis.pair_measures import Pairs
     from und3rstand_jax.data.loader import Feed
+    from und3rstand_jax.data.specification import DataSpec
+    from und3rstand_jax.support.pieces import Pieces
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 _NOT_ASKED = ("out", "overwrite", "debug", "workers", "batch_size")
+_NOT_OF_PIECES = ("attribution", "constant_pairs")
+"""Options on which the sweep's own results do not depend."""
 
 _logger = logging.getLogger(__name__)
 
@@ -84,19 +90,18 @@ def sweep(options: SweepOptions) -> None:
         UserError: an option, the checkpoint or the data cannot be used.
     """
     # Imported here because they bring in JAX, which --help does not need.
-    from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD, TABLE, as_csv, as_json, effects_figure, format_table, record_head
-    from und3rstand_jax.analysis.ablation_study import Question, ablation_study
+    from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD
+    from und3rstand_jax.analysis.ablation_study import Question
     from und3rstand_jax.analysis.ablations import check_by, places_of
     from und3rstand_jax.checkpoint.format import read_checkpoint_info
-    from und3rstand_jax.data.loader import Feed
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.loading import converted_checkpoint
-    from und3rstand_jax.report.checkpoint import checkpoint_provenance, load_model
-    from und3rstand_jax.support.machine import machine_facts
-    from und3rstand_jax.support.output_folder import check_output_folder, output_folder
+    from und3rstand_jax.report.checkpoint import checkpoint_provenance
+    from und3rstand_jax.support.locks import locked
+    from und3rstand_jax.support.output_folder import check_output_folder
     from und3rstand_jax.support.pieces import Pieces
-    from und3rstand_jax.support.results import check_apart, marked, result_of
-    from und3rstand_jax.support.text import to_json
+    from und3rstand_jax.support.results import check_apart, result_of
+    from und3rstand_jax.support.versions import own_version
 
     # What can be refused without the weights is refused before they are loaded.
     _check(options)
@@ -104,44 +109,64 @@ def sweep(options: SweepOptions) -> None:
     specs = parse_data(data)
     by = check_by([name.strip() for name in options.by.split(",") if name.strip()], options.pairs)
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
-    kind = result_of(FORMAT, RECORD)
-    check_output_folder(options.out, options.overwrite, kind)
+    check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
     folder = converted_checkpoint(options.checkpoint, progress=True)
     info = read_checkpoint_info(folder)
     if info.backbone is not None:
         for pattern in (options.sites, *options.set, options.like):
             places_of(pattern, info.backbone)
+    if options.measure == "probes" and info.probes is None:
+        raise CheckpointError(f"{options.checkpoint} has no probes to measure by; give a checkpoint with probes, or --measure head")
+    question = Question(
+        sites=options.sites,
+        by=by,
+        sets=options.set,
+        top=options.top,
+        random_sets=options.random_sets,
+        like=options.like,
+        measure=options.measure,
+        noise=options.noise,
+        attribute=options.attribution,
+        seed=options.seed,
+    )
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
-    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
-    pieces = Pieces(unfinished, asked | {"checkpoint": checkpoint_provenance(options.checkpoint, info)})
+    provenance = checkpoint_provenance(options.checkpoint, info)
+    of_pieces = {name: value for name, value in asked.items() if name not in _NOT_OF_PIECES}
+    out = options.out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.with_name(f".{out.name}.sweep.lock"), str(options.out)):
+        pieces = Pieces(out.with_name(f"{out.name}.unfinished"), of_pieces | {"checkpoint": provenance, "version": own_version()})
+        _measure_and_write(options, question, specs, folder, asked | {"provenance": provenance}, pieces)
+
+
+def _measure_and_write(
+    options: SweepOptions, question: "Question", specs: "tuple[DataSpec, ...]", folder: Path, facts: dict[str, Any], pieces: "Pieces"
+) -> None:
+    from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD, TABLE, as_csv, as_json, effects_figure, format_table, record_head
+    from und3rstand_jax.analysis.ablation_study import ablation_study
+    from und3rstand_jax.data.loader import Feed
+    from und3rstand_jax.report.checkpoint import load_model
+    from und3rstand_jax.support.machine import machine_facts
+    from und3rstand_jax.support.output_folder import output_folder
+    from und3rstand_jax.support.results import marked, result_of
+    from und3rstand_jax.support.text import to_json
+
     backbone, probes = load_model(folder, options.dtype, progress=True)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
     pairs = _held_out(feed, options.pairs)
-    question = Question(
-        options.sites,
-        by,
-        options.set,
-        options.top,
-        options.random_sets,
-        options.like,
-        options.measure,
-        options.noise,
-        options.attribution,
-        options.seed,
-    )
-    study = ablation_study(backbone, probes, pairs, question, options.batch_size, pieces, progress=True)
     constant = _constant(feed, options.constant_pairs, pairs) if options.constant_pairs else None
-    with output_folder(options.out, options.overwrite, kind) as partial:
+    study = ablation_study(backbone, probes, pairs, question, options.batch_size, pieces, progress=True)
+    with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         (partial / TABLE).write_text(as_csv(study), encoding="utf-8")
-        for way in by:
+        for way in question.by:
             figure = effects_figure(study, way)
             if figure is not None:
                 for suffix in ("png", "svg"):
                     figure.savefig(partial / f"effects_{way}.{suffix}", dpi=150)
-        record = {**record_head(asked, constant), **as_json(study), "provenance": checkpoint_provenance(options.checkpoint, info)}
-        (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record, **machine_facts()}), encoding="utf-8")
+        record = {**record_head(facts, constant), **as_json(study), **machine_facts()}
+        (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record}), encoding="utf-8")
     pieces.remove()
     show(format_table(study, constant))
     show(f"\neffects: {printable(options.out / TABLE)}\nfigures: {printable(options.out)}")
@@ -156,6 +181,10 @@ def _check(options: SweepOptions) -> None:
         raise OptionError("--attribution is held against the sweep by zero, measured by the head; give --by zero and --measure head")
     if options.random_sets and not (options.set or options.top):
         raise OptionError("--random-sets are the controls of sets; give --set or --top")
+    if options.like and not options.random_sets:
+        raise OptionError("--like says what controls are drawn from; give --random-sets too")
+    if not (math.isfinite(options.noise) and options.noise > 0):
+        raise OptionError(f"--noise is a positive factor; found {options.noise}")
     check_seed(options.seed)
 
 
@@ -163,7 +192,6 @@ def _held_out(feed: "Feed", count: int) -> "Pairs":
     from und3rstand_jax.analysis.batch_errors import assembled
     from und3rstand_jax.analysis.pair_measures import pairs_of
     from und3rstand_jax.data.loader import held_out, open_sources, validation_batches
-    from und3rstand_jax.support.errors import DataError
     from und3rstand_jax.support.progress import with_progress
 
     sources = open_sources(feed.specs, "val")

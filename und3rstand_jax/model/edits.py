@@ -174,8 +174,9 @@ def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: P
     Raises:
         KeyError: it was not captured; the message lists what was.
     """
-    site, at, of = site.partition("@")
-    views: tuple[Any, ...] = (1, 2) if (view == "both" and not at) else (int(of) if at else view,)
+    chosen = Edit(site, view, tokens=tokens).view
+    site = site.partition("@")[0]
+    views: tuple[Literal[1, 2], ...] = (1, 2) if chosen == "both" else (chosen,)
     edits = []
     for number in views:
         values = output[site][number - 1]

@@ -8,7 +8,7 @@ A layer id names the residual stream *after* one step of the network, for both v
 `all` stands for the layers that "Understanding Multi-View Transformers" (arXiv 2510.24907) probes: the decoder's
 residual stream after every skip connection, three layers a block.
 
-Attention weights have ids of their own (`und3rstand_jax.model.captures`); they are captured like layers but are not layers.
+Attention weights have ids of their own (`und3rstand_jax.model.sites`); they are captured like layers but are not layers.
 """
 
 import difflib

@@ -39,7 +39,7 @@ class BackboneOutput(Mapping[str, Activation]):
 
     A mapping from layer id to (tokens of view 1, tokens of view 2), each (B, N, C), in network order; `activations`
     is the same mapping as a plain dict. Captured attention weights are in it under their ids
-    (`und3rstand_jax.model.captures`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
+    (`und3rstand_jax.model.sites`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
     the tokens they attend to, which in cross-attention are view 2's; then view 2's.
 
     `pred1` and `pred2` are the model's own pointmaps, both in view 1's frame, or None. `image_sizes` are the

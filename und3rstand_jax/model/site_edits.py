@@ -19,7 +19,7 @@ from und3rstand_jax.model.sites import HEADS, SCORES, Site, head_count, select_s
 from und3rstand_jax.support.errors import EditError
 
 Numbers: TypeAlias = Any
-"""A NumPy array, or a JAX array or tracer where the caller gave one."""
+"""A NumPy array, or a tracer where the caller gave one."""
 
 
 def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids: Grids, batch: int) -> SiteEdits:
@@ -51,7 +51,7 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
             found[site.id] = (views[0], views[1])
     for site_id, affines in found.items():
         for view, affine in enumerate(affines, start=1):
-            if affine is not None and site_id.endswith(f".{SCORES}") and not isinstance(affine.shift, jax.Array):
+            if affine is not None and site_id.endswith(f".{SCORES}") and not isinstance(affine.shift, jax.core.Tracer):
                 _check_open_keys(affine, f"{site_id}, view {view}")
     return found
 
@@ -126,7 +126,7 @@ def _number(value: Any, what: str, site: Site, where: str) -> Numbers:
     elif not np.isfinite(array).all():
         remedy = "; −∞ knocks out attention, at .scores" if np.isneginf(array).any() else ""
         raise EditError(f"{where}: {what} must be finite; found {array[~np.isfinite(array)].flat[0]}{remedy}")
-    return value.astype(jnp.float32) if isinstance(value, jax.Array) and array.size > 1 and not np.isinf(array).any() else array
+    return array
 
 
 def _at_all_places(value: Numbers, axes: Sequence[Any], shape: tuple[int, ...], what: str, where: str) -> Numbers:
@@ -147,8 +147,8 @@ def _composed(first: Affine | None, second: Affine, where: str) -> Affine:
     """One edit after another: s₂ (s₁ x + t₁) + t₂."""
     if first is None:
         return second
-    numpy = not any(isinstance(part, jax.Array) for part in (*first, *second))
-    if numpy and (np.isneginf(first.shift) & (np.asarray(second.scale) <= 0)).any():
+    traced = any(isinstance(part, jax.core.Tracer) for part in (*first, *second))
+    if not traced and (np.isneginf(first.shift) & (np.asarray(second.scale) <= 0)).any():
         raise EditError(f"{where}: an earlier edit blocks a place with −∞, which this one scales by 0 or less; leave one of them out")
     shift = second.scale * first.shift + second.shift
     return Affine(first.scale * second.scale, shift)

@@ -4,9 +4,9 @@ A folder beside the final result holds a file for each piece that is done, and w
 are never mixed in.
 """
 
+import contextlib
 import hashlib
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,12 +23,14 @@ from und3rstand_jax.support.text import JsonObject, to_json
 
 _QUESTION = "question.json"
 
+_PREFIX = "array/"  # so that no name is one of savez's own arguments
+
 
 class Pieces:
     """The pieces of one measurement, each a mapping from names to arrays."""
 
     def __init__(self, folder: Path, question: JsonObject) -> None:
-        """Opens the folder, or makes it.
+        """Looks at the folder, which is made with the first piece.
 
         Args:
             folder: of the unfinished measurement.
@@ -39,37 +41,40 @@ class Pieces:
         """
         check_place(folder)
         self.folder = folder
-        text = to_json(question)
-        if folder.exists() and os.listdir(folder):
-            try:
-                held = to_json(read_json(folder / _QUESTION, dict[str, Any], UserError))
-            except UserError as error:
-                raise OutputError(f"{folder} holds something else than an unfinished measurement; move it elsewhere") from error
-            if held != text:
-                raise OutputError(
-                    f"{folder} holds an unfinished measurement with other options; give those again to finish it, or remove that folder"
-                )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_text(folder / _QUESTION, text)
+        self._question = to_json(question)
+        if not folder.exists() or not os.listdir(folder):
+            return
+        try:
+            held = to_json(read_json(folder / _QUESTION, dict[str, Any], UserError))
+        except UserError as error:
+            raise OutputError(f"{folder} holds something else than an unfinished measurement; move it elsewhere") from error
+        if held != self._question:
+            raise OutputError(
+                f"{folder} holds an unfinished measurement with other options; give those again to finish it, or remove that folder"
+            )
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
         """A piece that is done; None for one that is not, or whose file does not hold what was written."""
         try:
             with open_own(self._file(name)) as stream, np.load(stream, allow_pickle=False) as content:
-                return dict(content)
+                return {name.removeprefix(_PREFIX): values for name, values in content.items()}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps a piece, whole or not at all."""
         own_folder(self.folder)
+        replace_text(self.folder / _QUESTION, self._question)
         with fresh_file(self._file(name), "wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+            np.savez(stream, allow_pickle=False, **{f"{_PREFIX}{name}": values for name, values in arrays.items()})
 
     def remove(self) -> None:
-        """Removes all of them: the result is complete."""
-        shutil.rmtree(self.folder)
+        """Removes all of them: the result is complete. What else lies in the folder stays."""
+        if self.folder.is_dir() and not self.folder.is_symlink():
+            for file in (*self.folder.glob("*.npz"), self.folder / _QUESTION):
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
