@@ -5,7 +5,7 @@ compile their programs. Then, in turn: forward passes with `edits=`, one for eac
 begins before each head's block. Prints seconds of each round, their ratio, and the largest difference between the two sides' errors.
 
     python -m benchmarks.sweep --checkpoint pocket-jax --pairs 16
-    python -m benchmarks.sweep --checkpoint dust3r-512-jax --pairs 1 --heads 1
+    python -m benchmarks.sweep --checkpoint dust3r-512-jax --pairs 1 --heads 1 --blocks 1 4 7 10 --rounds 1
 """
 
 import argparse
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="a converted checkpoint with a head")
     parser.add_argument("--pairs", type=int, default=16, help="pairs of noise images (default: 16)")
     parser.add_argument("--heads", type=int, default=1000, help="heads of each block, the first ones (default: all)")
+    parser.add_argument("--blocks", type=int, nargs="+", help="blocks of the decoders (default: all)")
     parser.add_argument("--batch-size", type=int, default=64, help="most pairs in one pass of the sweep (default: 64)")
     parser.add_argument("--rounds", type=int, default=2, help="timed rounds (default: 2)")
     options = parser.parse_args()
@@ -40,7 +41,7 @@ def main() -> None:
     config = backbone.config
     edits = [
         u3d.knock_out(f"decoder.{block}.cross_attn.heads:{head}", view=view)
-        for block in range(config.dec_depth)
+        for block in options.blocks or range(config.dec_depth)
         for view in (1, 2)
         for head in range(min(options.heads, config.dec_num_heads))
     ]

@@ -73,12 +73,12 @@ def places_of(patterns: str, config: BackboneConfig) -> tuple[Place, ...]:
     for pattern in (part.strip() for part in patterns.split(",") if part.strip()):
         edit = Edit(pattern)
         views: tuple[Literal[1, 2], ...] = (1, 2) if edit.view == "both" else (edit.view,)
-        for site in select_sites(edit.site, config):
+        for site in select_sites(pattern.partition("@")[0], config):
             if site.part in (SCORES, WEIGHTS):
                 raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; scores are blocked by an edit")
             heads: Iterable[int | None] = (None,)
             if site.part == HEADS:
-                heads = range(head_count(site.layer_id, config)) if edit.heads is None else edit.heads
+                heads = range(head_count(site.layer_id, config)) if site.heads is None else site.heads
             found += [Place(site.id, view, head) for head in heads for view in views]
     return tuple(dict.fromkeys(found))
 

@@ -41,8 +41,10 @@ def pair_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Targ
 def normalised_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Each pair's normalised point error of both views: `point_errors` for a batch. Pure, for use under `jit`."""
 
-    def of_pair(points: Points, targets: tuple[Target, Target]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        points, targets = jax.tree.map(lambda leaf: leaf[None], (points, targets))
+    def of_pair(
+        of_views: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], of_targets: tuple[Target, Target]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        points, targets = jax.tree.map(lambda leaf: leaf[None], (of_views, of_targets))
         loss = _regression(points, targets)
         known = pair(target.valid for target in targets)
         finite = [jnp.all(jnp.where(mask[..., None], jnp.isfinite(view), True)) for view, mask in zip(points, known, strict=True)]
