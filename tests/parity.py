@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tests.golden_cases import GoldenCase, relative_error, subsample
+from tests.golden_cases import EditCase, GoldenCase, relative_error, subsample
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.output import BackboneOutput
 
@@ -18,24 +18,27 @@ def error_ratios(golden: GoldenCase, backbone: Backbone) -> dict[str, float]:
     return {name: error / golden.float32_error(name) for name, error in golden_errors(golden, output, patches).items()}
 
 
-def golden_errors(golden: GoldenCase, output: BackboneOutput, patches: Sequence[ArrayLike]) -> dict[str, float]:
+def golden_errors(golden: GoldenCase | EditCase, output: BackboneOutput, patches: Sequence[ArrayLike] = ()) -> dict[str, float]:
     """Array of the golden case -> our relative error, against the original's float64 output.
 
-    `output` holds every layer and both pointmaps, `patches` of each view the embedded patches (B, N, C).
+    `output` holds every layer and both pointmaps that the case has, `patches` of each view the embedded patches (B, N, C).
     """
-    preds = (output.pred1, output.pred2)
-    errors = {}
-    for name, expected in golden.arrays.items():
-        layer, view = name.rsplit("/view", 1)
-        index = int(view) - 1
-        if layer == "patch_embed":
-            ours = patches[index]
-        elif layer.startswith("head."):
-            ours = preds[index][layer.removeprefix("head.")]
-        else:
-            ours = output[layer][index]
-        errors[name] = relative_error(subsample(np.asarray(ours), layer, golden.case), expected)
-    return errors
+    ours = named_arrays(output) | {f"patch_embed/view{view}": np.asarray(tokens) for view, tokens in enumerate(patches, start=1)}
+    return {name: relative_error(stored_part(ours[name], name, golden), expected) for name, expected in golden.arrays.items()}
+
+
+def named_arrays(output: BackboneOutput) -> dict[str, np.ndarray]:
+    """What a run has captured, and its pointmaps, under the names of the golden cases."""
+    arrays = {f"{site}/view{view}": np.asarray(x) for site in output for view, x in enumerate(output[site], start=1)}
+    preds = {
+        f"head.{key}/view{view}": x for view, pred in enumerate((output.pred1, output.pred2), start=1) for key, x in (pred or {}).items()
+    }
+    return arrays | {name: np.asarray(x) for name, x in preds.items()}
+
+
+def stored_part(array: np.ndarray, name: str, golden: GoldenCase | EditCase) -> np.ndarray:
+    """What the case keeps of one of its arrays."""
+    return subsample(array, name.rsplit("/view", 1)[0], golden.case)
 
 
 def _patch_embedding(backbone: Backbone, view: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.site_edits import resolve_edits
 
 CONFIG = BackboneConfig(
     img_size=(96, 96), enc_embed_dim=64, enc_depth=2, enc_num_heads=2, dec_embed_dim=64, dec_depth=6, dec_num_heads=2, head_type="linear"
@@ -19,12 +20,23 @@ STREAM = 2 * TOKENS * 64 * 4  # bytes of one layer's tokens of both views
 
 
 @functools.cache
-def compiled(capture, head=False, depth=6, unroll=True):
+def compiled(capture, head=False, depth=6, unroll=True, edits=None, **options):
     """XLA counts the body of a loop once: without loops, its flops are those of the program."""
-    module = DUSt3R(dataclasses.replace(CONFIG, dec_depth=depth), unroll=unroll)
-    params = jax.eval_shape(module.init, jax.random.key(0), *(np.zeros(VIEW.shape, np.float32),) * 2)["params"]
-    run = jax.jit(lambda params, a, b: module.apply({"params": params}, a, b, capture=capture, head=head))
-    return run.lower(params, VIEW, VIEW).compile()
+    return jax.jit(forward(capture, head, depth, unroll, **options)).lower(*inputs(depth, edits)).compile()
+
+
+def forward(capture, head=False, depth=6, unroll=True, **options):
+    """The model as a function of `inputs`."""
+    module = DUSt3R(dataclasses.replace(CONFIG, dec_depth=depth), unroll=unroll, **options)
+    return lambda params, a, b, edits: module.apply({"params": params}, a, b, capture=capture, head=head, edits=edits)
+
+
+def inputs(depth=6, edits=None):
+    """Parameters, images and the numbers of edits, as shapes."""
+    config = dataclasses.replace(CONFIG, dec_depth=depth)
+    params = jax.eval_shape(DUSt3R(config).init, jax.random.key(0), *(np.zeros(VIEW.shape, np.float32),) * 2)["params"]
+    numbers = resolve_edits(edits, config, ((6, 6), (6, 6)), 1)
+    return params, VIEW, VIEW, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), numbers)
 
 
 def flops(*args, **kwargs):
