@@ -62,10 +62,8 @@ def unedited(name):
 
 @functools.cache
 def edited_run(name):
-    """Of what the case has: the layers before the first edit are those of the base."""
     golden, backbone = base_case(edit_case(name).base.name)
-    layers = dict.fromkeys(array.rsplit("/", 1)[0] for array in edit_case(name).arrays if not array.startswith("head."))
-    return backbone(golden.view1, golden.view2, capture=tuple(layers), head=True, edits=edits_of(name)[0])
+    return backbone(golden.view1, golden.view2, capture="*", head=True, edits=edits_of(name)[0])
 
 
 QUICKEST = "edit_mixed_sizes"
@@ -102,6 +100,9 @@ def test_edits_change_every_array_by_as_much_as_in_the_original_and_nothing_that
             assert relative_error(after, plain) == pytest.approx(change, rel=1e-2), array
         else:
             assert relative_error(ours[array], before[array]) <= UNREACHED.get(name, 1) * case.float32_error(array), array
+    # Left out of a case are the layers before its first edit.
+    for array in ours.keys() - case.arrays.keys():
+        assert relative_error(ours[array], before[array]) <= UNREACHED.get(name, 1) * case.base.float32_error(array), array
 
 
 def test_only_a_neutral_edit_of_one_case_is_at_no_layer_of_ours():
@@ -272,7 +273,7 @@ def test_drawn_edits_do_what_they_do_in_pytorch(part):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4, 10))
 def test_many_drawn_edits_do_what_they_do_in_pytorch(part):
-    for_each_drawn(["linear", "linear", "dpt"], 12, part, check_near_the_reference)
+    for_each_drawn(["linear", "linear", "dpt"], 5, part, check_near_the_reference)
 
 
 # Of `BFLOAT16_DISTANCE`, which is that of unedited runs of another model. Measured: 4.1 for tokens, 2.5 for what the heads give.
