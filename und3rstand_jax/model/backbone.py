@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +19,7 @@ from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.model.site_edits import resolve_edits
 from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.model.stack import Params
-from und3rstand_jax.model.start import token_grids
+from und3rstand_jax.model.start import as_start, token_grids
 from und3rstand_jax.support.errors import OptionError
 
 Image = jax.Array | npt.ArrayLike
@@ -83,13 +84,18 @@ class Backbone:
             ImageError, OptionError: these are no images, or one is missing.
         """
         if isinstance(inputs, BackboneOutput):
-            sizes, batch = inputs.image_sizes, len(jax.tree.leaves(inputs)[0])
+            start = as_start(inputs, self.config, jnp.dtype(self.module.dtype))
+            sizes, batch = start.image_sizes, start.batch
         else:
             if inputs[0] is None or inputs[1] is None:
                 raise OptionError("a pass takes both views' images, or start= and none")
-            views = [as_view(np.asarray(view), self.config.patch_size, f"view{number}") for number, view in enumerate(inputs, start=1)]
+            views = [_as_view(view, self.config.patch_size, f"view{number}") for number, view in enumerate(inputs, start=1)]
             sizes, batch = pair((view.shape[1], view.shape[2]) for view in views), len(views[0])
         return resolve_edits(edits, self.config, token_grids(sizes, self.config), batch)
+
+
+def _as_view(image: Image | None, patch_size: int, name: str) -> jax.Array:
+    return as_view(image if isinstance(image, jax.Array) else np.asarray(image), patch_size, name)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

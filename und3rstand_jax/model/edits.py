@@ -11,7 +11,7 @@ an attention knock-out a shift of −∞ on scores, whose weight the softmax the
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -65,6 +65,8 @@ class Edit:
             object.__setattr__(self, "view", int(view))
         if self.view not in (1, 2, "both"):
             raise EditError(f'{self.site!r}: view must be 1, 2 or "both"; found {self.view!r}')
+        if not pattern.strip():
+            raise EditError(f"{self.site!r} names no site; give a layer id, or a part of a step such as decoder.3.cross_attn.heads")
         site = parse_site(pattern)
         if site.heads is not None:
             if self.heads is not None:
@@ -83,6 +85,8 @@ class Edit:
         chosen = getattr(self, name)
         if chosen is None:
             return None
+        if not isinstance(chosen, Iterable):
+            raise EditError(f"{self.site!r}: {name} are a list, such as [0]; found {chosen!r}")
         allowed = {SCORES: ("heads", "queries", "keys", "pairs"), HEADS: ("heads", "tokens")}.get(site.part or "", ("tokens",))
         if name not in allowed:
             raise EditError(f"{self.site!r} has no {name} to choose; places there are chosen by {', '.join(allowed)}")
@@ -90,7 +94,7 @@ class Edit:
             if self.queries is not None or self.keys is not None:
                 raise EditError(f"{self.site!r}: places are chosen by pairs, or by queries and keys, not by both")
             if any(not isinstance(one, tuple | list) or len(one) != 2 for one in chosen):
-                raise EditError(f"{self.site!r}: pairs are (query, key); found {listed_places(chosen)}")
+                raise EditError(f"{self.site!r}: pairs are (query, key); found {listed_places(list(chosen))}")
             places: tuple[Any, ...] = tuple(tuple(_whole(place, name, self.site) for place in one) for one in chosen)
         else:
             places = tuple(_whole(place, name, self.site) for place in chosen)
@@ -173,6 +177,7 @@ def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: P
 
     Raises:
         KeyError: it was not captured; the message lists what was.
+        EditError: there is no such view, or no such token.
     """
     chosen = Edit(site, view, tokens=tokens).view
     site = site.partition("@")[0]
@@ -180,6 +185,8 @@ def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: P
     edits = []
     for number in views:
         values = output[site][number - 1]
+        if beyond := [token for token in tokens or () if token >= values.shape[1]]:
+            raise EditError(f"{site!r}, view {number}: there are {values.shape[1]} tokens, 0 to {values.shape[1] - 1}; found {beyond}")
         edits.append(Edit(site, number, tokens=tokens, scale=0.0, shift=values if tokens is None else values[:, list(tokens)]))
     return Edits(tuple(edits))
 

@@ -150,7 +150,10 @@ def _composed(first: Affine | None, second: Affine, where: str) -> Affine:
     traced = any(isinstance(part, jax.core.Tracer) for part in (*first, *second))
     if not traced and (np.isneginf(first.shift) & (np.asarray(second.scale) <= 0)).any():
         raise EditError(f"{where}: an earlier edit blocks a place with −∞, which this one scales by 0 or less; leave one of them out")
-    shift = second.scale * first.shift + second.shift
+    # A blocked place stays blocked; scaling −∞ itself would make the scale's gradient NaN.
+    xp = jnp if traced else np
+    blocked = xp.isneginf(first.shift)
+    shift = xp.where(blocked, first.shift, second.scale * xp.where(blocked, 0, first.shift)) + second.shift
     return Affine(first.scale * second.scale, shift)
 
 
