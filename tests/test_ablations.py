@@ -197,7 +197,7 @@ def test_the_files_hold_all_of_it(study):
     assert first["effects"][VIEW2] == pytest.approx(found.effect(found.rows[0], VIEW2)._asdict())
     assert first["pairs"][VIEW1] == pytest.approx(found.rows[0].values[VIEW1].tolist())
     lines = list(csv.DictReader(io.StringIO(files.as_csv(found))))
-    assert len(lines) == 14 * 4 and float(lines[0]["effect"]) == pytest.approx(found.effect(found.rows[0], VIEW1).effect)
+    assert len(lines) == 14 * 5 and float(lines[0]["effect"]) == pytest.approx(found.effect(found.rows[0], VIEW1).effect)
     table = files.format_table(found, (0.5, 0.75))
     assert "the best constant instead of the model" in table and "0.750" in table and "Spearman" in table
     figure = files.effects_figure(found, "mean")
