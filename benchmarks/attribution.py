@@ -14,7 +14,7 @@ from benchmarks.sweep import errors, made_pairs
 from und3rstand_jax.analysis.ablations import places_of
 from und3rstand_jax.analysis.attribution import _gradient, unit_scales
 from und3rstand_jax.analysis.pair_measures import VIEW2
-from und3rstand_jax.geometry.loss import Target
+from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.text import size_text
@@ -31,15 +31,15 @@ def main() -> None:
 
     backbone = u3d.load_backbone(options.checkpoint)
     config = backbone.config
-    views, targets = made_pairs(1, config.img_size)
+    views, truth = made_pairs(1, config.img_size)
     places = places_of(SITES, config)
     scales = unit_scales(tuple(dict.fromkeys(place.site for place in places)), 1, config)
     print(f"{len(places)} places, one pair of {config.img_size[1]}×{config.img_size[0]}, on {machine_facts()['device']}")
     for name, remat in (("everything held", False), ("blocks computed again", True)):
         module = backbone.module.clone(remat=remat)
-        program = _gradient.lower(module, _view2, (), True, scales, backbone.params, views, targets, ()).compile()
+        program = _gradient.lower(module, _view2, (), True, scales, backbone.params, views, truth, ()).compile()
         memory = program.memory_analysis().temp_size_in_bytes
-        seconds = min(_timed(lambda program=program: program(scales, backbone.params, views, targets, ())) for _ in range(options.rounds))
+        seconds = min(_timed(lambda program=program: program(scales, backbone.params, views, truth, ())) for _ in range(options.rounds))
         print(f"{name}: {size_text(memory)} beyond the parameters, {seconds:.1f} s", flush=True)
     seconds = min(_timed(lambda: backbone(*views, capture=(), head=True)) for _ in range(options.rounds + 1))
     print(f"a forward pass: {seconds:.1f} s")
@@ -51,8 +51,8 @@ def _timed(run) -> float:  # type: ignore[no-untyped-def]
     return time.perf_counter() - start
 
 
-def _view2(output: BackboneOutput, targets: tuple[Target, Target], shared: tuple[()]) -> jax.Array:
-    return errors(output, targets, shared)[VIEW2]
+def _view2(output: BackboneOutput, truth: Truth, shared: tuple[()]) -> jax.Array:
+    return errors(output, truth, shared)[VIEW2]
 
 
 if __name__ == "__main__":

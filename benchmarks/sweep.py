@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import und3rstand_jax as u3d
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2
-from und3rstand_jax.geometry.loss import Target
+from und3rstand_jax.geometry.loss import Target, Truth, normalised_truth
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.support.machine import machine_facts
@@ -45,17 +46,17 @@ def main() -> None:
         for view in (1, 2)
         for head in range(min(options.heads, config.dec_num_heads))
     ]
-    views, targets = made_pairs(options.pairs, config.img_size)
+    views, truth = made_pairs(options.pairs, config.img_size)
 
     def one_by_one() -> Errors:
         found = []
         for edit in edits:
             output = backbone(*views, capture=(), head=True, edits=edit)
-            found.append({name: np.asarray(values) for name, values in errors(output, targets, ()).items()})
+            found.append({name: np.asarray(values) for name, values in errors(output, truth, ()).items()})
         return found
 
     def swept() -> Errors:
-        return u3d.sweep(backbone, views, edits, errors, targets, batch_size=options.batch_size)
+        return u3d.sweep(backbone, views, edits, errors, truth, batch_size=options.batch_size)
 
     print(f"{len(edits)} heads × {options.pairs} pairs of {config.img_size[1]}×{config.img_size[0]}, on {machine_facts()['device']}")
     sides: dict[str, Callable[[], Errors]] = {"one by one": one_by_one, "sweep": swept}
@@ -72,20 +73,20 @@ def main() -> None:
     print(f"largest relative difference of an error: {largest_difference(*results.values()):.1e}")
 
 
-def made_pairs(count: int, size: tuple[int, int]) -> tuple[tuple[np.ndarray, np.ndarray], tuple[Target, Target]]:
+def made_pairs(count: int, size: tuple[int, int]) -> tuple[tuple[np.ndarray, np.ndarray], Truth]:
     """Images of noise, and a truth of noise."""
     random = np.random.default_rng(0)
     views = [random.uniform(-1, 1, (count, *size, 3)).astype(np.float32) for _ in range(2)]
     camera, valid = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1)), np.ones((count, *size), bool)
     targets = [Target(random.uniform(1, 2, (count, *size, 3)).astype(np.float32), camera, valid) for _ in range(2)]
-    return (views[0], views[1]), (targets[0], targets[1])
+    return (views[0], views[1]), jax.tree.map(np.asarray, normalised_truth(*jax.tree.map(jnp.asarray, targets)))
 
 
 @jax.jit
-def errors(output: BackboneOutput, targets: tuple[Target, Target], shared: tuple[()]) -> dict[str, jax.Array]:
+def errors(output: BackboneOutput, truth: Truth, shared: tuple[()]) -> dict[str, jax.Array]:
     """Both views' errors of the head's pointmaps."""
     assert output.pred1 is not None and output.pred2 is not None
-    one, two = normalised_errors(output.pred1, output.pred2, *targets)
+    one, two = normalised_errors(output.pred1, output.pred2, truth)
     return {VIEW1: one, VIEW2: two}
 
 

@@ -5,7 +5,6 @@ import io
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +28,8 @@ from und3rstand_jax.analysis.inputs import scene_inputs
 from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.analysis.pair_measures import MATCHES, ROTATION, VIEW1, VIEW2, pairs_of
 from und3rstand_jax.data.example import Example
-from und3rstand_jax.geometry.loss import Target, normalised_truth
+from und3rstand_jax.geometry.loss import Target
+from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.support.errors import CheckpointError, EditError, OptionError, UserError
 from und3rstand_jax.support.progress import Stopwatch
 from und3rstand_jax.support.text import to_json
@@ -176,9 +176,7 @@ def test_rows_are_what_edited_passes_give(study):
     row = found.rows[3]
     assert (row.ablation.name, row.by) == ("decoder.1.cross_attn.heads:1@2", "zero")
     output = model(*pairs.views, capture=(), head=True, edits=u3d.knock_out("decoder.1.cross_attn.heads:1@2"))
-    from und3rstand_jax.geometry.metrics import normalised_errors
-
-    expected = normalised_errors(output.pred1, output.pred2, *pairs.targets)
+    expected = normalised_errors(output.pred1, output.pred2, pairs.truth)
     for view, errors in zip((VIEW1, VIEW2), expected, strict=True):
         assert relative_error(row.values[view], errors) < 1e-5
     assert found.effect(row, VIEW2).effect == pytest.approx(float(np.mean(expected[1] - found.unedited[VIEW2])), rel=1e-3)
@@ -220,17 +218,17 @@ def test_the_figure_shows_the_views_that_were_edited_and_a_table_lists_the_stron
     assert figure is not None and len(figure.axes) == 3  # two panels and the colours' bar
     np.testing.assert_allclose(figure.axes[1].images[0].get_array(), [[0.01, 0.2]])
     lines = files.format_table(found).splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["(nothing)", str(places[1]), str(places[0])]
-    assert "0.400 (+0.200 ± 0.000)" in lines[2]
+    assert lines[:2] == ["What is taken away is set to zero.", ""]
+    assert [line.split()[0] for line in lines[3:6]] == ["(nothing)", str(places[1]), str(places[0])]
+    assert "0.400 (+0.200 ± 0.000)" in lines[4]
 
 
 def test_a_constant_is_measured_as_it_is_pair_by_pair():
     _, pairs = scene_pairs(2)
-    truth = normalised_truth(*jax.tree.map(jnp.asarray, pairs.targets))
-    constant = tuple(np.stack([np.asarray(plane)[0] for plane in view], axis=-1) for view in truth.points)
+    constant = tuple(np.stack([plane[0] for plane in view], axis=-1) for view in pairs.truth.points)
     _, first = scene_pairs(1)
-    assert constant_errors(constant, first.targets) == pytest.approx((0, 0), abs=1e-6)
-    assert min(constant_errors(constant, pairs.targets)) > 0.05
+    assert constant_errors(constant, first.truth) == pytest.approx((0, 0), abs=1e-6)
+    assert min(constant_errors(constant, pairs.truth)) > 0.05
 
 
 def test_what_there_is_nothing_to_measure_by_is_refused(images):

@@ -213,3 +213,30 @@ def test_places_may_be_any_whole_numbers():
     assert edit.tokens == (2, 0) and Edit("decoder.1.mlp", tokens=range(2)).tokens == (0, 1)
     pairs = Edit("decoder.1.cross_attn.scores", pairs=[np.array([0, 1]).tolist(), tuple(np.array([2, 2]))]).pairs
     assert pairs == ((0, 1), (2, 2)) and {type(place) for pair in pairs for place in pair} == {int}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_view_is_a_number_and_no_bool():
+    assert type(Edit("decoder.1.mlp", np.int64(2)).view) is int
+    with pytest.raises(u3d.EditError, match='view must be 1, 2 or "both"; found True'):
+        Edit("decoder.1.mlp", True)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [[Edit("decoder.1.mlp", shift=np.nan)], Edit("decoder.1.mlp"), "decoder.1.mlp"])
+def test_what_is_no_edits_is_refused(wrong):
+    # A list would be a pytree of its numbers, traced and so not looked at.
+    with pytest.raises(u3d.EditError, match=f"edits are an Edits.*; found {type(wrong).__name__}"):
+        model()(*views(), capture="decoder.0.mlp", head=False, edits=wrong)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_too_large_for_float32_are_refused_alone_and_together():
+    with pytest.raises(u3d.EditError, match="shift must be finite; found inf"):
+        run(u3d.steer("decoder.1.mlp", 1e39), "decoder.1.mlp")
+    large = Edits((Edit("decoder.1.mlp", scale=1e30),))
+    with pytest.raises(u3d.EditError, match="edit 1, .*together with an earlier edit of this site its numbers are too large"):
+        run(large + large, "decoder.1.mlp")
+    down = u3d.steer("decoder.1.self_attn.scores", -3e38)
+    with pytest.raises(u3d.EditError, match="too large for float32"):
+        run(down + down, "decoder.1.mlp")

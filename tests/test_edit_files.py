@@ -128,3 +128,10 @@ def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path):
             u3d.read_edits(good, tmp_path / f"{name}.npz")
     with pytest.raises(u3d.EditError, match=r"gone\.npz cannot be read as an npz of arrays"):
         u3d.read_edits(good, tmp_path / "gone.npz")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("spec", "arrays", "message"), [(None, None, "edits"), (7, None, "edits"), (SPEC, [1.0], "arrays are a mapping")])
+def test_what_is_neither_a_file_nor_what_it_would_hold_is_refused(spec, arrays, message):
+    with pytest.raises(u3d.EditError, match=message):
+        u3d.read_edits(spec, arrays)

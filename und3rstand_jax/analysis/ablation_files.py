@@ -29,7 +29,6 @@ _COLUMNS = {
     ROTATION: "rotation °",
     DIRECTION: "direction °",
 }
-_SEPARATE_VIEWS = (1, 2)
 
 
 def as_json(study: AblationStudy) -> JsonObject:
@@ -94,9 +93,9 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
                 f"{effect.edited:.3f} ({effect.effect:+.3f} ± {effect.error:.3f})" + (f" of {effect.pairs}" if effect.pairs < pairs else "")
                 for effect in effects
             ]
-            rows.append([row.ablation.name if row.ablation.kind != "control" else f"  {row.ablation.name}", *cells])
-        head = [f"without, {MEANINGS[by]}", *names.values()]
-        lines.append(text_table(head, rows, numbers_from=1))
+            name = row.ablation.name if row.ablation.of is None else f"  {row.ablation.name.removeprefix(row.ablation.of)[2:]}"
+            rows.append([name, *cells])
+        lines.append(f"What is taken away is {MEANINGS[by]}.\n\n{text_table(['without', *names.values()], rows, numbers_from=1)}")
     shown = sum(row.ablation.kind == "place" for row in study.rows) // len(study.question.by)
     notes = f"{pairs} pairs; in brackets the difference to the unedited run ± its standard error over pairs, and of how many if not of all"
     lines.append(notes + (f"; the {_STRONGEST} strongest of {shown} places" if shown > _STRONGEST else ""))
@@ -202,8 +201,8 @@ def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
     panels = figure.subplots(1, 2, sharey=True)
     values = np.array([[[study.effect(row, f"{layer}/{view}").effect for layer in layers] for row in rows] for view in (VIEW1, VIEW2)])
     greatest = _greatest(values)
-    for view, axes in zip(_SEPARATE_VIEWS, panels, strict=True):
-        image = axes.imshow(values[view - 1], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
+    for view, (axes, of_view) in enumerate(zip(panels, values, strict=True), start=1):
+        image = axes.imshow(of_view, vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
         axes.set_title(f"error of view {view}, by each layer's probe", fontsize=9)
         axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
     panels[0].set_yticks(range(len(rows)), [row.ablation.name for row in rows], fontsize=7)

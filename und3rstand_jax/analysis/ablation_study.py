@@ -27,7 +27,7 @@ from und3rstand_jax.analysis.attribution import attribution
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2, HeadFinish, Pairs, measure_head, measure_probes
 from und3rstand_jax.analysis.sweep import sweep
 from und3rstand_jax.analysis.true_place_heads import true_place_shares
-from und3rstand_jax.geometry.loss import Target
+from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.edits import Edits
@@ -184,7 +184,7 @@ def ablation_study(
         pairs.views,
         _Made(made),
         functools.partial(measure_probes, probes.config) if by_probes and probes else measure_head,
-        pairs.targets,
+        pairs.truth,
         probes.params if by_probes and probes else (),
         finish=None if by_probes else HeadFinish(pairs.truths),
         capture=probes.layer_ids if by_probes and probes else (),
@@ -249,9 +249,9 @@ def _values(
     return replacements(backbone, pairs.views, sites, by, batch_size, question.noise, question.seed, progress)
 
 
-def _scalar(view: int, output: BackboneOutput, targets: tuple[Target, Target], _: Any) -> Float[Array, " B"]:
+def _scalar(view: int, output: BackboneOutput, truth: Truth, _: Any) -> Float[Array, " B"]:
     assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    return normalised_errors(output.pred1, output.pred2, *targets)[view]
+    return normalised_errors(output.pred1, output.pred2, truth)[view]
 
 
 def _estimates(
@@ -268,7 +268,7 @@ def _estimates(
     found = []
     for view, metric in enumerate((VIEW1, VIEW2)):
         scalar = functools.partial(_scalar, view)
-        by_pair = attribution(backbone, pairs.views, places, scalar, pairs.targets, batch_size=max(1, batch_size // 8), progress=progress)
+        by_pair = attribution(backbone, pairs.views, places, scalar, pairs.truth, batch_size=max(1, batch_size // 8), progress=progress)
         estimated = {name: float(values[~np.isnan(unedited[metric])].mean()) for name, values in by_pair.items()}
         swept = {row.ablation.name: effect_of(unedited[metric], row.values[metric]).effect for row in rows if row.by == "zero"}
         both = [(estimate, swept[name]) for name, estimate in estimated.items()]

@@ -26,7 +26,7 @@ MEANINGS: dict[By, str] = {
     "zero": "set to zero",
     "mean": "replaced by its mean over all pairs and tokens, each channel's own",
     "resample": "replaced by what it is in another pair, half of them further on",
-    "noise": "normal noise added, of each channel's standard deviation over pairs and tokens times a factor",
+    "noise": "overlaid with normal noise, of each channel's standard deviation over pairs and tokens times a factor",
 }
 
 
@@ -212,4 +212,4 @@ def check_by(names: Sequence[str], pairs: int) -> tuple[By, ...]:
         raise OptionError(f"--by {listed(names)!r}: expected some of {', '.join(MEANINGS)}, with commas between them")
     if "resample" in names and pairs < 2:
         raise OptionError("--by resample takes values from another pair; give --pairs 2 or more")
-    return tuple(dict.fromkeys(name for name in names))  # type: ignore[misc]
+    return tuple(by for by in MEANINGS if by in names)

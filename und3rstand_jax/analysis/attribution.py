@@ -51,7 +51,7 @@ def attribution(
         truth, shared: as `und3rstand_jax.analysis.sweep.sweep` passes them on.
         capture, head: what `scalar` needs of the output.
         batch_size: pairs in one pass.
-        remat: compute each block again in the backward pass: the memory of one block in place of all, for a third more time.
+        remat: compute each block again in the backward pass, and so hold what is inside one block in place of all.
         progress: whether a terminal shows a progress bar.
 
     Raises:

@@ -1,5 +1,6 @@
 """The best constant: the pointmap with the least error of all that do not depend on the images. It is what a model must beat."""
 
+import math
 from collections.abc import Iterable
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.data.example import Example
-from und3rstand_jax.geometry.loss import Target, normalised_truth
+from und3rstand_jax.geometry.loss import Target, Truth, normalised_truth
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.errors import DataError
 from und3rstand_jax.support.progress import progress_bar
@@ -93,12 +94,11 @@ def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
     return lax.while_loop(moving, step, (jnp.int32(0), start, jnp.float32(jnp.inf)))[1]
 
 
-def constant_errors(constant: Constant, targets: tuple[Target, Target]) -> tuple[float, float]:
+def constant_errors(constant: Constant, truth: Truth) -> tuple[float, float]:
     """Both views' normalised point errors of the constant, which is normalised already: means over the pairs with a valid pixel."""
-    truth = normalised_truth(*jax.tree.map(jnp.asarray, targets))
     errors = []
     for points, true, valid in zip(constant, truth.points, truth.valid, strict=True):
-        distance = jnp.linalg.norm(points - jnp.stack(true, axis=-1), axis=-1)
-        counts = jnp.sum(valid, axis=(1, 2))
-        errors.append(jnp.nanmean(jnp.where(counts > 0, jnp.sum(jnp.where(valid, distance, 0.0), axis=(1, 2)) / counts, jnp.nan)))
-    return float(errors[0]), float(errors[1])
+        distance = np.linalg.norm(points - np.stack(true, axis=-1), axis=-1)
+        of_pairs = [distances[mask].mean() for distances, mask in zip(distance, np.asarray(valid), strict=True) if mask.any()]
+        errors.append(float(np.mean(of_pairs)) if of_pairs else math.nan)
+    return errors[0], errors[1]

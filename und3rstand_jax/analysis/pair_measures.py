@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
-from und3rstand_jax.geometry.loss import Target, in_camera1
+from und3rstand_jax.geometry.loss import Truth, in_camera1, normalised_truth
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.geometry.pose import has_baseline, pose_errors, second_camera
@@ -39,10 +39,10 @@ _FAILED_DEGREES = 180.0
 
 
 class Pairs(NamedTuple):
-    """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], ground truth for the device, and the same for the host."""
+    """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], the normalised truth that errors need, and each pair's whole."""
 
     views: tuple[Float[np.ndarray, "S H W 3"], Float[np.ndarray, "S H W 3"]]
-    targets: tuple[Target, Target]
+    truth: Truth
     truths: tuple[GroundTruth, ...]
 
 
@@ -66,13 +66,14 @@ def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
         )
         for i in range(len(poses))
     )
-    return Pairs(views, targets, truths)
+    truth = jax.tree.map(np.asarray, normalised_truth(*jax.tree.map(jnp.asarray, targets)))
+    return Pairs(views, truth, truths)
 
 
-def measure_head(output: BackboneOutput, targets: tuple[Target, Target], _: Any) -> dict[str, Array]:
+def measure_head(output: BackboneOutput, truth: Truth, _: Any) -> dict[str, Array]:
     """Both views' errors, and the points that `HeadFinish` goes on with."""
     assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    errors = normalised_errors(output.pred1, output.pred2, *targets)
+    errors = normalised_errors(output.pred1, output.pred2, truth)
     points = {"points1": output.pred1["pts3d"], "points2": output.pred2["pts3d"], "confidence2": output.pred2["conf"]}
     return {VIEW1: errors[0], VIEW2: errors[1], **points}
 
@@ -113,7 +114,7 @@ class HeadFinish:
         return [true_places(truth.views, truth.pose, truth.intrinsics[1]) for truth in self.truths]
 
 
-def measure_probes(config: ProbeConfig, output: BackboneOutput, targets: tuple[Target, Target], params: dict) -> dict[str, Array]:
+def measure_probes(config: ProbeConfig, output: BackboneOutput, truth: Truth, params: dict) -> dict[str, Array]:
     """Both views' errors by every probe whose layer was captured, as `LAYER/view1` and `LAYER/view2`."""
     found: dict[str, Array] = {}
     for number, group in enumerate(config.groups):
@@ -121,6 +122,6 @@ def measure_probes(config: ProbeConfig, output: BackboneOutput, targets: tuple[T
             if layer in output.activations:
                 of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
                 preds = read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config)
-                errors = normalised_errors(*preds, *targets)
+                errors = normalised_errors(*preds, truth)
                 found |= {f"{layer}/{view}": error for view, error in zip((VIEW1, VIEW2), errors, strict=True)}
     return found

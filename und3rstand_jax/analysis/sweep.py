@@ -8,6 +8,7 @@ block costs the blocks behind it, for each head, and nothing of what lies before
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,22 +24,23 @@ from und3rstand_jax.analysis.sweep_pass import (
     chunks,
     compiled_pass,
     digest_of,
-    has_own_numbers,
     numbers_of,
+    own_numbers,
     stack_affines,
 )
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone, Image
 from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.edits import Edits
+from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.sites import select_captures, select_sites
+from und3rstand_jax.model.site_edits import edited_sites, first_edited_layer
+from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.model.start import start_layers
-from und3rstand_jax.support.errors import OptionError, UserError
+from und3rstand_jax.support.errors import EditError, OptionError, UserError
 from und3rstand_jax.support.machine import free_memory
 from und3rstand_jax.support.pieces import Pieces
-from und3rstand_jax.support.progress import progress_bar
+from und3rstand_jax.support.progress import progress_bar, with_progress
 
 Finish = Callable[[Mapping[str, np.ndarray], Sequence[int]], Mapping[str, np.ndarray]]
 """From what was measured of B pairs and the pairs' numbers, on the host, to what is kept; called from threads."""
@@ -111,7 +113,7 @@ def sweep(
     program = _Program(backbone, edits, measure, shared, select_captures(capture, backbone.config), has_head, finish)
     groups = grouped(edits, backbone, (one, two))
     truth = jax.tree.map(np.asarray, truth)
-    most = program.fitting(batch_size, groups, (one, two), truth)
+    most = program.fitting(batch_size, groups, (one, two), truth, progress)
     together = -(-count // -(-count // most))  # chunks of one size, which run the same programs
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in edits]
     with progress_bar("sweep", len(edits) * count, "pass", progress) as advance:
@@ -137,28 +139,30 @@ def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray,
     starts: dict[object, tuple[str | None, str]] = {}
     for number, some in enumerate(edits):
         try:
-            own = tuple(has_own_numbers(edit, len(views[0])) for edit in some)
-            resolved = numbers_of(backbone, some, range(1), len(views[0]), first_pair)
+            own = tuple(map(own_numbers, some))
+            for edit, of_pairs in zip(some, own, strict=True):
+                _check_own(edit, of_pairs, len(views[0]))
+            resolved = numbers_of(backbone, some, range(1), first_pair)
         except UserError as error:
             raise type(error)(f"edits[{number}]: {error}") from error
         kind = tuple(sorted(resolved)), str(jax.tree.map(np.shape, resolved)), own
         found.setdefault(kind, []).append(number)
-        starts[kind] = start_of(some, config), first_changed(some, config)
+        starts[kind] = start_of(some, config), first_edited_layer(some, config) if some else config.layer_ids[0]
     groups = [Group(tuple(members), *starts[kind]) for kind, members in found.items()]
     return sorted(groups, key=lambda group: () if group.start is None else network_order(group.start))
+
+
+def _check_own(edit: Edit, of_pairs: tuple[int | None, int | None], count: int) -> None:
+    for name, found in zip(("scale", "shift"), of_pairs, strict=True):
+        if found not in (None, count):
+            raise EditError(f"{edit.site!r}: {name} has numbers for {found} pairs; expected one set of numbers, or {count}")
 
 
 def start_of(edits: Edits, config: BackboneConfig) -> str | None:
     """The last layer from which a pass sees all of the edits; None to begin with the images, as a pass without edits does."""
     order = config.layer_ids
-    first = [order.index(site.layer_id) - (site.part is not None) for edit in edits for site in select_sites(edit.site, config)]
-    return order[min(first)] if min(first, default=-1) >= 0 else None
-
-
-def first_changed(edits: Edits, config: BackboneConfig) -> str:
-    """The first layer that any of the edits can change; the first of all where there is none."""
-    order = config.layer_ids
-    return order[min((order.index(site.layer_id) for edit in edits for site in select_sites(edit.site, config)), default=0)]
+    last = min((order.index(site.layer_id) - (site.part is not None) for site in edited_sites(edits, config)), default=-1)
+    return order[last] if last >= 0 else None
 
 
 @dataclasses.dataclass
@@ -173,25 +177,29 @@ class _Program:
     head: bool
     finish: Finish | None
 
-    def fitting(self, most: int, groups: Sequence[Group], views: tuple, truth: Any) -> int:
-        """The largest batch, halved from `most` on, with which the passes of every group fit into memory."""
+    def fitting(self, most: int, groups: Sequence[Group], views: tuple, truth: Any, progress: bool) -> int:
+        """The largest batch, halved from `most` on, with which the passes of every group fit into memory. Compiles them."""
         free, count = free_memory(), len(views[0])
         while most > 1 and free is not None:
             pairs = min(most, count)
             chunk_views, chunk_truth = jax.tree.map(lambda leaf, pairs=pairs: leaf[:pairs], (views, truth))
-            before = jax.eval_shape(lambda views: self._before(groups, views), chunk_views)
+            before, inputs = jax.eval_shape(functools.partial(self._all_inputs, groups), chunk_views)
             held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(before))
-            passes = []
-            for group in groups:
+            most_of_a_pass = 0
+            for group, of_group in with_progress(zip(groups, inputs, strict=True), "compiling", len(groups), "program", progress):
                 numbers = chunks(group.members, most // pairs)[0]
-                affines = stack_affines([numbers_of(self.backbone, self.edits[n], range(pairs), count, chunk_views) for n in numbers])
-                inputs = jax.eval_shape(lambda views, group=group: self._inputs(group, self._before(groups, views), views), chunk_views)
-                memory = self._compiled(group, inputs, affines, chunk_truth).memory_analysis()
-                passes.append(0 if memory is None else memory.temp_size_in_bytes + (1 + _IN_FLIGHT) * memory.output_size_in_bytes)
-            if held + max(passes) < _SHARE_OF_MEMORY * free:
+                affines = stack_affines([numbers_of(self.backbone, self.edits[n], range(pairs), chunk_views) for n in numbers])
+                memory = self._compiled(group, of_group, affines, chunk_truth).memory_analysis()
+                if memory is not None:
+                    most_of_a_pass = max(most_of_a_pass, memory.temp_size_in_bytes + (1 + _IN_FLIGHT) * memory.output_size_in_bytes)
+            if held + most_of_a_pass < _SHARE_OF_MEMORY * free:
                 break
             most = (most + 1) // 2
         return most
+
+    def _all_inputs(self, groups: Sequence[Group], views: tuple) -> tuple[BackboneOutput, list[Any]]:
+        before = self._before(groups, views)
+        return before, [self._inputs(group, before, views) for group in groups]
 
     def run(
         self, groups: Sequence[Group], pairs: range, views: tuple, truth: Any, at_once: int, pieces: Pieces | None
@@ -215,7 +223,7 @@ class _Program:
                 # Unedited runs are all the same.
                 members = group.members if len(self.edits[group.members[0]]) else group.members[:1]
                 for numbers in chunks(members, at_once):
-                    affines = stack_affines([numbers_of(self.backbone, self.edits[n], pairs, None, views) for n in numbers])
+                    affines = stack_affines([numbers_of(self.backbone, self.edits[n], pairs, views) for n in numbers])
                     compiled = self._compiled(group, inputs, affines, truth)
                     measured = compiled(self.backbone.params, inputs, affines, truth, self.shared)
                     real = min(len(numbers), len(members) - len(futures) * len(numbers))
@@ -270,5 +278,5 @@ class _Program:
     def _compiled(self, group: Group, inputs: Any, affines: SiteEdits, truth: Any) -> Any:
         behind = tuple(layer for layer in self.captured if network_order(layer) >= network_order(group.first))
         leaves, structure = jax.tree.flatten((self.backbone.params, inputs, affines, truth, self.shared))
-        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
         return compiled_pass(self.backbone.module, self.measure, behind, self.head, structure, shapes)

@@ -12,13 +12,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.model.affine import Affine, SiteEdits, neutral_like
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.sites import HEADS, SCORES, parse_site
-from und3rstand_jax.support.errors import EditError
+from und3rstand_jax.model.sites import parse_site
 
 Measured: TypeAlias = Mapping[str, Array]
 """Name -> what was measured, (B, …) for B pairs."""
@@ -82,21 +81,19 @@ def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *edits)
 
 
-def numbers_of(backbone: Backbone, edits: Edits, pairs: range, count: int | None, views: tuple) -> SiteEdits:
+def numbers_of(backbone: Backbone, edits: Edits, pairs: range, views: tuple) -> SiteEdits:
     """What the edits mean for some of the pairs, for both views where their sizes agree, so that both views' edits run one program.
 
     Args:
         backbone: the model.
         edits: as the sweep was given them.
         pairs: whose numbers; `views` are theirs.
-        count: of all pairs, to check those numbers that are each pair's own; None where that has been done.
         views: both views.
 
     Raises:
         LayerError, EditError: an edit cannot be made.
     """
-    ours = Edits(tuple(_of_pairs(edit, pairs, count) for edit in edits))
-    resolved = backbone.resolve(ours, (views[0], views[1]))
+    resolved = backbone.resolve(Edits(tuple(_of_pairs(edit, pairs) for edit in edits)), (views[0], views[1]))
     if np.shape(views[0]) != np.shape(views[1]):
         return resolved
     return {site: _both(*affines) for site, affines in resolved.items()}
@@ -105,37 +102,26 @@ def numbers_of(backbone: Backbone, edits: Edits, pairs: range, count: int | None
 def _both(one: Affine | None, two: Affine | None) -> tuple[Affine | None, Affine | None]:
     some = one or two
     assert some is not None, "a site with edits has one"
-    neutral = Affine(np.ones_like(some.scale), np.zeros_like(some.shift))
-    return one or neutral, two or neutral
+    return one or neutral_like(some), two or neutral_like(some)
 
 
-def has_own_numbers(edit: Edit, count: int) -> tuple[bool, bool]:
-    """Whether scale and shift have a first axis of pairs, each pair's own numbers.
-
-    Raises:
-        EditError: they have one of another length than there are pairs.
-    """
-    axes = 4 if parse_site(edit.site).part in (HEADS, SCORES) else 3
-    found = []
-    for name, numbers in (("scale", edit.scale), ("shift", edit.shift)):
-        own = np.ndim(numbers) == axes and np.shape(numbers)[0] > 1
-        if own and np.shape(numbers)[0] != count:
-            raise EditError(f"{edit.site!r}: {name} has numbers for {np.shape(numbers)[0]} pairs; expected one set of numbers, or {count}")
-        found.append(own)
-    return found[0], found[1]
-
-
-def _of_pairs(edit: Edit, pairs: range, count: int | None) -> Edit:
-    """The edit with those of its numbers that are these pairs' own."""
-    axes = 4 if parse_site(edit.site).part in (HEADS, SCORES) else 3
-    own = [np.ndim(numbers) == axes and np.shape(numbers)[0] > 1 for numbers in (edit.scale, edit.shift)]
-    if count is not None:
-        own = list(has_own_numbers(edit, count))
+def own_numbers(edit: Edit) -> tuple[int | None, int | None]:
+    """Of how many pairs scale and shift have each pair's own numbers, along a first axis; None where all pairs share them."""
+    axes = 4 if parse_site(edit.site).has_heads else 3
     scale, shift = (
-        np.asarray(numbers)[pairs.start : pairs.stop] if is_own else numbers
-        for numbers, is_own in zip((edit.scale, edit.shift), own, strict=True)
+        np.shape(numbers)[0] if np.ndim(numbers) == axes and np.shape(numbers)[0] > 1 else None for numbers in (edit.scale, edit.shift)
     )
-    return dataclasses.replace(edit, scale=scale, shift=shift)
+    return scale, shift
+
+
+def _of_pairs(edit: Edit, pairs: range) -> Edit:
+    """The edit with those of its numbers that are these pairs' own."""
+    of_scale, of_shift = own_numbers(edit)
+    return dataclasses.replace(
+        edit,
+        scale=edit.scale if of_scale is None else np.asarray(edit.scale)[pairs.start : pairs.stop],
+        shift=edit.shift if of_shift is None else np.asarray(edit.shift)[pairs.start : pairs.stop],
+    )
 
 
 def digest_of(tree: Any) -> str:

@@ -93,10 +93,8 @@ def sweep(options: SweepOptions) -> None:
     from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD
     from und3rstand_jax.analysis.ablation_study import Question
     from und3rstand_jax.analysis.ablations import check_by, places_of
-    from und3rstand_jax.checkpoint.format import read_checkpoint_info
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
-    from und3rstand_jax.loading import converted_checkpoint
-    from und3rstand_jax.report.checkpoint import checkpoint_provenance
+    from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone
     from und3rstand_jax.support.locks import locked
     from und3rstand_jax.support.output_folder import check_output_folder
     from und3rstand_jax.support.pieces import Pieces
@@ -110,11 +108,9 @@ def sweep(options: SweepOptions) -> None:
     by = check_by([name.strip() for name in options.by.split(",") if name.strip()], options.pairs)
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
-    folder = converted_checkpoint(options.checkpoint, progress=True)
-    info = read_checkpoint_info(folder)
-    if info.backbone is not None:
-        for pattern in (options.sites, *options.set, options.like):
-            places_of(pattern, info.backbone)
+    folder, info, config = find_backbone(options.checkpoint, progress=True)
+    for pattern in (options.sites, *options.set, options.like):
+        places_of(pattern, config)
     if options.measure == "probes" and info.probes is None:
         raise CheckpointError(f"{options.checkpoint} has no probes to measure by; give a checkpoint with probes, or --measure head")
     question = Question(
@@ -213,4 +209,4 @@ def _constant(feed: "Feed", count: int, pairs: "Pairs") -> tuple[float, float]:
 
     feed = dataclasses.replace(feed, batch_size=min(feed.batch_size, count))
     batches = assembled(feed, training_batches(feed, open_sources(feed.specs, "train"), 0), count, [])
-    return constant_errors(best_constant(batches, count, progress=True), pairs.targets)
+    return constant_errors(best_constant(batches, count, progress=True), pairs.truth)

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
-from und3rstand_jax.geometry.loss import PairLoss, Points, Target, confidence_loss, in_camera1, invariant_error
-from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.geometry.loss import Points, Target, Truth, confidence_sums, in_camera1, invariant_error, normalised_truth
+from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import pair
 
 _LEAST = 1e-8
@@ -38,21 +38,28 @@ def pair_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Targ
     return jax.vmap(_errors_of_pair)(pred1["pts3d"], pred2["pts3d"], target1, target2)
 
 
-def normalised_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Each pair's normalised point error of both views: `point_errors` for a batch. Pure, for use under `jit`."""
+def normalised_errors(pred1: Pointmap, pred2: Pointmap, truth: Truth) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Each pair's normalised point error of both views: the regression part of DUSt3R's loss (Wang et al., CVPR 2024, section 3.2).
 
-    def of_pair(
-        of_views: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], of_targets: tuple[Target, Target]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        points, targets = jax.tree.map(lambda leaf: leaf[None], (of_views, of_targets))
-        loss = _regression(points, targets)
-        known = pair(target.valid for target in targets)
-        finite = [jnp.all(jnp.where(mask[..., None], jnp.isfinite(view), True)) for view, mask in zip(points, known, strict=True)]
-        usable = finite[0] & finite[1]
-        errors = (jnp.where(usable, error, jnp.inf) for error in (loss.regression1, loss.regression2))
-        return pair(jnp.where(jnp.any(mask), error, jnp.nan) for error, mask in zip(errors, known, strict=True))
+    Both views' points are divided by their mean distance to the origin over both views' valid pixels, as those of `truth` are; the error
+    is the mean distance between the two over a view's valid pixels. NaN for a view without one; infinity for both views if a point in a
+    valid pixel is not finite. Pure, for use under `jit`.
+    """
 
-    return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), (target1, target2))
+    def of_pair(points: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], truth: Truth) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        points, truth = jax.tree.map(lambda leaf: leaf[None], (points, truth))
+        # The regression, which alone is read here, does not depend on the confidence.
+        planes = [planes_of(Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1], jnp.float32))) for view in points]
+        sums = confidence_sums(planes[0], planes[1], truth)
+        finite = [jnp.isfinite(plane) | ~mask for view, mask in zip(planes, truth.valid, strict=True) for plane in view.points]
+        usable = jnp.all(jnp.stack([jnp.all(known) for known in finite]))
+        counts = [jnp.sum(mask) for mask in truth.valid]
+        errors = (
+            jnp.where(count > 0, total / count, jnp.nan) for total, count in zip((sums.regression1, sums.regression2), counts, strict=True)
+        )
+        return pair(jnp.where(usable, error, jnp.inf) for error in errors)
+
+    return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), truth)
 
 
 def mean_distance(target1: Target, target2: Target) -> Float[Array, " B"]:
@@ -97,24 +104,18 @@ def _mean_norm(
 def point_errors(views: tuple[ViewGeometry, ViewGeometry], reference: tuple[ViewTruth, ViewTruth]) -> tuple[float, float]:
     """Mean distance of each view's points to the reference's, over the pixels where the reference is known.
 
-    This is the regression part of DUSt3R's loss (Wang et al., CVPR 2024, section 3.2). Both pairs of pointmaps are first divided by
-    their mean distance to the origin, over the known pixels of both views: the error has no unit and does not depend on scale. A view
-    without a known pixel has the error NaN; both views have the error infinity if a point in a known pixel is not finite.
+    As `normalised_errors`: the error has no unit and does not depend on scale. A view without a known pixel has the error NaN; both
+    views have the error infinity if a point in a known pixel is not finite.
     """
-    known = [view.points[true.valid] for view, true in zip(views, reference, strict=True)]
-    if not all(np.isfinite(points).all() for points in known):
-        return np.inf, np.inf
     # The points are in view 1's frame already, so its camera stands at the origin.
     camera = jnp.eye(4, dtype=jnp.float32)[None]
     targets = pair(Target(jnp.asarray(true.points)[None], camera, jnp.asarray(true.valid)[None]) for true in reference)
-    loss = jax.jit(_regression)(pair(jnp.asarray(view.points)[None] for view in views), targets)
-    return pair(float(error) if len(points) else np.nan for error, points in zip((loss.regression1, loss.regression2), known, strict=True))
+    return pair(float(error[0]) for error in _errors(pair(jnp.asarray(view.points)[None] for view in views), targets))
 
 
-def _regression(points: Points, targets: tuple[Target, Target]) -> PairLoss:
-    # The regression, which alone is read here, does not depend on the confidence.
-    pred1, pred2 = (Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1], jnp.float32)) for view in points)
-    return confidence_loss(pred1, pred2, *targets)
+@jax.jit
+def _errors(points: Points, targets: tuple[Target, Target]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    return normalised_errors(Pointmap(pts3d=points[0]), Pointmap(pts3d=points[1]), normalised_truth(*targets))
 
 
 def mean_point_distance(views: tuple[ViewGeometry, ViewGeometry]) -> float:

@@ -4,7 +4,7 @@ Scales and shifts are arrays that broadcast against the values of their site, so
 selected, run the same compiled program. Where each comes from is `und3rstand_jax.model.edits`' business.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -27,8 +27,10 @@ ViewAffines: TypeAlias = tuple[Affine | None, Affine | None]
 SiteEdits: TypeAlias = dict[str, ViewAffines]
 """Id of a site -> its edits. The ids and axes are static, the numbers are not."""
 
-Edited: TypeAlias = Mapping[str, Affine]
-"""Site within one block -> its edit in one view, or in all views that go through the block as one batch."""
+
+def neutral_like(affine: Affine) -> Affine:
+    """The edit that changes nothing, in numbers of the same shapes: it runs the same program."""
+    return Affine(np.ones(affine.scale.shape, np.float32), np.zeros(affine.shift.shape, np.float32))
 
 
 def apply_affine(affine: Affine, x: Array) -> Array:
@@ -42,11 +44,10 @@ def as_one_batch(views: Sequence[Affine | None], batch: int) -> Affine | None:
     some = next((affine for affine in views if affine is not None), None)
     if some is None:
         return None
-    neutral = Affine(jnp.ones((1,) * some.scale.ndim, jnp.float32), jnp.zeros((1,) * some.scale.ndim, jnp.float32))
 
     def joined(parts: Sequence[Numbers]) -> Array:
         axes = np.broadcast_shapes(*(part.shape[1:] for part in parts))
         return jnp.concatenate([jnp.broadcast_to(part, (batch, *axes)) for part in parts])
 
-    both = [affine or neutral for affine in views]
+    both = [affine or neutral_like(some) for affine in views]
     return Affine(joined([affine.scale for affine in both]), joined([affine.shift for affine in both]))

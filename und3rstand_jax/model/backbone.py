@@ -72,7 +72,7 @@ class Backbone:
             head = not self.probed_layers.layer_ids and self.config.head_type is not None
         captured = select_captures(capture, self.config)
         one, two = (view if view is None or isinstance(view, jax.Array) else np.asarray(view) for view in (view1, view2))
-        if isinstance(edits, Edits):
+        if edits is not None and not isinstance(edits, dict):
             edits = self.resolve(edits, (one, two) if start is None else start)
         return _apply(self.module, self.params, one, two, captured, head, edits, start)
 

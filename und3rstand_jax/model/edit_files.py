@@ -75,8 +75,10 @@ def read_edits(
         beside = file.with_suffix(".npz")
         arrays = beside if arrays is None and beside.is_file() else arrays
     else:
-        content = checked(spec if isinstance(spec, list) else {"edits": spec.get("edits")}, "edits", Spec, EditError)
+        content = checked({"edits": spec.get("edits")} if isinstance(spec, Mapping) else spec, "edits", Spec, EditError)
     listed_edits = content if isinstance(content, list) else content["edits"]
+    if not isinstance(arrays, Mapping | str | os.PathLike | None):
+        raise EditError(f"arrays are a mapping from names to arrays, or an npz file; found {type(arrays).__name__}")
     named = arrays if isinstance(arrays, Mapping) else {} if arrays is None else read_arrays(Path(arrays))
     return Edits(tuple(_edit(number, edit, named) for number, edit in enumerate(listed_edits)))
 

@@ -63,14 +63,16 @@ class Edit:
             if view not in ("1", "2") or self.view not in ("both", int(view)):
                 raise EditError(f"{self.site!r}: the view behind @ is 1 or 2, and not another one than view={self.view!r}")
             object.__setattr__(self, "view", int(view))
-        if self.view not in (1, 2, "both"):
+        if isinstance(self.view, bool) or self.view not in (1, 2, "both"):
             raise EditError(f'{self.site!r}: view must be 1, 2 or "both"; found {self.view!r}')
+        if self.view != "both":
+            object.__setattr__(self, "view", int(self.view))  # of NumPy's numbers too, which JSON does not take
         if not pattern.strip():
             raise EditError(f"{self.site!r} names no site; give a layer id, or a part of a step such as decoder.3.cross_attn.heads")
         site = parse_site(pattern)
         if site.heads is not None:
             if self.heads is not None:
-                raise EditError(f"{self.site!r} names heads, and heads={list(self.heads)} are given too; leave one of them out")
+                raise EditError(f"{self.site!r} names heads, and heads={self.heads!r} are given too; leave one of them out")
             object.__setattr__(self, "heads", tuple(site.heads))
             pattern = site.id
         object.__setattr__(self, "site", pattern)

@@ -15,7 +15,7 @@ from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit, Edits, listed_places
 from und3rstand_jax.model.output import Grids
-from und3rstand_jax.model.sites import HEADS, SCORES, Site, head_count, select_sites
+from und3rstand_jax.model.sites import HEADS, SCORES, Site, head_count, parse_site, select_sites
 from und3rstand_jax.support.errors import EditError
 
 Numbers: TypeAlias = Any
@@ -33,13 +33,16 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
 
     Raises:
         LayerError: a site's pattern matches nothing, or names heads that do not exist.
-        EditError: a chosen place does not exist; a number's shape does not fit its places; a scale is not finite, or a shift is NaN or
-            +∞, or −∞ outside of scores; every key of a query is blocked. Numbers that are being traced are not looked at.
+        EditError: these are no edits; a chosen place does not exist; a number's shape does not fit its places; a scale is not finite, or
+            a shift is NaN or +∞, or −∞ outside of scores; every key of a query is blocked. Numbers that are being traced are not looked
+            at.
     """
     if edits is None:
         return {}
     if isinstance(edits, dict):
         return edits
+    if not isinstance(edits, Edits):
+        raise EditError(f"edits are an Edits, as the constructors return and + adds them up; found {type(edits).__name__}")
     found: SiteEdits = {}
     for number, edit in enumerate(edits):
         where = f"edit {number}, {edit.site!r}"
@@ -56,6 +59,29 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
     return found
 
 
+def edited_sites(edits: Edits, config: BackboneConfig) -> list[Site]:
+    """Every site that an edit is at, known from the config alone.
+
+    Raises:
+        LayerError: a site does not exist, or names heads that do not.
+    """
+
+    def with_heads(edit: Edit) -> str:
+        heads = None if edit.heads is None else range(min(edit.heads), max(edit.heads) + 1)
+        return str(parse_site(edit.site)._replace(heads=heads))
+
+    return [site for edit in edits for site in select_sites(with_heads(edit), config)]
+
+
+def first_edited_layer(edits: Edits, config: BackboneConfig) -> str:
+    """The first layer whose tokens an edit can change: in network order, nothing before it does. There is at least one edit.
+
+    Raises:
+        LayerError: as from `edited_sites`.
+    """
+    return min((site.layer_id for site in edited_sites(edits, config)), key=config.layer_ids.index)
+
+
 def _shape(site: Site, config: BackboneConfig, grids: Grids, view: int, batch: int) -> tuple[int, ...]:
     """Of one view's values at a site."""
     own, other = (rows * columns for rows, columns in (grids[view], grids[1 - view]))
@@ -67,10 +93,8 @@ def _shape(site: Site, config: BackboneConfig, grids: Grids, view: int, batch: i
 
 def _affine(edit: Edit, site: Site, shape: tuple[int, ...], where: str) -> Affine:
     """Scale and shift at all places of a site: 1 and 0 where nothing is chosen. Axes along which nothing differs have length 1."""
-    axes = {SCORES: (None, edit.heads, edit.queries, edit.keys), HEADS: (None, edit.tokens, edit.heads, None)}.get(
-        site.part or "", (None, edit.tokens, None)
-    )
     names = {SCORES: ("", "heads", "queries", "keys"), HEADS: ("", "tokens", "heads", "")}.get(site.part or "", ("", "tokens", ""))
+    axes = [getattr(edit, name) if name else None for name in names]
     if edit.pairs is not None:
         chosen = _chosen_pairs(edit, shape, where)
     else:
@@ -91,18 +115,23 @@ def _affine(edit: Edit, site: Site, shape: tuple[int, ...], where: str) -> Affin
 
 def _chosen_pairs(edit: Edit, shape: tuple[int, ...], where: str) -> np.ndarray:
     queries, keys = zip(*edit.pairs or (), strict=True)
-    _mask(sorted(set(queries)), shape[2], "queries", where), _mask(sorted(set(keys)), shape[3], "keys", where)
+    for places, count, name in ((queries, shape[2], "queries"), (keys, shape[3], "keys")):
+        _check_places(places, count, name, where)
     chosen = np.zeros((1, 1, *shape[2:]), bool)
     chosen[:, :, queries, keys] = True
     return chosen if edit.heads is None else chosen & _along(1, _mask(edit.heads, shape[1], "heads", where), 4)
 
 
 def _mask(places: Sequence[int], count: int, name: str, where: str) -> np.ndarray:
-    if beyond := [place for place in places if place >= count]:
-        raise EditError(f"{where}: there are {count} {name}, 0 to {count - 1}; found {listed_places(beyond)}")
+    _check_places(places, count, name, where)
     mask = np.zeros(count, bool)
     mask[list(places)] = True
     return mask
+
+
+def _check_places(places: Sequence[int], count: int, name: str, where: str) -> None:
+    if beyond := [place for place in places if place >= count]:
+        raise EditError(f"{where}: there are {count} {name}, 0 to {count - 1}; found {listed_places(beyond)}")
 
 
 def _along(axis: int, values: np.ndarray, axes: int) -> np.ndarray:
@@ -117,7 +146,8 @@ def _number(value: Any, what: str, site: Site, where: str) -> Numbers:
         given = np.asarray(value)
         if given.dtype.kind not in "biuf" and given.dtype != jnp.bfloat16:
             raise TypeError
-        array = given.astype(np.float32)
+        with np.errstate(over="ignore"):  # an infinity is refused below
+            array = given.astype(np.float32)
     except (TypeError, ValueError):
         raise EditError(f"{where}: {what} must be a number or an array of numbers; found {type(value).__name__}") from None
     if what == "shift" and site.part == SCORES:
@@ -153,8 +183,16 @@ def _composed(first: Affine | None, second: Affine, where: str) -> Affine:
     # A blocked place stays blocked; scaling −∞ itself would make the scale's gradient NaN.
     xp = jnp if traced else np
     blocked = xp.isneginf(first.shift)
-    shift = xp.where(blocked, first.shift, second.scale * xp.where(blocked, 0, first.shift)) + second.shift
-    return Affine(first.scale * second.scale, shift)
+    with np.errstate(over="ignore"):
+        scale = first.scale * second.scale
+        shift = xp.where(blocked, first.shift, second.scale * xp.where(blocked, 0, first.shift)) + second.shift
+    if not traced:
+        finite = np.isfinite(scale).all() and (np.isfinite(shift) | blocked | np.isneginf(second.shift)).all()
+        if not finite:
+            raise EditError(
+                f"{where}: together with an earlier edit of this site its numbers are too large for float32; leave one of them out"
+            )
+    return Affine(scale, shift)
 
 
 def _check_open_keys(affine: Affine, where: str) -> None:

@@ -23,13 +23,13 @@ from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.site_edits import resolve_edits
+from und3rstand_jax.model.site_edits import first_edited_layer, resolve_edits
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, choose_layers, find_backbone, load_model, tell_what_is_missing
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.edit_effect import MEANING, LayerEffect
-from und3rstand_jax.report.given_edits import changeable, edit_files, edit_text, first_edited_layer, given_edits, neutral
+from und3rstand_jax.report.given_edits import changeable, edit_files, edit_text, given_edits, neutral
 from und3rstand_jax.report.layer_files import FRAME, Views, geometry_by_layer, write_layer
 from und3rstand_jax.report.options import EditOptions
 from und3rstand_jax.report.views import check_view_options, make_inputs

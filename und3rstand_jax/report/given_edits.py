@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from und3rstand_jax.model.affine import Affine, SiteEdits
+from und3rstand_jax.model.affine import SiteEdits, neutral_like
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.edit_files import read_edits
 from und3rstand_jax.model.edits import Edit, Edits, knock_out, listed_places, skip
 from und3rstand_jax.model.output import pair
-from und3rstand_jax.model.sites import parse_site, select_sites
 from und3rstand_jax.report.options import EditOptions
 from und3rstand_jax.support.errors import OptionError
 
@@ -41,22 +40,6 @@ def edit_files(options: EditOptions) -> list[Path]:
     return [*named, *beside]
 
 
-def first_edited_layer(edits: Edits, config: BackboneConfig) -> str:
-    """The first layer whose tokens an edit can change; in network order, nothing before it does.
-
-    Raises:
-        LayerError: a site does not exist, or names heads that do not.
-    """
-    layers = {site.layer_id for edit in edits for site in select_sites(_with_heads(edit), config)}
-    return min(layers, key=config.layer_ids.index)
-
-
-def _with_heads(edit: Edit) -> str:
-    """An edit's site as a pattern that names its first to its last head."""
-    heads = None if edit.heads is None else range(min(edit.heads), max(edit.heads) + 1)
-    return str(parse_site(edit.site)._replace(heads=heads))
-
-
 def changeable(layers: tuple[str, ...], first: str, config: BackboneConfig) -> tuple[str, ...]:
     """Those of some layers that are not before the first edited one."""
     order = config.layer_ids
@@ -66,10 +49,7 @@ def changeable(layers: tuple[str, ...], first: str, config: BackboneConfig) -> t
 def neutral(edits: SiteEdits) -> SiteEdits:
     """Edits of the same sites that leave all values as they are, and run the same compiled program."""
 
-    def unchanging(affine: Affine | None) -> Affine | None:
-        return None if affine is None else Affine(np.ones(affine.scale.shape, np.float32), np.zeros(affine.shift.shape, np.float32))
-
-    return {site: pair(map(unchanging, views)) for site, views in edits.items()}
+    return {site: pair(affine and neutral_like(affine) for affine in views) for site, views in edits.items()}
 
 
 def edit_text(edit: Edit) -> str:
