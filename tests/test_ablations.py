@@ -176,7 +176,7 @@ def test_rows_are_what_edited_passes_give(study):
     row = found.rows[3]
     assert (row.ablation.name, row.by) == ("decoder.1.cross_attn.heads:1@2", "zero")
     output = model(*pairs.views, capture=(), head=True, edits=u3d.knock_out("decoder.1.cross_attn.heads:1@2"))
-    expected = normalised_errors(output.pred1, output.pred2, pairs.truth)
+    expected = normalised_errors(output.pred1, output.pred2, pairs.truth.truth)
     for view, errors in zip((VIEW1, VIEW2), expected, strict=True):
         assert relative_error(row.values[view], errors) < 1e-5
     assert found.effect(row, VIEW2).effect == pytest.approx(float(np.mean(expected[1] - found.unedited[VIEW2])), rel=1e-3)
@@ -225,10 +225,10 @@ def test_the_figure_shows_the_views_that_were_edited_and_a_table_lists_the_stron
 
 def test_a_constant_is_measured_as_it_is_pair_by_pair():
     _, pairs = scene_pairs(2)
-    constant = tuple(np.stack([plane[0] for plane in view], axis=-1) for view in pairs.truth.points)
+    constant = tuple(np.stack([plane[0] for plane in view], axis=-1) for view in pairs.truth.truth.points)
     _, first = scene_pairs(1)
-    assert constant_errors(constant, first.truth) == pytest.approx((0, 0), abs=1e-6)
-    assert min(constant_errors(constant, pairs.truth)) > 0.05
+    assert constant_errors(constant, first.truth.truth) == pytest.approx((0, 0), abs=1e-6)
+    assert min(constant_errors(constant, pairs.truth.truth)) > 0.05
 
 
 def test_what_there_is_nothing_to_measure_by_is_refused(images):

@@ -24,10 +24,9 @@ from und3rstand_jax.analysis.ablations import (
     replacements,
 )
 from und3rstand_jax.analysis.attribution import attribution
-from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2, HeadFinish, Pairs, measure_head, measure_probes
+from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2, HeadFinish, HeadMeasure, Pairs, PairTruth, ProbesMeasure
 from und3rstand_jax.analysis.sweep import sweep
 from und3rstand_jax.analysis.true_place_heads import true_place_shares
-from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.edits import Edits
@@ -183,7 +182,7 @@ def ablation_study(
         backbone,
         pairs.views,
         _Made(made),
-        functools.partial(measure_probes, probes.config) if by_probes and probes else measure_head,
+        ProbesMeasure(probes.config) if by_probes and probes else HeadMeasure(),
         pairs.truth,
         probes.params if by_probes and probes else (),
         finish=None if by_probes else HeadFinish(pairs.truths),
@@ -249,9 +248,9 @@ def _values(
     return replacements(backbone, pairs.views, sites, by, batch_size, question.noise, question.seed, progress)
 
 
-def _scalar(view: int, output: BackboneOutput, truth: Truth, _: Any) -> Float[Array, " B"]:
+def _scalar(view: int, output: BackboneOutput, truth: PairTruth, _: Any) -> Float[Array, " B"]:
     assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    return normalised_errors(output.pred1, output.pred2, truth)[view]
+    return normalised_errors(output.pred1, output.pred2, truth.truth)[view]
 
 
 def _estimates(

@@ -15,10 +15,11 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.data.example import Example
+from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.loss import Truth, in_camera1, normalised_truth
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
-from und3rstand_jax.geometry.metrics import normalised_errors
+from und3rstand_jax.geometry.metrics import mean_distance
 from und3rstand_jax.geometry.pose import has_baseline, pose_errors, second_camera
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.probes.config import ProbeConfig
@@ -38,12 +39,25 @@ MEANING = {
 _FAILED_DEGREES = 180.0
 
 
+class PairTruth(NamedTuple):
+    """What errors are measured against: both views' normalised points, and the mean distance to camera 1 that they were divided by."""
+
+    truth: Truth
+    unit: Float[Array | np.ndarray, " S"]
+
+
 class Pairs(NamedTuple):
-    """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], the normalised truth that errors need, and each pair's whole."""
+    """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], the truth that errors need, and each pair's whole."""
 
     views: tuple[Float[np.ndarray, "S H W 3"], Float[np.ndarray, "S H W 3"]]
-    truth: Truth
+    truth: PairTruth
     truths: tuple[GroundTruth, ...]
+
+    def some(self, numbers: range | Sequence[int]) -> "Pairs":
+        """Some of them."""
+        chosen = list(numbers)
+        views, truth = jax.tree.map(lambda leaf: leaf[chosen], (self.views, self.truth))
+        return Pairs(views, truth, tuple(self.truths[number] for number in chosen))
 
 
 def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
@@ -66,21 +80,28 @@ def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
         )
         for i in range(len(poses))
     )
-    truth = jax.tree.map(np.asarray, normalised_truth(*jax.tree.map(jnp.asarray, targets)))
+    on_device = jax.tree.map(jnp.asarray, targets)
+    truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(*on_device), mean_distance(*on_device)))
     return Pairs(views, truth, truths)
 
 
-def measure_head(output: BackboneOutput, truth: Truth, _: Any) -> dict[str, Array]:
-    """Both views' errors, and the points that `HeadFinish` goes on with."""
-    assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    errors = normalised_errors(output.pred1, output.pred2, truth)
-    points = {"points1": output.pred1["pts3d"], "points2": output.pred2["pts3d"], "confidence2": output.pred2["conf"]}
-    return {VIEW1: errors[0], VIEW2: errors[1], **points}
+@dataclasses.dataclass(frozen=True)
+class HeadMeasure:
+    """Measures the model's own pointmaps, laid over the true ones in one of the ways of `und3rstand_jax.geometry.alignment`."""
+
+    alignment: Alignment = "scale"
+
+    def __call__(self, output: BackboneOutput, truth: PairTruth, _: Any) -> dict[str, Array]:
+        """Both views' errors, and the points that `HeadFinish` goes on with."""
+        assert output.pred1 is not None and output.pred2 is not None, "the head was run"
+        errors = aligned_errors(output.pred1, output.pred2, truth.truth, jnp.asarray(truth.unit), self.alignment)
+        points = {"points1": output.pred1["pts3d"], "points2": output.pred2["pts3d"], "confidence2": output.pred2["conf"]}
+        return {VIEW1: errors[0], VIEW2: errors[1], **points}
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadFinish:
-    """From `measure_head`'s arrays to the five numbers of each pair."""
+    """From `HeadMeasure`'s arrays to the five numbers of each pair."""
 
     truths: tuple[GroundTruth, ...]
 
@@ -114,14 +135,21 @@ class HeadFinish:
         return [true_places(truth.views, truth.pose, truth.intrinsics[1]) for truth in self.truths]
 
 
-def measure_probes(config: ProbeConfig, output: BackboneOutput, truth: Truth, params: dict) -> dict[str, Array]:
-    """Both views' errors by every probe whose layer was captured, as `LAYER/view1` and `LAYER/view2`."""
-    found: dict[str, Array] = {}
-    for number, group in enumerate(config.groups):
-        for index, layer in enumerate(group.layer_ids):
-            if layer in output.activations:
-                of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
-                preds = read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config)
-                errors = normalised_errors(*preds, truth)
-                found |= {f"{layer}/{view}": error for view, error in zip((VIEW1, VIEW2), errors, strict=True)}
-    return found
+@dataclasses.dataclass(frozen=True)
+class ProbesMeasure:
+    """Measures what every probe reads whose layer was captured; their parameters are what the pairs share."""
+
+    config: ProbeConfig
+    alignment: Alignment = "scale"
+
+    def __call__(self, output: BackboneOutput, truth: PairTruth, params: dict) -> dict[str, Array]:
+        """Both views' errors by layer, as `LAYER/view1` and `LAYER/view2`."""
+        found: dict[str, Array] = {}
+        for number, group in enumerate(self.config.groups):
+            for index, layer in enumerate(group.layer_ids):
+                if layer in output.activations:
+                    of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
+                    preds = read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, self.config)
+                    errors = aligned_errors(*preds, truth.truth, jnp.asarray(truth.unit), self.alignment)
+                    found |= {f"{layer}/{view}": error for view, error in zip((VIEW1, VIEW2), errors, strict=True)}
+        return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair import Attention
@@ -17,11 +17,13 @@ _NEAR = 1  # tokens, in rows and columns
 class TruePlaces(NamedTuple):
     """Of each of N tokens of a view, which of the other view's M tokens show the same place, to within one token; and whether any does.
 
-    A token's place is that of the pixel in its middle. `seen` is False where the other view does not see it.
+    A token's place is that of the pixel in its middle. `seen` is False where the other view does not see it; `token` is the one of the
+    other view's tokens in which the place lies, -1 where it is not seen.
     """
 
     near: Bool[np.ndarray, "N M"]
     seen: Bool[np.ndarray, " N"]
+    token: Int[np.ndarray, " N"]
 
     @property
     def uniform_share(self) -> float:
@@ -50,7 +52,7 @@ def _near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) ->
     token = np.floor((np.where(seen[:, None], middles, 0) + 0.5) / patch)
     rows, columns = np.divmod(np.arange(there[0] * there[1]), there[1])
     near = (np.abs(token[:, :1] - columns) <= _NEAR) & (np.abs(token[:, 1:] - rows) <= _NEAR)
-    return TruePlaces(near, seen)
+    return TruePlaces(near, seen, np.where(seen, token[:, 1] * there[1] + token[:, 0], -1).astype(np.int32))
 
 
 def attention_on(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:

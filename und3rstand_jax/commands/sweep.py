@@ -209,4 +209,4 @@ def _constant(feed: "Feed", count: int, pairs: "Pairs") -> tuple[float, float]:
 
     feed = dataclasses.replace(feed, batch_size=min(feed.batch_size, count))
     batches = assembled(feed, training_batches(feed, open_sources(feed.specs, "train"), 0), count, [])
-    return constant_errors(best_constant(batches, count, progress=True), pairs.truth)
+    return constant_errors(best_constant(batches, count, progress=True), pairs.truth.truth)

@@ -1,0 +1,175 @@
+"""What every study is given and what it returns, and how it goes over the pairs.
+
+    setting (backbone, probes, pairs, …) ─▶ study ─▶ Study: records with standard errors, tables, figures, findings
+
+A study is a function from a `Setting` to a `Study`, and says beforehand what it will take (`Cost`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from und3rstand_jax.analysis.pair_measures import Pairs
+from und3rstand_jax.geometry.alignment import Alignment
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.output import Grids
+from und3rstand_jax.model.start import token_grids
+from und3rstand_jax.probes.probes import Probes
+from und3rstand_jax.support.pieces import Pieces
+from und3rstand_jax.support.progress import progress_bar
+
+
+class Mean(NamedTuple):
+    """A mean over pairs and its standard error; both NaN without a pair, the error with only one."""
+
+    mean: float
+    error: float
+
+
+Cell: TypeAlias = str | int | float | Mean | None
+"""What a record holds under a name; of a `Mean`, files have two columns."""
+
+Record: TypeAlias = Mapping[str, Cell]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows to read: cells are text, as they are to be shown."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a study is made of, and how it is run.
+
+    Attributes:
+        backbone: the model.
+        probes: on its layers, for the studies that read them.
+        pairs: held-out pairs, both views of one size.
+        seed: of everything that is drawn.
+        alignment: of predicted points with the true ones; None for each metric's usual one.
+        batch_size: most pairs in one pass.
+        pieces: where finished parts are kept, so that an interrupted study goes on; None for nowhere.
+        progress: whether a terminal shows progress bars.
+    """
+
+    backbone: Backbone
+    probes: Probes | None
+    pairs: Pairs
+    seed: int = 0
+    alignment: Alignment | None = None
+    batch_size: int = 16
+    pieces: Pieces | None = None
+    progress: bool = False
+
+    @property
+    def count(self) -> int:
+        """Of pairs."""
+        return len(self.pairs.truths)
+
+    @property
+    def grids(self) -> Grids:
+        """(rows, columns) of both views' tokens."""
+        one, two = self.pairs.views
+        return token_grids(((one.shape[1], one.shape[2]), (two.shape[1], two.shape[2])), self.backbone.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a study found.
+
+    Attributes:
+        name: of the command and of the files.
+        title: what was asked, in a line.
+        meaning: of every name in the records, what it is and in which unit.
+        records: one for each thing measured: the rows of NAME.csv.
+        tables: to read, a few of the numbers.
+        figures: by the end of their file's name; "" for the main one.
+        findings: what the numbers say, in sentences that hold them.
+        facts: controls, thresholds and whatever else the numbers depend on.
+        by_pair: unrounded, of every pair: (S, …) each.
+    """
+
+    name: str
+    title: str
+    meaning: Mapping[str, str]
+    records: Sequence[Record]
+    tables: Sequence[Table]
+    figures: Mapping[str, Figure]
+    findings: Sequence[str]
+    facts: Mapping[str, object]
+    by_pair: Mapping[str, Float[np.ndarray, "S ..."]]
+
+
+class Cost(NamedTuple):
+    """What a study will take.
+
+    Attributes:
+        passes: forward passes of one pair, or what comes to as much.
+        memory: bytes held at once beside parameters and pairs, about.
+        disk: bytes of unfinished parts and results, about.
+    """
+
+    passes: int
+    memory: int
+    disk: int
+
+
+def mean_of(values: Sequence[float] | Float[np.ndarray, " S"]) -> Mean:
+    """Over the pairs whose value is not NaN."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not known.size:
+        return Mean(math.nan, math.nan)
+    with np.errstate(invalid="ignore"):  # an infinite error is one, and stays in
+        error = known.std(ddof=1) / math.sqrt(known.size) if known.size > 1 else math.nan
+    return Mean(float(known.mean()), float(error))
+
+
+def plus_minus(mean: Mean, digits: int = 3) -> str:
+    """0.123 ± 0.004."""
+    return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
+
+
+def share_text(mean: Mean) -> str:
+    """12 ± 1 %."""
+    return f"{100 * mean.mean:.0f} ± {100 * mean.error:.0f} %"
+
+
+def over_pairs(
+    setting: Setting, what: str, compute: Callable[[range], Mapping[str, np.ndarray]], batch_size: int | None = None
+) -> dict[str, Float[np.ndarray, "S ..."]]:
+    """Runs a function over all pairs, some at a time, with a progress bar; what is done is kept in `setting.pieces`.
+
+    Args:
+        setting: the study's.
+        what: is computed: for the progress bar, and to tell the parts of one study apart.
+        compute: from the numbers of some pairs to arrays with a row for each.
+        batch_size: most pairs at a time; by default the setting's.
+
+    Returns:
+        The arrays of all pairs, joined.
+    """
+    most = min(batch_size or setting.batch_size, setting.count)
+    together = -(-setting.count // -(-setting.count // most))  # of one size, so that they run the same programs
+    parts: list[Mapping[str, np.ndarray]] = []
+    with progress_bar(what, setting.count, "pair", setting.progress) as advance:
+        for low in range(0, setting.count, together):
+            some = range(low, min(low + together, setting.count))
+            name = f"{what} {some}"
+            found = None if setting.pieces is None else setting.pieces.read(name)
+            if found is None:
+                found = {key: np.asarray(values) for key, values in compute(some).items()}
+                if setting.pieces is not None:
+                    setting.pieces.write(name, found)
+            parts.append(found)
+            advance(len(some))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -1,0 +1,106 @@
+"""Ways to lay predicted points over the true ones before their distance is taken.
+
+A prediction without a unit needs a scale at least. What an alignment is allowed to change, the error does not see.
+"""
+
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from und3rstand_jax.geometry.loss import Truth
+from und3rstand_jax.geometry.metrics import normalised_errors
+from und3rstand_jax.model.heads import Pointmap, length, split_axis
+from und3rstand_jax.model.output import pair
+
+Alignment: TypeAlias = Literal["none", "scale", "median", "similarity"]
+
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+
+ALIGNMENT_MEANING: dict[Alignment, str] = {
+    "none": "the prediction as it is, taken to be in the unit of the true points",
+    "scale": "both views' points divided by their joint mean distance to camera 1, as the true ones are (DUSt3R's loss)",
+    "median": "shifted along z by the median of both views, then scaled by the median distance to the median point (DUSt3R's test metric)",
+    "similarity": "moved, rotated and scaled by the one transformation of both views with the least squared distance (Umeyama 1991)",
+}
+
+_LEAST = 1e-8
+
+
+def aligned_errors(
+    pred1: Pointmap, pred2: Pointmap, truth: Truth, unit: Float[Array, " B"], alignment: Alignment = "scale"
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Mean distance of each pair's points to the true ones, over a view's valid pixels, in units of the pair's mean distance to camera 1.
+
+    One transformation is found for both views of a pair, from their valid pixels. NaN for a view without one; infinity for both views if
+    a point in a valid pixel is not finite. Pure, for use under `jit`.
+
+    Args:
+        pred1, pred2: both views' points in view 1's frame.
+        truth: from `und3rstand_jax.geometry.loss.normalised_truth`.
+        unit: each pair's mean distance of true points to camera 1, by which `truth` was divided.
+        alignment: see `ALIGNMENT_MEANING`.
+    """
+    if alignment == "scale":
+        return normalised_errors(pred1, pred2, truth)
+
+    def of_pair(
+        points: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], truth: Truth, unit: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        valid = jnp.concatenate([mask.reshape(-1) for mask in truth.valid])
+        true = jnp.concatenate([jnp.stack(view, axis=-1).reshape(-1, 3) for view in truth.points])
+        given = jnp.concatenate([view.reshape(-1, 3) for view in points])
+        usable = jnp.all(jnp.isfinite(given) | ~valid[:, None])
+        given = jnp.where(valid[:, None] & jnp.isfinite(given), given, 0.0)
+        laid = given / jnp.maximum(unit, _LEAST) if alignment == "none" else _laid_over(given, true, valid, alignment)
+        distance = _norm(laid - true)
+        first = truth.valid[0].size
+        errors = (_mean(distance[part], valid[part], jnp.nan) for part in (slice(None, first), slice(first, None)))
+        return pair(jnp.where(usable, error, jnp.inf) for error in errors)
+
+    return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), truth, unit)
+
+
+def _laid_over(
+    given: Float[Array, "N 3"], true: Float[Array, "N 3"], valid: Bool[Array, " N"], alignment: Alignment
+) -> Float[Array, "N 3"]:
+    if alignment == "median":
+        given, true_shift = given - _median_z(given, valid), _median_z(true, valid)
+        spread, true_spread = _spread(given, valid), _spread(true - true_shift, valid)
+        return given * true_spread / jnp.maximum(spread, _LEAST) + true_shift
+    weights = valid.astype(jnp.float32)[:, None] / jnp.maximum(valid.sum(), 1)
+    centre, true_centre = (weights * given).sum(axis=0), (weights * true).sum(axis=0)
+    from_centre, true_from_centre = (given - centre) * valid[:, None], (true - true_centre) * valid[:, None]
+    covariance = jnp.matmul((weights * true_from_centre).T, from_centre, precision=lax.Precision.HIGHEST)
+    u, sizes, vt = jnp.linalg.svd(covariance)
+    # A mirror image is no motion: the axis of least extent is turned the other way instead.
+    signs = jnp.array([1.0, 1.0, 1.0]).at[2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
+    rotation = jnp.matmul(u * signs, vt, precision=lax.Precision.HIGHEST)
+    scale = (sizes * signs).sum() / jnp.maximum((weights * from_centre**2).sum(), _LEAST)
+    return scale * jnp.matmul(from_centre, rotation.T, precision=lax.Precision.HIGHEST) + true_centre
+
+
+def _median_z(points: Float[Array, "N 3"], valid: Bool[Array, " N"]) -> Float[Array, "3"]:
+    return jnp.array([0.0, 0.0, 1.0]) * _median(points[:, 2], valid)
+
+
+def _spread(points: Float[Array, "N 3"], valid: Bool[Array, " N"]) -> Float[Array, ""]:
+    middle = jnp.stack([_median(axis, valid) for axis in split_axis(points, 1)])
+    return _median(_norm(points - middle), valid)
+
+
+def _median(values: Float[Array, " N"], valid: Bool[Array, " N"]) -> Float[Array, ""]:
+    """The lower of two middle values, as in torch; 0 without any."""
+    ordered = jnp.sort(jnp.where(valid, values, jnp.inf))
+    return jnp.where(valid.any(), ordered[jnp.maximum(valid.sum() - 1, 0) // 2], 0.0)
+
+
+def _mean(values: Float[Array, " N"], valid: Bool[Array, " N"], empty: float) -> Float[Array, ""]:
+    count = valid.sum()
+    return jnp.where(count > 0, jnp.where(valid, values, 0.0).sum() / jnp.maximum(count, 1), empty)
+
+
+def _norm(vectors: Float[Array, "N 3"]) -> Float[Array, " N"]:
+    return length(*split_axis(vectors, 1))
