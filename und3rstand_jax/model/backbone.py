@@ -94,6 +94,14 @@ class Backbone:
         return resolve_edits(edits, self.config, token_grids(sizes, self.config), batch)
 
 
+def random_backbone(config: BackboneConfig, seed: int) -> Backbone:
+    """A backbone with freshly drawn weights: what probes on it can do, they do by themselves."""
+    module = DUSt3R(config)
+    image = jnp.zeros((1, config.patch_size, config.patch_size, 3))
+    params = jax.jit(lambda key: module.init(key, image, image, head=config.head_type is not None))(jax.random.key(seed))["params"]
+    return Backbone(module, params)
+
+
 def _as_view(image: Image | None, patch_size: int, name: str) -> jax.Array:
     return as_view(image if isinstance(image, jax.Array) else np.asarray(image), patch_size, name)
 

@@ -54,6 +54,7 @@ class Setting:
         backbone: the model.
         probes: on its layers, for the studies that read them.
         pairs: held-out pairs, both views of one size.
+        twins: of each pair another that shares its view 1 and has another view 2, for `patching`; None where there are none.
         seed: of everything that is drawn.
         alignment: of predicted points with the true ones; None for each metric's usual one.
         batch_size: most pairs in one pass.
@@ -64,6 +65,7 @@ class Setting:
     backbone: Backbone
     probes: Probes | None
     pairs: Pairs
+    twins: Pairs | None = None
     seed: int = 0
     alignment: Alignment | None = None
     batch_size: int = 16
