@@ -5,28 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from und3rstand_jax.analysis.inputs import GroundTruth
+from tests.walls import GRID, PATCH, wall
 from und3rstand_jax.analysis.layer_study import AttentionShares, LayerStudy, Mean, SceneMetrics, by_distance, falls, mean_of, means
 from und3rstand_jax.analysis.layer_study_files import as_json, from_json, tables
 from und3rstand_jax.analysis.pair import Attention
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
-from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.support.text import to_json
-
-SIZE, PATCH = 64, 16
-GRID = (SIZE // PATCH, SIZE // PATCH)
-INTRINSICS = np.array([[64.0, 0, 31.5], [0, 64, 31.5], [0, 0, 1]])
-
-
-def wall(shift_pixels: float = 0.0) -> GroundTruth:
-    """Both cameras look straight at a wall 2 m away; the second stands so far to the left that all is `shift_pixels` further right."""
-    pose = np.eye(4)
-    pose[0, 3] = -shift_pixels * 2 / 64
-    columns, rows = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
-    points = np.stack([(columns - 31.5) * 2 / 64, (rows - 31.5) * 2 / 64, np.full((SIZE, SIZE), 2.0)], axis=-1)
-    valid = np.ones((SIZE, SIZE), bool)
-    views = (ViewTruth(points, valid), ViewTruth(points + pose[:3, 3], valid))
-    return GroundTruth(views, pose, (INTRINSICS, INTRINSICS))
 
 
 def test_what_both_cameras_see_alike_lies_within_a_token_of_its_own_place():

@@ -38,7 +38,11 @@ def as_json(study: AblationStudy) -> JsonObject:
         "meaning": {
             "effect": "mean over pairs of the metric with the edit less that without; error: its standard error",
             "by": {by: MEANINGS[by] for by in study.question.by},
-            **(MEANING if study.question.measure == "head" else {"LAYER/view1": f"{MEANING[VIEW1]}, as that layer's probe reads it"}),
+            **(
+                {name: MEANING[name] for name in _COLUMNS}
+                if study.question.measure == "head"
+                else {"LAYER/view1": f"{MEANING[VIEW1]}, as that layer's probe reads it"}
+            ),
         },
         "unedited": {metric: values.tolist() for metric, values in study.unedited.items()},
         "ablations": [

@@ -5,6 +5,7 @@ Both come as a `measure` and a `finish` for `und3rstand_jax.analysis.sweep`.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from und3rstand_jax.analysis.batch_errors import assembled
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.data.example import Example
+from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.loss import Truth, in_camera1, normalised_truth
@@ -24,8 +27,10 @@ from und3rstand_jax.geometry.pose import has_baseline, pose_errors, second_camer
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import read_layer
+from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.support.progress import with_progress
 
-VIEW1, VIEW2, MATCHES, ROTATION, DIRECTION = "view1", "view2", "matches", "rotation", "direction"
+VIEW1, VIEW2, MATCHES, ROTATION, DIRECTION, KNOWN = "view1", "view2", "matches", "rotation", "direction", "known"
 
 MEANING = {
     VIEW1: "normalised point error of view 1: mean distance to the true points, each in units of the pair's mean distance to camera 1",
@@ -33,10 +38,13 @@ MEANING = {
     MATCHES: "share of right matches between the views, of those whose true place view 2 sees; 0 if no match is of those",
     ROTATION: "error of view 2's rotation in degrees; 180 where no pose was found",
     DIRECTION: "angle to the true direction of view 2's translation in degrees; 180 where no pose was found, unknown without a baseline",
+    KNOWN: "share of the matches between the views whose true place view 2 sees",
 }
 """Of every number that is kept, what it is."""
 
 _FAILED_DEGREES = 180.0
+
+_logger = logging.getLogger(__name__)
 
 
 class PairTruth(NamedTuple):
@@ -85,6 +93,24 @@ def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
     return Pairs(views, truth, truths)
 
 
+def held_out_pairs(feed: Feed, count: int, progress: bool = False) -> Pairs:
+    """The first `count` held-out pairs of a feed, or all there are if fewer, at its first shape and without augmentation.
+
+    Raises:
+        DataError: there is none, or pairs cannot be read.
+    """
+    sources = open_sources(feed.specs, "val")
+    places = held_out(feed, sources, count)
+    if not places:
+        raise DataError("there is no held-out pair to measure on; check the data's folder and split")
+    skipped: list[str] = []
+    batches = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
+    examples = list(with_progress(batches, "pairs", -(-len(places) // feed.batch_size), "batch", progress))
+    for message in skipped:
+        _logger.info("cannot read %s: another pair took its place", message)
+    return pairs_of(examples, len(places))
+
+
 @dataclasses.dataclass(frozen=True)
 class HeadMeasure:
     """Measures the model's own pointmaps, laid over the true ones in one of the ways of `und3rstand_jax.geometry.alignment`."""
@@ -101,19 +127,23 @@ class HeadMeasure:
 
 @dataclasses.dataclass(frozen=True)
 class HeadFinish:
-    """From `HeadMeasure`'s arrays to the five numbers of each pair."""
+    """From `HeadMeasure`'s arrays to the five numbers of each pair; or six, with KNOWN. Points may have no confidence."""
 
     truths: tuple[GroundTruth, ...]
+    with_known: bool = False
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
         """Of each example, which is of that pair."""
-        right, rotation, direction = (np.full(len(pairs), value) for value in (np.nan, _FAILED_DEGREES, np.nan))
+        right, share, rotation, direction = (np.full(len(pairs), value) for value in (np.nan, np.nan, _FAILED_DEGREES, np.nan))
+        confidences = measured.get("confidence2", [None] * len(pairs))
         for index, number in enumerate(pairs):
             truth = self.truths[number]
             view1 = ViewGeometry(measured["points1"][index], None)
-            view2 = ViewGeometry(measured["points2"][index], measured["confidence2"][index])
+            view2 = ViewGeometry(measured["points2"][index], confidences[index])
             matches = correspondences((view1, view2), self._places[number])
             accuracy = match_accuracy(matches, THRESHOLD * view2.points.shape[1])
+            if matches.offsets is not None and matches.offsets.size:
+                share[index] = np.mean(~np.isnan(matches.offsets))
             if np.isfinite(self._places[number]).any():
                 right[index] = 0.0 if accuracy is None else accuracy
             camera = second_camera(view2, truth.intrinsics[1])
@@ -122,7 +152,7 @@ class HeadFinish:
             elif has_baseline(truth.pose, self._sizes[number]):
                 direction[index] = _FAILED_DEGREES
         found = {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2]}
-        return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction}
+        return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction} | ({KNOWN: share} if self.with_known else {})
 
     @functools.cached_property
     def _sizes(self) -> list[float]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
 from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.study import StudyOptions, study
 from und3rstand_jax.commands.sweep import SweepOptions, sweep
 from und3rstand_jax.report.options import EditOptions, PointmapOptions, ReportOptions
 from und3rstand_jax.support.text import printable
@@ -16,9 +17,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A photo called like one of the commands is reached as ./report, ./run and so on.
     """
-    commands = {"run": PointmapOptions, "report": ReportOptions, "edit": EditOptions, "sweep": SweepOptions}
+    commands = {"run": PointmapOptions, "report": ReportOptions, "edit": EditOptions, "sweep": SweepOptions, "study": StudyOptions}
     options = parse_command(sys.argv[1:] if argv is None else argv, commands, default="run", prog="python -m und3rstand_jax")
-    runs: dict[type, Callable[[Any], None]] = {PointmapOptions: _run, ReportOptions: _report, EditOptions: _edit, SweepOptions: sweep}
+    runs: dict[type, Callable[[Any], None]] = {
+        PointmapOptions: _run,
+        ReportOptions: _report,
+        EditOptions: _edit,
+        SweepOptions: sweep,
+        StudyOptions: study,
+    }
     return run_command(lambda: runs[type(options)](options), options.debug)
 
 

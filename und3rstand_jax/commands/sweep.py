@@ -1,7 +1,6 @@
 """`python -m und3rstand_jax sweep`: what a model loses without each of its heads and sublayers."""
 
 import dataclasses
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from und3rstand_jax.commands.streams import show
-from und3rstand_jax.support.errors import CheckpointError, DataError, OptionError
+from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
 from und3rstand_jax.support.text import printable
 
@@ -26,8 +25,6 @@ Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 _NOT_ASKED = ("out", "overwrite", "debug", "workers", "batch_size")
 _NOT_OF_PIECES = ("attribution", "constant_pairs")
 """Options on which the sweep's own results do not depend."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +137,7 @@ def _measure_and_write(
 ) -> None:
     from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD, TABLE, as_csv, as_json, effects_figure, format_table, record_head
     from und3rstand_jax.analysis.ablation_study import ablation_study
+    from und3rstand_jax.analysis.pair_measures import held_out_pairs
     from und3rstand_jax.data.loader import Feed
     from und3rstand_jax.report.checkpoint import load_model
     from und3rstand_jax.support.machine import machine_facts
@@ -151,7 +149,7 @@ def _measure_and_write(
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
-    pairs = _held_out(feed, options.pairs)
+    pairs = held_out_pairs(feed, options.pairs, progress=True)
     constant = _constant(feed, options.constant_pairs, pairs) if options.constant_pairs else None
     study = ablation_study(backbone, probes, pairs, question, options.batch_size, pieces, progress=True)
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
@@ -182,24 +180,6 @@ def _check(options: SweepOptions) -> None:
     if not (math.isfinite(options.noise) and options.noise > 0):
         raise OptionError(f"--noise is a positive factor; found {options.noise}")
     check_seed(options.seed)
-
-
-def _held_out(feed: "Feed", count: int) -> "Pairs":
-    from und3rstand_jax.analysis.batch_errors import assembled
-    from und3rstand_jax.analysis.pair_measures import pairs_of
-    from und3rstand_jax.data.loader import held_out, open_sources, validation_batches
-    from und3rstand_jax.support.progress import with_progress
-
-    sources = open_sources(feed.specs, "val")
-    places = held_out(feed, sources, count)
-    if not places:
-        raise DataError("there is no held-out pair to measure on; check the data's folder and split")
-    skipped: list[str] = []
-    batches = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
-    examples = list(with_progress(batches, "pairs", -(-len(places) // feed.batch_size), "batch", True))
-    for message in skipped:
-        _logger.info("cannot read %s: another pair took its place", message)
-    return pairs_of(examples, len(places))
 
 
 def _constant(feed: "Feed", count: int, pairs: "Pairs") -> tuple[float, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.pair_measures import Pairs
@@ -46,6 +46,22 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+class Control(NamedTuple):
+    """What probes can do by themselves: the same probes, trained in the same way on a backbone whose weights are random.
+
+    Attributes:
+        backbone: with random weights.
+        probes: trained on it.
+        same: trained in that very way on the model itself.
+        training: that way, in words.
+    """
+
+    backbone: Backbone
+    probes: Probes
+    same: Probes
+    training: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What a study is made of, and how it is run.
@@ -55,6 +71,7 @@ class Setting:
         probes: on its layers, for the studies that read them.
         pairs: held-out pairs, both views of one size.
         twins: of each pair another that shares its view 1 and has another view 2, for `patching`; None where there are none.
+        control: of the probes; None where none was trained.
         seed: of everything that is drawn.
         alignment: of predicted points with the true ones; None for each metric's usual one.
         batch_size: most pairs in one pass.
@@ -66,6 +83,7 @@ class Setting:
     probes: Probes | None
     pairs: Pairs
     twins: Pairs | None = None
+    control: Control | None = None
     seed: int = 0
     alignment: Alignment | None = None
     batch_size: int = 16
@@ -136,6 +154,18 @@ def mean_of(values: Sequence[float] | Float[np.ndarray, " S"]) -> Mean:
     return Mean(float(known.mean()), float(error))
 
 
+def median_of(values: Sequence[float] | Float[np.ndarray, " S"]) -> Mean:
+    """The median over the pairs whose value is not NaN, and its standard error by the bootstrap (Efron 1979), 1000 resamples."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not known.size:
+        return Mean(math.nan, math.nan)
+    resampled = np.random.default_rng(0).choice(known, (1000, known.size))
+    with np.errstate(invalid="ignore"):
+        error = np.median(resampled, axis=1).std(ddof=1) if known.size > 1 else math.nan
+    return Mean(float(np.median(known)), float(error))
+
+
 def plus_minus(mean: Mean, digits: int = 3) -> str:
     """0.123 ± 0.004."""
     return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
@@ -148,7 +178,7 @@ def share_text(mean: Mean) -> str:
 
 def over_pairs(
     setting: Setting, what: str, compute: Callable[[range], Mapping[str, np.ndarray]], batch_size: int | None = None
-) -> dict[str, Float[np.ndarray, "S ..."]]:
+) -> dict[str, Shaped[np.ndarray, "S ..."]]:
     """Runs a function over all pairs, some at a time, with a progress bar; what is done is kept in `setting.pieces`.
 
     Args:

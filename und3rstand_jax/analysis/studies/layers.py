@@ -1,0 +1,320 @@
+"""What every layer knows, as its probe reads it: geometry of both views, matches between them, the pose of view 2.
+
+    pairs ─▶ backbone, once ─▶ probe of each layer, and the head ─▶ errors, on the device ─▶ matches and pose, on the host
+
+As in "Understanding Multi-View Transformers" (arXiv 2510.24907). A probe reads each token by itself: the study says where geometry is
+readable, not which step found it.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
+from und3rstand_jax.analysis.pair_measures import DIRECTION, KNOWN, MATCHES, MEANING, ROTATION, VIEW1, VIEW2, HeadFinish, PairTruth
+from und3rstand_jax.analysis.studies.study import (
+    Cost,
+    Mean,
+    Record,
+    Setting,
+    Study,
+    Table,
+    mean_of,
+    median_of,
+    over_pairs,
+    plus_minus,
+    share_text,
+)
+from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
+from und3rstand_jax.geometry.pose import pose_errors
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.layer_ids import HEAD, PAPER_STEPS
+from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.probes.config import ProbeConfig
+from und3rstand_jax.probes.probes import Probes, read_layer
+from und3rstand_jax.support.errors import CheckpointError
+
+METRICS = (VIEW1, VIEW2, MATCHES, KNOWN, ROTATION, DIRECTION)
+
+FIRST_BLOCKS = (1, 2)
+"""The blocks from which on the kinds of steps are compared: block 0's first step has no layer before it."""
+
+_MEANING = {
+    "layer": "the layer whose probe was read, or head: the model's own",
+    **{metric: MEANING[metric] for metric in METRICS},
+    "rotation_median": f"{MEANING[ROTATION]}; the median, with the standard error of the bootstrap",
+    "adds1": "what the step takes off view 1's error: the layer before less this one, pair by pair",
+    "adds2": "the same of view 2",
+    "same1": "control: view 1's error by a probe on this layer that was trained like those on random weights",
+    "same2": "the same of view 2",
+    "random1": "control: view 1's error by a probe on this layer of a backbone with random weights",
+    "random2": "the same of view 2",
+}
+
+
+def cost(setting: Setting) -> Cost:
+    """One pass a pair, twice more where there is a control; the points of every layer are held for a batch."""
+    layers = len(setting.probes.layer_ids) + 1 if setting.probes else 0
+    pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
+    passes = setting.count * (3 if setting.control else 1)
+    return Cost(passes, 2 * _at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20)
+
+
+def layers(setting: Setting) -> Study:
+    """The study of layers.
+
+    Raises:
+        CheckpointError: there are no probes.
+    """
+    if setting.probes is None:
+        raise CheckpointError("the study of layers reads probes, and this checkpoint has none; train them with --layers all")
+    alignment = setting.alignment or "scale"
+    by_pair = _measure(setting, setting.probes, alignment)
+    names = [*setting.probes.layer_ids, *([HEAD] if f"{HEAD}/{VIEW1}" in by_pair else [])]
+    if setting.control is not None:
+        by_pair |= _control_errors(setting, alignment)
+    records = [_record(by_pair, layer, before) for before, layer in zip([None, *names], names, strict=False)]
+    turns = [pose_errors(np.eye(4), truth.pose)[0] for truth in setting.pairs.truths]
+    distances = np.array([np.linalg.norm(truth.pose[:3, 3]) for truth in setting.pairs.truths])
+    falls = {block: step_falls(by_pair, names, block) for block in FIRST_BLOCKS}
+    facts = {
+        "alignment": alignment,
+        "median_turn_of_the_cameras": float(np.median(turns)),
+        "falls_from_block": {n: {kind: [fall._asdict() for fall in both] for kind, both in of.items()} for n, of in falls.items()},
+        "control": None if setting.control is None else setting.control.training,
+    }
+    return Study(
+        "layers",
+        "What every layer knows, as its probe reads it",
+        _MEANING,
+        records,
+        _tables(records, falls, by_pair, names[-1], distances),
+        {"": _figure(records)} | ({"control": _control_figure(records)} if setting.control else {}),
+        _findings(records, falls, float(np.median(turns))),
+        facts,
+        by_pair | {"baseline": distances},
+    )
+
+
+def _measure(setting: Setting, probes: Probes, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
+    """LAYER/METRIC of every pair."""
+    backbone, has_head = setting.backbone, setting.backbone.config.head_type is not None
+    finish = HeadFinish(setting.pairs.truths, with_known=True)
+
+    def compute(some: range) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        read = _read_all(backbone.module, probes.config, alignment, has_head, True, backbone.params, probes.params, *_chunk(setting, some))
+        measured = {layer: {name: np.asarray(values) for name, values in of.items()} for layer, of in read.items()}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for layer, numbers in zip(measured, pool.map(lambda of: finish(of, list(some)), measured.values()), strict=True):
+                found |= {f"{layer}/{metric}": np.asarray(numbers[metric]) for metric in METRICS}
+        return found
+
+    return over_pairs(setting, "layers", compute, _at_once(setting))
+
+
+def _control_errors(setting: Setting, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
+    """LAYER/same1 and the like: both views' errors by probes with the control's training, on the model and on random weights."""
+    assert setting.control is not None, "there is a control"
+    control, found = setting.control, dict[str, np.ndarray]()
+    for name, backbone, probes in (("same", setting.backbone, control.same), ("random", control.backbone, control.probes)):
+
+        def compute(some: range, backbone=backbone, probes=probes) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
+            read = _read_all(
+                backbone.module, probes.config, alignment, False, False, backbone.params, probes.params, *_chunk(setting, some)
+            )
+            return {f"{layer}/{view}": np.asarray(of[view]) for layer, of in read.items() for view in (VIEW1, VIEW2)}
+
+        errors = over_pairs(setting, f"control: {name}", compute, _at_once(setting))
+        found |= {key.replace("/view", f"/{name}"): values for key, values in errors.items()}
+    return found
+
+
+def _chunk(setting: Setting, some: range) -> tuple[tuple[np.ndarray, np.ndarray], PairTruth]:
+    pairs = setting.pairs.some(some)
+    return pairs.views, pairs.truth
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _read_all(
+    module: DUSt3R,
+    config: ProbeConfig,
+    alignment: Alignment,
+    head: bool,
+    points: bool,
+    params: Any,
+    probe_params: Any,
+    views: tuple[Array, Array],
+    truth: PairTruth,
+) -> dict[str, dict[str, Array]]:
+    """Of every layer both views' errors and, with `points`, what `HeadFinish` goes on with."""
+    output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=config.layer_ids, head=head))
+    found: dict[str, dict[str, Array]] = {}
+
+    def measured(pred1: Pointmap, pred2: Pointmap) -> dict[str, Array]:
+        errors = aligned_errors(pred1, pred2, truth.truth, jnp.asarray(truth.unit), alignment)
+        kept = {"points1": pred1["pts3d"], "points2": pred2["pts3d"]} if points else {}
+        return {VIEW1: errors[0], VIEW2: errors[1], **kept, **({"confidence2": pred2["conf"]} if points and "conf" in pred2 else {})}
+
+    for number, group in enumerate(config.groups):
+        for index, layer in enumerate(group.layer_ids):
+            of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], probe_params[f"group{number}"])
+            found[layer] = measured(*read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config))
+    if head:
+        assert output.pred1 is not None and output.pred2 is not None, "the head was run"
+        found[HEAD] = measured(output.pred1, output.pred2)
+    return found
+
+
+def _record(by_pair: Mapping[str, np.ndarray], layer: str, before: str | None) -> Record:
+    found: dict[str, Any] = {"layer": layer, **{metric: mean_of(by_pair[f"{layer}/{metric}"]) for metric in METRICS}}
+    found["rotation_median"] = median_of(by_pair[f"{layer}/{ROTATION}"])
+    if before is not None and layer != HEAD:
+        for name, view in (("adds1", VIEW1), ("adds2", VIEW2)):
+            found[name] = mean_of(by_pair[f"{before}/{view}"] - by_pair[f"{layer}/{view}"])
+    for name in ("same1", "same2", "random1", "random2"):
+        if f"{layer}/{name}" in by_pair:
+            found[name] = mean_of(by_pair[f"{layer}/{name}"])
+    return found
+
+
+def step_falls(by_pair: Mapping[str, np.ndarray], names: Sequence[str], first_block: int) -> dict[str, tuple[Mean, Mean]]:
+    """For each kind of step, the fall of both views' errors over all decoder steps of that kind from a block on.
+
+    A fall is the error before a step less that after it. They are summed within each pair first, so that the standard errors are those
+    of what is compared, pair by pair.
+    """
+
+    def fall(kind: str, view: str) -> Mean:
+        steps = [
+            (before, after)
+            for before, after in zip(names, names[1:], strict=False)
+            if (step := re.fullmatch(rf"decoder\.(\d+)\.{kind}", after)) and int(step[1]) >= first_block
+        ]
+        return mean_of(sum((by_pair[f"{before}/{view}"] - by_pair[f"{after}/{view}"] for before, after in steps), np.zeros(1)))
+
+    return {kind: (fall(kind, VIEW1), fall(kind, VIEW2)) for kind in PAPER_STEPS}
+
+
+def _at_once(setting: Setting) -> int:
+    """As many pairs as have half a GiB of points in all layers."""
+    layers = len(setting.probes.layer_ids) + 1 if setting.probes else 1
+    pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
+    return max(1, min(setting.batch_size, setting.count, 2**29 // (layers * pixels * 16)))
+
+
+def _tables(
+    records: Sequence[Record],
+    falls: Mapping[int, Mapping[str, tuple[Mean, Mean]]],
+    by_pair: Mapping[str, np.ndarray],
+    last: str,
+    distances: Float[np.ndarray, " S"],
+) -> list[Table]:
+    columns = ("view 1", "view 2", "right matches", "of known place", "rotation °, median")
+
+    def cells(record: Record) -> tuple[str, ...]:
+        one, two, right, known, turn = (cast(Mean, record[name]) for name in (VIEW1, VIEW2, MATCHES, KNOWN, "rotation_median"))
+        return plus_minus(one), plus_minus(two), share_text(right), f"{known.mean:.0%}", plus_minus(turn, 1)
+
+    by_layer = tuple((str(record["layer"]), *cells(record)) for record in records)
+    tables = [Table("By layer", ("layer", *columns), by_layer)]
+    steps = tuple((kind, *(plus_minus(fall) for of in falls.values() for fall in of[kind])) for kind in PAPER_STEPS)
+    over = tuple(f"view {view}, from block {block} on" for block in falls for view in (1, 2))
+    tables.append(Table("Fall of the error over all steps of a kind", ("step", *over), steps))
+    rows = []
+    for group in np.array_split(np.argsort(distances), min(3, len(distances))):
+        part = {name: values[group] for name, values in by_pair.items() if name.startswith(f"{last}/")}
+        rows.append((f"{distances[group[0]]:.2f} to {distances[group[-1]]:.2f}", *cells(_record(part, last, None))))
+    tables.append(Table(f"{last}, by the distance of the cameras, a third of the pairs each", ("cameras apart", *columns), tuple(rows)))
+    return tables
+
+
+def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[Mean, Mean]]], turn: float) -> list[str]:
+    probed = [record for record in records if record["layer"] != HEAD]
+    first, last = probed[0], probed[-1]
+
+    def half_way(view: str) -> str:
+        start, end = (cast(Mean, record[view]).mean for record in (first, last))
+        return str(next(record["layer"] for record in probed if cast(Mean, record[view]).mean <= (start + end) / 2))
+
+    found = [
+        f"View 1 has covered half of its error's fall from the first probed layer to the last after {half_way(VIEW1)} "
+        f"({plus_minus(cast(Mean, first[VIEW1]))} to {plus_minus(cast(Mean, last[VIEW1]))}), view 2 after {half_way(VIEW2)} "
+        f"({plus_minus(cast(Mean, first[VIEW2]))} to {plus_minus(cast(Mean, last[VIEW2]))})."
+    ]
+    posed = next((str(record["layer"]) for record in probed if cast(Mean, record["rotation_median"]).mean < turn), None)
+    found.append(
+        f"The cameras are turned against each other by {turn:.1f}° in the median; "
+        + (f"{posed} is the first layer whose rotation is off by less." if posed else "no layer's rotation is off by less.")
+    )
+    for block, of in falls.items():
+        ranked = sorted(PAPER_STEPS, key=lambda kind: -of[kind][1].mean)
+        said = ", ".join(f"{kind} {plus_minus(of[kind][1])}" for kind in ranked)
+        found.append(f"From block {block} on view 2's error falls over {said}.")
+    if "random2" in last:
+        found.append(
+            f"Control: probes trained in one way reach {plus_minus(cast(Mean, last['same2']))} for view 2 on {last['layer']}, and "
+            f"{plus_minus(cast(Mean, last['random2']))} on the same layer of a backbone with random weights."
+        )
+    return found
+
+
+class _Point(NamedTuple):
+    """A record as the plots of layers take it."""
+
+    layer_id: str
+    record: Record
+
+    def of(self, name: str) -> float:
+        """A mean; NaN where there is none."""
+        cell = self.record.get(name)
+        return cell.mean if isinstance(cell, Mean) else np.nan
+
+
+def _drawn(records: Sequence[Record], panels: Sequence[Panel[_Point]]) -> Figure:
+    points = [_Point(str(record["layer"]), record) for record in records]
+    head = next((point for point in points if point.layer_id == HEAD), None)
+    return panels_figure(panels, [point for point in points if point.layer_id != HEAD], head)
+
+
+def _series(label: str, name: str, is_filled: bool = True) -> Series[_Point]:
+    return Series(label, lambda point: point.of(name), is_filled)
+
+
+_ERROR_UNIT = "distance, in units of the pair's\nmean distance to camera 1"
+
+
+def _figure(records: Sequence[Record]) -> Figure:
+    return _drawn(
+        records,
+        [
+            Panel("Point error", _ERROR_UNIT, (_series("view 1", VIEW1), _series("view 2", VIEW2, False))),
+            Panel("Right matches, of those whose true place view 2 sees", "share", (_series("right", MATCHES),), is_share=True),
+            Panel("Rotation error of view 2's pose", "degrees, median", (_series("rotation", "rotation_median"),), greatest=180.0),
+        ],
+    )
+
+
+def _control_figure(records: Sequence[Record]) -> Figure:
+    title = "View {}: probes trained in one way, on two backbones"
+    return _drawn(
+        [record for record in records if record["layer"] != HEAD],
+        [
+            Panel(
+                title.format(view),
+                _ERROR_UNIT,
+                (_series("the model", f"same{view}"), _series("random weights", f"random{view}", False)),
+            )
+            for view in (1, 2)
+        ],
+    )

@@ -1,0 +1,227 @@
+"""`python -m und3rstand_jax study`: what is published about multi-view transformers, measured on a checkpoint."""
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from und3rstand_jax.commands.streams import show
+from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.text import printable, size_text
+
+if TYPE_CHECKING:
+    from und3rstand_jax.analysis.studies.catalogue import Entry
+    from und3rstand_jax.analysis.studies.study import Control, Setting, Study
+    from und3rstand_jax.data.specification import DataSpec
+    from und3rstand_jax.geometry.alignment import Alignment
+    from und3rstand_jax.support.pieces import Pieces
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Several = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+ALL = "all"
+
+_NOT_ASKED = ("name", "out", "overwrite", "debug", "workers", "batch_size")
+"""Options on which no number depends."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyOptions:
+    """Measures what is published about multi-view transformers on a checkpoint: one study by name, or all of them.
+
+    Writes NAME.json (everything, unrounded), NAME.csv and figures (PNG, SVG), with standard
+    errors over scenes and controls; all of them together make one page, index.html.
+    Interrupted, it goes on where it was when the same command is given again.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """layers, heads, knock-out, patching, lens, similarity, epipolar, inputs; or all."""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """Checkpoint: a converted one, or any source of python -m convert."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the results; it appears complete or not at all."""
+    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
+    """Data to take held-out pairs from, as in training; with depth and cameras."""
+    pairs: int = 64
+    """Number of held-out pairs; all are held in memory."""
+    seed: int = 0
+    """Seed of the scenes and of everything that is drawn."""
+    alignment: Literal["usual", "none", "scale", "median", "similarity"] = "usual"
+    """How predicted points are laid over the true ones before their distance is taken."""
+    batch_size: int = 16
+    """Most pairs in one pass."""
+    control_steps: int = 100
+    """Steps that the controls of layers train, on the model and on random weights; 0 for no control."""
+    resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
+    """Size of both views in pixels, multiples of the patch size."""
+    dtype: Dtype = "float32"
+    """Arithmetic of the backbone."""
+    workers: int = 2
+    """Processes that read files."""
+    overwrite: Flag = False
+    """Replace earlier studies in --out. A folder that holds other files is refused."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+def study(options: StudyOptions) -> None:
+    """Runs the studies, writes their files and prints findings and tables.
+
+    Raises:
+        UserError: an option, the checkpoint or the data cannot be used.
+    """
+    # Imported here because they bring in JAX, which --help does not need.
+    from und3rstand_jax.analysis.studies.catalogue import STUDIES
+    from und3rstand_jax.analysis.studies.study_files import FORMAT, RECORD
+    from und3rstand_jax.data.specification import SYNTHETIC, parse_data
+    from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone
+    from und3rstand_jax.support.locks import locked
+    from und3rstand_jax.support.output_folder import check_output_folder
+    from und3rstand_jax.support.pieces import Pieces
+    from und3rstand_jax.support.results import check_apart, result_of
+    from und3rstand_jax.support.versions import own_version
+
+    # What can be refused without the weights is refused before they are loaded.
+    if options.name not in (*STUDIES, ALL):
+        raise OptionError(f"there is no study {options.name!r}; there are {', '.join(STUDIES)}, and {ALL}")
+    if options.pairs < 2 or options.batch_size < 1:
+        raise OptionError(
+            f"--pairs must be at least 2, so that one can be the other's control, and --batch-size 1; "
+            f"found {options.pairs} and {options.batch_size}"
+        )
+    if options.control_steps < 0:
+        raise OptionError(f"--control-steps must be at least 0; found {options.control_steps}")
+    check_seed(options.seed)
+    data = options.data or (SYNTHETIC,)
+    specs = parse_data(data)
+    check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
+    check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
+    folder, info, config = find_backbone(options.checkpoint, progress=True)
+    chosen = {name: entry for name, entry in STUDIES.items() if options.name in (name, ALL)}
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
+    facts = asked | {"provenance": checkpoint_provenance(options.checkpoint, info)}
+    out = options.out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.with_name(f".{out.name}.study.lock"), str(options.out)):
+        unfinished = out.with_name(f"{out.name}.unfinished")
+        pieces = {name: Pieces(unfinished / name, facts | {"study": name, "version": own_version()}) for name in chosen}
+        _run_and_write(options, chosen, specs, folder, facts, pieces)
+
+
+def _run_and_write(
+    options: StudyOptions,
+    chosen: "Mapping[str, Entry]",
+    specs: "tuple[DataSpec, ...]",
+    folder: Path,
+    facts: dict[str, Any],
+    pieces: "Mapping[str, Pieces]",
+) -> None:
+    from und3rstand_jax.analysis.studies.study_files import FORMAT, RECORD, format_study, write_study
+    from und3rstand_jax.report.study_page import PAGE, study_page
+    from und3rstand_jax.support.machine import machine_facts
+    from und3rstand_jax.support.output_folder import output_folder
+    from und3rstand_jax.support.results import marked, result_of
+    from und3rstand_jax.support.text import to_json
+
+    setting = _setting(options, specs, folder)
+    runnable = {name: entry for name, entry in chosen.items() if _has_what_it_needs(name, entry, setting, options.name != ALL)}
+    if not runnable:
+        raise CheckpointError("no study can be made of this checkpoint and these data; see above what each needs")
+    alignment = setting.alignment or "scale"
+    facts = facts | {"alignment": alignment, "scenes": list(range(setting.count)), **machine_facts()}
+    _logger.info("points are compared after alignment by %s: %s", alignment, _meaning_of(alignment))
+    _tell_cost(runnable, setting)
+    unfinished = options.out.resolve().with_name(f"{options.out.resolve().name}.unfinished")
+    if options.control_steps and any("control" in entry.wants for entry in runnable.values()):
+        setting = dataclasses.replace(setting, control=_control(options, folder, unfinished / "control", setting))
+    studies: list[Study] = []
+    for name, entry in runnable.items():
+        studies.append(entry.run(dataclasses.replace(setting, pieces=pieces[name])))
+        show(f"{format_study(studies[-1])}\n")
+    with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
+        for found in studies:
+            write_study(partial, found, facts)
+        shown = {
+            "checkpoint": options.checkpoint,
+            "pairs": f"{setting.count} held-out pairs of {', '.join(facts['data'])}, seed {options.seed}",
+            "alignment": f"{alignment}: {_meaning_of(alignment)}",
+            "±": "standard error over pairs",
+        }
+        (partial / PAGE).write_text(study_page(studies, f"Studies of {Path(options.checkpoint).name}", shown), encoding="ascii")
+        record = {"studies": [found.name for found in studies], **facts}
+        (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record}), encoding="utf-8")
+    for of_study in pieces.values():
+        of_study.remove()
+    shutil.rmtree(unfinished / "control", ignore_errors=True)
+    with contextlib.suppress(OSError):  # nothing was kept, or somebody else's file is in it
+        unfinished.rmdir()
+    show(f"page: {printable(options.out / PAGE)}")
+
+
+def _setting(options: StudyOptions, specs: "tuple[DataSpec, ...]", folder: Path) -> "Setting":
+    from und3rstand_jax.analysis.pair_measures import held_out_pairs
+    from und3rstand_jax.analysis.studies.study import Setting
+    from und3rstand_jax.data.loader import Feed
+    from und3rstand_jax.report.checkpoint import load_model
+
+    backbone, probes = load_model(folder, options.dtype, progress=True)
+    height, width = backbone.config.img_size
+    shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
+    feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
+    return Setting(
+        backbone,
+        probes,
+        held_out_pairs(feed, options.pairs, progress=True),
+        seed=options.seed,
+        alignment=None if options.alignment == "usual" else options.alignment,
+        batch_size=options.batch_size,
+        progress=True,
+    )
+
+
+def _control(options: StudyOptions, folder: Path, place: Path, setting: "Setting") -> "Control":
+    from und3rstand_jax.data.specification import SYNTHETIC
+    from und3rstand_jax.train.control import BATCH_SIZE, train_control
+
+    assert setting.probes is not None, "studies with a control read probes"
+    pairs = 2 * options.control_steps * BATCH_SIZE
+    _logger.info("control: probes are trained on the model and on random weights, %d forward and probe passes of a pair", pairs)
+    layers, data = ",".join(setting.probes.layer_ids), options.data or (SYNTHETIC,)
+    again = f"the same command goes on where it was; {place.parent} holds what is done"
+    return train_control(folder, place, options.control_steps, layers, data, options.seed, again)
+
+
+def _has_what_it_needs(name: str, entry: "Entry", setting: "Setting", asked_for: bool) -> bool:
+    """Whether a study can be made; one that was asked for by name and cannot is an error."""
+    lacking = {
+        "head": setting.backbone.config.head_type is None and "a backbone with its head",
+        "probes": setting.probes is None and "probes on the decoder's layers (train them with python -m train --layers all)",
+        "twins": setting.twins is None and "pairs that share view 1, which rendered scenes have (--data synthetic)",
+    }
+    needs = [text for need in entry.needs if (text := lacking.get(need))]
+    if not needs:
+        return True
+    if asked_for:
+        raise CheckpointError(f"the study {name} needs {' and '.join(needs)}")
+    _logger.info("left out: %s, which needs %s", name, " and ".join(needs))
+    return False
+
+
+def _tell_cost(runnable: "Mapping[str, Entry]", setting: "Setting") -> None:
+    for name, entry in runnable.items():
+        passes, memory, disk = entry.cost(setting)
+        _logger.info("%s: about %d forward passes of a pair, %s of memory, %s on disk", name, passes, size_text(memory), size_text(disk))
+
+
+def _meaning_of(alignment: "Alignment") -> str:
+    from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
+
+    return ALIGNMENT_MEANING[alignment]
