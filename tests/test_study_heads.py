@@ -27,11 +27,11 @@ TOKENS = GRID[0] * GRID[1]
 
 
 def made_attention(places):
-    """Of view 1: a head that copies its match, one that looks at its own place, one with a sink at token 3, and an even one."""
+    """Of view 1: a head that copies its match, one that looks at its own place, one with a sink at token 1, and an even one."""
     weights = np.zeros((1, 4, TOKENS, TOKENS), np.float32)
     weights[0, 0, np.arange(TOKENS), np.maximum(places.token, 0)] = 1
     weights[0, 1] = np.eye(TOKENS)
-    weights[0, 2, :, 3] = 1
+    weights[0, 2, :, 1] = 1
     weights[0, 3] = 1 / TOKENS
     return weights
 
@@ -52,7 +52,7 @@ def test_heads_made_to_look_somewhere_are_told_apart():
     # The four tokens without a match were made to look at token 0.
     distance = (12 + sum(np.hypot(3, row) for row in range(4))) / 16
     assert found["distance"][:2].tolist() == pytest.approx([distance, 0]) and found["own"][1] == 1
-    assert found["sink"].tolist() == pytest.approx([4 / 16, 1 / 16, 1, 1 / 16]) and found["sink_token"][2] == 3
+    assert found["sink"].tolist() == pytest.approx([4 / 16, 1 / 16, 1, 1 / 16]) and found["sink_token"][2] == 1
     labels = [label_of({name: float(values[head]) for name, values in found.items()}) for head in range(4)]
     assert labels == ["correspondence", "position", "sink", "other"]
 

@@ -1,0 +1,108 @@
+"""`python -m und3rstand_jax study`: what it refuses before any work, what it writes, and that it goes on where it was."""
+
+import csv
+
+import pytest
+
+import und3rstand_jax.commands.run as und3rstand
+from tests.conversion import converted
+from tests.tiny import LAYERS, save_backbone, save_probes
+from und3rstand_jax.analysis.studies.catalogue import STUDIES
+from und3rstand_jax.analysis.studies.study_files import read_study
+from und3rstand_jax.support.pieces import Pieces
+
+SMALL = ("--pairs", "2", "--resolution", "32", "--control-steps", "0")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return converted(save_probes(folder / "probes", save_backbone(folder / "backbone")), folder / "jax")
+
+
+def run(name, checkpoint, out, *options):
+    return und3rstand.main(["study", name, "--checkpoint", str(checkpoint), "--out", str(out), *options])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("nothing", (), "there is no study 'nothing'; there are layers, heads"),
+        ("heads", ("--pairs", "1"), "--pairs must be at least 2, so that one can be the other's control"),
+        ("heads", ("--batch-size", "0"), "and --batch-size 1; found 64 and 0"),
+        ("layers", ("--control-steps", "-1"), "--control-steps must be at least 0; found -1"),
+        ("heads", ("--resolution", "33"), "--resolution"),
+        ("heads", ("--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_any_work(name, options, message, checkpoint, tmp_path, capsys):
+    assert run(name, checkpoint, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_study_writes_every_number_its_figures_and_a_page(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("heads", checkpoint, out, *SMALL) == 0
+    shown = capsys.readouterr()
+    assert "Heads by label" in shown.out and str(out / "index.html") in shown.out
+    assert "points are compared after alignment by scale" in shown.err and "heads: about 2 forward passes of a pair" in shown.err
+    assert {file.name for file in out.iterdir()} == {
+        "heads.json", "heads.csv", "heads.png", "heads.svg", "index.html", "studies.json"
+    }  # fmt: skip
+    found = read_study(out / "heads.json")
+    assert found["facts"]["scenes"] == [0, 1] and found["facts"]["seed"] == 0 and found["facts"]["alignment"] == "scale"
+    assert found["facts"]["provenance"]["path"] == str(checkpoint)
+    lines = list(csv.DictReader((out / "heads.csv").open()))
+    assert len(lines) == len(found["records"]) == 2 * 2 * 2 * 2
+    assert float(lines[3]["sink"]) == pytest.approx(found["records"][3]["sink"]["mean"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_and_only_the_same_question_does(checkpoint, tmp_path, capsys, monkeypatch):
+    out, write, written = tmp_path / "out", Pieces.write, []
+
+    def interrupted(self, name, arrays):
+        write(self, name, arrays)
+        written.append(name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pieces, "write", interrupted)
+        assert run("layers", checkpoint, out, *SMALL, "--batch-size", "1") == 130
+    assert len(written) == 1 and not out.exists() and (tmp_path / "out.unfinished").is_dir()
+    assert run("layers", checkpoint, out, *SMALL, "--batch-size", "1", "--seed", "1") == 2
+    assert "holds an unfinished measurement with other options" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(Pieces, "write", lambda self, name, arrays: (written.append(name), write(self, name, arrays)))
+        assert run("layers", checkpoint, out, *SMALL, "--batch-size", "1") == 0
+    assert len(written) == len(set(written)) == 2
+    assert [record["layer"] for record in read_study(out / "layers.json")["records"]] == [*LAYERS, "head"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.slow
+def test_probes_are_trained_on_random_weights_as_a_control(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert run("layers", checkpoint, out, "--pairs", "2", "--resolution", "32", "--control-steps", "2") == 0
+    found = read_study(out / "layers.json")
+    assert found["facts"]["control"].startswith("2 steps of 8 pairs")
+    for record in found["records"][:-1]:
+        assert record["random2"]["mean"] != record["same2"]["mean"] and record["same2"]["mean"] > 0
+    assert (out / "layers_control.png").is_file() and sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.slow
+def test_a_backbone_alone_has_the_studies_that_need_no_probes(tmp_path, capsys):
+    alone = converted(save_backbone(tmp_path / "backbone"), tmp_path / "jax")
+    assert run("layers", alone, tmp_path / "out", *SMALL) == 2
+    assert "the study layers needs probes on the decoder's layers" in capsys.readouterr().err
+
+
+def test_the_help_names_every_study(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        und3rstand.main(["study", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(name in shown for name in (*STUDIES, "or all"))
