@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key
 
 from und3rstand_jax.geometry.loss import Target
 
@@ -110,7 +110,7 @@ def smallest_singular_value(matrix: Float[Array, "*B 3 3"]) -> Float[Array, "*B"
     return jnp.linalg.svd(matrix / jnp.maximum(norm, _LEAST), compute_uv=False)[..., -1]
 
 
-def seen_places(keys: PRNGKeyArray, targets: tuple[Target, Target], intrinsics2: Float[Array, "B 3 3"], count: int) -> SeenPlaces:
+def seen_places(keys: Key[Array, " B"], targets: tuple[Target, Target], intrinsics2: Float[Array, "B 3 3"], count: int) -> SeenPlaces:
     """Up to `count` pixels of view 1 that view 2 sees too, drawn at random without replacement, and where they are in view 2.
 
     A point is seen where its true depth in view 2 is that of view 2's surface at the nearest pixel, to 2 %, as in
@@ -124,7 +124,7 @@ def seen_places(keys: PRNGKeyArray, targets: tuple[Target, Target], intrinsics2:
     """
     size1, size2 = ((target.valid.shape[1], target.valid.shape[2]) for target in targets)
 
-    def of_pair(key: Array, one: Target, two: Target, intrinsics: Array) -> SeenPlaces:
+    def of_pair(key: Key[Array, ""], one: Target, two: Target, intrinsics: Array) -> SeenPlaces:
         rows, columns = jnp.meshgrid(jnp.arange(size1[0]), jnp.arange(size1[1]), indexing="ij")
         places2, seen = _projected(one, two, intrinsics)
         order = jnp.where(seen, jax.random.uniform(key, seen.shape), -1.0).ravel()

@@ -136,10 +136,12 @@ def measure_epipolar(
             CONSTANT: own[0][CONSTANT][None],
             EXACT: jnp.asarray(np.stack([exact_matrix(truth) for truth in truths])[None], jnp.float32),
         }
+        ends = np.cumsum([len(of_probe) for of_probe in matrices.values()])[:-1]
+        numbers = _errors(jnp.concatenate([*matrices.values()]), places1, places2, seen, half_side(size))
         found = {"correspondences": seen.sum(axis=-1).astype(np.float64)}
-        for probe, of_probe in matrices.items():
-            numbers = _errors(of_probe, places1, places2, seen, half_side(size))
-            found |= {f"{probe}/{name}": np.asarray(values, np.float64).T for name, values in numbers.items()}
+        for name, values in numbers.items():
+            parts = np.split(np.asarray(values, np.float64).T, ends, axis=1)
+            found |= {f"{probe}/{name}": part for probe, part in zip(matrices, parts, strict=True)}
         return found
 
     return over_pairs(setting, "fundamental matrices", compute)
