@@ -70,8 +70,8 @@ def test_probes_read_the_means_of_both_views_and_constant_reads_zeros():
     assert list(matrices) == ["encoder.norm", *LAYERS, CONSTANT]
     assert all(np.linalg.norm(matrix, axis=(1, 2)) == pytest.approx(1) for matrix in matrices.values())
     np.testing.assert_allclose(matrices[CONSTANT], np.tile(SIDEWAYS / np.sqrt(2), (2, 1, 1)), atol=1e-6)
-    with pytest.raises(LayerError, match="not captured: decoder.norm"):
-        averages(model(*views, capture=LAYERS[:2], head=False), epipolar_config(LINEAR, LAYERS))
+    with pytest.raises(LayerError, match="not captured: decoder.2.mlp"):
+        averages(features, epipolar_config(LINEAR, (*LAYERS, "decoder.2.mlp")))
 
 
 def test_tokens_are_standardised_over_pairs_and_constant_channels_become_0():

@@ -132,8 +132,8 @@ def seen_places(keys: Key[Array, " B"], targets: tuple[Target, Target], intrinsi
         places1 = jnp.stack([columns, rows], axis=-1).reshape(-1, 2)[chosen].astype(jnp.float32)
         known = seen.ravel()[chosen]
         pixels = ((places1, size1), (places2.reshape(-1, 2)[chosen], size2))
-        one, two = (jnp.asarray(normalised_places(places, size)) for places, size in pixels)
-        return SeenPlaces(one, two, known)
+        here, there = (jnp.asarray(normalised_places(places, size)) for places, size in pixels)
+        return SeenPlaces(here, there, known)
 
     return jax.vmap(of_pair)(keys, *targets, intrinsics2)
 
