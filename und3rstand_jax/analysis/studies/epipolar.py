@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.studies.study import Cell, Cost, Mean, Record, Setting, Study, Table, mean_of, over_pairs, plus_minus
@@ -268,9 +269,11 @@ def _findings(records: Sequence[Record], layers: Sequence[str]) -> list[str]:
         f"{plus_minus(control[low], 2)} at its best layer, {layers[low]}; at {layers[best]} the error on the trained backbone is "
         f"{plus_minus(over[best], 2)} pixels lower.",
     ]
-    clear = [index for index, mean in enumerate(over) if mean.mean > 2 * mean.error]
-    where = f"{len(clear)} of {len(layers)} layers, the first {layers[clear[0]]}" if clear else f"none of {len(layers)} layers"
-    found.append(f"The error is lower than the control's by more than two standard errors at {where}.")
+    of_control = _of(records, CONTROL, "below_constant")
+    found.append(
+        f"The error is lower by more than two standard errors than the control's at {_clearly_lower(over, layers)}, and than that of the "
+        f"one F at {_clearly_lower(gains, layers)}; the control's is lower than that of the one F at {_clearly_lower(of_control, layers)}."
+    )
     steps = np.diff([mean.mean for mean in errors])
     if steps.size:
         largest = int(np.argmin(steps))
@@ -285,6 +288,12 @@ def _findings(records: Sequence[Record], layers: Sequence[str]) -> list[str]:
         f"untrained probe's {plus_minus(drawn)}; of a true F it is 0."
     )
     return found
+
+
+def _clearly_lower(gains: Sequence[Mean], layers: Sequence[str]) -> str:
+    """At how many layers, and from which on."""
+    clear = [layer for layer, mean in zip(layers, gains, strict=True) if mean.mean > 2 * mean.error]
+    return f"{len(clear)} of {len(layers)} layers (the first: {clear[0]})" if clear else f"none of {len(layers)} layers"
 
 
 def _figure(records: Sequence[Record], layers: Sequence[str]) -> Figure:
@@ -303,8 +312,11 @@ def _figure(records: Sequence[Record], layers: Sequence[str]) -> Figure:
         axes.axhline(constant.mean, color="tab:orange", linestyle="--", linewidth=1.2, label="one F for all pairs")
         axes.axhspan(constant.mean - constant.error, constant.mean + constant.error, color="tab:orange", alpha=0.15, linewidth=0)
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3, linewidth=0.5)
+    panels[0].set_yscale("log")  # an untrained probe is off by many times what a trained one is
+    panels[0].yaxis.set_major_formatter(ScalarFormatter())
+    panels[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    panels[1].set_ylim(bottom=0)
     panels[0].legend(fontsize=8, ncols=2)
     panels[1].set_xticks(places, layers, rotation=90, fontsize=7)
     panels[1].set_xlabel("layer whose averaged tokens are read; bars are standard errors over pairs")
