@@ -168,6 +168,48 @@ class BackboneOptions(RunOptions):
     """Optimiser. muon updates the matrices of the blocks with Muon and everything else with AdamW."""
 
 
+@dataclasses.dataclass(frozen=True)
+class EpipolarOptions(RunOptions):
+    """Train epipolar probes on the averaged tokens of a frozen DUSt3R's layers, or of one with freshly drawn weights as a control.
+
+    The backbone runs once over a fixed number of training pairs, whose averaged tokens are kept; steps draw their batches from those.
+    """
+
+    backbone: str = PUBLISHED_BACKBONE
+    """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint."""
+    fresh: int | None = None
+    """Seed of freshly drawn weights that take the place of the backbone's: a control."""
+    layers: str = "decoder.*"
+    """Layers to probe."""
+    hidden: int = 256
+    """Width of a probe's hidden layer."""
+    pairs: int = 1024
+    """Training pairs, taken in order again and again."""
+    correspondences: int = 128
+    """Most correspondences of a pair that the loss sees."""
+    at_once: int = 16
+    """Pairs that one device takes through the backbone at once."""
+    out: Path = Path("epipolar_run")
+    """Output folder of the run."""
+
+    steps: int = 300
+    """Number of optimiser steps."""
+    batch_size: int | None = 64
+    """Pairs per step, over all devices."""
+    augment: bool = False
+    """Augment training images; the probes see each pair's tokens many times, always with the same augmentation."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    weight_decay: float = 1.0
+    """Weight decay. Far above that of pointmap probes, which never see a pair twice."""
+    validate_every: int = 100
+    """Steps between validations."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    log_every: int = 20
+    """Steps between entries of the log."""
+
+
 Options = TypeVar("Options", bound=RunOptions)
 """Options of probes, or of a backbone."""
 

@@ -19,7 +19,6 @@ from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.loader import Feed, Sources
 from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.data.specification import SYNTHETIC, parse_data, scenes_of
-from und3rstand_jax.geometry.loss import PairLoss
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.stack import Params
@@ -27,7 +26,7 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import check_seed, parse_image_size
 from und3rstand_jax.train.options import BackboneOptions, Options, RunOptions
 from und3rstand_jax.train.step.loops import ExampleOf
-from und3rstand_jax.train.step.optimizer import Recipe
+from und3rstand_jax.train.step.optimizer import Loss, Recipe
 
 PAIRS_PER_DEVICE = 4
 
@@ -55,7 +54,7 @@ class RunState(Protocol):
 T = TypeVar("T")
 State = TypeVar("State", bound=RunState)
 
-Losses = dict[str, PairLoss]
+Losses = Mapping[str, Loss]
 """Losses of each stack over the whole batch, every entry (L,)."""
 
 Step = Callable[[State, Params, Batch], tuple[State, Losses]]

@@ -5,6 +5,7 @@ run.json        what was trained on what                     metrics.jsonl   los
 skipped.txt     pairs that could not be read, if any         metrics.json    the figures at the end
 probes/         the trained probes with their backbone, and their evaluation in layers.csv and layers.png
 backbone/       or the trained backbone, and learning_curve.png
+epipolar/       or the trained epipolar probes; until then, tokens/ holds what they are trained on
 """
 
 import contextlib
@@ -26,17 +27,22 @@ from und3rstand_jax.support.output_folder import check_place, is_passing, locked
 from und3rstand_jax.support.results import VERSION, check_apart, check_own, files_in, remove_empty_folders
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
-from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, Options, RunOptions
+from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, EpipolarOptions, Options, RunOptions
 
 CONFIG, RECORD, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FORMAT = "und3rstand_jax training run"
-TRAINS, PROBES, BACKBONE = "trains", "probes", "a backbone"  # the record's entry for what a run trains; without it, probes
+TRAINS, PROBES, BACKBONE, EPIPOLAR = (
+    "trains",
+    "probes",
+    "a backbone",
+    "epipolar probes",
+)  # the record's entry for what a run trains; without it, probes
 
 # A folder's parts that are results of their own list their files themselves. Hidden files are what a killed process was writing.
 _WRITTEN = re.compile(
     r"config\.yaml|run\.json|metrics\.jsonl?|layers\.(csv|png)|learning_curve\.png|skipped\d*\.txt"
     r"|checkpoints/\d+(\.orbax-checkpoint-tmp[^/]*)?/((state|record|metrics)(\.orbax-checkpoint-tmp[^/]*)?/.+|_CHECKPOINT_METADATA"
-    r"|commit_success\.txt)|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
+    r"|commit_success\.txt)|(epipolar|tokens)/(question\.json|[0-9a-f]{24}\.npz)|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
     re.DOTALL,
 )
 
@@ -103,7 +109,8 @@ def _open(options: RunOptions, identity: Mapping[str, object]) -> None:
     elif not all(map(is_passing, os.listdir(folder))):
         raise OutputError(f"{folder} is not empty and not a training run; choose another --out")
     # The record comes first, since it makes the folder a run: killed from here on, it can be started again.
-    kind = {TRAINS: BACKBONE} if isinstance(options, BackboneOptions) else {}
+    trains = _trains(options)
+    kind = {} if trains == PROBES else {TRAINS: trains}
     replace_text(folder / RECORD, to_json({"format": FORMAT, "version": VERSION} | kind | dict(identity)))
     write_config(folder / CONFIG, option_values(options))
 
@@ -142,9 +149,13 @@ def _check_same(options: RunOptions, identity: Mapping[str, object]) -> None:
 
 def _check_kind(options: RunOptions) -> None:
     earlier = _record(options.out).get(TRAINS, PROBES)
-    wanted = BACKBONE if isinstance(options, BackboneOptions) else PROBES
+    wanted = _trains(options)
     if earlier != wanted:
         raise OutputError(f"{options.out} holds a run that trains {earlier}, not {wanted}; choose another --out, or --overwrite")
+
+
+def _trains(options: RunOptions) -> str:
+    return BACKBONE if isinstance(options, BackboneOptions) else EPIPOLAR if isinstance(options, EpipolarOptions) else PROBES
 
 
 def _checkpoints_named(options: RunOptions) -> list[Path]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from und3rstand_jax.geometry.loss import PairLoss
 from und3rstand_jax.support.documents import json_lines, parse_json, read_text
 from und3rstand_jax.support.errors import OutputError, UserError
 from und3rstand_jax.support.files import open_to_append, own_folder, replace_text
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.learning_curve import LOG
 from und3rstand_jax.train.run.checkpoints import WindowRecord
+from und3rstand_jax.train.step.optimizer import Loss
 
 TENSORBOARD = "tensorboard"
 
@@ -101,12 +101,13 @@ class LossWindow:
         self.steps = steps
         self._sums = {layer: dict(values) for layer, values in (sums or {}).items()}
 
-    def add(self, losses: Mapping[str, PairLoss]) -> None:
+    def add(self, losses: Mapping[str, Loss]) -> None:
         """Adds the losses of a step, by layer."""
         self.steps += 1
         for layer, loss in losses.items():
-            held = self._sums.setdefault(layer, dict.fromkeys(PairLoss._fields, 0.0))
-            for name, value in zip(PairLoss._fields, loss, strict=True):
+            values = loss._asdict()
+            held = self._sums.setdefault(layer, dict.fromkeys(values, 0.0))
+            for name, value in values.items():
                 held[name] += float(value)
 
     def means(self) -> dict[str, dict[str, float]]:

@@ -14,7 +14,8 @@ from und3rstand_jax.data.loader import open_sources
 from und3rstand_jax.loading import converted_checkpoint
 from und3rstand_jax.train.architecture import config_of, starting_point
 from und3rstand_jax.train.backbone_task import BackboneTask
-from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
+from und3rstand_jax.train.epipolar_task import EpipolarTask
+from und3rstand_jax.train.options import BackboneOptions, EpipolarOptions, RunOptions, TrainOptions
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
 from und3rstand_jax.train.run.folder import CHECKPOINTS, run_folder
@@ -78,6 +79,9 @@ def make_task(options: RunOptions) -> Task[Any]:
     if isinstance(options, BackboneOptions):
         config, start = starting_point(options)
         return BackboneTask.create(options, config, *place, start)
+    if isinstance(options, EpipolarOptions):
+        source = converted_checkpoint(options.backbone)
+        return EpipolarTask.create(options, config_of(source), *place, source)
     assert isinstance(options, TrainOptions)
     source = converted_checkpoint(options.backbone)
     return ProbesTask.create(options, config_of(source), *place, source)

@@ -5,16 +5,15 @@ training a backbone on few pairs.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax.tree_util import DictKey
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from und3rstand_jax.geometry.loss import PairLoss
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import OptionError
 
@@ -32,6 +31,20 @@ class Total(Protocol):
 
     def __call__(self, values: T, /) -> T:
         """The sums."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A named tuple of a batch's figures, every entry () or, of a stack of models, (L,): what is minimised, and others for the log."""
+
+    @property
+    def total(self) -> Float[Array, "..."]:
+        """What is minimised."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]:
+        """Every figure by its name."""
         ...
 
 
@@ -132,7 +145,7 @@ def initial_train_state(recipe: Recipe, params: Params) -> TrainState:
     return TrainState(params, jax.tree.map(jnp.copy, params), optimizer(recipe).init(params), jnp.int32(NOT_FROZEN))
 
 
-def update(recipe: Recipe, state: TrainState, gradient: Params, loss: PairLoss, step: Int[Array, ""]) -> TrainState:
+def update(recipe: Recipe, state: TrainState, gradient: Params, loss: Loss, step: Int[Array, ""]) -> TrainState:
     """The next state of a single model. A loss or gradient that is not finite freezes it for good, at the last good parameters."""
     finite = jnp.isfinite(loss.total) & jnp.isfinite(optax.tree.norm(gradient))
     trains = state.frozen_at == NOT_FROZEN
