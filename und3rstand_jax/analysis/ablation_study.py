@@ -181,7 +181,7 @@ def ablation_study(
     measured = sweep(
         backbone,
         pairs.views,
-        _Made(made),
+        MadeEdits(made),
         ProbesMeasure(probes.config) if by_probes and probes else HeadMeasure(),
         pairs.truth,
         probes.params if by_probes and probes else (),
@@ -202,7 +202,7 @@ def ablation_study(
     return AblationStudy(question, unedited, rows, on_true_place, estimates)
 
 
-class _Made(Sequence[Edits]):
+class MadeEdits(Sequence[Edits]):
     """Edits that are made when they are asked for: those of resampling hold the values of all pairs, each in a copy of its own."""
 
     def __init__(self, makers: Sequence[Callable[[], Edits]]) -> None:

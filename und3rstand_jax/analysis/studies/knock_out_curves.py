@@ -1,0 +1,69 @@
+"""The numbers of the study of knock-outs by what was taken away: curves over the number of heads, with their controls'."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from und3rstand_jax.analysis.ablations import By
+from und3rstand_jax.analysis.pair_measures import VIEW2
+from und3rstand_jax.analysis.studies import knock_out_sets as sets
+from und3rstand_jax.analysis.studies.knock_out_sweeps import Row
+from und3rstand_jax.analysis.studies.study import Mean, mean_of
+
+ByPair = Mapping[str, Float[np.ndarray, " S"]]
+"""Of every metric, its value in every measured pair."""
+
+TOLD_K = 8
+"""Sentences are about so many heads, or the most that were taken away."""
+
+
+class Curve(NamedTuple):
+    """One kind of set over k. Of random ones the mean over draws, pair by pair, and the least and greatest draw's mean."""
+
+    ks: tuple[int, ...]
+    values: tuple[Mean, ...]
+    effects: tuple[Mean, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    draws: tuple[int, ...]
+
+    def at(self, k: int) -> int:
+        """The index of k."""
+        return self.ks.index(k)
+
+
+def curve_of(rows: Sequence[Row], kind: str, by: By, metric: str, of: str | None = None) -> Curve:
+    """Of the sets of one kind, taken away in one way; `of` tells the controls of several kinds apart."""
+    chosen = [row for row in rows if row.taken.kind == kind and row.by == by and of in (None, row.taken.of)]
+    points = []
+    for k in sorted({row.taken.k for row in chosen if row.taken.k is not None}):
+        draws = [row for row in chosen if row.taken.k == k]
+        means = [mean_of(row.values[metric]).mean for row in draws]
+        value, effect = (
+            mean_of(np.mean([part[metric] for part in parts], axis=0))
+            for parts in zip(*((row.values, row.effects) for row in draws), strict=True)
+        )
+        points.append((k, value, effect, min(means), max(means), len(draws)))
+    return Curve(*zip(*points, strict=True)) if points else Curve((), (), (), (), (), ())
+
+
+def ways(rows: Sequence[Row]) -> list[By]:
+    """Those in which heads were taken away."""
+    return [by for by in sets.WAYS if any(row.by == by and row.taken.kind == sets.MATCH for row in rows)]
+
+
+def named(rows: Sequence[Row], name: str) -> Row:
+    """The row of a sublayer, a block or cross-attention."""
+    return next(row for row in rows if row.taken.name == name)
+
+
+def told_k(rows: Sequence[Row]) -> int:
+    """The number of heads that sentences are about."""
+    return max(k for k in curve_of(rows, sets.MATCH, "mean", VIEW2).ks if k <= TOLD_K)
+
+
+def effect_on(row: Row, metric: str = VIEW2) -> Mean:
+    """The mean difference to the unedited run."""
+    return mean_of(row.effects[metric])

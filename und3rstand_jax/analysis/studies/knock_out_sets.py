@@ -1,0 +1,184 @@
+"""What the study of knock-outs takes away: heads ranked by what they look at, random heads as controls, sublayers and blocks.
+
+    statistics of heads (`heads`) ─▶ ranking ─▶ the k first, the k last, k others of the same blocks by chance
+    decoder ─▶ each sublayer, each block, the attention between the views
+
+Leaving out whole layers is what arXiv 2509.07120 does; the heads are those of arXiv 2512.11508 and 2510.24907.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from und3rstand_jax.analysis.ablations import Ablation, By, Place, controls, heads_of_same_blocks
+from und3rstand_jax.analysis.studies.heads import CROSS, SELF
+from und3rstand_jax.model.config import BackboneConfig
+
+MATCH, SINK, RANDOM, BOTTOM = "match", "sink", "random", "bottom"
+SUBLAYER, BLOCK, BETWEEN = "sublayer", "block", "between_views"
+
+KINDS = {
+    MATCH: "the k cross-attention heads of both views that look hardest at the true place: by the mean of mass - mass_other",
+    SINK: "the k heads, of cross- and self-attention of both views, whose strongest key takes most of their attention",
+    RANDOM: "control: k heads drawn by chance from the blocks, attentions and views of such a set, without its own",
+    BOTTOM: "control: the k cross-attention heads that look least at the true place",
+    SUBLAYER: "what one sublayer adds to the stream, in both views at once",
+    BLOCK: "what a whole decoder block adds to the stream, in both views at once",
+    BETWEEN: "what cross-attention adds to the stream, through which alone the views hear of one another",
+}
+
+WAYS: tuple[By, ...] = ("zero", "mean", "resample")
+
+DRAWS: Mapping[By, int] = {"mean": 5, "zero": 1, "resample": 1}
+"""How many random controls a set has in each way; the first by mean are those of the other ways. More take most of the time."""
+
+STEPS = (SELF, CROSS, "mlp")
+"""The sublayers of a decoder block."""
+
+_BOTH: tuple[Literal[1, 2], ...] = (1, 2)
+_TRIES = 8
+
+Ranking: TypeAlias = tuple[Place, ...]
+
+
+class Rankings(NamedTuple):
+    """Heads, first those that do most of it."""
+
+    match: Ranking
+    sink: Ranking
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """Some places that are taken away together.
+
+    Attributes:
+        kind: of `KINDS`.
+        name: to read, and of this set alone.
+        places: what goes.
+        k: how many heads; None for sublayers.
+        of: of a control, the kind of set that it is one of.
+        draw: of a random control, from 1.
+        pool: of a random control, what it was drawn from: "same blocks", or "all blocks" where those have too few other heads.
+    """
+
+    kind: str
+    name: str
+    places: tuple[Place, ...]
+    k: int | None = None
+    of: str | None = None
+    draw: int | None = None
+    pool: str | None = None
+
+    @property
+    def view(self) -> str:
+        """In whose pass: "1", "2" or "both"."""
+        views = {place.view for place in self.places}
+        return str(*views) if len(views) == 1 else "both"
+
+    @property
+    def ablation(self) -> Ablation:
+        """As `edits_of` takes it."""
+        return Ablation(self.name, "set", self.places)
+
+
+def rankings(by_pair: Mapping[str, Float[np.ndarray, "S 2 blocks heads"]], pairs: range) -> Rankings:
+    """From the means over some pairs of `measure_heads`; a head of which nothing is known comes last, ties go by block, view and head.
+
+    Args:
+        by_pair: of every pair.
+        pairs: those that count.
+    """
+    excess = by_pair[f"{CROSS}/mass"] - by_pair[f"{CROSS}/mass_other"]
+    some = slice(pairs.start, pairs.stop)
+    match = _scores(CROSS, excess[some])
+    sink = {**_scores(CROSS, by_pair[f"{CROSS}/sink"][some]), **_scores(SELF, by_pair[f"{SELF}/sink"][some])}
+    return Rankings(_ranked(match), _ranked(sink))
+
+
+def _ranked(scores: Mapping[Place, float]) -> Ranking:
+    return tuple(sorted(scores, key=lambda place: -scores[place]))
+
+
+def _scores(attention: str, values: Float[np.ndarray, "S 2 blocks heads"]) -> dict[Place, float]:
+    known = ~np.isnan(values)
+    means = np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    means = np.where(known.any(axis=0), means, -np.inf)
+    _, blocks, heads = means.shape
+    return {
+        Place(f"decoder.{block}.{attention}.heads", view, head): float(means[view - 1, block, head])
+        for block in range(blocks)
+        for view in _BOTH
+        for head in range(heads)
+    }
+
+
+def counts_of(config: BackboneConfig) -> tuple[int, ...]:
+    """1, 2, 4, … up to half of both views' cross-attention heads."""
+    most = config.dec_depth * config.dec_num_heads
+    return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
+
+
+def head_sets(ranking: Rankings, config: BackboneConfig, seed: int) -> list[Taken]:
+    """The first k of both rankings with random controls, and the last k by match."""
+    found = []
+    for kind, ranked in ((MATCH, ranking.match), (SINK, ranking.sink)):
+        for number, k in enumerate(counts_of(config)):
+            own = Taken(kind, f"{kind} {k}", ranked[:k], k)
+            found += [own, *_controls(own, ranked, config, seed + 100 * number + (kind == SINK))]
+    return found + [Taken(BOTTOM, f"{BOTTOM} {k}", ranking.match[-k:], k, MATCH) for k in counts_of(config)]
+
+
+def _controls(of: Taken, everywhere: Sequence[Place], config: BackboneConfig, seed: int) -> list[Taken]:
+    """As many different ones as are asked for, or fewer where there are not as many."""
+    k = len(of.places)
+    pool, drawn_from = heads_of_same_blocks(of.places, config), "same blocks"
+    if len(set(pool) - set(of.places)) < k:
+        pool, drawn_from = tuple(everywhere), "all blocks"
+    most = max(DRAWS.values())
+    different = dict.fromkeys(control.places for control in controls(of.ablation, pool, _TRIES * most, seed))
+    return [
+        Taken(RANDOM, f"{RANDOM} {of.name} draw {draw}", places, k, of.kind, draw, drawn_from)
+        for draw, places in enumerate(list(different)[:most], start=1)
+    ]
+
+
+def layer_sets(config: BackboneConfig) -> list[Taken]:
+    """Every sublayer, every block, and cross-attention: all of it, one view's, up to each block and from each block on."""
+    depth = config.dec_depth
+    found = [Taken(SUBLAYER, f"decoder.{block}.{step}", _updates([block], [step])) for block in range(depth) for step in STEPS]
+    found += [Taken(BLOCK, f"decoder.{block}", _updates([block], STEPS)) for block in range(depth)]
+    found += [
+        Taken(BETWEEN, "all cross-attention", _updates(range(depth), [CROSS])),
+        *(Taken(BETWEEN, f"cross-attention of view {view}", _updates(range(depth), [CROSS], (view,))) for view in _BOTH),
+    ]
+    for block in range(1, depth):
+        found.append(Taken(BETWEEN, up_to(block), _updates(range(block), [CROSS])))
+        found.append(Taken(BETWEEN, from_on(block), _updates(range(block, depth), [CROSS])))
+    return found
+
+
+def up_to(block: int) -> str:
+    """The name of the set of all cross-attention before a block."""
+    return f"cross-attention before block {block}"
+
+
+def from_on(block: int) -> str:
+    """The name of the set of all cross-attention from a block on."""
+    return f"cross-attention from block {block} on"
+
+
+def _updates(blocks: Sequence[int], steps: Sequence[str], views: tuple[Literal[1, 2], ...] = _BOTH) -> tuple[Place, ...]:
+    return tuple(Place(f"decoder.{block}.{step}.update", view, None) for block in blocks for step in steps for view in views)
+
+
+def ways_of(taken: Taken, resampling: bool) -> tuple[By, ...]:
+    """In which ways a set is taken away: sublayers by zero, the last by mean, controls as `DRAWS` says, the first in all ways."""
+    if taken.k is None:
+        return ("zero",)
+    if taken.kind == BOTTOM:
+        return ("mean",)
+    return tuple(by for by in WAYS if (taken.draw or 0) <= DRAWS[by] and (by != "resample" or resampling))

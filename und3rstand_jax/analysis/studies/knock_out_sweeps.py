@@ -1,0 +1,181 @@
+"""How the study of knock-outs is measured: two programs, in which every set mentions the same sites.
+
+zero, mean, sublayers ─▶ one sweep over the pairs ─────────────────────────┐
+resampling ─▶ values of another pair, a few pairs at once ─▶ a sweep ──────┴─▶ error of all pairs, matches and pose of some
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from und3rstand_jax.analysis.ablation_study import MadeEdits
+from und3rstand_jax.analysis.ablations import Ablation, By, SiteView, Values, edits_of, replacements
+from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasure
+from und3rstand_jax.analysis.studies.heads import CROSS, SELF
+from und3rstand_jax.analysis.studies.knock_out_sets import STEPS, Taken, ways_of
+from und3rstand_jax.analysis.studies.study import Setting, over_pairs
+from und3rstand_jax.analysis.sweep import sweep
+from und3rstand_jax.model.config import BackboneConfig
+
+NOTHING = Ablation("nothing", "set", ())
+
+LEAST_POSED = 16
+
+_AT_ONCE = 2**29  # bytes of other pairs' values
+
+_VIEWS: tuple[Literal[1, 2], ...] = (1, 2)
+
+
+class Row(NamedTuple):
+    """One set taken away in one way: every metric of every measured pair, and its difference to the unedited run of the same program."""
+
+    taken: Taken
+    by: By
+    values: Mapping[str, Float[np.ndarray, " S"]]
+    effects: Mapping[str, Float[np.ndarray, " S"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SomePoses:
+    """`HeadFinish` for some pairs; of the others the errors alone, since matches and pose take longer than the model.
+
+    Attributes:
+        finish: of all pairs.
+        posed: numbers of the pairs whose matches and pose are found; they are NaN of others.
+    """
+
+    finish: HeadFinish
+    posed: range
+
+    def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
+        """The five numbers of each example, which is of that pair."""
+        chosen = [index for index, number in enumerate(pairs) if number in self.posed]
+        finished = self.finish({name: values[chosen] for name, values in measured.items()}, [pairs[index] for index in chosen])
+        found = {}
+        for name, values in finished.items():
+            found[name] = np.asarray(measured[name], np.float64) if name in measured else np.full(len(pairs), np.nan)
+            found[name][chosen] = values
+        return found
+
+
+def posed(measured: int) -> int:
+    """Of how many of the measured pairs matches and pose are found: half of them, and 16 at least."""
+    return min(measured, max(LEAST_POSED, measured // 2))
+
+
+def measure(setting: Setting, numbers: range, taken: Sequence[Taken]) -> tuple[dict[str, Float[np.ndarray, " S"]], list[Row]]:
+    """Every metric of the unedited run, and of every set in every way it is taken away, on some of the pairs.
+
+    Args:
+        setting: with all pairs: what a pair's values are replaced by comes from others, measured or not.
+        numbers: of the pairs that are measured.
+        taken: the sets.
+    """
+    asked = [(one, by) for one in taken for by in ways_of(one, setting.count > 1)]
+    plain = [(one, by) for one, by in asked if by != "resample"]
+    resampled = [(one, by) for one, by in asked if by == "resample"]
+    unedited, *rest = _sweep_plain(setting, numbers, plain)
+    found: dict[tuple[str, By], Row] = {
+        (one.name, by): _row(one, by, values, unedited) for (one, by), values in zip(plain, rest, strict=True)
+    }
+    if resampled:
+        own, *rest = _sweep_resampled(setting, numbers, [one for one, _ in resampled])
+        found |= {(one.name, by): _row(one, by, values, own) for (one, by), values in zip(resampled, rest, strict=True)}
+    return unedited, [found[one.name, by] for one, by in asked]
+
+
+def _row(taken: Taken, by: By, values: Mapping[str, np.ndarray], unedited: Mapping[str, np.ndarray]) -> Row:
+    with np.errstate(invalid="ignore"):  # of two infinite errors the difference is not known
+        return Row(taken, by, values, {name: values[name] - unedited[name] for name in MEANING})
+
+
+def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, By]]) -> list[dict[str, np.ndarray]]:
+    """The unedited run, then the sets by zero and by mean: one program, since zero is a replacement too."""
+    config, pairs = setting.backbone.config, setting.pairs
+    heads, updates = _head_sites(config), _update_sites(config)
+    together = min(setting.batch_size, max(1, _AT_ONCE // bytes_of_values(setting)))
+    zero = {place: np.zeros(_shape_of_one(place, config), np.float32) for place in (*heads, *updates)}
+    mean = zero | dict(replacements(setting.backbone, pairs.views, heads, "mean", together, 1.0, setting.seed, setting.progress))
+    values: Mapping[str, Values] = {"zero": zero, "mean": mean}
+    sites = (*heads, *updates)
+    made = [functools.partial(edits_of, NOTHING, sites, "mean", zero, config)]
+    made += [functools.partial(edits_of, one.ablation, sites, "mean", values[by], config) for one, by in asked]
+    measured = pairs.some(numbers)
+    return sweep(
+        setting.backbone,
+        measured.views,
+        MadeEdits(made),
+        HeadMeasure(setting.alignment or "scale"),
+        measured.truth,
+        finish=SomePoses(HeadFinish(measured.truths), range(posed(len(numbers)))),
+        batch_size=setting.batch_size,
+        pieces=setting.pieces,
+        progress=setting.progress,
+    )
+
+
+def _sweep_resampled(setting: Setting, numbers: range, asked: Sequence[Taken]) -> list[dict[str, np.ndarray]]:
+    """The unedited run, then the sets by resampling; no more than a few pairs' values are held at once."""
+    backbone, config = setting.backbone, setting.backbone.config
+    sites = _head_sites(config)
+    names = tuple(dict.fromkeys(site for site, _ in sites))
+    measured = dataclasses.replace(setting, pairs=setting.pairs.some(numbers), progress=setting.progress)
+
+    def compute(some: range) -> dict[str, np.ndarray]:
+        chunk = measured.pairs.some(some)
+        others = setting.pairs.some([other_pair(numbers[number], setting.count) for number in some])
+        output = backbone(*others.views, capture=names, head=False)
+        values = {(site, view): np.asarray(output[site][view - 1], np.float32) for site, view in sites}
+        of_posed = range(max(0, min(len(some), posed(len(numbers)) - some.start)))
+        found = sweep(
+            backbone,
+            chunk.views,
+            MadeEdits(
+                [
+                    functools.partial(edits_of, ablation, sites, "resample", values, config)
+                    for ablation in (NOTHING, *(one.ablation for one in asked))
+                ]
+            ),
+            HeadMeasure(setting.alignment or "scale"),
+            chunk.truth,
+            finish=SomePoses(HeadFinish(chunk.truths), of_posed),
+            batch_size=resampled_at_once(setting),
+        )
+        return {name: np.stack([result[name] for result in found], axis=1) for name in MEANING}
+
+    together = over_pairs(measured, "resampling", compute, resampled_at_once(setting))
+    return [{name: values[:, index] for name, values in together.items()} for index in range(1 + len(asked))]
+
+
+def other_pair(number: int, count: int) -> int:
+    """The pair whose values a pair gets by resampling: half of all further on, since neighbours in a data set may show one scene."""
+    return (number + count // 2) % count
+
+
+def resampled_at_once(setting: Setting) -> int:
+    """How many pairs, and how many passes of one, resampling takes at once."""
+    return max(1, min(setting.batch_size, _AT_ONCE // bytes_of_values(setting)))
+
+
+def bytes_of_values(setting: Setting) -> int:
+    """Of one pair, what all heads of the decoder put out, in both views."""
+    tokens = sum(rows * columns for rows, columns in setting.grids)
+    return 4 * tokens * setting.backbone.config.dec_embed_dim * 2 * setting.backbone.config.dec_depth
+
+
+def _head_sites(config: BackboneConfig) -> tuple[SiteView, ...]:
+    return tuple((f"decoder.{block}.{kind}.heads", view) for block in range(config.dec_depth) for kind in (SELF, CROSS) for view in _VIEWS)
+
+
+def _update_sites(config: BackboneConfig) -> tuple[SiteView, ...]:
+    return tuple((f"decoder.{block}.{step}.update", view) for block in range(config.dec_depth) for step in STEPS for view in _VIEWS)
+
+
+def _shape_of_one(place: SiteView, config: BackboneConfig) -> tuple[int, ...]:
+    """Of one token's values at a site, as `replacements` gives them by mean."""
+    width, heads = config.dec_embed_dim, config.dec_num_heads
+    return (1, 1, heads, width // heads) if place[0].endswith(".heads") else (1, 1, width)
