@@ -11,7 +11,7 @@ import pytest
 from tests.made_pairs import wall_pairs
 from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis.studies.patching import MEANING, chosen, cost, decided, patching, share_towards
-from und3rstand_jax.analysis.studies.patching_runs import patches_of
+from und3rstand_jax.analysis.studies.patching_runs import Runs, patches_of
 from und3rstand_jax.analysis.studies.study import Mean, Setting
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.support.errors import CheckpointError, OptionError
@@ -37,8 +37,8 @@ def decided_in_one_layer() -> Backbone:
 
 @functools.cache
 def setting() -> Setting:
-    pairs = wall_pairs(3)
-    return Setting(decided_in_one_layer(), None, pairs, wall_pairs(3, 1, (-0.5, -0.3), pairs.views[0]))
+    pairs = wall_pairs(4)
+    return Setting(decided_in_one_layer(), None, pairs, wall_pairs(4, 1, (-0.5, -0.3), pairs.views[0]), batch_size=2)
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def test_the_controls_are_what_they_must_be():
     unrelated = shares("layer", source="unrelated")
     assert list(unrelated) == [layer for layer in LAYERS if layer.endswith(("embed", "mlp"))]
     assert max(unrelated.values()) < 0.5
-    assert study().by_pair["to_b/points2_of_b"] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert study().by_pair["to_b/points2_of_b"] == pytest.approx([0] * 4, abs=1e-6)
     assert (study().by_pair["to_b/points2_of_a"] > 0.01).all()
 
 
@@ -115,15 +115,24 @@ def test_every_name_has_a_meaning_and_the_findings_hold_the_numbers():
     assert cost(setting()).passes > 3 * len(LAYERS)
 
 
-def test_parts_of_the_pairs_give_the_same_and_what_is_kept_is_not_computed_again(tmp_path, monkeypatch):
-    parts = dataclasses.replace(setting(), batch_size=2, pieces=Pieces(tmp_path / "pieces", {}))
-    first = patching(parts).by_pair
-    for name, values in study().by_pair.items():
-        if not name.startswith(("to_b/rotation", "to_b/direction", "rotation", "direction")):
-            np.testing.assert_allclose(first[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
-    monkeypatch.setattr("und3rstand_jax.analysis.studies.patching.Runs", lambda *_: pytest.fail("a pass was run"))
+def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+    ran = []
+
+    class Interrupted(Runs):
+        def __init__(self, setting, patches, some):
+            if ran:
+                raise KeyboardInterrupt
+            ran.append(some)
+            super().__init__(setting, patches, some)
+
+    parts = dataclasses.replace(setting(), pieces=Pieces(tmp_path / "pieces", {}))
+    monkeypatch.setattr("und3rstand_jax.analysis.studies.patching.Runs", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        patching(parts)
+    ran.clear()
     again = patching(parts).by_pair
-    assert all(np.array_equal(again[name], values, equal_nan=True) for name, values in first.items())
+    assert ran == [range(2, 4)]
+    assert all(np.array_equal(again[name], values, equal_nan=True) for name, values in study().by_pair.items())
 
 
 def test_a_share_is_a_ratio_of_sums_and_leaves_unknown_pairs_out():
