@@ -1,0 +1,100 @@
+"""Tokens of any layer, read by the model's own head as if they were its last: the logit lens of language models, for pointmaps.
+
+captured layers ─▶ a start (`und3rstand_jax.model.start`) in which a layer stands where the last one does ─▶ [norm] ─▶ own head
+"""
+
+import functools
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from und3rstand_jax.analysis.pair_measures import PairTruth
+from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.layer_ids import network_order
+from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.start import head_layers
+
+NORM = "decoder.norm"
+
+LENS = (
+    "a layer's tokens take the place of the decoder's last ones: with norm, of those before decoder.norm; without, of its output. A DPT "
+    "head also reads encoder.norm and two streams of the decoder: those that lie behind the layer are replaced by its tokens too, those "
+    "before it stay. With norm this is the model without what all later steps add to the streams"
+)
+
+
+def lens_start(output: BackboneOutput, layer_id: str, config: BackboneConfig, norm: bool) -> BackboneOutput:
+    """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head=True)`.
+
+    With norm it is exactly the pass in which every later `.update` of both views is knocked out: the streams then reach the norm, and on
+    their way the places that a DPT head reads, as they are at the layer. Without norm the norm is left out as well.
+
+    Args:
+        output: with the layer and `head_layers(config)` captured, but for `decoder.norm`.
+        layer_id: `decoder.embed` or a layer of the decoder's blocks.
+        config: of the backbone.
+        norm: whether `decoder.norm` is applied to the tokens.
+    """
+    tokens, place = output[layer_id], network_order(layer_id)
+    layers = {layer: tokens if network_order(layer) > place else output[layer] for layer in head_layers(config)[:-1]}
+    last = f"decoder.{config.dec_depth - 1}.mlp" if norm else NORM
+    return BackboneOutput(layers | {last: tokens}, output.image_sizes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def lens_errors(
+    module: DUSt3R,
+    alignment: Alignment,
+    with_points: bool,
+    params: Any,
+    start: BackboneOutput,
+    scales: Float[Array | np.ndarray, " K"],
+    truth: PairTruth,
+    other: PairTruth,
+) -> dict[str, Float[Array, "K ..."]]:
+    """What the head reads from a start with its last tokens multiplied by each of K factors, measured.
+
+    Args:
+        module, params: of the backbone.
+        alignment: of the points.
+        with_points: whether view 2's points are returned too.
+        start: from `lens_start`, of B pairs.
+        scales: the factors; what else a DPT head reads is not multiplied.
+        truth: of these pairs.
+        other: of other pairs, for the control.
+
+    Returns:
+        As from `errors_of`, with K along the first axis.
+    """
+    last = max(start.activations, key=network_order)
+
+    def scaled(scale: Float[Array, ""]) -> dict[str, Array]:
+        tokens = pair(jnp.asarray(scale * jnp.asarray(view, jnp.float32), view.dtype) for view in start[last])
+        at = BackboneOutput(dict(start.activations) | {last: tokens}, start.image_sizes)
+        output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=True, start=at))
+        assert output.pred1 is not None and output.pred2 is not None, "the head was run"
+        return errors_of(output.pred1, output.pred2, truth, other, alignment, with_points)
+
+    return jax.lax.map(scaled, jnp.asarray(scales))
+
+
+def errors_of(
+    pred1: Pointmap, pred2: Pointmap, truth: PairTruth, other: PairTruth, alignment: Alignment, with_points: bool
+) -> dict[str, Float[Array, "B ..."]]:
+    """Both views' errors against the true points, `view1` and `view2`, and against other pairs', `other1` and `other2`.
+
+    With points also view 2's `points` (B, H, W, 3) and `confidence` (B, H, W) where there is one, for its pose.
+    """
+    found: dict[str, Array] = {}
+    for prefix, of in (("view", truth), ("other", other)):
+        errors = aligned_errors(pred1, pred2, of.truth, jnp.asarray(of.unit), alignment)
+        found |= {f"{prefix}{number}": error for number, error in enumerate(errors, start=1)}
+    if with_points:
+        found |= {"points": pred2["pts3d"]} | ({"confidence": pred2["conf"]} if "conf" in pred2 else {})
+    return found

@@ -1,0 +1,105 @@
+"""The figure of the study of the lens: errors over the layers, by the model's own head and by the probes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from und3rstand_jax.analysis.studies.study import Mean, Record
+
+
+class _Line(NamedTuple):
+    label: str
+    colour: str
+    style: str
+    marker: str
+
+
+_LINES = {
+    "normed": _Line("own head, with norm", "#0072b2", "-", "o"),
+    "bare": _Line("own head, without norm", "#e69f00", "-", "s"),
+    "scaled": _Line("own head, without norm, scale fitted", "#d55e00", "-", "^"),
+    "probe": _Line("probe", "#009e73", "-", "D"),
+    "normed_other": _Line("own head, with norm, on another scene's tokens", "#71717a", "--", ""),
+}
+_DASHED = "#71717a"
+
+
+def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float) -> Figure:
+    """Both views' errors, and view 2's rotation error; bars are standard errors.
+
+    Args:
+        records: of the study.
+        layers: in network order.
+        turn: the error in degrees of predicting no rotation.
+    """
+    figure = Figure(figsize=(min(max(0.3 * len(layers) + 2.5, 8.0), 16.0), 10.0), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
+    for view, place in zip((1, 2), axes[:2], strict=True):
+        own = [record for record in records if record["view"] == view]
+        for name, line in _LINES.items():
+            _draw(place, own, name, line)
+        place.set(title=f"Points of view {view}", ylabel="normalised point error", yscale="log")
+        _bounded(place, own)
+    own = [record for record in records if record["view"] == 2]
+    for name in ("normed", "probe"):
+        _draw(axes[2], own, f"{name}_rotation", _LINES[name])
+    axes[2].axhline(turn, color=_DASHED, linestyle=":", label="no rotation at all")
+    axes[2].legend(frameon=False, fontsize=8, loc="upper right")
+    axes[2].set(title="Rotation of view 2", ylabel="error in degrees", yscale="log")
+    for place in axes:
+        _dress(place, layers)
+    axes[-1].set_xlabel("decoder block; within a block after self-attention, cross-attention and MLP; E is the decoder's input")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw(axes: Axes, own: Sequence[Record], name: str, line: _Line) -> None:
+    means = [record.get(name) for record in own]
+    if not any(isinstance(mean, Mean) for mean in means):
+        return
+    values, errors = (np.array([getattr(mean, part, np.nan) for mean in means], float) for part in ("mean", "error"))
+    shown = np.where(np.isfinite(values), values, np.nan)
+    axes.errorbar(
+        range(len(own)),
+        shown,
+        np.nan_to_num(errors),
+        color=line.colour,
+        linestyle=line.style,
+        marker=line.marker,
+        markersize=4,
+        linewidth=1.3,
+        elinewidth=0.8,
+        label=line.label,
+    )
+
+
+def _bounded(axes: Axes, own: Sequence[Record]) -> None:
+    """Errors without the norm may be beyond all bounds: ten times the largest of the others is enough to see it."""
+    others = [mean.mean for record in own for name in ("normed", "normed_other", "probe") if isinstance(mean := record.get(name), Mean)]
+    known = [value for value in others if np.isfinite(value) and value > 0]
+    if known:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, min(high, 10 * max(known)))
+
+
+def _dress(axes: Axes, layers: Sequence[str]) -> None:
+    blocks: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        blocks.setdefault(layer.split(".")[1], []).append(index)
+    for number, of_block in enumerate(blocks.values()):
+        if number % 2:
+            axes.axvspan(of_block[0] - 0.5, of_block[-1] + 0.5, color="#f4f4f5", zorder=0)
+    axes.set_xticks([np.mean(of_block) for of_block in blocks.values()], ["E" if name == "embed" else name for name in blocks])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else tuple(range(1, 10))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#e4e4e7", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,173 @@
+"""What the study of the lens measures: every layer's tokens through the model's own head, with and without its norm, and through the probe.
+
+pairs ─▶ sizes of streams ─▶ a scale for each layer, fitted on some pairs ─▶ errors of every reading, on all pairs
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, cast
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_start
+from und3rstand_jax.analysis.pair_measures import PairTruth
+from und3rstand_jax.analysis.studies.study import Setting, over_pairs
+from und3rstand_jax.geometry.alignment import Alignment
+from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.geometry.pose import pose_errors, second_camera
+from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.layer_ids import paper_layer_ids
+from und3rstand_jax.model.start import head_layers
+
+READINGS = {
+    "normed": "the model's own head behind decoder.norm",
+    "bare": "the model's own head without decoder.norm",
+    "scaled": "the model's own head without decoder.norm, tokens times the layer's `scale`; over the pairs it was not fitted on",
+    "probe": "the layer's probe",
+}
+
+FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
+"""The scales that are tried, times the ratio of the root mean squares of decoder.norm's tokens and the layer's."""
+
+MOST_FITTED = 16
+"""Pairs that a scale is fitted on, at most."""
+
+_FAILED_DEGREES = 180.0
+_AT_ONCE = 2**30  # bytes of tokens and of what a head holds
+
+_errors = functools.partial(jax.jit, static_argnums=(4, 5))(errors_of)
+
+
+def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
+    """The layers that are read: the decoder's input, and its stream after every step."""
+    return "decoder.embed", *paper_layer_ids(config.dec_depth)
+
+
+class Scales(NamedTuple):
+    """Of L layers the factor with the least sum of both views' mean errors without norm.
+
+    Attributes:
+        factors: by which tokens are multiplied.
+        at_edge: whether it is the smallest or largest that was tried, so that another might be better.
+        pairs: numbers of the pairs that they were fitted on.
+    """
+
+    factors: Float[np.ndarray, " L"]
+    at_edge: Bool[np.ndarray, " L"]
+    pairs: Int[np.ndarray, " F"]
+
+
+def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
+    """Tries `FACTORS` on some of the pairs."""
+    config, layers = setting.backbone.config, lens_layers(setting.backbone.config)
+    fitted = fitted_pairs(setting)
+    some = dataclasses.replace(setting, pairs=setting.pairs.some(fitted.tolist()))
+
+    def squares(numbers: range) -> dict[str, np.ndarray]:
+        output = some.backbone(*_views(some, numbers), capture=(*layers, NORM), head=False)
+        of = {
+            layer: sum(np.mean(np.square(view, dtype=np.float64), axis=(1, 2)) for view in map(np.asarray, output[layer]))
+            for layer in output
+        }
+        return {"squares": np.stack([of[layer] for layer in (*layers, NORM)], axis=1)}
+
+    means = over_pairs(some, "sizes of streams", squares, pairs_at_once(some))["squares"].mean(axis=0)
+    ratios = np.sqrt(means[-1] / np.maximum(means[:-1], 1e-30))
+    tried = (ratios[:, None] * FACTORS).astype(np.float32)
+
+    def errors(numbers: range) -> dict[str, np.ndarray]:
+        output = some.backbone(*_views(some, numbers), capture=(*layers, *head_layers(config)), head=False)
+        truth = _truth(some.pairs.truth, numbers)
+        found = []
+        for layer, factors in zip(layers, tried, strict=True):
+            start = lens_start(output, layer, config, norm=False)
+            read = lens_errors(some.backbone.module, alignment, False, some.backbone.params, start, factors, truth, truth)
+            found.append(np.stack([read["view1"], read["view2"]]))
+        return {"errors": np.moveaxis(np.stack(found), -1, 0)}  # of (layer, view, factor, pair)
+
+    by_pair = over_pairs(some, "scales of streams", errors, pairs_at_once(some))["errors"]
+    sums = _known_mean(by_pair).sum(axis=1)
+    best = np.argmin(np.where(np.isnan(sums), np.inf, sums), axis=1)
+    return Scales(tried[np.arange(len(layers)), best], (best == 0) | (best == len(FACTORS) - 1), fitted)
+
+
+def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignment) -> dict[str, Float[np.ndarray, "S L"]]:
+    """READING/view1, /view2, /other1 and /other2, and `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe."""
+    backbone, probes = setting.backbone, setting.probes
+    config, layers = backbone.config, lens_layers(backbone.config)
+
+    def compute(some: range) -> dict[str, np.ndarray]:
+        output = backbone(*_views(setting, some), capture=(*layers, *head_layers(config)), head=False)
+        truth, before = _truth(setting.pairs.truth, some), _truth(setting.pairs.truth, [number - 1 for number in some])
+        found: dict[str, list[np.ndarray]] = {}
+        for layer, scale in zip(layers, scales, strict=True):
+            read: dict[str, Mapping[str, np.ndarray]] = {}
+            for norm, names, factors in ((True, ("normed",), (1.0,)), (False, ("bare", "scaled"), (1.0, float(scale)))):
+                start = lens_start(output, layer, config, norm)
+                values = lens_errors(backbone.module, alignment, norm, backbone.params, start, np.array(factors, np.float32), truth, before)
+                read |= {name: {key: np.asarray(value[index]) for key, value in values.items()} for index, name in enumerate(names)}
+            if probes is not None and layer in probes.layer_ids:
+                read["probe"] = jax.device_get(_errors(*probes.read_layer(layer, output), truth, before, alignment, True))
+            for name in READINGS:
+                for key in ("view1", "view2", "other1", "other2"):
+                    found.setdefault(f"{name}/{key}", []).append(read[name][key] if name in read else np.full(len(some), np.nan))
+            for name in ("normed", "probe"):
+                found.setdefault(f"{name}/rotation", []).append(
+                    _rotations(setting, read[name], some) if name in read else np.full(len(some), np.nan)
+                )
+        return {name: np.stack(values, axis=1) for name, values in found.items()}
+
+    by_pair = over_pairs(setting, "lens", compute, pairs_at_once(setting))
+    # A pair's tokens were measured against the pair before it too: that is the other pair's control.
+    return {name: np.roll(values, -1, axis=0) if "/other" in name else values.copy() for name, values in by_pair.items()}
+
+
+def _rotations(setting: Setting, read: Mapping[str, np.ndarray], some: range) -> Float[np.ndarray, " B"]:
+    """Error of view 2's rotation in degrees, as in `HeadFinish`."""
+
+    def rotation(index: int) -> float:
+        truth = setting.pairs.truths[some[index]]
+        confidence = read["confidence"].reshape(read["points"].shape[:-1])[index] if "confidence" in read else None
+        camera = second_camera(ViewGeometry(read["points"][index], confidence), truth.intrinsics[1])
+        return _FAILED_DEGREES if camera is None else pose_errors(camera, truth.pose)[0]
+
+    with ThreadPoolExecutor() as pool:
+        return np.array(list(pool.map(rotation, range(len(some)))))
+
+
+def _views(setting: Setting, some: range) -> tuple[np.ndarray, np.ndarray]:
+    one, two = setting.pairs.views
+    return one[some.start : some.stop], two[some.start : some.stop]
+
+
+def _truth(truth: PairTruth, some: Sequence[int]) -> PairTruth:
+    return cast(PairTruth, jax.tree.map(lambda leaf: leaf[list(some)], truth))
+
+
+def fitted_pairs(setting: Setting) -> Int[np.ndarray, " F"]:
+    """The pairs that scales are fitted on: half of them, at most `MOST_FITTED`, drawn by the seed."""
+    return np.sort(np.random.default_rng(setting.seed).permutation(setting.count)[: min(setting.count // 2, MOST_FITTED)])
+
+
+def _known_mean(values: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, "..."]:
+    """Over the pairs whose value is not NaN; NaN without any."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+
+
+def bytes_a_pair(setting: Setting) -> int:
+    """Of a pair's tokens of all layers, and of what a head holds of it; about."""
+    config = setting.backbone.config
+    tokens = sum(rows * columns for rows, columns in setting.grids)
+    pixels = tokens * config.patch_size**2
+    layers = sum(config.layer_width(layer) for layer in (*lens_layers(config), *head_layers(config)))
+    return 4 * (tokens * layers + pixels * (512 if config.head_type == "dpt" else 32))
+
+
+def pairs_at_once(setting: Setting) -> int:
+    """As many pairs as are held together."""
+    return max(1, min(setting.batch_size, setting.count, _AT_ONCE // bytes_a_pair(setting)))

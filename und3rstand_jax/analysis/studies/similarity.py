@@ -1,0 +1,228 @@
+"""How alike layers and views are, and how many dimensions tokens use.
+
+    pairs ─▶ tokens of all layers ─┬─▶ linear CKA between layers, and between the views' tokens that show the same place
+                                   ├─▶ effective rank, mean cosine: do tokens collapse?
+                                   └─▶ first principal components as colours
+
+CKA: Kornblith et al. 2019. Attention collapse of multi-view transformers: arXiv 2512.21691. Each number stands beside that of the same
+model with random weights, and CKA beside what shuffled tokens and another scene's give.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float
+
+from und3rstand_jax.analysis.studies.similarity_figures import curves_figure, layers_figure
+from und3rstand_jax.analysis.studies.similarity_measures import (
+    bytes_a_pair,
+    bytes_of_grams,
+    measure,
+    of_view,
+    pairs_at_once,
+    values_a_pair,
+)
+from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, plus_minus
+from und3rstand_jax.analysis.studies.token_colours import colours_figure, colours_of
+from und3rstand_jax.analysis.token_similarity import ratio_of_means
+from und3rstand_jax.support.errors import OptionError
+
+LAYERS, LAYER, VIEWS = "layers", "layer", "views"
+
+MEANING = {
+    "what": f"{LAYERS}: two layers of one view; {LAYER}: one layer of one view; {VIEWS}: one layer of both views",
+    "view": "whose tokens, 1 or 2",
+    "layer": "whose tokens",
+    "and": "the second layer",
+    "cka": f"linear CKA: of {LAYERS}, between the two; of {VIEWS}, between view 1's tokens and those of view 2 that show the same place",
+    "cka_random": "control: the same of the model with random weights",
+    "cka_shuffled": "floor: of a layer with its own tokens in another order; of views, with the same tokens matched at random",
+    "cka_next": "control: of a layer, with the next pair's tokens at the same places of the image; of views, at the next pair's matches",
+    "cka_to_random": "of a layer, between the model and the same with random weights",
+    "rank": "effective rank of a view's tokens in a pair: exp of the entropy of their covariance's normalised eigenvalues",
+    "rank_random": "control: the same of the model with random weights",
+    "cosine": "mean cosine between two different tokens of a view in a pair: 1 where all have one direction",
+    "cosine_random": "control: the same of the model with random weights",
+}
+
+ESTIMATE = (
+    "linear CKA with unbiased HSIC between the tokens of one view of one pair, centred there, so that what scenes differ in as a whole "
+    "does not count; the ratio of the means over pairs; standard errors by the jackknife over pairs"
+)
+
+
+def cost(setting: Setting) -> Cost:
+    """Two passes a pair, one of them with random weights, and one more of each with the pair behind every batch; all layers are held."""
+    together = pairs_at_once(setting)
+    batches = -(-setting.count // together)
+    held = (together + 1) * bytes_a_pair(setting) + bytes_of_grams(setting)
+    parameters = sum(np.size(leaf) for leaf in _leaves(setting.backbone.params))
+    return Cost(2 * (setting.count + batches), held + 4 * parameters, 4 * setting.count * values_a_pair(setting.backbone.config))
+
+
+def similarity(setting: Setting) -> Study:
+    """The study of similarity.
+
+    Raises:
+        OptionError: there is one pair: controls take another one.
+    """
+    if setting.count < 2:
+        raise OptionError(f"the study of similarity needs at least 2 pairs, as its controls take another one; found {setting.count}")
+    layers = setting.backbone.config.layer_ids
+    by_pair = measure(setting)
+    maps = {f"{name}{view}": _cka_of_layers(by_pair, view, name) for view in (1, 2) for name in ("layers", "random")}
+    of_layers = [record for view in (1, 2) for record in _two_layers(maps, view, layers)]
+    of_layer = [record for view in (1, 2) for record in _one_layer(by_pair, view, layers)]
+    of_views = _both_views(by_pair, layers)
+    figures = {
+        "": layers_figure({name: values for name, (values, _) in maps.items()}, layers),
+        "curves": curves_figure(of_layer, of_views, layers),
+        "colours": colours_figure(*colours_of(setting)),
+    }
+    tokens = min(rows * columns for rows, columns in setting.grids)
+    return Study(
+        "similarity",
+        "How alike layers and views are, and how many dimensions tokens use",
+        MEANING,
+        [*of_layers, *of_layer, *of_views],
+        _tables(of_layer, of_views),
+        figures,
+        _findings(maps, of_layer, of_views, layers),
+        {
+            "estimate": ESTIMATE,
+            "random": f"weights drawn with seed {setting.seed}",
+            "most_rank": {"encoder": _most_rank(setting, layers[0], tokens), "decoder": _most_rank(setting, layers[-1], tokens)},
+            "colours": "of each layer and pair the first three principal components of both views' tokens as red, green and blue",
+        },
+        by_pair,
+    )
+
+
+def _most_rank(setting: Setting, layer: str, tokens: int) -> int:
+    return min(tokens - 1, setting.backbone.config.layer_width(layer))
+
+
+def _leaves(tree: Mapping[str, Any]) -> list[Any]:
+    return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, Mapping) else [value])]
+
+
+def _cka_of_layers(by_pair: Mapping[str, np.ndarray], view: int, name: str) -> tuple[Float[np.ndarray, "L L"], Float[np.ndarray, "L L"]]:
+    cross = of_view(by_pair, view, name)
+    own = np.diagonal(cross, axis1=1, axis2=2)
+    one, two = (np.broadcast_to(part, cross.shape) for part in (own[:, :, None], own[:, None]))
+    return ratio_of_means(cross, one, two)
+
+
+def _own(by_pair: Mapping[str, np.ndarray], view: int, name: str) -> Float[np.ndarray, "S L"]:
+    """HSIC of each layer with itself."""
+    return np.diagonal(of_view(by_pair, view, name), axis1=1, axis2=2)
+
+
+def _two_layers(maps: Mapping[str, tuple[np.ndarray, np.ndarray]], view: int, layers: Sequence[str]) -> list[Record]:
+    trained, random = maps[f"layers{view}"], maps[f"random{view}"]
+    return [
+        {
+            "what": LAYERS,
+            "view": view,
+            "layer": layer,
+            "and": layers[j],
+            "cka": Mean(float(trained[0][i, j]), float(trained[1][i, j])),
+            "cka_random": Mean(float(random[0][i, j]), float(random[1][i, j])),
+        }
+        for i, layer in enumerate(layers)
+        for j in range(i + 1, len(layers))
+    ]
+
+
+def _one_layer(by_pair: Mapping[str, np.ndarray], view: int, layers: Sequence[str]) -> list[Record]:
+    own, drawn = _own(by_pair, view, "layers"), _own(by_pair, view, "random")
+    cka = {
+        "cka_to_random": ratio_of_means(of_view(by_pair, view, "with_random"), own, drawn),
+        # The mean over all pairs of the next one's own is the mean of all.
+        "cka_next": ratio_of_means(of_view(by_pair, view, "with_next"), own, np.roll(own, -1, axis=0)),
+        "cka_shuffled": ratio_of_means(of_view(by_pair, view, "shuffled"), own, own),
+    }
+    by_name = {"rank": "rank", "rank_random": "random_rank", "cosine": "cosine", "cosine_random": "random_cosine"}
+    return [
+        {
+            "what": LAYER,
+            "view": view,
+            "layer": layer,
+            **{name: mean_of(of_view(by_pair, view, key)[:, index]) for name, key in by_name.items()},
+            **{name: Mean(float(values[index]), float(errors[index])) for name, (values, errors) in cka.items()},
+        }
+        for index, layer in enumerate(layers)
+    ]
+
+
+def _both_views(by_pair: Mapping[str, np.ndarray], layers: Sequence[str]) -> list[Record]:
+    names = {"cka": "match", "cka_next": "other", "cka_shuffled": "shuffled", "cka_random": "random"}
+    cka = {name: ratio_of_means(*(by_pair[f"{key}/{part}"] for part in ("cross", "one", "two"))) for name, key in names.items()}
+    return [
+        {
+            "what": VIEWS,
+            "layer": layer,
+            **{name: Mean(float(values[index]), float(errors[index])) for name, (values, errors) in cka.items()},
+        }
+        for index, layer in enumerate(layers)
+    ]
+
+
+def _tables(of_layer: Sequence[Record], of_views: Sequence[Record]) -> list[Table]:
+    rank = {"rank": "rank", "rank_random": "random weights", "cosine": "cosine", "cosine_random": "random weights"}
+    rank |= {"cka_to_random": "CKA to random weights", "cka_next": "to the next pair", "cka_shuffled": "shuffled"}
+    tables = []
+    for view in (1, 2):
+        own = [record for record in of_layer if record["view"] == view]
+        title = f"View {view}: effective rank and mean cosine of tokens, and CKA of each layer with controls"
+        tables.append(Table(title, ("layer", *rank.values()), tuple(_row(record, rank) for record in own)))
+    views = {"cka": "same place", "cka_next": "another scene's matches", "cka_shuffled": "shuffled", "cka_random": "random weights"}
+    title = "CKA between view 1's tokens and view 2's"
+    return [*tables, Table(title, ("layer", *views.values()), tuple(_row(record, views) for record in of_views))]
+
+
+def _row(record: Record, names: Mapping[str, str]) -> tuple[str, ...]:
+    return (str(record["layer"]), *(plus_minus(_mean(record, name), 1 if name.startswith("rank") else 3) for name in names))
+
+
+def _findings(
+    maps: Mapping[str, tuple[np.ndarray, np.ndarray]], of_layer: Sequence[Record], of_views: Sequence[Record], layers: Sequence[str]
+) -> list[str]:
+    found = []
+    for view in (1, 2):
+        values, errors = maps[f"layers{view}"]
+        steps, random = (np.diagonal(maps[f"{name}{view}"][0], 1) for name in ("layers", "random"))
+        step = int(np.nanargmin(steps))
+        least, ends = (Mean(float(values[at]), float(errors[at])) for at in ((step, step + 1), (0, -1)))
+        found.append(
+            f"View {view}: of neighbouring layers, {layers[step]} and {layers[step + 1]} are least alike (CKA {plus_minus(least)}; mean "
+            f"over neighbours {np.nanmean(steps):.3f}, with random weights {np.nanmean(random):.3f}); the first layer and the last have "
+            f"{plus_minus(ends)}."
+        )
+    gains = [_mean(record, "cka").mean - _mean(record, "cka_next").mean for record in of_views]
+    best, last = of_views[int(np.nanargmax(gains))], of_views[-1]
+    found.append(
+        f"Tokens of the two views that show the same place are most alike, against another scene's matches, at {best['layer']}: CKA "
+        f"{_text(best, 'cka')}, at another scene's matches {_text(best, 'cka_next')}, with random weights {_text(best, 'cka_random')}; at "
+        f"{last['layer']} it is {_text(last, 'cka')} and {_text(last, 'cka_next')}."
+    )
+    for view in (1, 2):
+        own = [record for record in of_layer if record["view"] == view]
+        least, most = (choose(own, key=lambda record: _mean(record, "rank").mean) for choose in (min, max))
+        closest = max(own, key=lambda record: _mean(record, "cosine").mean)
+        found.append(
+            f"View {view}: tokens have the least effective rank at {least['layer']} ({_text(least, 'rank', 1)}, with random weights "
+            f"{_text(least, 'rank_random', 1)}) and the greatest at {most['layer']} ({_text(most, 'rank', 1)}); at the last layer it is "
+            f"{_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: {_text(closest, 'cosine')}, with random "
+            f"weights {_text(closest, 'cosine_random')}."
+        )
+    return found
+
+
+def _mean(record: Record, name: str) -> Mean:
+    return cast(Mean, record[name])
+
+
+def _text(record: Record, name: str, digits: int = 3) -> str:
+    return plus_minus(_mean(record, name), digits)
