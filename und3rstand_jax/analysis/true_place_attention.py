@@ -68,3 +68,25 @@ def attention_on(attention: Sequence[Attention], places: BothPlaces) -> Float[np
         else:
             shares.append(np.full(weights.shape[:2], np.nan))
     return np.stack(shares)
+
+
+def attention_elsewhere(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:
+    """The control of `attention_on`: a query's attention on the true places of the other seen queries, mean over both.
+
+    NaN for a view of which the other sees fewer than two tokens.
+    """
+
+    def of_view(weights: Float[np.ndarray, "blocks heads N M"], place: TruePlaces) -> Float[np.ndarray, "blocks heads"]:
+        count = int(place.seen.sum())
+        if count < 2:
+            return np.full(weights.shape[:2], np.nan)
+        near, seen = place.near[place.seen].astype(np.float64), weights[:, :, place.seen]
+        everywhere = seen.sum(axis=2) @ near.sum(axis=0)
+        return (everywhere - (seen * near).sum(axis=(2, 3))) / (count * (count - 1))
+
+    return np.stack(
+        [
+            of_view(np.stack([getattr(block, name) for block in attention]), place)
+            for name, place in zip(("from_view1", "from_view2"), places, strict=True)
+        ]
+    )

@@ -5,21 +5,35 @@
     figures/                  PNG and SVG: errors_by_layer, accuracy_by_layer (with ground truth), pose_by_layer (where poses were
                               found), correspondences, attention; PNG: depth_and_confidence
 
-options ─▶ two views ─▶ model and probes ─▶ `analyse_pair` ─▶ `write_report`: numbers, figures, page
+options ─▶ two views ─▶ model and probes ─▶ `analyse_pair` ─┬─▶ `write_report`: numbers, figures, page
+                                               └─▶ `use_of_heads`, `lens_errors` ─┘
 """
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
+
+from und3rstand_jax.analysis.head_use import HeadUse, reference_of, use_of_heads
+from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
+from und3rstand_jax.analysis.pair_lens import lens_errors
+from und3rstand_jax.analysis.pair_passes import decoder_flops
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.images import open_photo
+from und3rstand_jax.model.output import Grids
+from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, choose_layers, find_backbone, load_model
 from und3rstand_jax.report.figures import write_figures
 from und3rstand_jax.report.numbers import ARRAYS, FORMAT, NUMBERS, write_arrays, write_numbers
 from und3rstand_jax.report.options import ReportOptions
 from und3rstand_jax.report.page import write_page
 from und3rstand_jax.report.views import check_view_options, make_inputs
+from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
 from und3rstand_jax.support.progress import Stopwatch
@@ -28,8 +42,16 @@ from und3rstand_jax.support.results import check_apart, result_of
 PAGE, FIGURES = "report.html", "figures"
 
 _KIND = result_of(FORMAT, NUMBERS)
+_MOST_ON_A_CPU = 2e13  # flops of the decoder's products: minutes on a laptop
 
 _logger = logging.getLogger(__name__)
+
+
+class Uses(NamedTuple):
+    """What the model uses on the pair: each attention head, and each layer through the model's own head."""
+
+    heads: HeadUse
+    lens: Mapping[str, tuple[float, float]]
 
 
 def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
@@ -42,7 +64,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
     Raises:
         OptionError: the options contradict each other, or name a scene or size that does not exist.
         ImageError: a photo cannot be read.
-        CheckpointError: the checkpoint cannot be loaded, or gives no pointmaps.
+        CheckpointError: the checkpoint cannot be loaded, gives no pointmaps, or has no head and `uses` is yes.
         LayerError: `layers` selects nothing, or a layer without a probe.
         OutputError: the folder may not be written.
         OSError: a file cannot be written.
@@ -59,6 +81,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
     with stopwatch.time("images"):
         inputs = make_inputs(options, photos, config)
     del photos
+    with_uses = _with_uses(options.uses, config, token_grids(inputs.sizes, config))
     with output_folder(options.out, options.overwrite, _KIND) as partial:
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
@@ -75,13 +98,40 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
             **machine_facts(),
         }
         analysis = analyse_pair(model, probes, layers, inputs, record, stopwatch, progress)
+        uses = _uses(model, inputs, analysis, stopwatch, progress) if with_uses else None
         del model, probes
         _logger.info("writing page, figures and numbers")
-        write_report(partial, analysis, stopwatch, progress)
+        write_report(partial, analysis, stopwatch, progress, uses)
     return analysis
 
 
-def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, progress: bool = False) -> None:
+def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
+    """Whether to find out what the model uses.
+
+    Raises:
+        CheckpointError: it is wanted, and the backbone has no head.
+    """
+    if config.head_type is None:
+        if wanted == "yes":
+            raise CheckpointError(
+                "--uses yes: losses of heads are measured at the model's own head, which this checkpoint lacks; omit --uses"
+            )
+        return False
+    passes = 4 * config.dec_depth * config.dec_num_heads
+    is_long = jax.default_backend() == "cpu" and passes * decoder_flops(config, grids) > _MOST_ON_A_CPU
+    if wanted == "auto" and is_long:
+        _logger.info("leaving out what the model uses, which takes %d passes on this CPU; --uses yes finds it", passes)
+    return wanted == "yes" or (wanted == "auto" and not is_long)
+
+
+def _uses(model: Backbone, inputs: Inputs, analysis: PairAnalysis, stopwatch: Stopwatch, progress: bool) -> Uses:
+    with stopwatch.time("uses"):
+        heads = use_of_heads(model, inputs, analysis, progress=progress)
+        layers = [layer.layer_id for layer in analysis.layers]
+        return Uses(heads, lens_errors(model, inputs, layers, reference_of(analysis), progress))
+
+
+def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, progress: bool = False, uses: Uses | None = None) -> None:
     """Writes all files of a report into an existing folder; `report.json` comes last, with the time that each of the others took.
 
     Args:
@@ -89,6 +139,7 @@ def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, pro
         analysis: what to report.
         stopwatch: times each file.
         progress: whether a terminal shows a progress bar.
+        uses: what the model uses on the pair, if that was found.
 
     Raises:
         OSError: a file cannot be written.
@@ -102,5 +153,5 @@ def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, pro
     with stopwatch.time("figures"):
         write_figures(folder / FIGURES, analysis, progress)
     with stopwatch.time("page"):
-        write_page(folder / PAGE, with_seconds())
-    write_numbers(folder / NUMBERS, with_seconds())
+        write_page(folder / PAGE, with_seconds(), *(uses or ()))
+    write_numbers(folder / NUMBERS, with_seconds(), *(uses or ()))

@@ -1,12 +1,15 @@
 """The numbers of a report: as files for other programs, `report.json` and `arrays.npz`, and as a table for the terminal."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from und3rstand_jax.analysis.head_use import HeadUse
 from und3rstand_jax.analysis.pair import PairAnalysis
 from und3rstand_jax.model.layer_ids import layer_name
+from und3rstand_jax.report.page_use import use_numbers
 from und3rstand_jax.support.results import marked
 from und3rstand_jax.support.text import strict_json, text_table
 
@@ -24,6 +27,8 @@ _MEANING = {
     "camera2_to_1": "view 2's camera in view 1's frame, by PnP on the layer's points of view 2; translation in the unit of the points",
     "rotation_degrees": "angle between that camera's rotation and the reference's",
     "translation_degrees": "angle between the directions of their translations; null where the two cameras are at the same place",
+    "lens_errors": "of the model's own head on the layer's tokens, with all later steps of the decoder left out; null where not measured",
+    "uses": "of every attention head of the decoders, see its own meaning; null where not measured",
     "reference": "what errors and angles are measured against",
     "frame": "all points: camera of view 1, x right, y down, z forward; layers in the model's own unit, ground truth in metres",
     "seconds": "wall-clock time by stage; forward includes compilation",
@@ -47,7 +52,9 @@ _KEYS = {
 }
 
 
-def write_numbers(path: Path, analysis: PairAnalysis) -> None:
+def write_numbers(
+    path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, float]] | None = None
+) -> None:
     """Writes `report.json`: strict JSON, in which NaN is null and an infinity a string. It lists the files beside it, so it comes last.
 
     Raises:
@@ -66,6 +73,7 @@ def write_numbers(path: Path, analysis: PairAnalysis) -> None:
                 "camera2_to_1": None if camera is None else camera.tolist(),
                 "rotation_degrees": layer.pose.rotation_degrees,
                 "translation_degrees": layer.pose.translation_degrees,
+                "lens_errors": (lens or {}).get(layer.layer_id),
             }
         )
     content = {
@@ -76,6 +84,7 @@ def write_numbers(path: Path, analysis: PairAnalysis) -> None:
         "grids": analysis.grids,
         "true_camera2_to_1": None if analysis.true_pose is None else analysis.true_pose.tolist(),
         "layers": layers,
+        "uses": None if use is None else use_numbers(use),
         "meaning": _MEANING,
         "arrays": {"file": ARRAYS, "keys": _KEYS},
         "facts": analysis.record,

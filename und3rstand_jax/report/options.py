@@ -73,6 +73,10 @@ class ReportOptions(ViewOptions):
     With all layers of a DUSt3R, arrays.npz takes 0.6 GB at 512×384 and 0.9 GB at 512×512, mostly attention.
     """
 
+    uses: Literal["auto", "yes", "no"] = "auto"
+    """Also find what the model uses: a pass without each attention head of the decoders, and one from every layer through the model's own
+    head. It says how long that takes; auto leaves it out on a CPU where that is long, as with a DUSt3R at 512 pixels."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditOptions(ViewOptions):

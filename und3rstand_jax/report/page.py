@@ -10,6 +10,7 @@ import html
 import io
 import math
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,14 +19,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from und3rstand_jax.analysis.pair import Layer, PairAnalysis
+from und3rstand_jax.analysis.head_use import HeadUse, SelfAttention, places_of
+from und3rstand_jax.analysis.pair import Attention, Layer, PairAnalysis
 from und3rstand_jax.geometry.cameras import centred_intrinsics
 from und3rstand_jax.geometry.matching import drawn_matches
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.page_arrays import packed_size
-from und3rstand_jax.report.page_attention import PackedAttention, pack_attention
+from und3rstand_jax.report.page_attention import PackedAttention, pack_attention, pooled_marks
 from und3rstand_jax.report.page_geometry import PackedGeometry, pack_geometry
+from und3rstand_jax.report.page_use import lens_values, use_values
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import to_json
 
@@ -34,12 +37,22 @@ LARGEST_PAGE = 9_800_000
 
 _REST_OF_PAGE = 300_000  # a generous bound of the template and the values, in characters
 _GEOMETRY_SHARE = 0.55  # of what is left for arrays
+_PEAKS = 200_000  # a generous bound of what attention takes besides its weights, on the finest grids that fit
+_SELF_SHARE = 0.25  # of what is left for attention, where that of both kinds is shown
 _LARGEST_PNG = 200_000  # bytes
 _LONGEST_SIDE = 1024  # pixels of a photo on the page
-_COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno"}
+_COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno", "match": "viridis", "sink": "cividis"}
+_COST_COLORMAPS = {"error": "RdBu_r", "displacement": "magma"}
 
 
-def page_values(analysis: PairAnalysis, geometry: PackedGeometry, attention: PackedAttention | None) -> dict[str, object]:
+def page_values(
+    analysis: PairAnalysis,
+    geometry: PackedGeometry,
+    attention: PackedAttention | None,
+    use: HeadUse | None = None,
+    self_attention: PackedAttention | None = None,
+    lens: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, object]:
     """Everything the page's scripts read besides the packed arrays and the images, as JSON values.
 
     Translations of cameras are divided by the same scale as the points beside them.
@@ -49,7 +62,11 @@ def page_values(analysis: PairAnalysis, geometry: PackedGeometry, attention: Pac
     intrinsics = analysis.intrinsics or pair(unknown)
     errors = [error for layer in analysis.layers for error in layer.errors if math.isfinite(error)]
     # 256 colours as hexadecimal digits.
-    colors = {name: matplotlib.colormaps[of](np.linspace(0, 1, 256))[:, :3] for name, of in _COLORMAPS.items()}
+    maps = _COLORMAPS | ({} if use is None else {"cost": _COST_COLORMAPS[use.measure]})
+    colors = {name: matplotlib.colormaps[of](np.linspace(0, 1, 256))[:, :3] for name, of in maps.items()}
+    places = places_of(analysis)
+    marked = {name: packed for name, packed in (("attention", attention), ("self_attention", self_attention)) if packed is not None}
+    marks = {name: pooled_marks(places, analysis.grids, packed.pool) for name, packed in marked.items()} if places is not None else {}
     return {
         "title": analysis.title,
         "reference": analysis.reference,
@@ -61,10 +78,17 @@ def page_values(analysis: PairAnalysis, geometry: PackedGeometry, attention: Pac
         "layers": [_layer(layer, scale) for layer, scale in zip(analysis.layers, geometry.scales, strict=True)],
         "true_pose": _camera(analysis.true_pose, geometry.truth_scale or 1.0),
         "geometry": geometry.info,
-        "attention": None if attention is None else attention.info,
+        "attention": None if attention is None else {**attention.info, "marks": marks.get("attention")},
+        "use": None if use is None else _use(use, self_attention, marks.get("self_attention"), geometry),
+        "lens": lens_values(lens or {}),
         "colormaps": {name: np.rint(table * 255).astype(np.uint8).tobytes().hex() for name, table in colors.items()},
         "facts": analysis.record,
     }
+
+
+def _use(use: HeadUse, packed: PackedAttention | None, marks: object, geometry: PackedGeometry) -> dict[str, object]:
+    cameras = [_camera(one.pose.camera2_to_1, scale) for one, scale in zip(use.without, geometry.without_scales, strict=True)]
+    return {**use_values(use, cameras), "attention": None if packed is None else {**packed.info, "marks": marks}}
 
 
 def _layer(layer: Layer, scale: float) -> dict[str, object]:
@@ -107,7 +131,9 @@ def script_json(value: object) -> str:
     return to_json(value, indent=None).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def write_page(path: Path, analysis: PairAnalysis) -> None:
+def write_page(
+    path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, float]] | None = None
+) -> None:
     """Writes the page.
 
     Points and attention are as fine as `LARGEST_PAGE` allows; the page says where it shows fewer pixels or tokens than there are.
@@ -115,16 +141,18 @@ def write_page(path: Path, analysis: PairAnalysis) -> None:
     Args:
         path: of the HTML file; its folder must exist.
         analysis: what to show.
+        use: of the same pair, what attention heads are used for.
+        lens: of the same pair, errors by layer from `und3rstand_jax.analysis.pair_lens`.
 
     Raises:
         OptionError: the page would be larger than `LARGEST_PAGE`.
         OSError: the file cannot be written.
     """
-    path.write_text(page_text(analysis), encoding="ascii")
+    path.write_text(page_text(analysis, use, lens), encoding="ascii")
 
 
-def page_text(analysis: PairAnalysis) -> str:
-    """The page's HTML, in ASCII.
+def page_text(analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, float]] | None = None) -> str:
+    """The page's HTML, in ASCII; see `write_page`.
 
     Raises:
         OptionError: it would be larger than `LARGEST_PAGE`.
@@ -149,13 +177,20 @@ def page_text(analysis: PairAnalysis) -> str:
         "imports": script_json({"imports": modules}),
     }
     left = LARGEST_PAGE - sum(map(len, fixed.values())) - _REST_OF_PAGE
-    geometry = pack_geometry(analysis, int(left * _GEOMETRY_SHARE))
-    attention = pack_attention(analysis.attention, analysis.grids, left - packed_size(geometry.arrays))
+    # Attention is not left more than it could take.
+    maps: list[Attention | SelfAttention] = [*analysis.attention, *(() if use is None else use.self_attention)]
+    most = sum(block.from_view1.size + block.from_view2.size for block in maps) * 4 // 3 + _PEAKS
+    geometry = pack_geometry(analysis, left - min(int(left * (1 - _GEOMETRY_SHARE)), most), () if use is None else use.without)
+    left -= packed_size(geometry.arrays)
+    self_attention = None if use is None else pack_attention(use.self_attention, analysis.grids, int(left * _SELF_SHARE))
+    left -= packed_size(self_attention.arrays) if self_attention else 0
+    attention = pack_attention(analysis.attention, analysis.grids, left)
+    packed = [array for part in (geometry, attention, self_attention) if part is not None for array in part.arrays]
     arrays = "\n".join(
         f'<script type="application/octet-stream;base64" data-array="{html.escape(script_json(array.spec))}">{array.text}</script>'
-        for array in geometry.arrays + (attention.arrays if attention else ())
+        for array in packed
     )
-    texts = fixed | {"values": script_json(page_values(analysis, geometry, attention)), "arrays": arrays}
+    texts = fixed | {"values": script_json(page_values(analysis, geometry, attention, use, self_attention, lens)), "arrays": arrays}
     # All in one pass, since a text may contain braces; characters beyond ASCII become character references.
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], web.joinpath("template.html").read_text("utf-8"))
     page = page.encode("ascii", "xmlcharrefreplace").decode()

@@ -1,4 +1,4 @@
-"""Cross-attention on the page: pooled over neighbouring tokens if it would take too much space, and quantised."""
+"""Attention on the page: pooled over neighbouring tokens if it would take too much space, and quantised."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from und3rstand_jax.analysis.head_use import SelfAttention
 from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces
 from und3rstand_jax.model.output import Grid, Grids
 from und3rstand_jax.report.page_arrays import PackedArray, pack, packed_size
 
@@ -21,7 +23,7 @@ class PackedAttention:
 
     Attributes:
         arrays: `weights1` (blocks, heads, n1, n2) and `peaks1` (blocks, heads, n1): the queries of view 1; `weights2`, `peaks2`: those
-            of view 2. A weight is peak · (stored / levels)².
+            of view 2. A weight is peak · (stored / levels)². Of self-attention their names begin with `self_`.
         pool: side of the square of tokens pooled into one cell: summed over keys, averaged over queries.
         levels: the stored value of each query's largest weight.
         grids: rows and columns of each view after pooling.
@@ -44,11 +46,11 @@ class PackedAttention:
         return {name: getattr(self, name) for name in ("pool", "levels", "grids", "spans", "blocks", "heads")}
 
 
-def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int) -> PackedAttention | None:
+def pack_attention(attention: Sequence[Attention] | Sequence[SelfAttention], grids: Grids, budget: int) -> PackedAttention | None:
     """Packs as finely as `budget` characters allow: first fewer levels, then coarser grids. The coarsest is accepted at any size.
 
     Args:
-        attention: of every block.
+        attention: of every block; each view's over the other view's tokens, or over its own.
         grids: each view's tokens.
         budget: characters on the page.
 
@@ -58,22 +60,24 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int) ->
     if not attention:
         return None
     heads = attention[0].from_view1.shape[0]
+    prefix, turn = ("self_", 1) if isinstance(attention[0], SelfAttention) else ("", -1)
     (rows1, columns1), (rows2, columns2) = grids
     for pool in _POOLS:
         coarse = pooled_grid(grids[0], pool), pooled_grid(grids[1], pool)
-        weights = 2 * len(attention) * heads * int(np.prod(coarse))
+        cells = [rows * columns for rows, columns in coarse]
+        weights = len(attention) * heads * sum(own * other for own, other in zip(cells, cells[::turn], strict=True))
         if pool != _POOLS[-1] and weights / _EXPECTED_COMPRESSION > budget:
             continue
         # A block at a time: all of them in float32 would take gigabytes at full size.
         pooled = (
-            np.stack([pool_attention(block.from_view1, grids[0], grids[1], pool) for block in attention]),
-            np.stack([pool_attention(block.from_view2, grids[1], grids[0], pool) for block in attention]),
+            np.stack([pool_attention(block.from_view1, grids[0], grids[::turn][0], pool) for block in attention]),
+            np.stack([pool_attention(block.from_view2, grids[1], grids[::turn][1], pool) for block in attention]),
         )
         for levels in _LEVELS:
             arrays: list[PackedArray] = []
             for view, of_view in enumerate(pooled, start=1):
                 quantised, peaks = quantise_weights(of_view, levels)
-                arrays += [pack(f"weights{view}", quantised), pack(f"peaks{view}", peaks)]
+                arrays += [pack(f"{prefix}weights{view}", quantised), pack(f"{prefix}peaks{view}", peaks)]
             packed = PackedAttention(
                 arrays=tuple(arrays),
                 pool=pool,
@@ -98,6 +102,28 @@ def pool_attention(weights: Float[np.ndarray, "heads N M"], queries: Grid, keys:
     by_place /= np.outer(*cells)[None, :, :, None, None]
     rows, columns = pooled_grid(queries, pool)
     return by_place.reshape(heads, rows * columns, -1)
+
+
+def pooled_marks(places: BothPlaces, grids: Grids, pool: int) -> list[dict[str, list[int]]]:
+    """Of each view, in cells of `pool`×`pool` tokens: those that the other view does not see, and where it sees the others.
+
+    Returns:
+        `hidden`: numbers of cells of which the other view sees less than half of the tokens; `places`: the other view's cell in which
+        the true place of the token in the cell's middle lies, -1 where it is not seen.
+    """
+    return [_marks(place, own, other, pool) for place, own, other in zip(places, grids, (grids[1], grids[0]), strict=True)]
+
+
+def _marks(place: TruePlaces, own: Grid, other: Grid, pool: int) -> dict[str, list[int]]:
+    firsts = [np.arange(0, length, pool) for length in own]
+    seen = place.seen.reshape(own).astype(float)
+    counts = np.outer(*(np.diff(np.append(first, length)) for first, length in zip(firsts, own, strict=True)))
+    share = np.add.reduceat(np.add.reduceat(seen, firsts[0], axis=0), firsts[1], axis=1) / counts
+    middles = np.ix_(*(np.minimum(first + pool // 2, length - 1) for first, length in zip(firsts, own, strict=True)))
+    token = place.token.reshape(own)[middles].ravel()
+    row, column = np.divmod(np.maximum(token, 0), other[1])
+    cells = np.where(token < 0, -1, row // pool * pooled_grid(other, pool)[1] + column // pool)
+    return {"hidden": np.flatnonzero(share.ravel() < 0.5).tolist(), "places": cells.tolist()}
 
 
 def pooled_grid(grid: Grid, pool: int) -> Grid:

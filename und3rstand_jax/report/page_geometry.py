@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
+from und3rstand_jax.analysis.head_use import WithoutHead
 from und3rstand_jax.analysis.pair import Layer, PairAnalysis
 from und3rstand_jax.report.page_arrays import PackedArray, pack, packed_size
 
@@ -27,10 +28,11 @@ class PackedGeometry:
     """Points and confidences of all layers, ready for the page.
 
     Attributes:
-        arrays: `points1`, `points2` (layers, 3, h, w); `confidence1`, `confidence2` (layers, h, w) if any layer has a confidence;
-            `truth1`, `truth2` (3, h, w) with ground truth.
+        arrays: `points1`, `points2` (layers, then heads left out, 3, h, w); `confidence1`, `confidence2` (layers, h, w) if any layer has
+            a confidence; `truth1`, `truth2` (3, h, w) with ground truth.
         stride: image pixels per pixel of the arrays, in both directions.
         scales: what each layer's points were divided by: their mean distance to the origin, in the layer's unit.
+        without_scales: the same of the heads left out.
         truth_scale: the same for the ground truth, in the data's unit.
         depth_range: 1st to 99th percentile of the reference's z, normalised.
         log_confidence_range: what 0 and 255 stand for; None without confidences.
@@ -39,6 +41,7 @@ class PackedGeometry:
     arrays: tuple[PackedArray, ...]
     stride: int
     scales: tuple[float, ...]
+    without_scales: tuple[float, ...]
     truth_scale: float | None
     depth_range: tuple[float, float]
     log_confidence_range: tuple[float, float] | None
@@ -50,21 +53,30 @@ class PackedGeometry:
         return constants | {name: getattr(self, name) for name in ("stride", "depth_range", "log_confidence_range")}
 
 
-def pack_geometry(analysis: PairAnalysis, budget: int) -> PackedGeometry:
-    """Packs on the finest pixel grid that takes at most `budget` characters. The coarsest, stride 16, is accepted at any size."""
+def pack_geometry(analysis: PairAnalysis, budget: int, without: Sequence[WithoutHead] = ()) -> PackedGeometry:
+    """Packs on the finest pixel grid that takes at most `budget` characters. The coarsest, stride 16, is accepted at any size.
+
+    Args:
+        analysis: whose layers to pack.
+        budget: characters on the page.
+        without: what else to pack behind the layers: the pair without single attention heads. With ground truth each has a scale of its
+            own, as errors do. Without, all have the last layer's: points that all move have moved.
+    """
     valid = None if analysis.truth is None else tuple(view.valid & np.isfinite(view.points).all(-1) for view in analysis.truth)
     scales = tuple(mean_distance([view.points for view in layer.views], valid) for layer in analysis.layers)
+    own = (scales[-1] if valid is None else mean_distance([view.points for view in one.views], valid) for one in without)
+    without_scales = tuple(own)
     truth_scale = None if analysis.truth is None else mean_distance([view.points for view in analysis.truth], valid)
     confidence = _log_confidence_range(analysis.layers)
     for stride in _STRIDES:
         pixels = sum(int(np.prod(subsample(view.points, stride).shape[:2])) for view in analysis.layers[0].views)
-        expected = pixels * len(analysis.layers) * _BYTES_PER_POINT / _EXPECTED_COMPRESSION
+        expected = pixels * (len(analysis.layers) + len(without)) * _BYTES_PER_POINT / _EXPECTED_COMPRESSION
         if stride != _STRIDES[-1] and expected > budget:
             continue
-        arrays = _pack_arrays(analysis, stride, scales, truth_scale, confidence)
+        arrays = _pack_arrays(analysis, without, stride, scales + without_scales, truth_scale, confidence)
         if packed_size(arrays) <= budget:
             break
-    return PackedGeometry(arrays, stride, scales, truth_scale, _depth_range(analysis, scales, truth_scale), confidence)
+    return PackedGeometry(arrays, stride, scales, without_scales, truth_scale, _depth_range(analysis, scales, truth_scale), confidence)
 
 
 def mean_distance(points: Sequence[Float[np.ndarray, "_ _ 3"]], valid: Sequence[Bool[np.ndarray, "_ _"]] | None = None) -> float:
@@ -101,12 +113,18 @@ def _depth_range(analysis: PairAnalysis, scales: tuple[float, ...], truth_scale:
 
 
 def _pack_arrays(
-    analysis: PairAnalysis, stride: int, scales: tuple[float, ...], truth_scale: float | None, confidence: tuple[float, float] | None
+    analysis: PairAnalysis,
+    without: Sequence[WithoutHead],
+    stride: int,
+    scales: tuple[float, ...],
+    truth_scale: float | None,
+    confidence: tuple[float, float] | None,
 ) -> tuple[PackedArray, ...]:
     packed = []
     for view in (0, 1):
         views = [layer.views[view] for layer in analysis.layers]
-        points = [quantise_points(subsample(seen.points, stride), scale) for seen, scale in zip(views, scales, strict=True)]
+        everything = [*views, *(one.views[view] for one in without)]
+        points = [quantise_points(subsample(seen.points, stride), scale) for seen, scale in zip(everything, scales, strict=True)]
         packed.append(pack(f"points{view + 1}", np.stack(points), differences=True))
         if confidence is not None:
             # A layer without confidence among layers with: shown as the least confident.

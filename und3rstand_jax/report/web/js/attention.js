@@ -1,33 +1,8 @@
 // Where a token attends in the other view: one block and head large, all blocks and heads as thumbnails.
 
-import { byId, element, fitImage } from "report/dom";
+import { byId, element } from "report/dom";
 import { paintShares } from "report/colours";
-
-const MEAN = "mean";
-const TALLEST = 640; // pixels
-
-// Weights of one query over the other view's cells; head may be MEAN.
-function createReader(info, arrays) {
-  const count = (grid) => grid[0] * grid[1];
-  function one(view, block, head, token) {
-    const [own, other] = view === 1 ? info.grids : [...info.grids].reverse();
-    const row = (block * info.heads + head) * count(own) + token;
-    const peak = arrays[`peaks${view}`].values[row];
-    const stored = arrays[`weights${view}`].values.subarray(row * count(other), (row + 1) * count(other));
-    return Float32Array.from(stored, (level) => peak * (level / info.levels) ** 2);
-  }
-  return (view, block, head, token) => {
-    if (head !== MEAN) return one(view, block, head, token);
-    const heads = Array.from({ length: info.heads }, (_, h) => one(view, block, h, token));
-    return heads[0].map((_, i) => heads.reduce((sum, weights) => sum + weights[i], 0) / info.heads);
-  };
-}
-
-const toShares = (weights) => {
-  const peak = weights.reduce((most, weight) => Math.max(most, weight), 0) || 1;
-  return weights.map((weight) => weight / peak);
-};
-const percent = (weight) => `${(100 * weight).toFixed(weight < 0.0995 ? 2 : 1)} %`;
+import { createPanel, createReader, markNote, MEAN, percent, rowAndColumn, toShares } from "report/patches";
 
 export function createAttention(state, layers, values, arrays, colourMap, photos) {
   const info = values.attention;
@@ -39,7 +14,12 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   const weightsOf = createReader(info, arrays);
   byId("attention-note").textContent = note(info, values.grids);
   const status = element("p", { class: "status", role: "status" });
-  const panels = [1, 2].map((view) => createPanel(view, state, info, photos[view - 1], colourMap, status));
+  const panels = [1, 2].map((view) =>
+    createPanel(view, info, photos[view - 1], colourMap, status, {
+      token: () => (state.values.query.view === view ? state.values.query.token : null),
+      choose: (token) => state.set({ query: { view, token } }),
+    }),
+  );
   const grid = createGrid(state, info, colourMap, values.shapes);
   // Beside a wide grid there is room for one photo, not for two.
   const views = element("div", { class: `attention-views${info.heads > 7 ? " stacked" : ""}` }, panels.map(({ node }) => node));
@@ -48,7 +28,8 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   followSlider(state, layers, info);
   state.watch(["block", "head", "query"], ({ block, head, query }) => {
     const weights = weightsOf(query.view, block, head, query.token);
-    panels.forEach((panel, i) => (i + 1 === query.view ? panel.showQuery(query.token) : panel.showWeights(weights)));
+    const place = info.marks?.[query.view - 1].places[query.token];
+    panels.forEach((panel, i) => (i + 1 === query.view ? panel.showQuery(query.token) : panel.showWeights(weights, place)));
     const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
     const who = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}`;
     const [row, column] = rowAndColumn(info, query);
@@ -59,17 +40,11 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   state.watch(["block", "head"], ({ block, head }) => grid.mark(block, head));
 }
 
-// Counted from 1.
-function rowAndColumn(info, { view, token }) {
-  const [, columns] = info.grids[view - 1];
-  return [Math.floor(token / columns) + 1, (token % columns) + 1];
-}
-
 function note(info, grids) {
   const sizes = new Set(grids.map(([rows, columns]) => `${rows}×${columns}`));
   const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are pooled (of ${[...sizes].join(" and ")}). `;
   const steps = info.levels < 63 ? `Weights are quantised to ${info.levels} levels. ` : "";
-  return `${pooled}${steps}Each map is scaled to its own maximum.`;
+  return `${pooled}${steps}Each map is scaled to its own maximum. ${markNote(info)}`;
 }
 
 // The block of the current layer, while linked; layers outside the decoder's blocks change nothing.
@@ -79,75 +54,6 @@ function followSlider(state, layers, info) {
     const index = stack === "decoder" ? info.blocks.indexOf(block) : stack === "head" ? info.blocks.length - 1 : -1;
     if (linked && index >= 0) state.set({ block: index });
   });
-}
-
-function createPanel(view, state, info, photo, colourMap, status) {
-  const [rows, columns] = info.grids[view - 1];
-  const canvas = element("canvas", { class: `of-view${view}`, tabindex: 0, role: "application", "aria-label": `View ${view}: arrow keys select the patch whose attention is shown` });
-  const caption = element("figcaption", { class: `of-view${view}` });
-  const heat = document.createElement("canvas");
-  const scale = Math.max(1, Math.round(640 / photo.naturalWidth));
-  [canvas.width, canvas.height] = [photo.naturalWidth * scale, photo.naturalHeight * scale];
-  fitImage(canvas, photo.naturalWidth, photo.naturalHeight, TALLEST);
-  const context = canvas.getContext("2d");
-  // Pooled cells at the far edges may extend beyond the image.
-  const [spanRows, spanColumns] = info.spans[view - 1];
-  const [cellWidth, cellHeight] = [canvas.width / spanColumns, canvas.height / spanRows];
-  let weights = null;
-
-  function cellAt(event) {
-    const box = canvas.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * spanColumns);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * spanRows);
-    return Math.min(rows - 1, Math.max(0, row)) * columns + Math.min(columns - 1, Math.max(0, column));
-  }
-  // Moves by one cell; from the middle if the selected patch is in the other view.
-  canvas.addEventListener("keydown", (event) => {
-    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!steps || event.altKey || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    // Elsewhere the same keys step through the layers.
-    event.stopPropagation();
-    const { query } = state.values;
-    const from = query.view === view ? query.token : Math.floor(rows / 2) * columns + Math.floor(columns / 2);
-    const move = (place, by, count) => Math.min(count - 1, Math.max(0, place + by));
-    const token = move(Math.floor(from / columns), steps[0], rows) * columns + move(from % columns, steps[1], columns);
-    state.set({ query: { view, token } });
-  });
-  canvas.addEventListener("click", (event) => state.set({ query: { view, token: cellAt(event) } }));
-  canvas.addEventListener("pointermove", (event) => {
-    if (weights) status.textContent = `Weight here: ${percent(weights[cellAt(event)])}.`;
-  });
-  canvas.addEventListener("pointerleave", () => (status.textContent = status.dataset.text));
-
-  return {
-    node: element("figure", {}, canvas, caption),
-    showQuery(token) {
-      weights = null;
-      const [left, top] = [(token % columns) * cellWidth, Math.floor(token / columns) * cellHeight];
-      context.drawImage(photo, 0, 0, canvas.width, canvas.height);
-      for (const [colour, width] of [["#000", 7], ["#fff", 3.5]]) {
-        context.strokeStyle = colour;
-        context.lineWidth = width;
-        context.strokeRect(left, top, cellWidth, cellHeight);
-      }
-      caption.textContent = `View ${view}: the selected patch`;
-    },
-    showWeights(given) {
-      weights = given;
-      paintShares(heat, columns, rows, toShares(given), colourMap, (share) => 255 * Math.sqrt(share));
-      context.globalAlpha = 1;
-      context.drawImage(photo, 0, 0, canvas.width, canvas.height);
-      context.fillStyle = "rgb(0 0 0 / 0.55)";
-      context.fillRect(0, 0, canvas.width, canvas.height);
-      context.globalAlpha = 0.85;
-      context.imageSmoothingEnabled = false;
-      context.drawImage(heat, 0, 0, columns * cellWidth, rows * cellHeight);
-      context.imageSmoothingEnabled = true;
-      context.globalAlpha = 1;
-      caption.textContent = `View ${view}: where it attends`;
-    },
-  };
 }
 
 function controls(state, info) {

@@ -13,7 +13,7 @@ function niceStep(highest, wanted, steps = []) {
   return [...steps, ...[1, 2, 2.5, 5, 10].map((factor) => factor * power)].find((step) => step >= rough);
 }
 
-// series: [{ name, colour (a class), values (null where unknown) }]; options: { label, height, format, ceiling, steps }.
+// series: [{ name, colour (a class), dashed, values (null where unknown) }]; options: { label, height, format, ceiling, steps }.
 export function createChart(container, state, layers, series, { label, height = 260, format, ceiling = null, steps }) {
   const known = series.flatMap(({ values }) => values).filter((value) => value !== null);
   if (!known.length) {
@@ -57,7 +57,7 @@ export function createChart(container, state, layers, series, { label, height = 
 
   function showTip(index, x) {
     const rows = series.map(({ name, colour, values }) =>
-      element("div", {}, element("i", { class: colour }), `${name} `, element("b", {}, values[index] === null ? "unknown" : format(values[index]))),
+      element("div", {}, element("i", { class: `${colour}${dashed ? " dashed" : ""}` }), `${name} `, element("b", {}, values[index] === null ? "unknown" : format(values[index]))),
     );
     tip.replaceChildren(element("strong", {}, layers[index].id), ...rows);
     tip.hidden = false;
@@ -94,7 +94,7 @@ function grid(y, top, step, inner, format) {
   ]);
 }
 
-function line({ colour, values }, x, y, layers, radius) {
+function line({ colour, dashed, values }, x, y, layers, radius) {
   let pen = "M";
   const path = values.map((value, i) => {
     if (value === null) return ((pen = "M"), "");
@@ -103,7 +103,7 @@ function line({ colour, values }, x, y, layers, radius) {
     return part;
   });
   const symbols = values.map((value, i) =>
-    value === null ? null : symbol(layers[i].kind, x(i), y(value), radius, { class: `mark ${colour}`, "data-layer": i }),
+    value === null || dashed ? null : symbol(layers[i].kind, x(i), y(value), radius, { class: `mark ${colour}`, "data-layer": i }),
   );
-  return [drawing("path", { class: `line ${colour}`, d: path.join("") }), ...symbols.filter(Boolean)];
+  return [drawing("path", { class: `line ${colour}${dashed ? " dashed" : ""}`, d: path.join("") }), ...symbols.filter(Boolean)];
 }

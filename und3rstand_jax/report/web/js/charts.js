@@ -22,6 +22,11 @@ export function createCharts(state, layers, values, hasErrors) {
     `Mean distance between a layer’s points and those of ${reference}, each pair of pointmaps divided by its mean distance to view 1’s camera. ` +
     "Click a point to go to its layer.";
   const views = [1, 2].map((view) => ({ name: `view ${view}`, colour: `view${view}`, values: pick((layer) => layer.errors[view - 1]) }));
+  const known = values.lens ?? {};
+  const hasLens = layers.some(({ id }) => id in known);
+  const lens = [1, 2].map((view) => ({ name: `view ${view}, lens`, colour: `view${view}`, dashed: true, values: layers.map(({ id }) => known[id]?.[view - 1] ?? null) }));
+  byId("lens").hidden = !hasLens;
+  if (hasLens) createChart(byId("lens-chart"), state, layers, [...lens, ...views], { label: "Error by layer, of the lens and of the probes, in both views", height: 240, format: decimals });
   createChart(byId("error-chart"), state, layers, views, { label: "Error by layer, of view 1 and of view 2", height: 300, format: decimals });
 
   byId("accuracy-lead").textContent =
@@ -37,6 +42,7 @@ export function createCharts(state, layers, values, hasErrors) {
   const angles = ["rotation", "translation"].map((name) => ({ name, colour: name, values: pick((layer) => layer.pose[name]) }));
   createChart(byId("angles-chart"), state, layers, angles, { label: "Pose error of view 2 by layer: rotation and direction of translation", height: 210, format: degrees, steps: ANGLE_STEPS });
   byId("legend").append(...legend(layers));
+  byId("lens-legend").append(...["", " dashed"].flatMap((kind) => [1, 2].map((view) => element("span", { class: `key${kind} view${view}` }, `${kind ? "lens" : "probes"}, view ${view}`))));
 }
 
 function legend(layers) {

@@ -9,7 +9,7 @@ import { errorColours, imageColours, readHex, viewColours } from "report/tints";
 
 const MOVE_MILLISECONDS = 550;
 const ease = (share) => share * share * (3 - 2 * share);
-const IDENTITY = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
+export const IDENTITY = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
 
 export function createCloud(state, geometry, values, colourMaps, photos) {
   const centre = middle(geometry, geometry.hasTruth ? TRUTH : values.layers.length - 1);
@@ -82,17 +82,17 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
 }
 
 // Tested on a spare canvas, to tell a missing WebGL from other failures on the stage; its context is released.
-function hasWebGL() {
+export function hasWebGL() {
   const context = document.createElement("canvas").getContext("webgl2");
   context?.getExtension("WEBGL_lose_context")?.loseContext();
   return context !== null;
 }
 
 // A camera's position; undefined without a pose.
-const placeOf = (pose) => pose?.slice(0, 3).map((row) => row[3]);
+export const placeOf = (pose) => pose?.slice(0, 3).map((row) => row[3]);
 
 // Median of the points of view 1.
-function middle(geometry, layer) {
+export function middle(geometry, layer) {
   const points = geometry.points(1, layer);
   return [0, 1, 2].map((axis) => {
     const sorted = points.filter((value, i) => i % 3 === axis && !Number.isNaN(value)).sort();
@@ -117,7 +117,7 @@ function pointAt(marker, geometry, pointed, layer) {
 }
 
 // Points and camera 2 glide to the next layer; they jump at first, and where reduced motion is preferred.
-function createMovement(stage, views, cameras) {
+export function createMovement(stage, views, cameras) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   let start = null;
   let first = true;

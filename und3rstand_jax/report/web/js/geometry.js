@@ -1,5 +1,5 @@
 // Every layer's points, depth, confidence and error on the page's pixel grid, in units of the mean distance to view 1's camera.
-// Layers are numbers; TRUTH stands for the ground truth. Views are 1 and 2.
+// Layers are numbers; behind the last one come the points without single heads. TRUTH stands for the ground truth. Views are 1 and 2.
 
 export const TRUTH = "truth";
 
@@ -65,7 +65,7 @@ export function createGeometry(values, arrays) {
   const ranks = remember((view, layer) => {
     const place = points(view, layer);
     const { count } = size(view);
-    const certain = hasConfidence && layer !== TRUTH;
+    const certain = hasConfidence && layer !== TRUTH && layer <= last;
     const byLevel = certain ? ranksByLevel([confidence(1, layer), confidence(2, layer)]) : null;
     const levels = certain ? confidence(view, layer) : null;
     return Float32Array.from({ length: count }, (_, i) => (Number.isNaN(place[3 * i]) ? -1 : certain ? byLevel[levels[i]] : 1));

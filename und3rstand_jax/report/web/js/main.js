@@ -14,6 +14,7 @@ import { createMatches } from "report/matches";
 import { createPose } from "report/pose";
 import { createState } from "report/state";
 import { createTimeline, layerFromAddress } from "report/timeline";
+import { createUses } from "report/uses";
 
 // The last layer first; playing from the end starts over.
 const firstLayer = (layers) => layerFromAddress(layers) ?? layers.length - 1;
@@ -41,6 +42,7 @@ async function start() {
     layer: firstLayer(layers), playing: false, pointed: null,
     tint: "image", shown: "layer", view1: true, view2: true, threshold: 0,
     block: 0, head: "mean", query: firstQuery(values.attention), linked: true,
+    use: null, useColour: "cost", without: true,
   });
   byId("geometry-note").textContent = geometryNote(values);
   createTimeline(state, layers);
@@ -48,6 +50,7 @@ async function start() {
   createMaps(state, geometry, values, colourMaps);
   createCharts(state, layers, values, geometry.hasErrors);
   createAttention(state, layers, values, arrays, colourMaps.attention, photos);
+  createUses(state, values, arrays, geometry, colourMaps, photos);
   createMatches(state, values, colourMaps.depth, photos);
   createPose(state, layers, values, geometry);
   createFacts(values.facts);

@@ -6,7 +6,7 @@ import { TRUTH } from "report/geometry";
 
 const TALLEST = 260; // pixels
 
-const shareOf = (values, low, high) => Float32Array.from(values, (value) => (value - low) / (high - low));
+export const shareOf = (values, low, high) => Float32Array.from(values, (value) => (value - low) / (high - low));
 const short = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2));
 
 export function createMaps(state, geometry, values, colourMaps) {
@@ -23,36 +23,42 @@ export function createMaps(state, geometry, values, colourMaps) {
     values: geometry.errors, range: [0, values.error_range], shares: (map) => shareOf(map, 0, values.error_range), read: (value) => value,
   });
   if (geometry.hasTruth) rows.push({ ...depth, title: "True depth", unit: "same scale", map: colourMaps.depth, isTruth: true });
-  byId("maps").append(...rows.map((row) => mapRow(row, state, geometry)));
+  const follow = {
+    layer: () => state.values.layer,
+    watch: (paint) => state.watch(["layer"], paint),
+    point: (pointed) => state.set({ pointed }),
+  };
+  byId("maps").append(...rows.map((row) => mapRow(row, geometry, follow)));
 }
 
-function mapRow(row, state, geometry) {
+// follow: { layer: () => the one to show, watch: (paint) => void, point: (what the pointer is at, or null) => void }.
+export function mapRow(row, geometry, follow) {
   const bar = element("canvas", { class: "bar" });
   paintBar(bar, row.map);
   const reading = element("span", { class: "reading" }, row.unit);
-  const views = [1, 2].map((view) => mapCanvas(row, view, state, geometry, reading));
+  const views = [1, 2].map((view) => mapCanvas(row, view, geometry, reading, follow));
   const scale = element("div", { class: "scale" }, element("span", {}, short(row.range[0])), bar, element("span", {}, short(row.range[1])));
   return element("div", { class: "map-row" }, element("div", { class: "map-head" }, element("b", {}, row.title), reading, scale), element("div", { class: "map-pair" }, views));
 }
 
-function mapCanvas(row, view, state, geometry, reading) {
+function mapCanvas(row, view, geometry, reading, follow) {
   const { width, height } = geometry.size(view);
   const canvas = element("canvas", { class: `map of-view${view}`, role: "img", "aria-label": `${row.title}, view ${view}` });
   fitImage(canvas, width, height, TALLEST);
-  const shown = () => row.values(view, row.isTruth ? TRUTH : state.values.layer);
+  const shown = () => row.values(view, row.isTruth ? TRUTH : follow.layer());
   const paint = () => paintShares(canvas, width, height, row.shares(shown()), row.map);
-  state.watch(["layer"], paint);
+  follow.watch(paint);
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
     const cell = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
     const index = cell((event.clientY - box.top) / box.height, height) * width + cell((event.clientX - box.left) / box.width, width);
     const value = shown()[index];
     reading.textContent = Number.isNaN(value) ? "no value" : `view ${view}: ${row.read(value).toFixed(3)}`;
-    state.set({ pointed: `${view} ${index} ${row.isTruth ? TRUTH : "layer"}` });
+    follow.point(`${view} ${index} ${row.isTruth ? TRUTH : "layer"}`);
   });
   canvas.addEventListener("pointerleave", () => {
     reading.textContent = row.unit;
-    state.set({ pointed: null });
+    follow.point(null);
   });
   return canvas;
 }
