@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from und3rstand_jax.analysis.batch_errors import assembled
-from und3rstand_jax.analysis.pair_measures import pairs_of
+from und3rstand_jax.analysis.pair_measures import held_out_pairs
 from und3rstand_jax.analysis.twins import twins_of
 from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
 from und3rstand_jax.data.records import Pair, View
@@ -447,9 +447,8 @@ def test_twins_share_view_1_and_only_rendered_pairs_have_some():
     specs = parse_data(("synthetic",))
     feed = Feed(specs, ((64, 96),), 4, 0, crop_jitter=False)
     sources = open_sources(specs, "val")
-    places = held_out(feed, sources, 6)
-    pairs = pairs_of(list(assembled(feed, validation_batches(feed, sources, places), 6, [])), 6)
-    twins = twins_of(feed, sources, places, pairs)
+    pairs = held_out_pairs(feed, 6)
+    twins = twins_of(feed, pairs)
     assert twins is not None
     np.testing.assert_array_equal(twins.views[0], pairs.views[0])
     for one, two in zip(pairs.truths, twins.truths, strict=True):
@@ -457,4 +456,4 @@ def test_twins_share_view_1_and_only_rendered_pairs_have_some():
         np.testing.assert_array_equal(one.intrinsics[1], two.intrinsics[1])
         assert np.abs(one.pose - two.pose).max() > 0.01
     on_disk = dataclasses.replace(feed, specs=(*specs, DataSpec("pairs", Path("photos"), None)))
-    assert twins_of(on_disk, sources, places, pairs) is None
+    assert twins_of(on_disk, pairs) is None

@@ -17,7 +17,7 @@ from und3rstand_jax.support.text import printable, size_text
 
 if TYPE_CHECKING:
     from und3rstand_jax.analysis.studies.catalogue import Entry
-    from und3rstand_jax.analysis.studies.study import Control, Setting, Study
+    from und3rstand_jax.analysis.studies.study import Control, EpipolarSet, Setting, Study
     from und3rstand_jax.data.specification import DataSpec
     from und3rstand_jax.geometry.alignment import Alignment
     from und3rstand_jax.support.pieces import Pieces
@@ -59,7 +59,11 @@ class StudyOptions:
     batch_size: int = 16
     """Most pairs in one pass."""
     control_steps: int = 100
-    """Steps that the controls of layers train, on the model and on random weights; 0 for no control."""
+    """Steps that the control of layers trains probes, on the model and on random weights; 0 for no control."""
+    epipolar_steps: int = 300
+    """Steps that epipolar trains its probes, on the model and on random weights."""
+    epipolar_pairs: int = 1024
+    """Training pairs of epipolar, through which the model runs once."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
     """Size of both views in pixels, multiples of the patch size."""
     dtype: Dtype = "float32"
@@ -97,8 +101,11 @@ def study(options: StudyOptions) -> None:
             f"--pairs must be at least 2, so that one can be the other's control, and --batch-size 1; "
             f"found {options.pairs} and {options.batch_size}"
         )
-    if options.control_steps < 0:
-        raise OptionError(f"--control-steps must be at least 0; found {options.control_steps}")
+    if options.control_steps < 0 or min(options.epipolar_steps, options.epipolar_pairs) < 1:
+        raise OptionError(
+            "--control-steps must be at least 0, --epipolar-steps and --epipolar-pairs at least 1; found "
+            f"{options.control_steps}, {options.epipolar_steps} and {options.epipolar_pairs}"
+        )
     check_seed(options.seed)
     data = options.data or (SYNTHETIC,)
     specs = parse_data(data)
@@ -131,7 +138,7 @@ def _run_and_write(
     from und3rstand_jax.support.results import marked, result_of
     from und3rstand_jax.support.text import to_json
 
-    setting = _setting(options, specs, folder)
+    setting = _setting(options, specs, folder, any("twins" in entry.needs for entry in chosen.values()))
     runnable = {name: entry for name, entry in chosen.items() if _has_what_it_needs(name, entry, setting, options.name != ALL)}
     if not runnable:
         raise CheckpointError("no study can be made of this checkpoint and these data; see above what each needs")
@@ -140,8 +147,11 @@ def _run_and_write(
     _logger.info("points are compared after alignment by %s: %s", alignment, _meaning_of(alignment))
     _tell_cost(runnable, setting)
     unfinished = options.out.resolve().with_name(f"{options.out.resolve().name}.unfinished")
-    if options.control_steps and any("control" in entry.wants for entry in runnable.values()):
+    wanted = {need for entry in runnable.values() for need in entry.needs | entry.wants}
+    if "control" in wanted and options.control_steps:
         setting = dataclasses.replace(setting, control=_control(options, folder, unfinished / "control", setting))
+    if "epipolar" in wanted:
+        setting = dataclasses.replace(setting, epipolar=_epipolar(options, folder, unfinished / "epipolar_probes", setting))
     studies: list[Study] = []
     for name, entry in runnable.items():
         studies.append(entry.run(dataclasses.replace(setting, pieces=pieces[name])))
@@ -160,15 +170,17 @@ def _run_and_write(
         (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record}), encoding="utf-8")
     for of_study in pieces.values():
         of_study.remove()
-    shutil.rmtree(unfinished / "control", ignore_errors=True)
+    for trained in ("control", "epipolar_probes"):
+        shutil.rmtree(unfinished / trained, ignore_errors=True)
     with contextlib.suppress(OSError):  # nothing was kept, or somebody else's file is in it
         unfinished.rmdir()
     show(f"page: {printable(options.out / PAGE)}")
 
 
-def _setting(options: StudyOptions, specs: "tuple[DataSpec, ...]", folder: Path) -> "Setting":
+def _setting(options: StudyOptions, specs: "tuple[DataSpec, ...]", folder: Path, with_twins: bool) -> "Setting":
     from und3rstand_jax.analysis.pair_measures import held_out_pairs
     from und3rstand_jax.analysis.studies.study import Setting
+    from und3rstand_jax.analysis.twins import twins_of
     from und3rstand_jax.data.loader import Feed
     from und3rstand_jax.report.checkpoint import load_model
 
@@ -176,10 +188,12 @@ def _setting(options: StudyOptions, specs: "tuple[DataSpec, ...]", folder: Path)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
+    pairs = held_out_pairs(feed, options.pairs, progress=True)
     return Setting(
         backbone,
         probes,
-        held_out_pairs(feed, options.pairs, progress=True),
+        pairs,
+        twins_of(feed, pairs, progress=True) if with_twins else None,
         seed=options.seed,
         alignment=None if options.alignment == "usual" else options.alignment,
         batch_size=options.batch_size,
@@ -195,8 +209,32 @@ def _control(options: StudyOptions, folder: Path, place: Path, setting: "Setting
     pairs = 2 * options.control_steps * BATCH_SIZE
     _logger.info("control: probes are trained on the model and on random weights, %d forward and probe passes of a pair", pairs)
     layers, data = ",".join(setting.probes.layer_ids), options.data or (SYNTHETIC,)
-    again = f"the same command goes on where it was; {place.parent} holds what is done"
-    return train_control(folder, place, options.control_steps, layers, data, options.seed, again)
+    return train_control(folder, place, options.control_steps, layers, data, options.seed, _again(place))
+
+
+def _epipolar(options: StudyOptions, folder: Path, place: Path, setting: "Setting") -> "EpipolarSet":
+    from und3rstand_jax.data.specification import SYNTHETIC
+    from und3rstand_jax.train.control import train_epipolar_set
+    from und3rstand_jax.train.options import EpipolarOptions
+
+    _logger.info("epipolar: probes are trained on the model and on random weights, %d forward passes of a pair", 2 * options.epipolar_pairs)
+    height, width = setting.pairs.views[0].shape[1:3]
+    run = EpipolarOptions(
+        backbone=str(folder),
+        data=options.data or (SYNTHETIC,),
+        resolution=(f"{width}x{height}",),
+        pairs=options.epipolar_pairs,
+        steps=options.epipolar_steps,
+        at_once=options.batch_size,
+        seed=options.seed,
+        dtype=options.dtype,
+        workers=options.workers,
+    )
+    return train_epipolar_set(run, place, setting.backbone.config, _again(place))
+
+
+def _again(place: Path) -> str:
+    return f"the same command goes on where it was; {place.parent} holds what is done"
 
 
 def _has_what_it_needs(name: str, entry: "Entry", setting: "Setting", asked_for: bool) -> bool:

@@ -1,5 +1,7 @@
 """The control of probes: the same probes, trained in the same way, on the model and on a backbone with random weights.
 
+Pointmap probes for the study of layers, epipolar probes for that of the fundamental matrix.
+
 What probes can do on random weights they do by themselves (control tasks, Hewitt & Liang 2019): only what the model's do better is read
 from what it has learned.
 """
@@ -8,13 +10,14 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from und3rstand_jax.analysis.studies.study import Control
+from und3rstand_jax.analysis.studies.study import Control, EpipolarSet
 from und3rstand_jax.checkpoint.format import is_checkpoint
 from und3rstand_jax.loading import load_backbone, load_backbone_and_probe
 from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.train.options import TrainOptions
+from und3rstand_jax.train.options import EpipolarOptions, TrainOptions
 from und3rstand_jax.train.probes_task import PROBES
+from und3rstand_jax.train.run.epipolar import train_epipolar
 from und3rstand_jax.train.run.training import train
 from und3rstand_jax.train.trained import write_trained_backbone
 
@@ -80,3 +83,25 @@ def control_options(
         save_every=max(1, steps // 4),
         seed=seed,
     )
+
+
+def train_epipolar_set(run: EpipolarOptions, folder: Path, config: BackboneConfig, command: str) -> EpipolarSet:
+    """Trains epipolar probes on the model and on random weights, or goes on where that was interrupted.
+
+    Args:
+        run: on the model; its seed is that of the random weights too.
+        folder: where the runs are kept.
+        config: of the model.
+        command: what the user typed, to say how to go on.
+
+    Raises:
+        KeyboardInterrupt: it was asked to stop; what was done is kept.
+        UserError: the data or the checkpoint cannot be used.
+    """
+    trained = []
+    for name, fresh in (("on_model", None), ("on_random", run.seed)):
+        found = train_epipolar(dataclasses.replace(run, out=folder / name, fresh=fresh), command, _logger.warning)
+        if found is None:
+            raise KeyboardInterrupt
+        trained.append(found)
+    return EpipolarSet(trained[0], trained[1], random_backbone(config, run.seed))

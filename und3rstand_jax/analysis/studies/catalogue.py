@@ -3,10 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from und3rstand_jax.analysis.studies.heads import cost as heads_cost
-from und3rstand_jax.analysis.studies.heads import heads
-from und3rstand_jax.analysis.studies.layers import cost as layers_cost
-from und3rstand_jax.analysis.studies.layers import layers
+from und3rstand_jax.analysis.studies import epipolar, heads, inputs, knock_out, layers, lens, patching, similarity
 from und3rstand_jax.analysis.studies.study import Cost, Setting, Study
 
 Need: TypeAlias = Literal["head", "probes", "twins", "control", "epipolar"]
@@ -29,8 +26,16 @@ class Entry(NamedTuple):
     wants: frozenset[Need] = frozenset()
 
 
+_HEAD: frozenset[Need] = frozenset({"head"})
+
 STUDIES: Mapping[str, Entry] = {
-    "layers": Entry(layers, layers_cost, frozenset({"probes"}), frozenset({"control"})),
-    "heads": Entry(heads, heads_cost),
+    "layers": Entry(layers.layers, layers.cost, frozenset({"probes"}), frozenset({"control"})),
+    "heads": Entry(heads.heads, heads.cost),
+    "knock-out": Entry(knock_out.knock_out, knock_out.cost, _HEAD),
+    "patching": Entry(patching.patching, patching.cost, _HEAD | {"twins"}),
+    "lens": Entry(lens.lens, lens.cost, _HEAD, frozenset({"probes"})),
+    "similarity": Entry(similarity.similarity, similarity.cost),
+    "epipolar": Entry(epipolar.epipolar, epipolar.cost, frozenset({"epipolar"})),
+    "inputs": Entry(inputs.inputs, inputs.cost, _HEAD),
 }
 """In the order of the page of all."""

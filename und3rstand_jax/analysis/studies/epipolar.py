@@ -80,18 +80,15 @@ def cost(setting: Setting) -> Cost:
     return Cost(2 * setting.count, min(setting.batch_size, setting.count) * layers * tokens, 8 * setting.count * 3 * 3 * (layers + 1))
 
 
-def epipolar(setting: Setting, trained: EpipolarProbes, control: EpipolarProbes, control_backbone: Backbone) -> Study:
-    """The study of F.
-
-    Args:
-        setting: the study's; its probes are not read.
-        trained: epipolar probes that were trained on the setting's backbone.
-        control: the same, trained on `control_backbone`.
-        control_backbone: of the same architecture, with freshly drawn weights.
+def epipolar(setting: Setting) -> Study:
+    """The study of F; of its probes and their control in `setting.epipolar`.
 
     Raises:
-        CheckpointError: the probes are not those of these backbones, or the two backbones or sets of probes differ in shape.
+        CheckpointError: there are none, they are not those of these backbones, or the two backbones or sets of probes differ in shape.
     """
+    if setting.epipolar is None:
+        raise CheckpointError("the study of epipolar needs epipolar probes and their control, and none were trained")
+    trained, control, control_backbone = setting.epipolar
     _check(setting, trained, control, control_backbone)
     by_pair = measure_epipolar(setting, trained, control, control_backbone)
     layers = trained.layer_ids

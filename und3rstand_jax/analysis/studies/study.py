@@ -19,6 +19,7 @@ from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
+from und3rstand_jax.probes.epipolar import EpipolarProbes
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.pieces import Pieces
 from und3rstand_jax.support.progress import progress_bar
@@ -62,6 +63,14 @@ class Control(NamedTuple):
     training: str
 
 
+class EpipolarSet(NamedTuple):
+    """Epipolar probes trained on the model, the same trained on a backbone with random weights as their control, and that backbone."""
+
+    trained: EpipolarProbes
+    control: EpipolarProbes
+    control_backbone: Backbone
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What a study is made of, and how it is run.
@@ -72,6 +81,7 @@ class Setting:
         pairs: held-out pairs, both views of one size.
         twins: of each pair another that shares its view 1 and has another view 2, for `patching`; None where there are none.
         control: of the probes; None where none was trained.
+        epipolar: probes for the fundamental matrix, for `epipolar`; None where none were trained.
         seed: of everything that is drawn.
         alignment: of predicted points with the true ones; None for each metric's usual one.
         batch_size: most pairs in one pass.
@@ -84,6 +94,7 @@ class Setting:
     pairs: Pairs
     twins: Pairs | None = None
     control: Control | None = None
+    epipolar: EpipolarSet | None = None
     seed: int = 0
     alignment: Alignment | None = None
     batch_size: int = 16
