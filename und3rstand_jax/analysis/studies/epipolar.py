@@ -282,7 +282,7 @@ def _findings(records: Sequence[Record], layers: Sequence[str]) -> list[str]:
     fresh, drawn = (_of(records, probe, "singular")[best] for probe in (CONTROL, UNTRAINED))
     found.append(
         f"The smallest singular value of F at {layers[best]} is {plus_minus(singular[best])}, of the control's {plus_minus(fresh)}, of the "
-        f"untrained probe's {plus_minus(drawn)}; of a true F it is 0."
+        f"untrained probe's {plus_minus(drawn)}, of the one F {_of(records, CONSTANT, 'singular')[0].mean:.3f}; of a true F it is 0."
     )
     return found
 
