@@ -18,8 +18,9 @@ from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
 from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis.pair_measures import pairs_of
-from und3rstand_jax.analysis.studies.epipolar import CONTROL, EXACT, TRAINED, UNTRAINED, cost, epipolar, exact_matrix
-from und3rstand_jax.analysis.studies.study import Setting
+from und3rstand_jax.analysis.studies.epipolar import CONTROL, EXACT, TRAINED, UNTRAINED, cost, exact_matrix
+from und3rstand_jax.analysis.studies.epipolar import epipolar as study_of_epipolar
+from und3rstand_jax.analysis.studies.study import EpipolarSet, Setting
 from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import Pair, View
 from und3rstand_jax.model.backbone import random_backbone
@@ -37,6 +38,11 @@ from und3rstand_jax.probes.epipolar import (
 from und3rstand_jax.support.errors import CheckpointError, ConfigError, LayerError, OptionError, OutputError
 from und3rstand_jax.train.options import EpipolarOptions
 from und3rstand_jax.train.run.epipolar import train_epipolar
+
+
+def epipolar(setting, *of):
+    return study_of_epipolar(dataclasses.replace(setting, epipolar=EpipolarSet(*of)))
+
 
 SIDEWAYS = np.array([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32)
 LAYERS = ("decoder.embed", "decoder.1.mlp", "decoder.norm")

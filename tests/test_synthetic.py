@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from und3rstand_jax.analysis.batch_errors import assembled
 from und3rstand_jax.analysis.pair_measures import held_out_pairs
 from und3rstand_jax.analysis.twins import twins_of
-from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
+from und3rstand_jax.data.loader import Feed
 from und3rstand_jax.data.records import Pair, View
 from und3rstand_jax.data.specification import DataSpec, parse_data
 from und3rstand_jax.data.synthetic.cameras import sample_cameras, sample_intrinsics
@@ -446,7 +445,6 @@ def test_another_second_camera_leaves_room_first_camera_and_lenses_and_takes_ano
 def test_twins_share_view_1_and_only_rendered_pairs_have_some():
     specs = parse_data(("synthetic",))
     feed = Feed(specs, ((64, 96),), 4, 0, crop_jitter=False)
-    sources = open_sources(specs, "val")
     pairs = held_out_pairs(feed, 6)
     twins = twins_of(feed, pairs)
     assert twins is not None
