@@ -35,6 +35,7 @@ from und3rstand_jax.analysis.studies.knock_out_sweeps import SomePoses, measure,
 from und3rstand_jax.analysis.studies.study import Setting, mean_of
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.support.errors import CheckpointError
 
 TINY = dataclasses.replace(LINEAR, dec_depth=2)
@@ -56,15 +57,17 @@ def one_live_head():
     return Backbone(model.module, model.params | {"decoder": decoder})
 
 
-def statistics(best=LIVE, pairs=PAIRS, seed=0):
+def statistics(best=LIVE, pairs=PAIRS, seed=0, config=TINY):
     """What `measure_heads` might have found: one head copies its match, and one of self-attention has a sink."""
     random = np.random.default_rng(seed)
-    shape = (pairs, 2, TINY.dec_depth, TINY.dec_num_heads)
+    shape = (pairs, 2, config.dec_depth, config.dec_num_heads)
     found = {f"{kind}/{name}": random.uniform(0.1, 0.2, shape) for kind, name in SEEN}
     found["cross_attn/mass"][:, best.view - 1, 1, best.head] = 0.9
     found["self_attn/sink"][:, 0, 0, 1] = 0.8
     return found
 
+
+errors_of = jax.jit(normalised_errors)
 
 SEEN = (("cross_attn", "mass"), ("cross_attn", "mass_other"), ("cross_attn", "sink"), ("self_attn", "sink"))
 
@@ -98,19 +101,20 @@ def test_heads_are_ranked_by_what_they_put_on_the_true_place_and_by_their_sink()
 
 def test_sets_grow_by_powers_of_two_and_their_controls_are_other_heads_of_the_same_blocks():
     assert counts_of(TINY) == (1, 2, 4) and counts_of(dataclasses.replace(LINEAR, dec_depth=3)) == (1, 2, 4)
-    ranking = rankings(statistics(), range(PAIRS))
-    found = head_sets(ranking, LINEAR, seed=3)
+    config = dataclasses.replace(LINEAR, dec_num_heads=4)
+    ranking = rankings(statistics(config=config), range(PAIRS))
+    found = head_sets(ranking, config, seed=3)
     first = {(one.kind, one.k): one for one in found if one.kind != RANDOM}
     assert first[MATCH, 4].places == ranking.match[:4] and first[SINK, 2].places == ranking.sink[:2]
     assert first[BOTTOM, 2].places == ranking.match[-2:]
     for control in (one for one in found if one.kind == RANDOM):
         of = first[control.of, control.k]
         assert len(set(control.places)) == control.k and not set(control.places) & set(of.places)
-        pool = heads_of_same_blocks(of.places, LINEAR)
+        pool = heads_of_same_blocks(of.places, config)
         assert (set(control.places) <= set(pool)) == (control.pool == "same blocks")
     draws = [one.places for one in found if one.kind == RANDOM and (one.of, one.k) == (SINK, 4)]
     assert len(set(draws)) == len(draws) > 1
-    assert found == head_sets(ranking, LINEAR, seed=3) != head_sets(ranking, LINEAR, seed=4)
+    assert found == head_sets(ranking, config, seed=3) != head_sets(ranking, config, seed=4)
 
 
 def test_controls_come_from_all_blocks_where_their_own_have_too_few_heads():
@@ -141,7 +145,7 @@ def test_ways_and_pairs():
     assert ways_of(layer_sets(TINY)[0], True) == ("zero",)
     assert halves(15) == (range(15), range(15)) and halves(17) == (range(8), range(8, 17))
     assert [other_pair(number, 4) for number in range(4)] == [2, 3, 0, 1]
-    assert (posed(8), posed(32), posed(100)) == (8, 16, 50)
+    assert (posed(8), posed(32), posed(90)) == (8, 12, 30)
 
 
 def test_matches_and_pose_are_found_of_some_pairs_and_errors_of_all():
@@ -185,22 +189,19 @@ def test_what_is_resampled_comes_from_another_pair(study, setting):
     other = model(*(view[others] for view in views), capture=LIVE.site, head=False)
     value = np.asarray(other[LIVE.site][LIVE.view - 1])[:, :, LIVE.head : LIVE.head + 1]
     output = model(*views, capture=(), head=True, edits=u3d.replace(LIVE.site, value, LIVE.view, heads=[LIVE.head]))
-    expected = normalised_errors(output.pred1, output.pred2, truth)
+    expected = errors_of(output.pred1, output.pred2, truth)
     for metric, errors in zip((VIEW1, VIEW2), expected, strict=True):
         np.testing.assert_allclose(values_of(study, record, metric), errors, rtol=1e-4)
 
 
-def test_sublayers_and_blocks_are_what_skipping_them_gives(study, setting):
+def test_a_block_costs_what_skipping_it_costs(study, setting):
     views, truth = setting.pairs.views, setting.pairs.truth.truth
-    for name, edits in (
-        ("decoder.1.mlp", u3d.skip("decoder.1.mlp")),
-        ("decoder.0", u3d.skip("decoder.0.*")),
-    ):
-        record = next(record for record in study.records if record["name"] == name)
-        output = setting.backbone(*views, capture=(), head=True, edits=edits)
-        errors = normalised_errors(output.pred1, output.pred2, truth)
-        np.testing.assert_allclose(values_of(study, record, VIEW2), errors[1], rtol=1e-4)
-        assert record[f"{VIEW2}_effect"].mean == pytest.approx(float(np.mean(errors[1])) - study.records[0][VIEW2].mean, rel=1e-2, abs=1e-5)
+    record = next(record for record in study.records if record["name"] == "decoder.0")
+    output = setting.backbone(*views, capture=(), head=True, edits=u3d.skip("decoder.0.*"))
+    errors = errors_of(output.pred1, output.pred2, truth)
+    np.testing.assert_allclose(values_of(study, record, VIEW2), errors[1], rtol=1e-4)
+    effect = float(np.mean(errors[1])) - study.records[0][VIEW2].mean
+    assert record[f"{VIEW2}_effect"].mean == pytest.approx(effect, rel=1e-2, abs=1e-5)
 
 
 def test_every_name_has_a_meaning_and_the_parts_are_there(study):
@@ -215,18 +216,16 @@ def test_every_name_has_a_meaning_and_the_parts_are_there(study):
         assert f"{metric}_effect" in study.records[-1]
 
 
-def test_the_seed_decides_everything(setting):
-    taken = [Taken(MATCH, "match 1", (LIVE,), 1), *layer_sets(TINY)[:1]]
-    (unedited, rows), (again, others) = (measure(setting, range(1, PAIRS), taken) for _ in range(2))
+def test_the_same_seed_gives_the_same_numbers(setting):
+    taken = [Taken(MATCH, "match 1", (LIVE,), 1)]
+    (unedited, rows), (again, others) = (measure(setting, range(PAIRS), taken) for _ in range(2))
+    assert [(row.taken.name, row.by) for row in rows] == [("match 1", by) for by in ("zero", "mean", "resample")]
     for one, other in ((unedited, again), *((row.values, same.values) for row, same in zip(rows, others, strict=True))):
         for metric in MEANING:
             np.testing.assert_array_equal(one[metric], other[metric])
-    assert [(row.taken.name, row.by) for row in rows] == [
-        *(("match 1", by) for by in ("zero", "mean", "resample")),
-        ("decoder.0.self_attn", "zero"),
-    ]
 
 
+@pytest.mark.slow
 def test_few_pairs_at_a_time_give_the_same(setting, monkeypatch):
     taken = [Taken(MATCH, "match 1", (LIVE,), 1)]
     _, together = measure(setting, range(PAIRS), taken)
@@ -258,7 +257,7 @@ def test_the_constant_is_the_mean_of_the_other_pairs(setting):
         np.where(np.asarray(mask)[..., None], np.stack(view, axis=-1), np.nan) for view, mask in zip(other.points, other.valid, strict=True)
     ]
     filled = [np.where(np.isnan(view), np.nanmean(view, axis=(1, 2), keepdims=True), view).astype(np.float32) for view in points]
-    expected = normalised_errors({"pts3d": filled[0]}, {"pts3d": filled[1]}, one)
+    expected = errors_of({"pts3d": filled[0]}, {"pts3d": filled[1]}, one)
     assert [errors[0] for errors in found.values()] == pytest.approx([float(error[0]) for error in expected], rel=1e-3)
     alone = leave_one_out_errors(dataclasses.replace(setting, pairs=pairs.some([0])), range(1))
     assert np.isnan(alone[VIEW2]).all()
@@ -267,7 +266,7 @@ def test_the_constant_is_the_mean_of_the_other_pairs(setting):
 def test_a_backbone_without_a_head_is_refused(setting):
     config = dataclasses.replace(TINY, head_type=None)
     with pytest.raises(CheckpointError, match="expected a backbone with a head, found none"):
-        knock_out(dataclasses.replace(setting, backbone=backbone(config)))
+        knock_out(dataclasses.replace(setting, backbone=Backbone(DUSt3R(config), {})))
 
 
 def test_the_cost_counts_the_passes(setting, study):

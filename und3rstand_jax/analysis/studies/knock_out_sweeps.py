@@ -18,12 +18,12 @@ from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasu
 from und3rstand_jax.analysis.studies.heads import CROSS, SELF
 from und3rstand_jax.analysis.studies.knock_out_sets import STEPS, Taken, ways_of
 from und3rstand_jax.analysis.studies.study import Setting, over_pairs
-from und3rstand_jax.analysis.sweep import sweep
+from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.model.config import BackboneConfig
 
 NOTHING = Ablation("nothing", "set", ())
 
-LEAST_POSED = 16
+LEAST_POSED = 12
 
 _AT_ONCE = 2**29  # bytes of other pairs' values
 
@@ -41,14 +41,14 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SomePoses:
-    """`HeadFinish` for some pairs; of the others the errors alone, since matches and pose take longer than the model.
+    """What `HeadFinish` makes of some pairs; of the others the errors alone, since matches and pose take longer than the model.
 
     Attributes:
         finish: of all pairs.
         posed: numbers of the pairs whose matches and pose are found; they are NaN of others.
     """
 
-    finish: HeadFinish
+    finish: Finish
     posed: range
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
@@ -63,8 +63,8 @@ class SomePoses:
 
 
 def posed(measured: int) -> int:
-    """Of how many of the measured pairs matches and pose are found: half of them, and 16 at least."""
-    return min(measured, max(LEAST_POSED, measured // 2))
+    """Of how many of the measured pairs matches and pose are found: a third of them, and 12 at least."""
+    return min(measured, max(LEAST_POSED, measured // 3))
 
 
 def measure(setting: Setting, numbers: range, taken: Sequence[Taken]) -> tuple[dict[str, Float[np.ndarray, " S"]], list[Row]]:

@@ -92,7 +92,7 @@ def _goes(before: Mean, after: Mean, effect: Mean) -> str:
     numbers = f"from {plus_minus(before)} to {plus_minus(after)}"
     if not abs(effect.mean) > CLEAR * effect.error:
         return f"goes {numbers}, a change of {plus_minus(effect)}, which is within {CLEAR:.0f} standard errors of none"
-    return f"{'rises' if effect.mean > 0 else 'falls'} {numbers}"
+    return f"{'rises' if effect.mean > 0 else 'falls'} {numbers} ({_change(effect)})"
 
 
 def _random_text(curve: Curve, place: int) -> str:
@@ -107,8 +107,13 @@ def _of_heads(unedited: ByPair, rows: Sequence[Row], kind: str) -> str:
     of = {sets.MATCH: f"the {k} heads that look hardest at the true place", sets.SINK: f"the {k} heads with the strongest sinks"}[kind]
     return (
         f"Without {of}, replaced by their mean, view 2's error {_goes(mean_of(unedited[VIEW2]), own.values[place], own.effects[place])}; "
-        f"without {k} random heads of the same blocks it is {_random_text(others, others.at(k))}."
+        f"without {k} random heads of {_pool(rows, kind, k)} it is {_random_text(others, others.at(k))}."
     )
+
+
+def _pool(rows: Sequence[Row], of: str, k: int) -> str:
+    pools = {row.taken.pool for row in rows if row.taken.kind == sets.RANDOM and (row.taken.of, row.taken.k) == (of, k)}
+    return "the same blocks" if pools == {"same blocks"} else "all blocks"
 
 
 def _of_matches(unedited: ByPair, rows: Sequence[Row]) -> str:
@@ -141,16 +146,15 @@ def _worse_than_constant(rows: Sequence[Row], constant: ByPair) -> list[str]:
     limit = mean_of(constant[VIEW2])
     if np.isnan(limit.mean):
         return []
-    own = curve_of(rows, sets.MATCH, "mean", VIEW2)
-    found = [k for k, value in zip(own.ks, own.values, strict=True) if value.mean > limit.mean]
-    of_constant = f"a constant pointmap's ({plus_minus(limit)})"
-    if not found:
-        return [
-            f"View 2's error stays below {of_constant}, however many of the heads that look hardest at the true place are replaced by "
-            f"their mean: without {own.ks[-1]} of them it is {plus_minus(own.values[-1])}."
-        ]
-    value = plus_minus(own.values[own.at(found[0])])
-    return [f"Without {found[0]} of the heads that look hardest at the true place view 2's error ({value}) is above {of_constant}."]
+    own = sorted((row for row in rows if row.taken.kind == sets.MATCH and row.by == "mean"), key=lambda row: row.taken.k or 0)
+    beyond = [mean_of(row.values[VIEW2] - constant[VIEW2]) for row in own]
+    place = next((place for place, difference in enumerate(beyond) if difference.mean > 0), len(own) - 1)
+    value, difference, k = plus_minus(mean_of(own[place].values[VIEW2])), beyond[place], own[place].taken.k
+    clear = "" if abs(difference.mean) > CLEAR * difference.error else f", which is within {CLEAR:.0f} standard errors of none"
+    return [
+        f"Without {k} of the heads that look hardest at the true place view 2's error is {value}, and a constant pointmap's "
+        f"{plus_minus(limit)}: a difference of {_change(difference)}{clear}."
+    ]
 
 
 def _of_layers(rows: Sequence[Row]) -> list[str]:
