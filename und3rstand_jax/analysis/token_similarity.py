@@ -51,7 +51,7 @@ def inner(one: Float[Array, "... N N"], two: Float[Array, "... N N"], count: Arr
     return jnp.where(count >= LEAST_SAMPLES, products / jnp.maximum(count * (count - 3), 1), jnp.nan)
 
 
-def linear_cka(one: Float[Array, "N C1"], two: Float[Array, "N C2"]) -> Float[Array, ""]:
+def linear_cka(one: Float[Array | np.ndarray, "N C1"], two: Float[Array | np.ndarray, "N C2"]) -> Float[Array, ""]:
     """Of one set of samples in two representations: about 0 for independent ones, 1 for those equal up to a rotation, factor and shift.
 
     An estimate may lie below 0. NaN for fewer than `LEAST_SAMPLES`, and where a representation is constant.
@@ -102,9 +102,9 @@ def ratio_of_means(
     """
     known = ~np.isnan(cross + one + two)
     count = known.sum(axis=0)
-    sums = [np.where(known, values, 0.0).sum(axis=0, dtype=np.float64) for values in (cross, one, two)]
+    sums = [np.asarray(np.where(known, values, 0.0).sum(axis=0, dtype=np.float64)) for values in (cross, one, two)]
 
-    def ratio(cross: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    def ratio(cross: Float[np.ndarray, "..."], one: Float[np.ndarray, "..."], two: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         with np.errstate(invalid="ignore", divide="ignore"):  # of constant tokens it is not known
             return np.where((one > 0) & (two > 0), cross / np.sqrt(one * two), np.nan)
 

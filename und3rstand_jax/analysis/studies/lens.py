@@ -73,7 +73,9 @@ def lens(setting: Setting) -> Study:
     for name in (name for name in by_pair if name.startswith("scaled/")):
         by_pair[name][scales.pairs] = np.nan
     turn = np.array([pose_errors(np.eye(4), truth.pose)[0] for truth in setting.pairs.truths])
-    records = [layer_record(by_pair, index, layer, view, scales.factors[index]) for view in (1, 2) for index, layer in enumerate(layers)]
+    records = [
+        layer_record(by_pair, index, layer, view, float(scales.factors[index])) for view in (1, 2) for index, layer in enumerate(layers)
+    ]
     facts = {
         "lens": LENS,
         "alignment": f"{alignment}: {ALIGNMENT_MEANING[alignment]}",
@@ -103,7 +105,7 @@ def lens(setting: Setting) -> Study:
 
 def layer_record(by_pair: Mapping[str, np.ndarray], index: int, layer: str, view: int, scale: float) -> Record:
     """One layer's means over pairs, of one view."""
-    found: dict[str, str | int | float | Mean] = {"layer": layer, "view": view, "scale": float(scale)}
+    found: dict[str, str | int | float | Mean] = {"layer": layer, "view": view, "scale": scale}
     for name in READINGS:
         own, other = (by_pair[f"{name}/{kind}{view}"][:, index] for kind in ("view", "other"))
         if name != "probe" or not np.isnan(own).all():

@@ -209,12 +209,12 @@ def _findings(
     )
     for view in (1, 2):
         own = [record for record in of_layer if record["view"] == view]
-        least, most = (choose(own, key=lambda record: _mean(record, "rank").mean) for choose in (min, max))
+        lowest, highest = (choose(own, key=lambda record: _mean(record, "rank").mean) for choose in (min, max))
         closest = max(own, key=lambda record: _mean(record, "cosine").mean)
         found.append(
-            f"View {view}: tokens have the least effective rank at {least['layer']} ({_text(least, 'rank', 1)}, with random weights "
-            f"{_text(least, 'rank_random', 1)}) and the greatest at {most['layer']} ({_text(most, 'rank', 1)}); at the last layer it is "
-            f"{_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: {_text(closest, 'cosine')}, with random "
+            f"View {view}: tokens have the least effective rank at {lowest['layer']} ({_text(lowest, 'rank', 1)}, with random weights "
+            f"{_text(lowest, 'rank_random', 1)}) and the greatest at {highest['layer']} ({_text(highest, 'rank', 1)}); at the last layer it "
+            f"is {_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: {_text(closest, 'cosine')}, with random "
             f"weights {_text(closest, 'cosine_random')}."
         )
     return found

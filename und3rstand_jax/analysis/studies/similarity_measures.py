@@ -19,6 +19,7 @@ from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.output import pair
 
 Stacks = tuple[Float[Array, "B Le _ Ce"], Float[Array, "B Ld _ Cd"]]
 """One view's tokens of all of the encoder's layers, and of all of the decoder's."""
@@ -51,8 +52,8 @@ def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
                 ranks = [effective_rank(np.asarray(stack[:-1])) for stack in stacks]
                 found[f"view{view + 1}/{name}"] = np.concatenate(ranks, axis=1)
         matches = [_matches(place.token, place.seen) for place in places]
-        orders = [_shuffled(match, setting.seed, number) for match, number in zip(matches, numbers, strict=True)]
-        own, others, mixed = (_joined(some) for some in (matches[:-1], matches[1:], orders[:-1]))
+        at_random = [_shuffled(match, setting.seed, number) for match, number in zip(matches, numbers, strict=True)]
+        own, others, mixed = (_joined(some) for some in (matches[:-1], matches[1:], at_random[:-1]))
         for name, of, pairs in (("match", trained, own), ("other", trained, others), ("shuffled", trained, mixed), ("random", random, own)):
             values = _between_views(*(jax.tree.map(lambda leaf: leaf[:-1], of[view]) for view in (0, 1)), *pairs)
             found |= {f"{name}/{key}": value for key, value in values.items()}
@@ -62,11 +63,10 @@ def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
 
 
 def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tuple[Stacks, Stacks]:
-    views = (view[list(numbers)] for view in setting.pairs.views)
-    output = backbone(*views, capture="*", head=False)
+    one, two = (view[list(numbers)] for view in setting.pairs.views)
+    output = backbone(one, two, capture="*", head=False)
     layers = stack_layers(backbone.config)
-    one, two = (tuple(jnp.stack([output[layer][view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
-    return one, two
+    return pair(pair(jnp.stack([output[layer][view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
 
 
 def stack_layers(config: BackboneConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -79,7 +79,7 @@ def stack_layers(config: BackboneConfig) -> tuple[tuple[str, ...], tuple[str, ..
 def _of_view(trained: Stacks, random: Stacks, orders: Int[Array, "S N"]) -> dict[str, Float[Array, "S ..."]]:
     """Of S pairs; the tokens hold the one behind the last as well."""
 
-    def of_pair(given: tuple[Stacks, Stacks, Stacks, Array]) -> dict[str, Array]:
+    def of_pair(given: Any) -> dict[str, Array]:
         tokens, following, drawn, order = given
         own, following_own, drawn_own = (jnp.concatenate([u_centred(gram(stack)) for stack in some]) for some in (tokens, following, drawn))
         count = own.shape[-1]
@@ -103,7 +103,7 @@ def _of_view(trained: Stacks, random: Stacks, orders: Int[Array, "S N"]) -> dict
 def _between_views(one: Stacks, two: Stacks, token: Int[Array, "S N"], seen: Bool[Array, "S N"]) -> dict[str, Float[Array, "S L"]]:
     """HSIC of view 1's tokens with those of view 2 that they are matched with, layer by layer, and of either with themselves."""
 
-    def of_pair(given: tuple[Stacks, Stacks, Array, Array]) -> dict[str, Array]:
+    def of_pair(given: Any) -> dict[str, Array]:
         one, two, token, seen = given
         count = jnp.sum(seen)
         of_one = jnp.concatenate([u_centred(gram(stack), seen) for stack in one])
