@@ -1,5 +1,6 @@
 """Rendered pairs: the same bits however they are asked for, exact geometry, colours that agree, and the overlap that was asked for."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -11,8 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from und3rstand_jax.analysis.batch_errors import assembled
+from und3rstand_jax.analysis.pair_measures import pairs_of
+from und3rstand_jax.analysis.twins import twins_of
+from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
 from und3rstand_jax.data.records import Pair, View
-from und3rstand_jax.data.synthetic.cameras import sample_intrinsics
+from und3rstand_jax.data.specification import DataSpec, parse_data
+from und3rstand_jax.data.synthetic.cameras import sample_cameras, sample_intrinsics
 from und3rstand_jax.data.synthetic.config import SyntheticConfig, parse_synthetic
 from und3rstand_jax.data.synthetic.intersect import (
     FAR,
@@ -27,7 +33,7 @@ from und3rstand_jax.data.synthetic.intersect import (
     sphere_entry,
 )
 from und3rstand_jax.data.synthetic.render import render_pair, render_pairs
-from und3rstand_jax.data.synthetic.scene import SOLIDS, Light, Scene, Window
+from und3rstand_jax.data.synthetic.scene import SOLIDS, Light, Scene, Window, sample_scene
 from und3rstand_jax.data.synthetic.textures import coverage, value_noise
 from und3rstand_jax.support.errors import UserError
 
@@ -417,3 +423,43 @@ def test_unusable_options_are_refused_by_name(text, message):
 def test_a_config_with_nan_is_refused():
     with pytest.raises(UserError, match="overlap: expected"):
         SyntheticConfig(overlap=(float("nan"), 0.9))
+
+
+# Second cameras
+
+
+@pytest.mark.slow
+def test_another_second_camera_leaves_room_first_camera_and_lenses_and_takes_another_place():
+    @functools.partial(jax.jit, static_argnums=0)
+    def cameras(config):
+        scene_key, camera_key = jax.random.split(jax.random.key(3))
+        return sample_cameras(camera_key, sample_scene(scene_key), (64, 96), config)
+
+    first, second, again = (jax.device_get(cameras(SyntheticConfig(second=number))) for number in (0, 1, 1))
+    np.testing.assert_array_equal(first.intrinsics, second.intrinsics)
+    np.testing.assert_array_equal(first.cam2world[0], second.cam2world[0])
+    assert np.linalg.norm(first.cam2world[1] - second.cam2world[1]) > 0.05
+    np.testing.assert_array_equal(second.cam2world, again.cam2world)
+
+
+def test_a_second_camera_is_counted_from_0():
+    with pytest.raises(UserError, match="second: expected the number of a second camera"):
+        SyntheticConfig(second=-1)
+
+
+@pytest.mark.slow
+def test_twins_share_view_1_and_only_rendered_pairs_have_some():
+    specs = parse_data(("synthetic",))
+    feed = Feed(specs, ((64, 96),), 4, 0, crop_jitter=False)
+    sources = open_sources(specs, "val")
+    places = held_out(feed, sources, 6)
+    pairs = pairs_of(list(assembled(feed, validation_batches(feed, sources, places), 6, [])), 6)
+    twins = twins_of(feed, sources, places, pairs)
+    assert twins is not None
+    np.testing.assert_array_equal(twins.views[0], pairs.views[0])
+    for one, two in zip(pairs.truths, twins.truths, strict=True):
+        np.testing.assert_array_equal(one.views[0].points, two.views[0].points)
+        np.testing.assert_array_equal(one.intrinsics[1], two.intrinsics[1])
+        assert np.abs(one.pose - two.pose).max() > 0.01
+    on_disk = dataclasses.replace(feed, specs=(*specs, DataSpec("pairs", Path("photos"), None)))
+    assert twins_of(on_disk, sources, places, pairs) is None

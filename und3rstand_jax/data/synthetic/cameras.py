@@ -54,15 +54,24 @@ def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: Synthe
     """Two cameras, along the leading axis; both depend on the shape through its aspect ratio only.
 
     The first looks at one of the solids. The second is the candidate whose overlap with it is nearest to a draw from `config.overlap`.
+    Each `config.second` has other places to choose from and its own draw of the overlap; the first camera and both lenses are the same.
     """
     lens_key, first_key, second_key, overlap_key = jax.random.split(key, 4)
     lenses = sample_intrinsics(lens_key, 1 + SECOND_CANDIDATES, shape)
     first, glimpse = _first_camera(first_key, scene, lenses[0], shape)
-    candidates = Camera(lenses[1:], _second_poses(second_key, first.cam2world, glimpse, config))
-    shares = jax.vmap(lambda camera: overlap(scene, glimpse, camera, shape))(candidates)
-    wanted = span(uniform(overlap_key), *config.overlap)
-    best = jnp.argmin(jnp.abs(shares - wanted) + _crowding(scene, candidates.cam2world))
-    return jax.tree.map(lambda one, many: jnp.stack([one, many[best]]), first, candidates)
+
+    def choose(second_key: PRNGKeyArray, overlap_key: PRNGKeyArray, lenses: Float[Array, "N 3 3"]) -> Camera:
+        candidates = Camera(lenses, _second_poses(second_key, first.cam2world, glimpse, config))
+        shares = jax.vmap(lambda camera: overlap(scene, glimpse, camera, shape))(candidates)
+        wanted = span(uniform(overlap_key), *config.overlap)
+        best = jnp.argmin(jnp.abs(shares - wanted) + _crowding(scene, candidates.cam2world))
+        return jax.tree.map(lambda many: many[best], candidates)
+
+    second = choose(second_key, overlap_key, lenses[1:])
+    if config.second:
+        second_key, overlap_key = (jax.random.fold_in(key, config.second) for key in (second_key, overlap_key))
+        second = choose(second_key, overlap_key, jnp.broadcast_to(second.intrinsics, lenses[1:].shape))
+    return jax.tree.map(lambda one, two: jnp.stack([one, two]), first, second)
 
 
 def sample_intrinsics(key: PRNGKeyArray, count: int, shape: Shape) -> Float[Array, "N 3 3"]:

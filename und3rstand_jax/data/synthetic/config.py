@@ -17,14 +17,20 @@ class SyntheticConfig:
     view 2 sees. `baseline` is the range of the distance between the two cameras, in metres: at the same overlap, a short one
     leaves little parallax and an easier pair.
 
+    `second` counts the second cameras of a scene: pairs that differ in it alone share the room, view 1 and both lenses, and the second
+    camera stands in another place, at its own draw of the overlap. Command lines ask for number 0.
+
     Raises:
-        OptionError: no pair can lie in a range.
+        OptionError: no pair can lie in a range, or there is no such second camera.
     """
 
     overlap: Range = (0.25, 0.9)
     baseline: Range = (0.1, 3.0)
+    second: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.second < 2**32:
+            raise OptionError(f"second: expected the number of a second camera, 0 to 4294967295, found {self.second}")
         bounds = (
             ("overlap", self.overlap, 0.0, 1.0, "fractions of view 1's pixels between 0 and 1"),
             ("baseline", self.baseline, 0.1, 10.0, "distances in metres between 0.1 and 10"),
@@ -68,4 +74,5 @@ def parse_synthetic(text: str) -> SyntheticConfig:
         if not all(map(math.isfinite, numbers)):
             raise OptionError(f"{name}: expected a range of two numbers, found {value!r}; write {_example(name)}")
         options[name] = numbers
-    return SyntheticConfig(**options)
+    chosen = _DEFAULTS | options
+    return SyntheticConfig(chosen["overlap"], chosen["baseline"])
