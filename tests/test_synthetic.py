@@ -427,16 +427,21 @@ def test_a_config_with_nan_is_refused():
 # Second cameras
 
 
+@pytest.mark.slow
 def test_another_second_camera_leaves_room_first_camera_and_lenses_and_takes_another_place():
+    @functools.partial(jax.jit, static_argnums=0)
     def cameras(config):
         scene_key, camera_key = jax.random.split(jax.random.key(3))
-        return jax.device_get(sample_cameras(camera_key, sample_scene(scene_key), (64, 96), config))
+        return sample_cameras(camera_key, sample_scene(scene_key), (64, 96), config)
 
-    first, second, again = (cameras(SyntheticConfig(second=number)) for number in (0, 1, 1))
+    first, second, again = (jax.device_get(cameras(SyntheticConfig(second=number))) for number in (0, 1, 1))
     np.testing.assert_array_equal(first.intrinsics, second.intrinsics)
     np.testing.assert_array_equal(first.cam2world[0], second.cam2world[0])
     assert np.linalg.norm(first.cam2world[1] - second.cam2world[1]) > 0.05
     np.testing.assert_array_equal(second.cam2world, again.cam2world)
+
+
+def test_a_second_camera_is_counted_from_0():
     with pytest.raises(UserError, match="second: expected the number of a second camera"):
         SyntheticConfig(second=-1)
 

@@ -69,8 +69,8 @@ def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: Synthe
 
     second = choose(second_key, overlap_key, lenses[1:])
     if config.second:
-        keys = (jax.random.fold_in(key, config.second) for key in (second_key, overlap_key))
-        second = choose(*keys, jnp.broadcast_to(second.intrinsics, lenses[1:].shape))
+        second_key, overlap_key = (jax.random.fold_in(key, config.second) for key in (second_key, overlap_key))
+        second = choose(second_key, overlap_key, jnp.broadcast_to(second.intrinsics, lenses[1:].shape))
     return jax.tree.map(lambda one, two: jnp.stack([one, two]), first, second)
 
 

@@ -74,4 +74,5 @@ def parse_synthetic(text: str) -> SyntheticConfig:
         if not all(map(math.isfinite, numbers)):
             raise OptionError(f"{name}: expected a range of two numbers, found {value!r}; write {_example(name)}")
         options[name] = numbers
-    return SyntheticConfig(**options)
+    chosen = _DEFAULTS | options
+    return SyntheticConfig(chosen["overlap"], chosen["baseline"])
