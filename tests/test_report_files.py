@@ -241,7 +241,11 @@ def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys
     facts = numbers["facts"]
     assert facts["scene"]["number"] == 3 and facts["images"] == [{"height": 32, "width": 32}] * 2
     assert set(facts["checkpoint"]["backbone"]["sha256"]) == {"model.safetensors", "config.json"}
-    assert list(facts["seconds"]) == ["images", "load", "forward", "probes", "errors", "poses", "matches", "arrays", "figures", "page"]
+    stages = ["images", "load", "forward", "probes", "errors", "poses", "matches", "uses", "arrays", "figures", "page"]
+    assert list(facts["seconds"]) == stages
+    # The lens behind the last step is the head itself.
+    np.testing.assert_allclose(numbers["layers"][-2]["lens_errors"], numbers["layers"][-1]["errors"], rtol=1e-4)
+    assert len(numbers["uses"]["heads"]) == 4 * 2 * 2 and numbers["uses"]["measure"] == "error"
     assert facts["layers"] == list(tiny.LAYERS) and facts["head"] is True and "jax" in facts["versions"]
 
     arrays = np.load(out / "arrays.npz")
