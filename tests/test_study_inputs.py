@@ -11,9 +11,9 @@ import pytest
 from tests.made_pairs import SIZE, wall_pairs
 from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis.pair_measures import DIRECTION, ROTATION, VIEW1, VIEW2
-from und3rstand_jax.analysis.studies.covered import covered, drawn_queries, measured_covers
-from und3rstand_jax.analysis.studies.input_pairs import conditions_of
-from und3rstand_jax.analysis.studies.inputs import MEANING, cost, inputs, overlap_groups
+from und3rstand_jax.analysis.studies.inputs.conditions import conditions_of
+from und3rstand_jax.analysis.studies.inputs.covered import covered, drawn_queries, measured_covers
+from und3rstand_jax.analysis.studies.inputs.study import MEANING, cost, inputs, overlap_groups
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.support.errors import CheckpointError, OptionError

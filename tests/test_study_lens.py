@@ -13,8 +13,8 @@ from tests.test_ablations import scene_pairs
 from tests.test_model_properties import DPT, LINEAR, assert_same, backbone, views
 from und3rstand_jax.analysis.own_head import lens_start
 from und3rstand_jax.analysis.pair_measures import ROTATION, HeadFinish, HeadMeasure, PairTruth
-from und3rstand_jax.analysis.studies.lens import MEANING, cost, lens
-from und3rstand_jax.analysis.studies.lens_measures import FACTORS, fit_scales, fitted_pairs, lens_layers, measure
+from und3rstand_jax.analysis.studies.lens.measures import FACTORS, fit_scales, fitted_pairs, lens_layers, measure
+from und3rstand_jax.analysis.studies.lens.study import MEANING, cost, lens
 from und3rstand_jax.analysis.studies.study import Setting, Study
 from und3rstand_jax.geometry.loss import Target, normalised_truth
 from und3rstand_jax.geometry.metrics import normalised_errors
@@ -145,7 +145,7 @@ def test_a_study_says_what_its_names_mean_and_what_it_found():
 def test_an_interrupted_study_goes_on_and_the_seed_decides(tmp_path, monkeypatch):
     here = dataclasses.replace(setting(), probes=None)
     kept = lens(dataclasses.replace(here, pieces=Pieces(tmp_path / "lens", {"study": "lens"})))
-    monkeypatch.setattr("und3rstand_jax.analysis.studies.lens_measures.lens_start", None)  # nothing is computed again
+    monkeypatch.setattr("und3rstand_jax.analysis.studies.lens.measures.lens_start", None)  # nothing is computed again
     again = lens(dataclasses.replace(here, pieces=Pieces(tmp_path / "lens", {"study": "lens"})))
     for name, values in kept.by_pair.items():
         np.testing.assert_array_equal(values, again.by_pair[name])

@@ -10,8 +10,8 @@ import pytest
 
 from tests.made_pairs import wall_pairs
 from tests.test_model_properties import LINEAR, backbone
-from und3rstand_jax.analysis.studies.patching import MEANING, chosen, cost, decided, patching, share_towards
-from und3rstand_jax.analysis.studies.patching_runs import Runs, patches_of
+from und3rstand_jax.analysis.studies.patching.runs import Runs, patches_of
+from und3rstand_jax.analysis.studies.patching.study import MEANING, chosen, cost, decided, patching, share_towards
 from und3rstand_jax.analysis.studies.study import Mean, Setting
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.support.errors import CheckpointError, OptionError
@@ -126,7 +126,7 @@ def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
             super().__init__(setting, patches, some)
 
     parts = dataclasses.replace(setting(), pieces=Pieces(tmp_path / "pieces", {}))
-    monkeypatch.setattr("und3rstand_jax.analysis.studies.patching.Runs", Interrupted)
+    monkeypatch.setattr("und3rstand_jax.analysis.studies.patching.study.Runs", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         patching(parts)
     ran.clear()

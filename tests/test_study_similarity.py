@@ -11,10 +11,10 @@ import pytest
 from tests.test_ablations import scene_pairs
 from tests.test_model_properties import LINEAR
 from und3rstand_jax.analysis.inputs import GroundTruth
-from und3rstand_jax.analysis.studies.similarity import MEANING, cost, similarity
-from und3rstand_jax.analysis.studies.similarity_measures import measure
+from und3rstand_jax.analysis.studies.similarity.measures import measure
+from und3rstand_jax.analysis.studies.similarity.study import MEANING, cost, similarity
+from und3rstand_jax.analysis.studies.similarity.token_colours import colours_figure, colours_of, principal_colours, shown_layers
 from und3rstand_jax.analysis.studies.study import Setting
-from und3rstand_jax.analysis.studies.token_colours import colours_figure, colours_of, principal_colours, shown_layers
 from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner, linear_cka, mean_cosine, ratio_of_means, u_centred
 from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.support.errors import OptionError

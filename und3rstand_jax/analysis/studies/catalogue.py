@@ -3,7 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from und3rstand_jax.analysis.studies import epipolar, heads, inputs, knock_out, layers, lens, patching, similarity
+from und3rstand_jax.analysis.studies import epipolar, heads, layers
+from und3rstand_jax.analysis.studies.inputs import study as inputs
+from und3rstand_jax.analysis.studies.knock_out import study as knock_out
+from und3rstand_jax.analysis.studies.lens import study as lens
+from und3rstand_jax.analysis.studies.patching import study as patching
+from und3rstand_jax.analysis.studies.similarity import study as similarity
 from und3rstand_jax.analysis.studies.study import Cost, Setting, Study
 
 Need: TypeAlias = Literal["head", "probes", "twins", "control", "epipolar"]

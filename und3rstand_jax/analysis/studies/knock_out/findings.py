@@ -6,9 +6,9 @@ import numpy as np
 
 from und3rstand_jax.analysis.ablations import By
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2
-from und3rstand_jax.analysis.studies import knock_out_sets as sets
-from und3rstand_jax.analysis.studies.knock_out_curves import ByPair, Curve, curve_of, effect_on, named, told_k, ways
-from und3rstand_jax.analysis.studies.knock_out_sweeps import Row
+from und3rstand_jax.analysis.studies.knock_out import sets
+from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, Curve, curve_of, effect_on, named, told_k, ways
+from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, Table, mean_of, plus_minus, share_text
 
 CLEAR = 2.0

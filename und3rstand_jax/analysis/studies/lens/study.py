@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 
 from und3rstand_jax.analysis.own_head import LENS
-from und3rstand_jax.analysis.studies.lens_figure import lens_figure
-from und3rstand_jax.analysis.studies.lens_measures import (
+from und3rstand_jax.analysis.studies.lens.figure import lens_figure
+from und3rstand_jax.analysis.studies.lens.measures import (
     FACTORS,
     READINGS,
     bytes_a_pair,

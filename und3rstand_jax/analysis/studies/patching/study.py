@@ -15,8 +15,8 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float
 
-from und3rstand_jax.analysis.studies.patching_figure import patching_figure
-from und3rstand_jax.analysis.studies.patching_runs import EMBED, Patch, Runs, first_block, patches_of, same_patch
+from und3rstand_jax.analysis.studies.patching.figure import patching_figure
+from und3rstand_jax.analysis.studies.patching.runs import EMBED, Patch, Runs, first_block, patches_of, same_patch
 from und3rstand_jax.analysis.studies.study import (
     Cell,
     Cost,

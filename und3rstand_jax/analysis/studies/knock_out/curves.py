@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from und3rstand_jax.analysis.ablations import By
 from und3rstand_jax.analysis.pair_measures import VIEW2
-from und3rstand_jax.analysis.studies import knock_out_sets as sets
-from und3rstand_jax.analysis.studies.knock_out_sweeps import Row
+from und3rstand_jax.analysis.studies.knock_out import sets
+from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, mean_of
 
 ByPair = Mapping[str, Float[np.ndarray, " S"]]

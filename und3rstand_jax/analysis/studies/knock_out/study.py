@@ -1,7 +1,7 @@
 """What both views' geometry loses without some of the decoder: heads that look at the true place, sinks, sublayers, and controls.
 
-    first half of the pairs ─▶ statistics of heads ─▶ rankings ─▶ sets (`knock_out_sets`)
-    other half ─▶ sweeps (`knock_out_sweeps`) ─▶ effects on the unedited run ─▶ records, tables, figures, findings
+    first half of the pairs ─▶ statistics of heads ─▶ rankings ─▶ sets (`sets`)
+    other half ─▶ sweeps (`sweeps`) ─▶ effects on the unedited run ─▶ records, tables, figures, findings
 
 Correspondence heads and sinks are those of "Understanding Multi-View Transformers" (arXiv 2510.24907) and of arXiv 2512.11508.
 """
@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.ablations import MEANINGS
 from und3rstand_jax.analysis.pair_measures import MEANING as METRICS
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2
-from und3rstand_jax.analysis.studies import knock_out_sets as sets
 from und3rstand_jax.analysis.studies.heads import measure_heads
-from und3rstand_jax.analysis.studies.knock_out_figures import curves_figure, layers_figure
-from und3rstand_jax.analysis.studies.knock_out_sweeps import Row, bytes_of_values, measure, posed, resampled_at_once
-from und3rstand_jax.analysis.studies.knock_out_told import findings_of, tables_of
+from und3rstand_jax.analysis.studies.knock_out import sets
+from und3rstand_jax.analysis.studies.knock_out.figures import curves_figure, layers_figure
+from und3rstand_jax.analysis.studies.knock_out.findings import findings_of, tables_of
+from und3rstand_jax.analysis.studies.knock_out.sweeps import Row, bytes_of_values, measure, posed, resampled_at_once
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, mean_of, over_pairs
 from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING, Alignment, aligned_errors
 from und3rstand_jax.geometry.loss import Truth

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.pair_measures import MATCHES, ROTATION, VIEW1, VIEW2
-from und3rstand_jax.analysis.studies import knock_out_sets as sets
-from und3rstand_jax.analysis.studies.knock_out_curves import ByPair, curve_of, effect_on, named, ways
-from und3rstand_jax.analysis.studies.knock_out_sweeps import Row
+from und3rstand_jax.analysis.studies.knock_out import sets
+from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, curve_of, effect_on, named, ways
+from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, mean_of
 from und3rstand_jax.model.config import BackboneConfig
 

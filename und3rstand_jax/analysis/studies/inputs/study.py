@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis import pair_measures
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2, HeadFinish, HeadMeasure, PairTruth
-from und3rstand_jax.analysis.studies.covered import QUERIES, Points, measured_covers
-from und3rstand_jax.analysis.studies.input_pairs import Condition, conditions_of
-from und3rstand_jax.analysis.studies.inputs_figure import inputs_figure
+from und3rstand_jax.analysis.studies.inputs.conditions import Condition, conditions_of
+from und3rstand_jax.analysis.studies.inputs.covered import QUERIES, Points, measured_covers
+from und3rstand_jax.analysis.studies.inputs.figure import inputs_figure
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, over_pairs, plus_minus
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors

@@ -14,8 +14,8 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float
 
-from und3rstand_jax.analysis.studies.similarity_figures import curves_figure, layers_figure
-from und3rstand_jax.analysis.studies.similarity_measures import (
+from und3rstand_jax.analysis.studies.similarity.figures import curves_figure, layers_figure
+from und3rstand_jax.analysis.studies.similarity.measures import (
     bytes_a_pair,
     bytes_of_grams,
     measure,
@@ -23,8 +23,8 @@ from und3rstand_jax.analysis.studies.similarity_measures import (
     pairs_at_once,
     values_a_pair,
 )
+from und3rstand_jax.analysis.studies.similarity.token_colours import colours_figure, colours_of
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, plus_minus
-from und3rstand_jax.analysis.studies.token_colours import colours_figure, colours_of
 from und3rstand_jax.analysis.token_similarity import ratio_of_means
 from und3rstand_jax.support.errors import OptionError
 
@@ -213,8 +213,8 @@ def _findings(
         closest = max(own, key=lambda record: _mean(record, "cosine").mean)
         found.append(
             f"View {view}: tokens have the least effective rank at {lowest['layer']} ({_text(lowest, 'rank', 1)}, with random weights "
-            f"{_text(lowest, 'rank_random', 1)}) and the greatest at {highest['layer']} ({_text(highest, 'rank', 1)}); at the last layer it "
-            f"is {_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: {_text(closest, 'cosine')}, with random "
+            f"{_text(lowest, 'rank_random', 1)}) and the greatest at {highest['layer']} ({_text(highest, 'rank', 1)}); at the last layer "
+            f"it is {_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: {_text(closest, 'cosine')}, with random "
             f"weights {_text(closest, 'cosine_random')}."
         )
     return found

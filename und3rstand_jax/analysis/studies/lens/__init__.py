@@ -1,0 +1,1 @@
+"""Intermediate tokens through the model's own head: `study` says what `measures` measure."""
