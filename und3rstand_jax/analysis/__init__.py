@@ -10,6 +10,11 @@
     true_place_attention      how much attention lies where the other view sees the same place
     layer_study               `study_layers`: means over held-out scenes, layer by layer and head by head
     layer_study_files         a layer study as JSON, Markdown tables and figures
+    sweep, sweep_pass         many edits on many pairs, from the layer before each on
+    ablation_study …          what is lost without heads and sublayers, with random controls; `attribution`, its first-order estimate
+    pair_measures, twins      held-out pairs and what an edited pass on them is measured by; pairs that share view 1
+    head_use, pair_lens       on one pair: what each head's loss costs, and every layer through the model's own head (the report's panel)
+    studies/                  eight published experiments, each a function from a setting to a study
     layer_plot                figures over the layers of a network
 
 Nothing here prints. Progress bars are off unless asked for; messages go to the `und3rstand_jax` logger.

@@ -213,9 +213,9 @@ def _findings(
         closest = max(own, key=lambda record: _mean(record, "cosine").mean)
         found.append(
             f"View {view}: tokens have the least effective rank at {lowest['layer']} ({_text(lowest, 'rank', 1)}, with random weights "
-            f"{_text(lowest, 'rank_random', 1)}) and the greatest at {highest['layer']} ({_text(highest, 'rank', 1)}); at the last layer "
-            f"it is {_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: {_text(closest, 'cosine')}, with random "
-            f"weights {_text(closest, 'cosine_random')}."
+            f"{_text(lowest, 'rank_random', 1)}) and the greatest at {highest['layer']} ({_text(highest, 'rank', 1)}); "
+            f"at the last layer it is {_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: "
+            f"{_text(closest, 'cosine')}, with random weights {_text(closest, 'cosine_random')}."
         )
     return found
 
