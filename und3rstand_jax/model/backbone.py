@@ -97,9 +97,14 @@ class Backbone:
 def random_backbone(config: BackboneConfig, seed: int) -> Backbone:
     """A backbone with freshly drawn weights: what probes on it can do, they do by themselves."""
     module = DUSt3R(config)
-    image = jnp.zeros((1, config.patch_size, config.patch_size, 3))
-    params = jax.jit(lambda key: module.init(key, image, image, head=config.head_type is not None))(jax.random.key(seed))["params"]
-    return Backbone(module, params)
+    return Backbone(module, _random_params(module, jax.random.key(seed)))
+
+
+# By name, so that another seed or another study does not compile it again.
+@functools.partial(jax.jit, static_argnums=0)
+def _random_params(module: DUSt3R, key: jax.Array) -> Params:
+    image = jnp.zeros((1, module.config.patch_size, module.config.patch_size, 3))
+    return cast(Params, module.init(key, image, image, head=module.config.head_type is not None)["params"])
 
 
 def _as_view(image: Image | None, patch_size: int, name: str) -> jax.Array:
