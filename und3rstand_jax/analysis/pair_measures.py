@@ -38,9 +38,10 @@ MEANING = {
     MATCHES: "share of right matches between the views, of those whose true place view 2 sees; 0 if no match is of those",
     ROTATION: "error of view 2's rotation in degrees; 180 where no pose was found",
     DIRECTION: "angle to the true direction of view 2's translation in degrees; 180 where no pose was found, unknown without a baseline",
-    KNOWN: "share of the matches between the views whose true place view 2 sees",
 }
 """Of every number that is kept, what it is."""
+
+KNOWN_MEANING = "share of the matches between the views whose true place view 2 sees"
 
 _FAILED_DEGREES = 180.0
 

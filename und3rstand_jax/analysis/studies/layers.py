@@ -20,7 +20,18 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
-from und3rstand_jax.analysis.pair_measures import DIRECTION, KNOWN, MATCHES, MEANING, ROTATION, VIEW1, VIEW2, HeadFinish, PairTruth
+from und3rstand_jax.analysis.pair_measures import (
+    DIRECTION,
+    KNOWN,
+    KNOWN_MEANING,
+    MATCHES,
+    MEANING,
+    ROTATION,
+    VIEW1,
+    VIEW2,
+    HeadFinish,
+    PairTruth,
+)
 from und3rstand_jax.analysis.studies.study import (
     Cost,
     Mean,
@@ -51,7 +62,8 @@ FIRST_BLOCKS = (1, 2)
 
 _MEANING = {
     "layer": "the layer whose probe was read, or head: the model's own",
-    **{metric: MEANING[metric] for metric in METRICS},
+    **MEANING,
+    KNOWN: KNOWN_MEANING,
     "rotation_median": f"{MEANING[ROTATION]}; the median, with the standard error of the bootstrap",
     "adds1": "what the step takes off view 1's error: the layer before less this one, pair by pair",
     "adds2": "the same of view 2",
