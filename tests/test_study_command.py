@@ -9,6 +9,7 @@ from tests.conversion import converted
 from tests.tiny import LAYERS, save_backbone, save_probes
 from und3rstand_jax.analysis.studies.catalogue import STUDIES
 from und3rstand_jax.analysis.studies.study_files import read_study
+from und3rstand_jax.data.records import held_out_scenes
 from und3rstand_jax.support.pieces import Pieces
 
 SMALL = ("--pairs", "2", "--resolution", "32", "--control-steps", "0")
@@ -52,7 +53,11 @@ def test_a_study_writes_every_number_its_figures_and_a_page(checkpoint, tmp_path
         "heads.json", "heads.csv", "heads.png", "heads.svg", "index.html", "studies.json"
     }  # fmt: skip
     found = read_study(out / "heads.json")
-    assert found["facts"]["scenes"] == [0, 1] and found["facts"]["seed"] == 0 and found["facts"]["alignment"] == "scale"
+    assert (
+        found["facts"]["held_out"] == [[0, scene] for scene in held_out_scenes()[:2]]
+        and found["facts"]["seed"] == 0
+        and found["facts"]["alignment"] == "scale"
+    )
     assert found["facts"]["provenance"]["path"] == str(checkpoint)
     lines = list(csv.DictReader((out / "heads.csv").open()))
     assert len(lines) == len(found["records"]) == 2 * 2 * 2 * 2

@@ -12,12 +12,12 @@ import tyro
 
 from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import CheckpointError, OptionError
-from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
-from und3rstand_jax.support.text import printable, size_text
+from und3rstand_jax.support.option_values import Dtype, check_seed
+from und3rstand_jax.support.text import printable
 
 if TYPE_CHECKING:
     from und3rstand_jax.analysis.studies.catalogue import Entry
-    from und3rstand_jax.analysis.studies.study import Control, EpipolarSet, Setting, Study
+    from und3rstand_jax.analysis.studies.study import Study
     from und3rstand_jax.data.specification import DataSpec
     from und3rstand_jax.geometry.alignment import Alignment
     from und3rstand_jax.support.pieces import Pieces
@@ -132,26 +132,23 @@ def _run_and_write(
     pieces: "Mapping[str, Pieces]",
 ) -> None:
     from und3rstand_jax.analysis.studies.study_files import FORMAT, RECORD, format_study, write_study
+    from und3rstand_jax.commands.study_setting import TRAINED, has_what_it_needs, places_of, setting_of, tell_cost, with_trained
     from und3rstand_jax.report.study_page import PAGE, study_page
     from und3rstand_jax.support.machine import machine_facts
     from und3rstand_jax.support.output_folder import output_folder
     from und3rstand_jax.support.results import marked, result_of
     from und3rstand_jax.support.text import to_json
 
-    setting = _setting(options, specs, folder, any("twins" in entry.needs for entry in chosen.values()))
-    runnable = {name: entry for name, entry in chosen.items() if _has_what_it_needs(name, entry, setting, options.name != ALL)}
+    setting = setting_of(options, specs, folder, any("twins" in entry.needs for entry in chosen.values()))
+    runnable = {name: entry for name, entry in chosen.items() if has_what_it_needs(name, entry, setting, options.name != ALL)}
     if not runnable:
         raise CheckpointError("no study can be made of this checkpoint and these data; see above what each needs")
     alignment = setting.alignment or "scale"
-    facts = facts | {"alignment": alignment, "scenes": list(range(setting.count)), **machine_facts()}
+    facts = facts | {"alignment": alignment, "held_out": places_of(specs, options, setting), **machine_facts()}
     _logger.info("points are compared after alignment by %s: %s", alignment, _meaning_of(alignment))
-    _tell_cost(runnable, setting)
+    tell_cost(runnable, setting)
     unfinished = options.out.resolve().with_name(f"{options.out.resolve().name}.unfinished")
-    wanted = {need for entry in runnable.values() for need in entry.needs | entry.wants}
-    if "control" in wanted and options.control_steps:
-        setting = dataclasses.replace(setting, control=_control(options, folder, unfinished / "control", setting))
-    if "epipolar" in wanted:
-        setting = dataclasses.replace(setting, epipolar=_epipolar(options, folder, unfinished / "epipolar_probes", setting))
+    setting = with_trained(setting, options, folder, unfinished, runnable)
     studies: list[Study] = []
     for name, entry in runnable.items():
         studies.append(entry.run(dataclasses.replace(setting, pieces=pieces[name])))
@@ -170,93 +167,11 @@ def _run_and_write(
         (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record}), encoding="utf-8")
     for of_study in pieces.values():
         of_study.remove()
-    for trained in ("control", "epipolar_probes"):
+    for trained in TRAINED:
         shutil.rmtree(unfinished / trained, ignore_errors=True)
     with contextlib.suppress(OSError):  # nothing was kept, or somebody else's file is in it
         unfinished.rmdir()
     show(f"page: {printable(options.out / PAGE)}")
-
-
-def _setting(options: StudyOptions, specs: "tuple[DataSpec, ...]", folder: Path, with_twins: bool) -> "Setting":
-    from und3rstand_jax.analysis.pair_measures import held_out_pairs
-    from und3rstand_jax.analysis.studies.study import Setting
-    from und3rstand_jax.analysis.twins import twins_of
-    from und3rstand_jax.data.loader import Feed
-    from und3rstand_jax.report.checkpoint import load_model
-
-    backbone, probes = load_model(folder, options.dtype, progress=True)
-    height, width = backbone.config.img_size
-    shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
-    feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
-    pairs = held_out_pairs(feed, options.pairs, progress=True)
-    return Setting(
-        backbone,
-        probes,
-        pairs,
-        twins_of(feed, pairs, progress=True) if with_twins else None,
-        seed=options.seed,
-        alignment=None if options.alignment == "usual" else options.alignment,
-        batch_size=options.batch_size,
-        progress=True,
-    )
-
-
-def _control(options: StudyOptions, folder: Path, place: Path, setting: "Setting") -> "Control":
-    from und3rstand_jax.data.specification import SYNTHETIC
-    from und3rstand_jax.train.control import BATCH_SIZE, train_control
-
-    assert setting.probes is not None, "studies with a control read probes"
-    pairs = 2 * options.control_steps * BATCH_SIZE
-    _logger.info("control: probes are trained on the model and on random weights, %d forward and probe passes of a pair", pairs)
-    layers, data = ",".join(setting.probes.layer_ids), options.data or (SYNTHETIC,)
-    return train_control(folder, place, options.control_steps, layers, data, options.seed, _again(place))
-
-
-def _epipolar(options: StudyOptions, folder: Path, place: Path, setting: "Setting") -> "EpipolarSet":
-    from und3rstand_jax.data.specification import SYNTHETIC
-    from und3rstand_jax.train.control import train_epipolar_set
-    from und3rstand_jax.train.options import EpipolarOptions
-
-    _logger.info("epipolar: probes are trained on the model and on random weights, %d forward passes of a pair", 2 * options.epipolar_pairs)
-    height, width = setting.pairs.views[0].shape[1:3]
-    run = EpipolarOptions(
-        backbone=str(folder),
-        data=options.data or (SYNTHETIC,),
-        resolution=(f"{width}x{height}",),
-        pairs=options.epipolar_pairs,
-        steps=options.epipolar_steps,
-        at_once=options.batch_size,
-        seed=options.seed,
-        dtype=options.dtype,
-        workers=options.workers,
-    )
-    return train_epipolar_set(run, place, setting.backbone.config, _again(place))
-
-
-def _again(place: Path) -> str:
-    return f"the same command goes on where it was; {place.parent} holds what is done"
-
-
-def _has_what_it_needs(name: str, entry: "Entry", setting: "Setting", asked_for: bool) -> bool:
-    """Whether a study can be made; one that was asked for by name and cannot is an error."""
-    lacking = {
-        "head": setting.backbone.config.head_type is None and "a backbone with its head",
-        "probes": setting.probes is None and "probes on the decoder's layers (train them with python -m train --layers all)",
-        "twins": setting.twins is None and "pairs that share view 1, which rendered scenes have (--data synthetic)",
-    }
-    needs = [text for need in entry.needs if (text := lacking.get(need))]
-    if not needs:
-        return True
-    if asked_for:
-        raise CheckpointError(f"the study {name} needs {' and '.join(needs)}")
-    _logger.info("left out: %s, which needs %s", name, " and ".join(needs))
-    return False
-
-
-def _tell_cost(runnable: "Mapping[str, Entry]", setting: "Setting") -> None:
-    for name, entry in runnable.items():
-        passes, memory, disk = entry.cost(setting)
-        _logger.info("%s: about %d forward passes of a pair, %s of memory, %s on disk", name, passes, size_text(memory), size_text(disk))
 
 
 def _meaning_of(alignment: "Alignment") -> str:
