@@ -223,6 +223,7 @@ def test_the_figure_shows_the_views_that_were_edited_and_a_table_lists_the_stron
     assert "0.400 (+0.200 ± 0.000)" in lines[4]
 
 
+@pytest.mark.slow
 def test_a_constant_is_measured_as_it_is_pair_by_pair():
     _, pairs = scene_pairs(2)
     constant = tuple(np.stack([plane[0] for plane in view], axis=-1) for view in pairs.truth.truth.points)

@@ -155,6 +155,7 @@ def test_without_a_head_edits_behind_every_probe_show_that_nothing_changes():
     assert (plan.layers, plan.left_out, plan.head) == (tiny.LAYERS, (), False)
 
 
+@pytest.mark.slow
 def test_a_scene_has_errors_with_and_without_the_edits(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     assert edit("--scene", 3, "--knock-out", "decoder.0.mlp.update", "--checkpoint", checkpoint, "--out", out) == 0

@@ -56,6 +56,7 @@ def passed(model, given, edits=None):
     return ViewGeometry.of(output.pred1), ViewGeometry.of(output.pred2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_truth", [True, False], ids=["truth", "photos"])
 def test_costs_and_kept_points_are_those_of_edited_passes(has_truth):
     model, given, analysis, use = used(has_truth)

@@ -220,6 +220,7 @@ def test_a_photo_that_is_not_there_is_refused_before_a_checkpoint_is_converted(t
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["report", "--scene", "3", "--checkpoint", str(checkpoint), "--out", str(out)]

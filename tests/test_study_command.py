@@ -31,7 +31,11 @@ def run(name, checkpoint, out, *options):
         ("nothing", (), "there is no study 'nothing'; there are layers, heads"),
         ("heads", ("--pairs", "1"), "--pairs must be at least 2, so that one can be the other's control"),
         ("heads", ("--batch-size", "0"), "and --batch-size 1; found 64 and 0"),
-        ("layers", ("--control-steps", "-1"), "--control-steps must be at least 0; found -1"),
+        (
+            "layers",
+            ("--control-steps", "-1"),
+            "--control-steps must be at least 0, --epipolar-steps and --epipolar-pairs at least 1; found -1",
+        ),
         ("heads", ("--resolution", "33"), "--resolution"),
         ("heads", ("--data", "nowhere"), "nowhere"),
     ],

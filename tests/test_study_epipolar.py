@@ -138,6 +138,7 @@ def same(one, other, tolerance=0.0):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), one.params, other.params)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_every_row_that_reads_tokens(options, finished):
     lines = [json.loads(line) for line in (options.out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["layers"] for line in lines if "layers" in line]
@@ -150,6 +151,7 @@ def test_training_lowers_the_loss_of_every_row_that_reads_tokens(options, finish
     assert not (options.out / "tokens").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_and_not_trained_again(options, finished, monkeypatch):
     monkeypatch.setattr("und3rstand_jax.train.run.epipolar.train", None)
     same(train_epipolar(options), finished)
@@ -157,6 +159,7 @@ def test_a_finished_run_is_read_and_not_trained_again(options, finished, monkeyp
         train_epipolar(dataclasses.replace(options, learning_rate=1e-3))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_result(options, finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(options.out, out)
@@ -168,6 +171,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(options, finished, tmp_pa
         train_epipolar(dataclasses.replace(options, out=out, learning_rate=1e-3))
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_the_control_is_another_backbone(options, finished, tmp_path):
     same(train_epipolar(dataclasses.replace(options, out=tmp_path / "again")), finished)
     control = train_epipolar(dataclasses.replace(options, out=tmp_path / "control", fresh=3))
@@ -241,6 +245,7 @@ def found_in(study):
     return {(record["probe"], record["layer"]): record for record in study.records}
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_matrices_that_are_known(setting):
     exact = exact_matrix(setting.pairs.truths[0])
     turned = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
@@ -268,6 +273,7 @@ def test_errors_are_those_of_matrices_that_are_known(setting):
     assert cost(setting).passes == 6
 
 
+@pytest.mark.slow
 def test_the_study_is_the_same_again_and_the_seed_draws_the_untrained_probes(setting):
     probes, control = constant_probes([SIDEWAYS] * 4), CONTROL_BACKBONE()
     one, two, other = (

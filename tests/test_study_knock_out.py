@@ -158,6 +158,7 @@ def test_matches_and_pose_are_found_of_some_pairs_and_errors_of_all():
     np.testing.assert_array_equal(found[MATCHES], [0.5, np.nan, 0.25, np.nan])
 
 
+@pytest.mark.slow
 def test_a_dead_head_costs_exactly_nothing_and_the_only_live_one_all_of_cross_attention(study):
     gone = next(record for record in study.records if record["name"] == "all cross-attention")
     unedited = study.records[0]
@@ -179,6 +180,7 @@ def test_a_dead_head_costs_exactly_nothing_and_the_only_live_one_all_of_cross_at
     np.testing.assert_array_equal(values_of(study, one, VIEW2), values_of(study, unedited, VIEW2))
 
 
+@pytest.mark.slow
 def test_what_is_resampled_comes_from_another_pair(study, setting):
     record = next(record for record in study.records if record["name"] == "match 1" and record["by"] == "resample")
     assert record["places"] == str(LIVE)
@@ -193,6 +195,7 @@ def test_what_is_resampled_comes_from_another_pair(study, setting):
         np.testing.assert_allclose(values_of(study, record, metric), errors, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_block_costs_what_skipping_it_costs(study, setting):
     views, truth = setting.pairs.views, setting.pairs.truth.truth
     record = next(record for record in study.records if record["name"] == "decoder.0")
@@ -203,6 +206,7 @@ def test_a_block_costs_what_skipping_it_costs(study, setting):
     assert record[f"{VIEW2}_effect"].mean == pytest.approx(effect, rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_name_has_a_meaning_and_the_parts_are_there(study):
     assert all(set(record) <= set(study.meaning) for record in study.records)
     assert {record["kind"] for record in study.records} == {UNEDITED, CONSTANT, MATCH, SINK, RANDOM, BOTTOM, SUBLAYER, BLOCK, BETWEEN}
@@ -215,6 +219,7 @@ def test_every_name_has_a_meaning_and_the_parts_are_there(study):
         assert f"{metric}_effect" in study.records[-1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(setting):
     taken = [Taken(MATCH, "match 1", (LIVE,), 1)]
     (unedited, rows), (again, others) = (measure(setting, range(PAIRS), taken) for _ in range(2))
@@ -268,6 +273,7 @@ def test_a_backbone_without_a_head_is_refused(setting):
         knock_out(dataclasses.replace(setting, backbone=Backbone(DUSt3R(config), {})))
 
 
+@pytest.mark.slow
 def test_the_cost_counts_the_passes(setting, study):
     found = cost(setting)
     assert len(study.records) * PAIRS <= found.passes <= 1.5 * len(study.records) * PAIRS

@@ -40,6 +40,7 @@ def study(setting):
     return layers(setting)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_analysis_of_a_pair(setting, study):
     for number in range(setting.count):
         pair = setting.pairs.some([number])
@@ -54,6 +55,7 @@ def test_the_numbers_are_those_of_the_analysis_of_a_pair(setting, study):
             assert found[ROTATION] == pytest.approx(180.0 if rotation is None else rotation, abs=0.5)
 
 
+@pytest.mark.slow
 def test_records_are_in_network_order_the_head_last_and_every_name_is_explained(study):
     assert [record["layer"] for record in study.records] == [*PROBED, HEAD]
     for record in study.records:
@@ -63,6 +65,7 @@ def test_records_are_in_network_order_the_head_last_and_every_name_is_explained(
     assert study.records[1]["adds2"] == pytest.approx((difference.mean(), difference.std(ddof=1) / np.sqrt(3)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_control_reads_random_weights_and_the_same_training_the_model(study):
     for record in study.records[:-1]:
         # The control's probes on the model are, here, the study's own.
@@ -72,6 +75,7 @@ def test_the_control_reads_random_weights_and_the_same_training_the_model(study)
     assert any("random weights" in finding for finding in study.findings)
 
 
+@pytest.mark.slow
 def test_an_alignment_is_chosen(setting):
     aligned = layers(dataclasses.replace(setting, alignment="similarity", control=None))
     assert aligned.facts["alignment"] == "similarity" and aligned.facts["control"] is None

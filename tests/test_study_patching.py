@@ -54,6 +54,7 @@ STEPS = ("self_attn", "cross_attn", "mlp")
 LAYERS = ["decoder.embed", *(f"decoder.{block}.{step}" for block in range(4) for step in STEPS)]
 
 
+@pytest.mark.slow
 def test_view_2s_stream_brings_all_of_b_from_the_layer_that_decides_on_and_before_that_not_what_view_1_has_read():
     found = shares("layer")
     assert list(found) == LAYERS
@@ -66,6 +67,7 @@ def test_view_2s_stream_brings_all_of_b_from_the_layer_that_decides_on_and_befor
     assert set(shares("layer", name="points1").values()) - {shares("layer", name="points1")["decoder.embed"]} == {0.0}
 
 
+@pytest.mark.slow
 def test_view_1s_stream_brings_something_between_the_layer_that_reads_and_the_one_that_decides():
     found = shares("layer", view=1)
     before, after = (LAYERS.index(layer) for layer in (f"decoder.{READS}.cross_attn", f"decoder.{DECIDES}.self_attn"))
@@ -77,6 +79,7 @@ def test_view_1s_stream_brings_something_between_the_layer_that_reads_and_the_on
     assert [of_view1[layer] for layer in LAYERS] == pytest.approx([0] * before + [1] * (len(LAYERS) - before), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_of_updates_and_heads_those_of_the_layer_that_decides_alone_matter():
     for kind, part in (("update", "update"), ("head", "heads")):
         for record in chosen(study().records, kind):
@@ -88,6 +91,7 @@ def test_of_updates_and_heads_those_of_the_layer_that_decides_alone_matter():
     assert len(chosen(study().records, "head")) == 8
 
 
+@pytest.mark.slow
 def test_the_controls_are_what_they_must_be():
     assert list(shares("layer", source="itself").values()) == pytest.approx([0, 0, 0], abs=1e-5)
     unrelated = shares("layer", source="unrelated")
@@ -97,6 +101,7 @@ def test_the_controls_are_what_they_must_be():
     assert (study().by_pair["to_b/points2_of_a"] > 0.01).all()
 
 
+@pytest.mark.slow
 def test_poses_and_errors_are_bs_where_the_points_are():
     own, last = study().by_pair, LAYERS.index("decoder.3.mlp")
     for name in ("rotation_a", "rotation_b", "direction_b", "to_b/rotation"):
@@ -106,6 +111,7 @@ def test_poses_and_errors_are_bs_where_the_points_are():
     assert first["error_b"].mean == pytest.approx(float(np.mean(own["error_b_of_a"])), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_name_has_a_meaning_and_the_findings_hold_the_numbers():
     found = study()
     assert all(set(record) == set(found.meaning) for record in found.records) and found.meaning is MEANING
@@ -115,6 +121,7 @@ def test_every_name_has_a_meaning_and_the_findings_hold_the_numbers():
     assert cost(setting()).passes > 3 * len(LAYERS)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     ran = []
 

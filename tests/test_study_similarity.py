@@ -99,6 +99,7 @@ def found():
     return similarity(setting())
 
 
+@pytest.mark.slow
 def test_what_is_known_of_the_model_and_its_pairs_is_found():
     records = found().records
     of_layers = [record for record in records if record["what"] == "layers"]
@@ -121,6 +122,7 @@ def test_what_is_known_of_the_model_and_its_pairs_is_found():
         assert abs(record["cka_shuffled"].mean) < 0.4
 
 
+@pytest.mark.slow
 def test_a_study_says_what_its_names_mean_and_what_it_found():
     study, count = found(), len(SMALL.layer_ids)
     assert len(study.records) == count * (count - 1) + 2 * count + count
@@ -132,6 +134,7 @@ def test_a_study_says_what_its_names_mean_and_what_it_found():
     assert cost(setting()).passes == 10 and cost(setting()).memory > 0
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_batch_and_the_seed_decides_controls():
     one_by_one = measure(dataclasses.replace(setting(), batch_size=2))
     for name, values in found().by_pair.items():

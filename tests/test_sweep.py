@@ -53,7 +53,7 @@ def case(sizes=EQUAL, batch=3):
     return backbone(LINEAR), images, np.arange(1.0, batch + 1, dtype=np.float32)
 
 
-@pytest.mark.parametrize("batch_size", [2, 64], ids=["chunks that do not divide", "all at once"])
+@pytest.mark.parametrize("batch_size", [pytest.param(2, marks=pytest.mark.slow), 64], ids=["chunks that do not divide", "all at once"])
 def test_knocked_out_heads_give_what_as_many_passes_give(batch_size):
     model, images, weights = case()
     swept = sweep(model, images, [u3d.Edits(), *HEADS], measure, weights, np.float32(2), batch_size=batch_size)
