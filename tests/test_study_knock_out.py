@@ -12,6 +12,7 @@ from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis.ablations import Place, heads_of_same_blocks
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, MEANING, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.analysis.studies.knock_out import study as study_module
+from und3rstand_jax.analysis.studies.knock_out import sweeps
 from und3rstand_jax.analysis.studies.knock_out.curves import curve_of
 from und3rstand_jax.analysis.studies.knock_out.sets import (
     BETWEEN,
@@ -29,7 +30,7 @@ from und3rstand_jax.analysis.studies.knock_out.sets import (
     rankings,
     ways_of,
 )
-from und3rstand_jax.analysis.studies.knock_out.study import CONSTANT, UNEDITED, cost, halves, knock_out, leave_one_out_errors, sweeps
+from und3rstand_jax.analysis.studies.knock_out.study import CONSTANT, UNEDITED, cost, halves, knock_out, leave_one_out_errors
 from und3rstand_jax.analysis.studies.knock_out.sweeps import SomePoses, measure, other_pair, posed
 from und3rstand_jax.analysis.studies.study import Setting, mean_of
 from und3rstand_jax.geometry.metrics import normalised_errors
