@@ -57,7 +57,7 @@ def aligned_errors(
         laid = given / jnp.maximum(unit, _LEAST) if alignment == "none" else _laid_over(given, true, valid, alignment)
         distance = _norm(laid - true)
         first = truth.valid[0].size
-        errors = (_mean(distance[part], valid[part], jnp.nan) for part in (slice(None, first), slice(first, None)))
+        errors = (_mean(distance[part], valid[part]) for part in (slice(None, first), slice(first, None)))
         return pair(jnp.where(usable, error, jnp.inf) for error in errors)
 
     return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), truth, unit)
@@ -76,7 +76,7 @@ def _laid_over(
     covariance = jnp.matmul((weights * true_from_centre).T, from_centre, precision=lax.Precision.HIGHEST)
     u, sizes, vt = jnp.linalg.svd(covariance)
     # A mirror image is no motion: the axis of least extent is turned the other way instead.
-    signs = jnp.array([1.0, 1.0, 1.0]).at[2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
+    signs = jnp.ones(3).at[2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
     rotation = jnp.matmul(u * signs, vt, precision=lax.Precision.HIGHEST)
     scale = (sizes * signs).sum() / jnp.maximum((weights * from_centre**2).sum(), _LEAST)
     return scale * jnp.matmul(from_centre, rotation.T, precision=lax.Precision.HIGHEST) + true_centre
@@ -97,9 +97,10 @@ def _median(values: Float[Array, " N"], valid: Bool[Array, " N"]) -> Float[Array
     return jnp.where(valid.any(), ordered[jnp.maximum(valid.sum() - 1, 0) // 2], 0.0)
 
 
-def _mean(values: Float[Array, " N"], valid: Bool[Array, " N"], empty: float) -> Float[Array, ""]:
+def _mean(values: Float[Array, " N"], valid: Bool[Array, " N"]) -> Float[Array, ""]:
+    """Over the valid values; NaN without any."""
     count = valid.sum()
-    return jnp.where(count > 0, jnp.where(valid, values, 0.0).sum() / jnp.maximum(count, 1), empty)
+    return jnp.where(count > 0, jnp.where(valid, values, 0.0).sum() / jnp.maximum(count, 1), jnp.nan)
 
 
 def _norm(vectors: Float[Array, "N 3"]) -> Float[Array, " N"]:

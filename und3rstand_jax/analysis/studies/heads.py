@@ -24,6 +24,9 @@ from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
 
 CROSS, SELF = "cross_attn", "self_attn"
 
+SINK_TOKEN = "sink_token"
+"""Of every pair, which key gets most of a head's attention; there is no mean of that."""
+
 CORRESPONDENCE, POSITION, SINK, OTHER = "correspondence", "position", "sink", "other"
 
 LEAST_EXCESS, LEAST_SINK, LEAST_OWN = 0.15, 0.15, 0.5
@@ -117,7 +120,7 @@ def head_record(by_pair: Mapping[str, np.ndarray], attention: str, view: int, bl
     found: dict[str, Mean] = {
         key.partition("/")[2]: mean_of(values[:, view - 1, block, head])
         for key, values in by_pair.items()
-        if key.startswith(f"{attention}/")
+        if key.startswith(f"{attention}/") and not key.endswith(f"/{SINK_TOKEN}")
     }
     label = label_of({name: mean.mean for name, mean in found.items()})
     return {"attention": attention, "block": block, "view": view, "head": head, "label": label, **found}
@@ -190,7 +193,7 @@ def attention_statistics(
         "sink": jnp.take_along_axis(weights, strongest[:, :, None, None], axis=-1)[..., 0],
     }
     everywhere = jnp.ones_like(seen)
-    found = {"sink_token": strongest.astype(jnp.float32)}
+    found = {SINK_TOKEN: strongest.astype(jnp.float32)}
     for suffix, mask in (("", everywhere), ("_seen", seen), ("_unseen", ~seen)):
         found |= {f"{name}{suffix}": _over_queries(values, mask) for name, values in of_queries.items()}
     return found
