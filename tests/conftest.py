@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -26,6 +28,7 @@ pytest_plugins = ["pytester", "tests.with_torch"]
 
 _QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
+_MOST_MAPPINGS = 20_000
 _made: list[str] = []
 
 
@@ -48,6 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process has one of them left when the other is done (`--dist loadfile`)."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_earlier_files_are_let_go() -> Iterator[None]:
+    """Every compiled program takes several memory mappings. Linux allows a process 65,530, and beyond that XLA crashes."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if "jax" in sys.modules and mappings.exists() and len(mappings.read_bytes().splitlines()) > _MOST_MAPPINGS:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
