@@ -28,7 +28,7 @@ pytest_plugins = ["pytester", "tests.with_torch"]
 
 _QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
-_MOST_MAPPINGS = 20_000
+_MOST_MAPPINGS = 12_000
 _made: list[str] = []
 
 
