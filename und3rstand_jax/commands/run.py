@@ -6,7 +6,8 @@ from typing import Any
 
 from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
 from und3rstand_jax.commands.streams import show
-from und3rstand_jax.commands.study import StudyOptions, study
+from und3rstand_jax.commands.study import study
+from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.commands.sweep import SweepOptions, sweep
 from und3rstand_jax.report.options import EditOptions, PointmapOptions, ReportOptions
 from und3rstand_jax.support.text import printable

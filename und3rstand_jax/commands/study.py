@@ -6,13 +6,12 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.support.errors import CheckpointError, OptionError
-from und3rstand_jax.support.option_values import Dtype, check_seed
+from und3rstand_jax.support.option_values import check_seed
 from und3rstand_jax.support.text import printable
 
 if TYPE_CHECKING:
@@ -22,58 +21,12 @@ if TYPE_CHECKING:
     from und3rstand_jax.geometry.alignment import Alignment
     from und3rstand_jax.support.pieces import Pieces
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Several = tyro.conf.UseAppendAction[tuple[str, ...]]
-
 ALL = "all"
 
 _NOT_ASKED = ("name", "out", "overwrite", "debug", "workers", "batch_size")
 """Options on which no number depends."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyOptions:
-    """Measures what is published about multi-view transformers on a checkpoint: one study by name, or all of them.
-
-    Writes NAME.json (everything, unrounded), NAME.csv and figures (PNG, SVG), with standard
-    errors over scenes and controls; all of them together make one page, index.html.
-    Interrupted, it goes on where it was when the same command is given again.
-    """
-
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """layers, heads, knock-out, patching, lens, similarity, epipolar, inputs; or all."""
-    checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """Checkpoint: a converted one, or any source of python -m convert."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for the results; it appears complete or not at all."""
-    data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
-    """Data to take held-out pairs from, as in training; with depth and cameras."""
-    pairs: int = 64
-    """Number of held-out pairs; all are held in memory."""
-    seed: int = 0
-    """Seed of the scenes and of everything that is drawn."""
-    alignment: Literal["usual", "none", "scale", "median", "similarity"] = "usual"
-    """How predicted points are laid over the true ones before their distance is taken."""
-    batch_size: int = 16
-    """Most pairs in one pass."""
-    control_steps: int = 100
-    """Steps that the control of layers trains probes, on the model and on random weights; 0 for no control."""
-    epipolar_steps: int = 300
-    """Steps that epipolar trains its probes, on the model and on random weights."""
-    epipolar_pairs: int = 1024
-    """Training pairs of epipolar, through which the model runs once."""
-    resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
-    """Size of both views in pixels, multiples of the patch size."""
-    dtype: Dtype = "float32"
-    """Arithmetic of the backbone."""
-    workers: int = 2
-    """Processes that read files."""
-    overwrite: Flag = False
-    """Replace earlier studies in --out. A folder that holds other files is refused."""
-    debug: Flag = False
-    """Show the traceback of an error."""
 
 
 def study(options: StudyOptions) -> None:

@@ -4,12 +4,12 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from und3rstand_jax.analysis.pair_measures import held_out_pairs
 from und3rstand_jax.analysis.studies.catalogue import Entry
 from und3rstand_jax.analysis.studies.study import Control, EpipolarSet, Setting
 from und3rstand_jax.analysis.twins import twins_of
+from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.data.loader import Feed, held_out, open_sources
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.report.checkpoint import load_model
@@ -19,16 +19,13 @@ from und3rstand_jax.support.text import size_text
 from und3rstand_jax.train.control import BATCH_SIZE, train_control, train_epipolar_set
 from und3rstand_jax.train.options import EpipolarOptions
 
-if TYPE_CHECKING:
-    from und3rstand_jax.commands.study import StudyOptions
-
 TRAINED = ("control", "epipolar_probes")
 """Folders of runs beside unfinished studies."""
 
 _logger = logging.getLogger(__name__)
 
 
-def setting_of(options: "StudyOptions", specs: tuple[DataSpec, ...], folder: Path, with_twins: bool) -> Setting:
+def setting_of(options: StudyOptions, specs: tuple[DataSpec, ...], folder: Path, with_twins: bool) -> Setting:
     """The model, the held-out pairs of some data and, `with_twins`, theirs; without what has to be trained.
 
     Raises:
@@ -51,13 +48,13 @@ def setting_of(options: "StudyOptions", specs: tuple[DataSpec, ...], folder: Pat
     )
 
 
-def places_of(specs: tuple[DataSpec, ...], options: "StudyOptions", setting: Setting) -> list[list[int]]:
+def places_of(specs: tuple[DataSpec, ...], options: StudyOptions, setting: Setting) -> list[list[int]]:
     """Of every pair the number of its source in --data and its own there; for rendered scenes that of the scene."""
     feed = Feed(specs, (setting.backbone.config.img_size,), 1, options.seed)
     return [list(place) for place in held_out(feed, open_sources(specs, "val"), options.pairs)]
 
 
-def with_trained(setting: Setting, options: "StudyOptions", folder: Path, place: Path, entries: Mapping[str, Entry]) -> Setting:
+def with_trained(setting: Setting, options: StudyOptions, folder: Path, place: Path, entries: Mapping[str, Entry]) -> Setting:
     """The setting with the probes that these studies want trained first.
 
     Args:
@@ -78,7 +75,7 @@ def with_trained(setting: Setting, options: "StudyOptions", folder: Path, place:
     return setting
 
 
-def _control(options: "StudyOptions", folder: Path, place: Path, setting: Setting) -> Control:
+def _control(options: StudyOptions, folder: Path, place: Path, setting: Setting) -> Control:
     assert setting.probes is not None, "studies with a control read probes"
     pairs = 2 * options.control_steps * BATCH_SIZE
     _logger.info("control: probes are trained on the model and on random weights, %d forward and probe passes of a pair", pairs)
@@ -86,7 +83,7 @@ def _control(options: "StudyOptions", folder: Path, place: Path, setting: Settin
     return train_control(folder, place, options.control_steps, layers, data, options.seed, _again(place))
 
 
-def _epipolar(options: "StudyOptions", folder: Path, place: Path, setting: Setting) -> EpipolarSet:
+def _epipolar(options: StudyOptions, folder: Path, place: Path, setting: Setting) -> EpipolarSet:
     _logger.info("epipolar: probes are trained on the model and on random weights, %d forward passes of a pair", 2 * options.epipolar_pairs)
     height, width = setting.pairs.views[0].shape[1:3]
     run = EpipolarOptions(
