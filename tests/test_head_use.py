@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from tests.test_model_properties import DPT, LINEAR, backbone
-from und3rstand_jax.analysis.head_use import CROSS, DISPLACEMENT, ERROR, SELF, reference_of, use_of_heads
+from und3rstand_jax.analysis.head_use import CROSS, DISPLACEMENT, ERROR, SELF, use_of_heads
 from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
+from und3rstand_jax.analysis.own_head import lens_of_pair
 from und3rstand_jax.analysis.pair import Attention, analyse_pair
-from und3rstand_jax.analysis.pair_lens import lens_errors
-from und3rstand_jax.analysis.pair_passes import decoder_steps
 from und3rstand_jax.analysis.true_place_attention import TruePlaces, attention_elsewhere, attention_on
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.edits import Edits, knock_out, skip
+from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.progress import Stopwatch
 
@@ -59,7 +59,7 @@ def passed(model, given, edits=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("has_truth", [True, False], ids=["truth", "photos"])
 def test_costs_and_kept_points_are_those_of_edited_passes(has_truth):
-    model, given, analysis, use = used(has_truth)
+    model, given, _, use = used(has_truth)
     before = passed(model, given)
     assert use.measure == (ERROR if has_truth else DISPLACEMENT) and len(use.heads) == 4 * 2 * 2
     means = np.concatenate([use.cost[attention].mean(axis=-1).ravel() for attention in (CROSS, SELF)])
@@ -72,7 +72,6 @@ def test_costs_and_kept_points_are_those_of_edited_passes(has_truth):
     np.testing.assert_allclose(use.cost[attention][view - 1, block, head], expected, rtol=1e-3, atol=1e-6)
     for found, other in zip(one.views, views, strict=True):
         np.testing.assert_allclose(found.points, other.points, rtol=1e-4, atol=1e-5)
-    assert one.errors == point_errors(one.views, reference_of(analysis))
 
 
 def test_match_scores_and_sinks_are_those_of_the_captured_attention():
@@ -87,13 +86,13 @@ def test_match_scores_and_sinks_are_those_of_the_captured_attention():
     # Both cameras are one: of view 1's 3×2 tokens, those of the upper two rows are in view 2's 2×4 at the same row and column.
     near = [[abs(q // 2 - k // 4) <= 1 and abs(q % 2 - k % 4) <= 1 for k in range(8)] for q in range(4)]
     expected = (analysis.attention[1].from_view1[:, :4] * np.array(near)).sum(axis=-1).mean(axis=-1)
-    np.testing.assert_allclose(use.match[0, 1], expected, rtol=1e-5)
+    np.testing.assert_allclose(use.mass[0, 1], expected, rtol=1e-5)
     assert use.even[0] == pytest.approx(np.mean(near))
 
 
 def test_without_ground_truth_there_is_no_match_score():
     use = used(False)[3]
-    assert use.match is None and use.elsewhere is None and use.even is None and use.unedited is None
+    assert use.mass is None and use.elsewhere is None and use.even is None and use.unedited is None
 
 
 def test_a_dead_head_costs_exactly_nothing():
@@ -126,9 +125,9 @@ def test_attention_elsewhere_is_the_mean_over_all_other_queries_places():
 def test_the_lens_is_the_head_behind_a_decoder_that_adds_nothing_more(config):
     model, given = backbone(config), inputs(True)
     layers = ("encoder.norm", "decoder.0.cross_attn", f"decoder.{config.dec_depth - 1}.mlp", "head")
-    found = lens_errors(model, given, layers, given.truth.views)
+    found = lens_of_pair(model, given, layers, given.truth.views)
     assert list(found) == list(layers[1:3])
-    steps = decoder_steps(config)
+    steps = paper_layer_ids(config.dec_depth)
     skips = sum(map(skip, steps[steps.index(layers[1]) + 1 :]), Edits())
     np.testing.assert_allclose(found[layers[1]], point_errors(passed(model, given, skips), given.truth.views), rtol=1e-4)
     np.testing.assert_allclose(found[layers[2]], point_errors(passed(model, given), given.truth.views), rtol=1e-4)

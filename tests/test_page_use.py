@@ -19,8 +19,8 @@ def test_the_page_has_every_heads_numbers_and_the_costliest_heads_points():
     for attention, numbers in values["use"]["numbers"].items():
         np.testing.assert_allclose(numbers["cost"], use.cost[attention], atol=1e-6)
         np.testing.assert_allclose(numbers["sink"], use.sink[attention], atol=1e-6)
-    np.testing.assert_allclose(values["use"]["numbers"]["cross_attn"]["match"], use.match, atol=1e-6)
-    assert values["use"]["numbers"]["self_attn"]["match"] is None and values["use"]["measure"] == "error"
+    np.testing.assert_allclose(values["use"]["numbers"]["cross_attn"]["mass"], use.mass, atol=1e-6)
+    assert values["use"]["numbers"]["self_attn"]["mass"] is None and values["use"]["measure"] == "error"
     count = len(small_report().layers)
     assert arrays["points1"].shape[0] == count + 3 and arrays["confidence1"].shape[0] == count
     for index, one in enumerate(use.without):
@@ -76,7 +76,7 @@ def test_numbers_for_other_programs_are_explained():
     explained = {name for names in numbers["meaning"] for name in names.split(", ")}
     assert {name for record in numbers["heads"] for name in record} <= explained
     record = next(one for one in numbers["heads"] if (one["attention"], one["view"], one["block"], one["head"]) == ("cross_attn", 2, 1, 0))
-    assert record["match"] == small_use().match[1, 1, 0] and record["cost"] == small_use().cost["cross_attn"][1, 1, 0].tolist()
+    assert record["mass"] == small_use().mass[1, 1, 0] and record["cost"] == small_use().cost["cross_attn"][1, 1, 0].tolist()
 
 
 def test_a_pocket_sized_page_with_a_dozen_heads_keeps_every_pixel_and_token_below_10_megabytes():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
@@ -21,8 +22,10 @@ from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.images import load_image, open_photo, to_uint8
 from und3rstand_jax.model.output import pair
+from und3rstand_jax.report import layer_report
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
+from und3rstand_jax.support.errors import CheckpointError
 
 LAYERS = ("decoder.0.self_attn", "decoder.0.cross_attn", "decoder.1.mlp")
 
@@ -303,3 +306,16 @@ def as_layer(view):
     from und3rstand_jax.geometry.cameras import ViewGeometry
 
     return ViewGeometry(view.points, None)
+
+
+@pytest.mark.parametrize(("wanted", "side", "expected"), [("auto", 64, True), ("auto", 224, False), ("yes", 224, True), ("no", 64, False)])
+def test_what_the_model_uses_is_left_out_only_where_it_takes_long(wanted, side, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    config, grid = BackboneConfig.dust3r_224_linear(), (side // 16, side // 16)
+    assert layer_report._with_uses(wanted, config, (grid, grid)) is expected
+    headless = dataclasses.replace(config, head_type=None)
+    if wanted == "yes":
+        with pytest.raises(CheckpointError, match="--uses yes"):
+            layer_report._with_uses(wanted, headless, (grid, grid))
+    else:
+        assert not layer_report._with_uses(wanted, headless, (grid, grid))

@@ -11,9 +11,9 @@ import pytest
 import und3rstand_jax as u3d
 from tests.test_ablations import scene_pairs
 from tests.test_model_properties import DPT, LINEAR, assert_same, backbone, views
-from und3rstand_jax.analysis.own_head import lens_start
+from und3rstand_jax.analysis.own_head import lens_layers, lens_start
 from und3rstand_jax.analysis.pair_measures import ROTATION, HeadFinish, HeadMeasure, PairTruth
-from und3rstand_jax.analysis.studies.lens.measures import FACTORS, fit_scales, fitted_pairs, lens_layers, measure
+from und3rstand_jax.analysis.studies.lens.measures import FACTORS, fit_scales, fitted_pairs, measure
 from und3rstand_jax.analysis.studies.lens.study import MEANING, cost, lens
 from und3rstand_jax.analysis.studies.study import Setting, Study
 from und3rstand_jax.geometry.loss import Target, normalised_truth

@@ -62,6 +62,11 @@ def test_knocked_out_heads_give_what_as_many_passes_give(batch_size):
     np.testing.assert_array_equal([result["weights"] for result in swept], [weights] * 7)
 
 
+def test_edits_of_the_same_sites_run_one_program_however_many_they_are():
+    model, images, _ = case()
+    assert [group.members for group in grouped([HEADS[0], HEADS[0] + HEADS[1]], model, images)] == [(0, 1)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [EQUAL, SIZES], ids=["equal", "mixed"])
 def test_edits_of_every_kind_at_once(sizes):

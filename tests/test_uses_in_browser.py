@@ -59,6 +59,9 @@ USE = """
     found.labels = all(".head-cell").every((cell) => cell.getAttribute("aria-label").includes("without it"));
     found.lens = all("#lens-chart path.line.dashed").length;
     found.stage = all(".head-points .stage canvas").length;
+    const chart = document.querySelector("#lens-chart svg"), { left, top } = chart.getBoundingClientRect();
+    chart.dispatchEvent(new PointerEvent("pointermove", { clientX: left + 50, clientY: top + 20, bubbles: true }));
+    found.tip = document.querySelector("#lens-chart .tip").textContent;
     tell(found);
 """
 
@@ -85,13 +88,14 @@ def test_heads_are_chosen_by_keys_and_mouse_and_shown(tmp_path, flags):
     assert f"view 1 changes by {cost[0]:+.4f}, of view 2 by {cost[1]:+.4f}".replace("-", "−") in found["walked"][0]
     assert found["entered"][0] == target and found["entered"][1][0].startswith(target) and len(found["entered"][1]) == 1
     assert found["entered"][2:] == [False, ["1", "1"]] and found["status"].startswith("Block 1, head 1: ")
-    assert "of view 2" in found["status"] and found["own"].startswith("By this head the patch in row 3, column 4 puts")
+    assert "of view 2" in found["status"] and found["own"].startswith("In this head, the patch in row 3, column 4 puts")
     assert found["captions"][0].startswith("View 2: the selected patch") and found["captions"][1] == "View 1: where it attends"
     assert found["clicked"][0] == "Block 0, head 0, self-attention of view 1" and found["clicked"][1][1] == "View 1: where it attends"
     is_kept = any(one.head == ("self_attn", 1, 0, 0) for one in use.without)
     assert found["points"] == [not is_kept, is_kept]
     assert found["chip"] == [named(use.without[1].head), [False, True]]
     assert found["differ"] and found["match"][:2] == [True, 12] and found["match"][2].startswith("0 %")
+    assert "view 1, lens" in found["tip"] and "view 2, lens" in found["tip"]
     assert found["stayed"] and found["labels"] and found["lens"] == 2
     assert found["stage"] == (1 if flags == WITH_WEBGL else 0)
 
@@ -143,6 +147,6 @@ def test_photos_have_displacements_and_no_match_score_and_a_report_without_uses_
         assert "data-error" not in body
         seen.append(json.loads(body["data-seen"]))
     photos, none = seen
-    assert not photos["uses"] and photos["lens"] and photos["modes"] == ["cost of its loss", "sink mass"]
+    assert not photos["uses"] and photos["lens"] and photos["modes"] == ["cost of knocking it out", "attention on the strongest key"]
     assert "points of view 1 move by" in photos["label"] and not photos["rings"]
     assert none == {"uses": True, "lens": True, "modes": [], "label": "", "rings": True}

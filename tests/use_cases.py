@@ -7,7 +7,6 @@ import numpy as np
 from tests.page_cases import small_report
 from und3rstand_jax.analysis.head_use import DISPLACEMENT, ERROR, Head, HeadUse, SelfAttention, WithoutHead
 from und3rstand_jax.geometry.cameras import ViewGeometry
-from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.report.page import page_text
 
 
@@ -27,7 +26,7 @@ def make_use(report, kept=3, seed=0):
     without = []
     for number, head in enumerate(heads, start=1):
         views = tuple(ViewGeometry(np.float32(view.points + 0.1 * number), view.confidence) for view in own.views)
-        without.append(WithoutHead(head, views, (0.1 * number, 0.2), PoseEstimate(np.diag([1.0, 1, 1, 1]), 1.0, 2.0)))
+        without.append(WithoutHead(head, views, np.diag([1.0, 1, 1, 1])))
     tokens = [rows * columns for rows, columns in report.grids]
     selves = [
         SelfAttention(block, *(rng.dirichlet(np.full(count, 0.3), (shape[2], count)).astype(np.float32) for count in tokens))
@@ -38,7 +37,7 @@ def make_use(report, kept=3, seed=0):
         cost=cost,
         unedited=(0.5, 0.25) if has_truth else None,
         sink={attention: rng.random(shape) for attention in cost},
-        match=rng.random(shape) if has_truth else None,
+        mass=rng.random(shape) if has_truth else None,
         elsewhere=rng.random(shape) if has_truth else None,
         even=(0.1, 0.2) if has_truth else None,
         self_attention=tuple(selves),

@@ -13,8 +13,8 @@
     sweep, sweep_pass         many edits on many pairs, from the layer before each on
     ablation_study …          what is lost without heads and sublayers, with random controls; `attribution`, its first-order estimate
     pair_measures, twins      held-out pairs and what an edited pass on them is measured by; pairs that share view 1
-    head_use, pair_lens       on one pair: what each head's loss costs, and every layer through the model's own head (the report's panel)
-    studies/                  eight published experiments, each a function from a setting to a study
+    head_use, own_head        what each head costs on one pair, and any layer read by the model's own head (the report's panel)
+    studies/                  eight experiments, each a function from a setting to a study
     layer_plot                figures over the layers of a network
 
 Nothing here prints. Progress bars are off unless asked for; messages go to the `und3rstand_jax` logger.

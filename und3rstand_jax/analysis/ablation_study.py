@@ -249,8 +249,7 @@ def _values(
 
 
 def _scalar(view: int, output: BackboneOutput, truth: PairTruth, _: Any) -> Float[Array, " B"]:
-    assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    return normalised_errors(output.pred1, output.pred2, truth.truth)[view]
+    return normalised_errors(*output.preds, truth.truth)[view]
 
 
 def _estimates(

@@ -4,6 +4,7 @@ captured layers ─▶ a start (`und3rstand_jax.model.start`) in which a layer s
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -11,12 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.analysis.pair_measures import PairTruth
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
+from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
+from und3rstand_jax.geometry.metrics import point_errors
+from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
-from und3rstand_jax.model.layer_ids import network_order
+from und3rstand_jax.model.layer_ids import network_order, paper_layer_ids
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.model.start import head_layers
 
@@ -24,9 +29,39 @@ NORM = "decoder.norm"
 
 LENS = (
     "a layer's tokens take the place of the decoder's last ones: with norm, of those before decoder.norm; without, of its output. A DPT "
-    "head also reads encoder.norm and two streams of the decoder: those that lie behind the layer are replaced by its tokens too, those "
+    "head also reads encoder.norm and two streams of the decoder: those that come after the layer are replaced by its tokens too, those "
     "before it stay. With norm this is the model without what all later steps add to the streams"
 )
+
+
+def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
+    """The layers that are read: the decoder's input, and its stream after every step."""
+    return "decoder.embed", *paper_layer_ids(config.dec_depth)
+
+
+def lens_of_pair(
+    model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ViewTruth]
+) -> dict[str, tuple[float, float]]:
+    """Both views' errors of what the head reads, with norm (see `LENS`), from layers of one pair, as `geometry.metrics.point_errors`.
+
+    One pass, then the head alone for each layer.
+
+    Args:
+        model: a backbone with a head.
+        inputs: the pair.
+        layers: ids; those that are not among `lens_layers` are left out.
+        reference: what errors are measured against.
+    """
+    config = model.config
+    read = [layer for layer in layers if layer in lens_layers(config)]
+    if not read:
+        return {}
+    output = model(*inputs.views, capture=(*read, *head_layers(config)[:-1]), head=False)
+    found = {}
+    for layer in read:
+        seen = model(start=lens_start(output, layer, config, norm=True), capture=(), head=True)
+        found[layer] = point_errors(pair(map(ViewGeometry.of, seen.preds)), reference)
+    return found
 
 
 def lens_start(output: BackboneOutput, layer_id: str, config: BackboneConfig, norm: bool) -> BackboneOutput:
@@ -78,8 +113,7 @@ def lens_errors(
         tokens = pair(jnp.asarray(scale * jnp.asarray(view, jnp.float32), view.dtype) for view in start[last])
         at = BackboneOutput(dict(start.activations) | {last: tokens}, start.image_sizes)
         output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=True, start=at))
-        assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-        return errors_of(output.pred1, output.pred2, truth, other, alignment, with_points)
+        return errors_of(*output.preds, truth, other, alignment, with_points)
 
     return jax.lax.map(scaled, jnp.asarray(scales))
 

@@ -102,6 +102,11 @@ class PairAnalysis:
     match_threshold: float
     record: JsonObject
 
+    @property
+    def reference_points(self) -> tuple[ViewTruth, ViewTruth]:
+        """What `reference` names: the true points, or else the last layer's."""
+        return as_truth(self.layers[-1].views) if self.truth is None else self.truth
+
 
 def analyse_pair(
     model: Backbone,
@@ -223,11 +228,16 @@ class _Reference(NamedTuple):
         return found if self.estimated is None else {**found, "estimated": self.estimated}
 
 
+def as_truth(views: Views) -> tuple[ViewTruth, ViewTruth]:
+    """Predicted points as what others are measured against: known where they are finite."""
+    return pair(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
+
+
 def _own_geometry(geometry: Mapping[str, Views]) -> _Reference:
     """The model's own final pointmaps: its head's, or the last probed layer's where there is no head."""
     layer, views = list(geometry.items())[-1]
     name = OWN_POINTMAPS if layer == HEAD else f"the last probed layer's pointmaps ({layer})"
-    points = pair(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
+    points = as_truth(views)
     focal = focal_length(views[0].points, views[0].confidence)
     if focal is None:
         return _Reference(name, points, None, None)

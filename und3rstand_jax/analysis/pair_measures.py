@@ -120,9 +120,9 @@ class HeadMeasure:
 
     def __call__(self, output: BackboneOutput, truth: PairTruth, _: Any) -> dict[str, Array]:
         """Both views' errors, and the points that `HeadFinish` goes on with."""
-        assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-        errors = aligned_errors(output.pred1, output.pred2, truth.truth, jnp.asarray(truth.unit), self.alignment)
-        points = {"points1": output.pred1["pts3d"], "points2": output.pred2["pts3d"], "confidence2": output.pred2["conf"]}
+        one, two = output.preds
+        errors = aligned_errors(one, two, truth.truth, jnp.asarray(truth.unit), self.alignment)
+        points = {"points1": one["pts3d"], "points2": two["pts3d"], "confidence2": two["conf"]}
         return {VIEW1: errors[0], VIEW2: errors[1], **points}
 
 

@@ -1,7 +1,7 @@
-"""Edited passes of one pair, all by one compiled program: whichever heads are set to zero and whichever steps are left out.
+"""Edited passes of one pair by one compiled program, whichever heads are set to zero.
 
-For one pair, compiling takes longer than running, and edits of other sites are other programs. So every pass is edited at all sites,
-and at most of them by the edit that changes nothing.
+Edits of other sites are other programs, and for one pair of a small model compiling takes longer than running. So every pass is edited at
+all heads of the decoder, and at most of them by the edit that changes nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,24 +12,17 @@ import numpy as np
 from jaxtyping import Array
 
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.sweep import sweep
+from und3rstand_jax.analysis.pair import Views
+from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit, Edits
-from und3rstand_jax.model.layer_ids import DECODER_STEPS
 from und3rstand_jax.model.output import BackboneOutput, Grids
 
 CROSS, SELF = "cross_attn", "self_attn"
 AT_ONCE = 12
 """Passes in one batch."""
-
-Views = tuple[ViewGeometry, ViewGeometry]
-
-
-def decoder_steps(config: BackboneConfig) -> tuple[str, ...]:
-    """Ids of the decoder's steps in network order."""
-    return tuple(f"decoder.{block}.{step}" for block in range(config.dec_depth) for step in DECODER_STEPS)
 
 
 def edited_passes(
@@ -44,7 +37,7 @@ def edited_passes(
     Args:
         model: a backbone with a head.
         inputs: the pair.
-        edits: of the decoder's heads and updates, by `knock_out` and `skip` with places chosen by heads or not at all.
+        edits: knock-outs of the decoder's heads, by `knock_out`.
         measure: from the head's points of both views to what is kept of a pass; called from threads.
         progress: whether a terminal shows a progress bar.
 
@@ -56,31 +49,41 @@ def edited_passes(
         found = [measure(_views(measured, index)) for index in range(len(pairs))]
         return {name: np.stack([one[name] for one in found]) for name in found[0]}
 
+    return [{name: values[0] for name, values in one.items()} for one in _passes(model, inputs, edits, finish, progress)]
+
+
+def edited_views(model: Backbone, inputs: Inputs, edits: Sequence[Edits]) -> list[Views]:
+    """Both views' geometry by the head, of the pair run once with each of the edits; see `edited_passes`."""
+    return [_views(one, 0) for one in _passes(model, inputs, edits)]
+
+
+def _passes(
+    model: Backbone, inputs: Inputs, edits: Sequence[Edits], finish: Finish | None = None, progress: bool = False
+) -> list[dict[str, np.ndarray]]:
     unchanged = _unchanged(model.config)
     # Filled up to one batch: fewer would be another program.
     filled = [*edits, *[Edits()] * (AT_ONCE - len(edits))]
     found = sweep(model, inputs.views, [unchanged + some for some in filled], _points, finish=finish, batch_size=AT_ONCE, progress=progress)
-    return [{name: values[0] for name, values in one.items()} for one in found[: len(edits)]]
+    return found[: len(edits)]
 
 
 def decoder_flops(config: BackboneConfig, grids: Grids) -> int:
     """Of the matrix products of the decoder's blocks in one pass over both views; a multiplication and an addition are two."""
     one, two = (rows * columns for rows, columns in grids)
     width = config.dec_embed_dim
-    # Self- and cross-attention have four square matrices each, and the MLP two that are four times as long.
+    # Self- and cross-attention have four square matrices each, and the MLP two that are `mlp_ratio` times as long.
     attended = one * one + two * two + 2 * one * two
-    return 2 * config.dec_depth * ((4 + 4 + 8) * width * width * (one + two) + 2 * width * attended)
+    return 2 * config.dec_depth * ((4 + 4 + 2 * config.mlp_ratio) * width * width * (one + two) + 2 * width * attended)
 
 
 def _unchanged(config: BackboneConfig) -> Edits:
     heads = range(config.dec_num_heads)
-    return Edits((*(Edit(f"decoder.*.{attention}.heads", heads=heads) for attention in (SELF, CROSS)), Edit("decoder.*.update")))
+    return Edits(tuple(Edit(f"decoder.*.{attention}.heads", heads=heads) for attention in (SELF, CROSS)))
 
 
 def _points(output: BackboneOutput, truth: Any, shared: Any) -> dict[str, Array]:
-    assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    both = {"1": output.pred1, "2": output.pred2}
-    return {f"{name}{view}": jnp.asarray(values) for view, of_view in both.items() for name, values in of_view.items()}
+    both = enumerate(output.preds, start=1)
+    return {f"{name}{view}": jnp.asarray(values) for view, of_view in both for name, values in of_view.items()}
 
 
 def _views(measured: Mapping[str, np.ndarray], index: int) -> Views:

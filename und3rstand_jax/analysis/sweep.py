@@ -140,12 +140,13 @@ def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray,
     for number, some in enumerate(edits):
         try:
             own = tuple(map(own_numbers, some))
-            for edit, of_pairs in zip(some, own, strict=True):
-                _check_own(edit, of_pairs, len(views[0]))
+            for edit, numbers in zip(some, own, strict=True):
+                _check_own(edit, numbers, len(views[0]))
             resolved = numbers_of(backbone, some, range(1), first_pair)
         except UserError as error:
             raise type(error)(f"edits[{number}]: {error}") from error
-        kind = tuple(sorted(resolved)), str(jax.tree.map(np.shape, resolved)), own
+        # Which numbers are each pair's own matters; how many edits a site has is not seen any more.
+        kind = tuple(sorted(resolved)), str(jax.tree.map(np.shape, resolved)), own if any(map(any, own)) else ()
         found.setdefault(kind, []).append(number)
         starts[kind] = start_of(some, config), first_edited_layer(some, config) if some else config.layer_ids[0]
     groups = [Group(tuple(members), *starts[kind]) for kind, members in found.items()]

@@ -1,6 +1,6 @@
 """How much cross-attention lies on the true place: where the other view really sees what a token shows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,33 +60,30 @@ def attention_on(attention: Sequence[Attention], places: BothPlaces) -> Float[np
 
     NaN for a view of which the other sees no token.
     """
-    shares = []
-    for name, place in zip(("from_view1", "from_view2"), places, strict=True):
-        weights = np.stack([getattr(block, name) for block in attention])
-        if place.seen.any():
-            shares.append((weights * place.near).sum(axis=-1)[..., place.seen].mean(axis=-1))
-        else:
-            shares.append(np.full(weights.shape[:2], np.nan))
-    return np.stack(shares)
+    return _shares(attention, places, 1, lambda weights, place: (weights * place.near).sum(axis=-1)[:, place.seen].mean(axis=-1))
 
 
 def attention_elsewhere(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:
-    """The control of `attention_on`: a query's attention on the true places of the other seen queries, mean over both.
+    """The control of `attention_on`: a query's attention on the true places of the other seen queries, mean over all such pairs.
 
     NaN for a view of which the other sees fewer than two tokens.
     """
 
-    def of_view(weights: Float[np.ndarray, "blocks heads N M"], place: TruePlaces) -> Float[np.ndarray, "blocks heads"]:
-        count = int(place.seen.sum())
-        if count < 2:
-            return np.full(weights.shape[:2], np.nan)
-        near, seen = place.near[place.seen].astype(np.float64), weights[:, :, place.seen]
-        everywhere = seen.sum(axis=2) @ near.sum(axis=0)
-        return (everywhere - (seen * near).sum(axis=(2, 3))) / (count * (count - 1))
+    def of_block(weights: Float[np.ndarray, "heads N M"], place: TruePlaces) -> Float[np.ndarray, " heads"]:
+        seen, near, count = weights[:, place.seen], place.near[place.seen], int(place.seen.sum())
+        everywhere = seen.sum(axis=1, dtype=np.float64) @ near.sum(axis=0)
+        return (everywhere - seen[:, near].sum(axis=-1, dtype=np.float64)) / (count * (count - 1))
 
-    return np.stack(
-        [
-            of_view(np.stack([getattr(block, name) for block in attention]), place)
-            for name, place in zip(("from_view1", "from_view2"), places, strict=True)
-        ]
-    )
+    return _shares(attention, places, 2, of_block)
+
+
+def _shares(
+    attention: Sequence[Attention], places: BothPlaces, least: int, of_block: Callable[[np.ndarray, TruePlaces], np.ndarray]
+) -> Float[np.ndarray, "2 blocks heads"]:
+    """A block at a time, since all weights together may take gigabytes; NaN where fewer than `least` tokens are seen."""
+
+    def one(weights: np.ndarray, place: TruePlaces) -> np.ndarray:
+        return of_block(weights, place) if place.seen.sum() >= least else np.full(len(weights), np.nan)
+
+    views = zip(("from_view1", "from_view2"), places, strict=True)
+    return np.stack([np.stack([one(getattr(block, name), place) for block in attention]) for name, place in views])

@@ -60,6 +60,12 @@ class BackboneOutput(Mapping[str, Activation]):
         self.pred1 = pred1
         self.pred2 = pred2
 
+    @property
+    def preds(self) -> tuple[Pointmap, Pointmap]:
+        """Both pointmaps of a pass whose head was run."""
+        assert self.pred1 is not None and self.pred2 is not None, "the head was run"
+        return self.pred1, self.pred2
+
     def __getitem__(self, layer_id: str) -> Activation:
         try:
             return self.activations[layer_id]

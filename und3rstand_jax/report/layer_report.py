@@ -5,8 +5,8 @@
     figures/                  PNG and SVG: errors_by_layer, accuracy_by_layer (with ground truth), pose_by_layer (where poses were
                               found), correspondences, attention; PNG: depth_and_confidence
 
-options ─▶ two views ─▶ model and probes ─▶ `analyse_pair` ─┬─▶ `write_report`: numbers, figures, page
-                                               └─▶ `use_of_heads`, `lens_errors` ─┘
+options ─▶ two views ─▶ model and probes ─▶ `analyse_pair` ─┬───────────────────────────────────┬─▶ `write_report`: numbers, figures, page
+                                                            └─▶ `use_of_heads`, `lens_of_pair` ─┘
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import jax
 
-from und3rstand_jax.analysis.head_use import HeadUse, reference_of, use_of_heads
+from und3rstand_jax.analysis.head_use import HeadUse, use_of_heads
 from und3rstand_jax.analysis.inputs import Inputs
+from und3rstand_jax.analysis.own_head import lens_of_pair
 from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
-from und3rstand_jax.analysis.pair_lens import lens_errors
 from und3rstand_jax.analysis.pair_passes import decoder_flops
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import BackboneConfig
@@ -42,7 +42,7 @@ from und3rstand_jax.support.results import check_apart, result_of
 PAGE, FIGURES = "report.html", "figures"
 
 _KIND = result_of(FORMAT, NUMBERS)
-_MOST_ON_A_CPU = 2e13  # flops of the decoder's products: minutes on a laptop
+_MOST_ON_A_CPU = 2e13  # flops of the decoder's products
 
 _logger = logging.getLogger(__name__)
 
@@ -114,13 +114,13 @@ def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
     if config.head_type is None:
         if wanted == "yes":
             raise CheckpointError(
-                "--uses yes: losses of heads are measured at the model's own head, which this checkpoint lacks; omit --uses"
+                "--uses yes: what a head costs is measured on the points of the model's own head, and this checkpoint has none; omit --uses"
             )
         return False
     passes = 4 * config.dec_depth * config.dec_num_heads
     is_long = jax.default_backend() == "cpu" and passes * decoder_flops(config, grids) > _MOST_ON_A_CPU
     if wanted == "auto" and is_long:
-        _logger.info("leaving out what the model uses, which takes %d passes on this CPU; --uses yes finds it", passes)
+        _logger.info("skipping the panel 'What the model uses': its %d passes would take long on this CPU; --uses yes makes it", passes)
     return wanted == "yes" or (wanted == "auto" and not is_long)
 
 
@@ -128,7 +128,7 @@ def _uses(model: Backbone, inputs: Inputs, analysis: PairAnalysis, stopwatch: St
     with stopwatch.time("uses"):
         heads = use_of_heads(model, inputs, analysis, progress=progress)
         layers = [layer.layer_id for layer in analysis.layers]
-        return Uses(heads, lens_errors(model, inputs, layers, reference_of(analysis), progress))
+        return Uses(heads, lens_of_pair(model, inputs, layers, analysis.reference_points))
 
 
 def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, progress: bool = False, uses: Uses | None = None) -> None:

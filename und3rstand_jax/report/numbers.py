@@ -27,7 +27,8 @@ _MEANING = {
     "camera2_to_1": "view 2's camera in view 1's frame, by PnP on the layer's points of view 2; translation in the unit of the points",
     "rotation_degrees": "angle between that camera's rotation and the reference's",
     "translation_degrees": "angle between the directions of their translations; null where the two cameras are at the same place",
-    "lens_errors": "of the model's own head on the layer's tokens, with all later steps of the decoder left out; null where not measured",
+    "lens_errors": "errors, as above, of the points that the model's own head reads from the layer's tokens, all later decoder steps left "
+    "out; null where not measured",
     "uses": "of every attention head of the decoders, see its own meaning; null where not measured",
     "reference": "what errors and angles are measured against",
     "frame": "all points: camera of view 1, x right, y down, z forward; layers in the model's own unit, ground truth in metres",

@@ -74,8 +74,8 @@ class ReportOptions(ViewOptions):
     """
 
     uses: Literal["auto", "yes", "no"] = "auto"
-    """Also find what the model uses: a pass without each attention head of the decoders, and one from every layer through the model's own
-    head. It says how long that takes; auto leaves it out on a CPU where that is long, as with a DUSt3R at 512 pixels."""
+    """Add the panel 'What the model uses': a pass without each attention head of the decoders, and every probed decoder layer read by the
+    model's own head. It needs that head. auto leaves it out where it would take long on a CPU, as for a published DUSt3R."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ _PEAKS = 200_000  # a generous bound of what attention takes besides its weights
 _SELF_SHARE = 0.25  # of what is left for attention, where that of both kinds is shown
 _LARGEST_PNG = 200_000  # bytes
 _LONGEST_SIDE = 1024  # pixels of a photo on the page
-_COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno", "match": "viridis", "sink": "cividis"}
+_COLORMAPS = {"depth": "turbo", "confidence": "viridis", "error": "magma", "attention": "inferno", "mass": "viridis", "sink": "cividis"}
 _COST_COLORMAPS = {"error": "RdBu_r", "displacement": "magma"}
 
 
@@ -87,7 +87,7 @@ def page_values(
 
 
 def _use(use: HeadUse, packed: PackedAttention | None, marks: object, geometry: PackedGeometry) -> dict[str, object]:
-    cameras = [_camera(one.pose.camera2_to_1, scale) for one, scale in zip(use.without, geometry.without_scales, strict=True)]
+    cameras = [_camera(one.camera2_to_1, scale) for one, scale in zip(use.without, geometry.without_scales, strict=True)]
     return {**use_values(use, cameras), "attention": None if packed is None else {**packed.info, "marks": marks}}
 
 

@@ -21,7 +21,7 @@ def use_values(use: HeadUse, cameras: list[list[list[float]] | None]) -> dict[st
     """
     numbers = {
         attention: {
-            "match": _rounded(use.match) if attention == CROSS else None,
+            "mass": _rounded(use.mass) if attention == CROSS else None,
             "elsewhere": _rounded(use.elsewhere) if attention == CROSS else None,
             "sink": _rounded(sink),
             "cost": _rounded(use.cost[attention]),
@@ -33,10 +33,7 @@ def use_values(use: HeadUse, cameras: list[list[list[float]] | None]) -> dict[st
         "unedited": _rounded(use.unedited),
         "even": _rounded(use.even),
         "numbers": numbers,
-        "without": [
-            {**one.head._asdict(), "camera": camera, "rotation": one.pose.rotation_degrees}
-            for one, camera in zip(use.without, cameras, strict=True)
-        ],
+        "without": [{**one.head._asdict(), "camera": camera} for one, camera in zip(use.without, cameras, strict=True)],
     }
 
 
@@ -55,8 +52,8 @@ def use_numbers(use: HeadUse) -> dict[str, object]:
             "sink": float(use.sink[head.attention][at]),
             "cost": use.cost[head.attention][at].tolist(),
         }
-        if head.attention == CROSS and use.match is not None and use.elsewhere is not None:
-            record |= {"match": float(use.match[at]), "elsewhere": float(use.elsewhere[at])}
+        if head.attention == CROSS and use.mass is not None and use.elsewhere is not None:
+            record |= {"mass": float(use.mass[at]), "elsewhere": float(use.elsewhere[at])}
         records.append(record)
     return {
         "measure": use.measure,

@@ -183,8 +183,7 @@ def _read_all(
             of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], probe_params[f"group{number}"])
             found[layer] = measured(*read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config))
     if head:
-        assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-        found[HEAD] = measured(output.pred1, output.pred2)
+        found[HEAD] = measured(*output.preds)
     return found
 
 

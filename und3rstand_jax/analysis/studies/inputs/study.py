@@ -24,7 +24,6 @@ from und3rstand_jax.analysis.studies.inputs.figure import inputs_figure
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, over_pairs, plus_minus
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
-from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -106,7 +105,7 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
         raise OptionError(f"an unrelated view 2 is that of another pair; expected two pairs or more, found {setting.count}")
 
     def run(view1: np.ndarray, view2: np.ndarray) -> Points:
-        return pair(np.asarray(pred["pts3d"]) for pred in _preds(setting.backbone(view1, view2, capture=(), head=True)))
+        return pair(np.asarray(pred["pts3d"]) for pred in setting.backbone(view1, view2, capture=(), head=True).preds)
 
     def compute(some: range) -> dict[str, np.ndarray]:
         pairs = setting.pairs.some(some)
@@ -116,7 +115,7 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
             output = setting.backbone(*condition.pairs.views, capture=(), head=True)
             found |= {f"{name}/{key}": values for key, values in _measured(output, condition, setting.alignment or "scale").items()}
             if name == "straight":
-                straight = pair(np.asarray(pred["pts3d"]) for pred in _preds(output))
+                straight = pair(np.asarray(pred["pts3d"]) for pred in output.preds)
         seeds = [setting.seed + number for number in some]
         found |= measured_covers(pairs, setting.grids, seeds, run, straight)
         return found | {"overlap": np.array([float(both_true_places(truth, setting.grids)[1].seen.mean()) for truth in pairs.truths])}
@@ -127,11 +126,6 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
 def overlap_groups(overlap: Float[np.ndarray, " S"]) -> list[np.ndarray]:
     """The pairs' numbers in at most `BINS` groups of about equal size, from the least overlap to the most; two pairs in each at least."""
     return np.array_split(np.argsort(overlap, kind="stable"), max(1, min(BINS, len(overlap) // 2)))
-
-
-def _preds(output: BackboneOutput) -> tuple[Pointmap, Pointmap]:
-    assert output.pred1 is not None and output.pred2 is not None, "the head was run"
-    return output.pred1, output.pred2
 
 
 def _measured(output: BackboneOutput, condition: Condition, alignment: Alignment) -> dict[str, np.ndarray]:
@@ -151,7 +145,7 @@ def _measured(output: BackboneOutput, condition: Condition, alignment: Alignment
 @functools.partial(jax.jit, static_argnums=2)
 def _on_device(output: BackboneOutput, truth: PairTruth, alignment: Alignment) -> dict[str, Array]:
     """What `HeadFinish` goes on with, each view's error by itself, and mean confidences."""
-    preds = _preds(output)
+    preds = output.preds
     found = dict(HeadMeasure(alignment)(output, truth, ()))
     one, two = truth.truth.valid
     for view, valid in enumerate(((one, jnp.zeros_like(two)), (jnp.zeros_like(one), two))):

@@ -13,14 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_start
+from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_layers, lens_start
 from und3rstand_jax.analysis.pair_measures import PairTruth
 from und3rstand_jax.analysis.studies.study import Setting, over_pairs
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.pose import pose_errors, second_camera
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.model.start import head_layers
 
 READINGS = {
@@ -40,11 +38,6 @@ _FAILED_DEGREES = 180.0
 _AT_ONCE = 2**30  # bytes of tokens and of what a head holds
 
 _errors = functools.partial(jax.jit, static_argnums=(4, 5))(errors_of)
-
-
-def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
-    """The layers that are read: the decoder's input, and its stream after every step."""
-    return "decoder.embed", *paper_layer_ids(config.dec_depth)
 
 
 class Scales(NamedTuple):

@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from und3rstand_jax.analysis.own_head import LENS
+from und3rstand_jax.analysis.own_head import LENS, lens_layers
 from und3rstand_jax.analysis.studies.lens.figure import lens_figure
 from und3rstand_jax.analysis.studies.lens.measures import (
     FACTORS,
@@ -20,7 +20,6 @@ from und3rstand_jax.analysis.studies.lens.measures import (
     bytes_a_pair,
     fit_scales,
     fitted_pairs,
-    lens_layers,
     measure,
     pairs_at_once,
 )

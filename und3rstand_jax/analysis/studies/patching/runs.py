@@ -114,13 +114,13 @@ class Runs:
         unrelated = self.backbone(*following.views, capture=sites["unrelated"], head=False)
         self.values: dict[Source, BackboneOutput] = {"twin": twin, "unrelated": unrelated, "itself": own}
         self.compared = Compared(
-            pair(pair(pred["pts3d"] for pred in _preds(run)) for run in (own, twin)), jax.device_put((self.pairs.truth, self.twins.truth))
+            pair(pair(pred["pts3d"] for pred in run.preds) for run in (own, twin)), jax.device_put((self.pairs.truth, self.twins.truth))
         )
 
     def measured(self) -> dict[str, Float[np.ndarray, "B ..."]]:
         """NAME of every patch, (B, patches), and NAME_of_a and NAME_of_b of the own runs, (B,)."""
         with ThreadPoolExecutor() as pool:  # OpenCV and the device leave it the interpreter
-            own, twin = (_measured(_preds(self.values[source]), self.compared, self.alignment) for source in ("itself", "twin"))
+            own, twin = (_measured(self.values[source].preds, self.compared, self.alignment) for source in ("itself", "twin"))
             cameras = [self._cameras(run) for run in (own, twin)]
             finish = functools.partial(self._finished, cameras[1])
             futures: list[Future[dict[str, np.ndarray]]] = []
@@ -184,11 +184,6 @@ def _start_of(patch: Patch, config: BackboneConfig) -> str:
     return f"decoder.{first - 1}.{MLP}" if first else EMBED
 
 
-def _preds(run: BackboneOutput) -> tuple[Pointmap, Pointmap]:
-    assert run.pred1 is not None and run.pred2 is not None, "the head was run"
-    return run.pred1, run.pred2
-
-
 def _switch(patch: Patch, site: str, view: int, config: BackboneConfig) -> Float[np.ndarray, "..."]:
     """1 where the patch is: (1, 1, 1), or of heads (1, 1, H, 1)."""
     here = patch.site == site and patch.view == view
@@ -225,7 +220,7 @@ def _patched(
         for site in values
     }
     output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=True, edits=edits, start=start))
-    return _measured(_preds(output), compared, alignment)
+    return _measured(output.preds, compared, alignment)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -56,7 +56,7 @@ export function createChart(container, state, layers, series, { label, height = 
   }
 
   function showTip(index, x) {
-    const rows = series.map(({ name, colour, values }) =>
+    const rows = series.map(({ name, colour, dashed, values }) =>
       element("div", {}, element("i", { class: `${colour}${dashed ? " dashed" : ""}` }), `${name} `, element("b", {}, values[index] === null ? "unknown" : format(values[index]))),
     );
     tip.replaceChildren(element("strong", {}, layers[index].id), ...rows);

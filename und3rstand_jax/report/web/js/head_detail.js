@@ -4,7 +4,7 @@ import { choice, element } from "report/dom";
 import { createHeadCloud } from "report/head_cloud";
 import { mapRow, shareOf } from "report/maps";
 import { createPanel, createReader, markNote, percent, rowAndColumn } from "report/patches";
-import { capital, nameOf, sameHead } from "report/uses";
+import { capital, nameOf, sameHead } from "report/heads";
 
 export function createHeadDetail(state, parts, values, arrays, geometry, colourMaps, photos) {
   const { use, numbersOf, choose } = parts;
@@ -24,12 +24,12 @@ function costliest(state, use, choose) {
   const short = ({ attention, view, block, head }) => `${block}.${head} ${attention === "cross_attn" ? "cross" : "self"}, view ${view}`;
   const buttons = use.without.map((head) => element("button", { type: "button", title: capital(nameOf(head)), "aria-label": capital(nameOf(head)), click: () => choose(head) }, short(head)));
   state.watch(["use"], ({ use: now }) => buttons.forEach((button, i) => button.setAttribute("aria-pressed", sameHead(use.without[i], now))));
-  return element("div", { class: "costliest" }, element("p", { class: "sub" }, "The heads whose loss costs most, as block.head:"), element("div", { class: "chips" }, buttons));
+  return element("div", { class: "costliest" }, element("p", { class: "sub" }, "The heads that cost most to knock out, as block.head:"), element("div", { class: "chips" }, buttons));
 }
 
-function numbers(use, { match, elsewhere, sink, cost }) {
+function numbers(use, { mass, elsewhere, sink, cost }) {
   const rows = [];
-  if (match !== null) rows.push(["On the true place", `${percent(match)}${elsewhere === null ? "" : ` (${percent(elsewhere)} on other patches’ true places)`}`]);
+  if (mass !== null) rows.push(["On the true place", `${percent(mass)}${elsewhere === null ? "" : ` (${percent(elsewhere)} on other patches’ true places)`}`]);
   rows.push(["On its strongest key", percent(sink)]);
   cost.forEach((change, i) => {
     const value = change === null ? "unknown" : use.unedited ? `${use.unedited[i].toFixed(4)} → ${(use.unedited[i] + change).toFixed(4)} without it` : `${change.toFixed(4)} without it`;
@@ -50,7 +50,7 @@ function attention(state, values, arrays, colourMaps, photos) {
   function show() {
     const { use } = state.values;
     const info = infos[use.attention];
-    if (!info) return holder.replaceChildren();
+    if (!info) return (shown = null), holder.replaceChildren();
     const key = `${use.attention} ${use.view}`;
     if (shown?.key !== key) shown = build(use, info, key);
     const [rows, columns] = info.grids[use.view - 1];
@@ -63,7 +63,7 @@ function attention(state, values, arrays, colourMaps, photos) {
     shown.there.showWeights(weights, use.attention === "cross_attn" ? info.marks?.[use.view - 1].places[token] : -1);
     const [row, column] = rowAndColumn(info, { view: use.view, token });
     const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
-    status.dataset.text = `By this head the patch in row ${row}, column ${column} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each would get ${percent(1 / weights.length)}.`;
+    status.dataset.text = `In this head, the patch in row ${row}, column ${column} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each would get ${percent(1 / weights.length)}.`;
     status.textContent = status.dataset.text;
   }
   function build(use, info, key) {
@@ -107,7 +107,7 @@ function without(state, use, values, geometry, colourMaps, photos) {
   state.watch(["use"], ({ use: now }) => {
     shown.hidden = kept() < 0;
     absent.hidden = kept() >= 0;
-    absent.textContent = `This file holds the points without each of the ${use.without.length} heads whose loss costs most; for this one: python -m und3rstand_jax edit … --knock-out decoder.${now.block}.${now.attention}.heads:${now.head}@${now.view}`;
+    absent.textContent = `This file has the points without each of the ${use.without.length} heads that cost most to knock out; for this one, run python -m und3rstand_jax edit … --knock-out decoder.${now.block}.${now.attention}.heads:${now.head}@${now.view}`;
   });
   const start = () => createHeadCloud(stage, geometry, values, photos, { ...follow, cameraOf });
   return { node: element("div", { class: "head-points" }, element("h3", {}, "The points without it"), shown, absent), start };

@@ -2,7 +2,7 @@
 
 import { cssColour, paintBar } from "report/colours";
 import { choice, element } from "report/dom";
-import { ATTENTIONS, capital, sameHead } from "report/uses";
+import { ATTENTIONS, capital, sameHead, signed } from "report/heads";
 
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e3], End: [0, 1e3] };
 const mean = (values) => (values.includes(null) ? null : (values[0] + values[1]) / 2);
@@ -20,12 +20,12 @@ function createScales(use, numbersOf, heads) {
   const top = largest(cost);
   const root = (value) => Math.sqrt(Math.abs(value) / top);
   const ofCost = use.measure === "error"
-    ? { range: [-top, 0, top], share: (value) => 0.5 + 0.5 * Math.sign(value) * root(value), format: (value) => (value ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}` : "0") }
+    ? { range: [-top, 0, top], share: (value) => 0.5 + 0.5 * Math.sign(value) * root(value), format: (value) => (value ? signed(value, 3) : "0") }
     : { range: [0, top], share: root, format: (value) => value.toFixed(3) };
   return {
-    cost: { title: "cost of its loss", of: cost, note: "square-root scale", ...ofCost },
-    ...(use.numbers.cross_attn.match ? { match: { ...plain("match", "match score"), note: use.even ? `evenly spread: ${use.even.map(percent).join(" and ")}` : null } } : {}),
-    sink: plain("sink", "sink mass"),
+    cost: { title: "cost of knocking it out", of: cost, note: "square-root scale", ...ofCost },
+    ...(use.numbers.cross_attn.mass ? { mass: { ...plain("mass", "attention on the true place"), note: use.even ? `even attention: ${use.even.map((value, i) => `${value === null ? "unknown" : percent(value)} in view ${i + 1}`).join(", ")}` : null } } : {}),
+    sink: plain("sink", "attention on the strongest key"),
   };
 }
 
@@ -45,7 +45,7 @@ export function createHeadGrids(state, { use, numbersOf, words, choose }, colour
     grids.forEach(({ paint }) => paint((head) => (of(head) === null ? null : cssColour(colourMaps[useColour], share(of(head))))));
     const bar = element("canvas", { class: "bar", "aria-hidden": "true" });
     paintBar(bar, colourMaps[useColour]);
-    legend.replaceChildren(bar, element("div", { class: "head-range" }, range.map((value) => element("span", {}, format(value)))), element("p", {}, [note, "dots: heads without which the points can be shown"].filter(Boolean).join("; ")));
+    legend.replaceChildren(bar, element("div", { class: "head-range" }, range.map((value) => element("span", {}, format(value)))), element("p", {}, [note, "dots: heads whose effect on the points can be shown"].filter(Boolean).join("; ")));
   });
   state.watch(["use"], ({ use: now }) => {
     grids.forEach(({ mark }) => mark(now));
