@@ -9,6 +9,9 @@ from tests.conversion import converted
 from tests.tiny import LAYERS, save_backbone, save_probes
 from und3rstand_jax.analysis.studies.catalogue import STUDIES
 from und3rstand_jax.analysis.studies.study_files import read_study
+from und3rstand_jax.commands import study_setting
+from und3rstand_jax.commands.study import BEGUN
+from und3rstand_jax.commands.study_setting import with_trained
 from und3rstand_jax.data.records import held_out_scenes
 from und3rstand_jax.support.pieces import Pieces
 
@@ -29,8 +32,8 @@ def run(name, checkpoint, out, *options):
     ("name", "options", "message"),
     [
         ("nothing", (), "there is no study 'nothing'; there are layers, heads"),
-        ("heads", ("--pairs", "1"), "--pairs must be at least 2, so that one can be the other's control"),
-        ("heads", ("--batch-size", "0"), "and --batch-size 1; found 64 and 0"),
+        ("heads", ("--pairs", "1"), "--pairs must be at least 2 (each pair's control is another pair)"),
+        ("heads", ("--batch-size", "0"), "and --batch-size at least 1; found 64 and 0"),
         (
             "layers",
             ("--control-steps", "-1"),
@@ -75,8 +78,9 @@ def test_an_interrupted_study_goes_on_and_only_the_same_question_does(checkpoint
 
     def interrupted(self, name, arrays):
         write(self, name, arrays)
-        written.append(name)
-        raise KeyboardInterrupt
+        if name != BEGUN:
+            written.append(name)
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(Pieces, "write", interrupted)
@@ -85,17 +89,29 @@ def test_an_interrupted_study_goes_on_and_only_the_same_question_does(checkpoint
     assert run("layers", checkpoint, out, *SMALL, "--batch-size", "1", "--seed", "1") == 2
     assert "holds an unfinished measurement with other options" in capsys.readouterr().err
     with monkeypatch.context() as patched:
-        patched.setattr(Pieces, "write", lambda self, name, arrays: (written.append(name), write(self, name, arrays)))
+        patched.setattr(Pieces, "write", lambda self, name, arrays: (written.extend({name} - {BEGUN}), write(self, name, arrays)))
         assert run("layers", checkpoint, out, *SMALL, "--batch-size", "1") == 0
-    assert len(written) == len(set(written)) == 2
+    assert len(written) == len(set(written)) == 2  # one batch before, one after it
     assert [record["layer"] for record in read_study(out / "layers.json")["records"]] == [*LAYERS, "head"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 @pytest.mark.slow
-def test_probes_are_trained_on_random_weights_as_a_control(checkpoint, tmp_path):
-    out = tmp_path / "out"
-    assert run("layers", checkpoint, out, "--pairs", "2", "--resolution", "32", "--control-steps", "2") == 0
+def test_probes_are_trained_on_random_weights_as_a_control(checkpoint, tmp_path, capsys, monkeypatch):
+    out, asked = tmp_path / "out", ("--pairs", "2", "--resolution", "32", "--control-steps", "2")
+
+    def interrupted(*given):
+        with_trained(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study_setting, "with_trained", interrupted)
+        assert run("layers", checkpoint, out, *asked) == 130
+    assert "compiling the step" in capsys.readouterr().err
+    assert run("layers", checkpoint, out, *asked[:-1], "1") == 2  # its probes would be others
+    assert "holds an unfinished measurement with other options" in capsys.readouterr().err
+    assert run("layers", checkpoint, out, *asked) == 0
+    assert "compiling the step" not in capsys.readouterr().err
     found = read_study(out / "layers.json")
     assert found["facts"]["control"].startswith("2 steps of 8 pairs")
     for record in found["records"][:-1]:
@@ -108,6 +124,21 @@ def test_a_backbone_alone_has_the_studies_that_need_no_probes(tmp_path, capsys):
     alone = converted(save_backbone(tmp_path / "backbone"), tmp_path / "jax")
     assert run("layers", alone, tmp_path / "out", *SMALL) == 2
     assert "the study layers needs probes on the decoder's layers" in capsys.readouterr().err
+    assert run("heads", alone, tmp_path / "out", *SMALL) == 0
+    assert len(read_study(tmp_path / "out" / "heads.json")["records"]) == 16
+
+
+@pytest.mark.slow
+def test_all_studies_make_one_page(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    few = ("--pairs", "4", "--resolution", "32", "--control-steps", "1", "--epipolar-steps", "1", "--epipolar-pairs", "4")
+    assert run("all", checkpoint, out, *few) == 0
+    page = (out / "index.html").read_text(encoding="ascii")
+    for name in STUDIES:
+        found = read_study(out / f"{name}.json")
+        assert f'id="{name}"' in page and found["facts"]["pairs"] == 4 and found["findings"]
+        assert all((out / f"{name}{kind}").stat().st_size for kind in (".csv", ".png", ".svg"))
+    assert not list(tmp_path.glob("out.*"))
 
 
 def test_the_help_names_every_study(capsys):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from und3rstand_jax.analysis.batch_errors import assembled
+from und3rstand_jax.analysis.batch_errors import FAILED_DEGREES, assembled
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
@@ -42,8 +42,6 @@ MEANING = {
 """Of every number that is kept, what it is."""
 
 KNOWN_MEANING = "share of the matches between the views whose true place view 2 sees"
-
-_FAILED_DEGREES = 180.0
 
 _logger = logging.getLogger(__name__)
 
@@ -135,7 +133,7 @@ class HeadFinish:
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
         """Of each example, which is of that pair."""
-        right, share, rotation, direction = (np.full(len(pairs), value) for value in (np.nan, np.nan, _FAILED_DEGREES, np.nan))
+        right, share, rotation, direction = (np.full(len(pairs), value) for value in (np.nan, np.nan, FAILED_DEGREES, np.nan))
         confidences = measured.get("confidence2", [None] * len(pairs))
         for index, number in enumerate(pairs):
             truth = self.truths[number]
@@ -151,7 +149,7 @@ class HeadFinish:
             if camera is not None:
                 rotation[index], direction[index] = pose_errors(camera, truth.pose, self._sizes[number])
             elif has_baseline(truth.pose, self._sizes[number]):
-                direction[index] = _FAILED_DEGREES
+                direction[index] = FAILED_DEGREES
         found = {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2]}
         return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction} | ({KNOWN: share} if self.with_known else {})
 

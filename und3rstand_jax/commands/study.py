@@ -1,4 +1,4 @@
-"""`python -m und3rstand_jax study`: what is published about multi-view transformers, measured on a checkpoint."""
+"""`python -m und3rstand_jax study`: experiments on what a checkpoint's layers and heads do."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from und3rstand_jax.analysis.studies.catalogue import Entry
     from und3rstand_jax.analysis.studies.study import Study
     from und3rstand_jax.data.specification import DataSpec
-    from und3rstand_jax.geometry.alignment import Alignment
     from und3rstand_jax.support.pieces import Pieces
 
 ALL = "all"
+
+BEGUN = "begun"
+"""The first piece, with nothing in it: from then on the unfinished folder, trained probes included, is for this question alone."""
 
 _NOT_ASKED = ("name", "out", "overwrite", "debug", "workers", "batch_size")
 """Options on which no number depends."""
@@ -51,7 +53,7 @@ def study(options: StudyOptions) -> None:
         raise OptionError(f"there is no study {options.name!r}; there are {', '.join(STUDIES)}, and {ALL}")
     if options.pairs < 2 or options.batch_size < 1:
         raise OptionError(
-            f"--pairs must be at least 2, so that one can be the other's control, and --batch-size 1; "
+            "--pairs must be at least 2 (each pair's control is another pair) and --batch-size at least 1; "
             f"found {options.pairs} and {options.batch_size}"
         )
     if options.control_steps < 0 or min(options.epipolar_steps, options.epipolar_pairs) < 1:
@@ -72,8 +74,9 @@ def study(options: StudyOptions) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.with_name(f".{out.name}.study.lock"), str(options.out)):
         unfinished = out.with_name(f"{out.name}.unfinished")
-        pieces = {name: Pieces(unfinished / name, facts | {"study": name, "version": own_version()}) for name in chosen}
-        _run_and_write(options, chosen, specs, folder, facts, pieces)
+        # One for all studies: what two of them measure is measured once, and probes trained for other options are refused too.
+        pieces = Pieces(unfinished / "parts", facts | {"version": own_version()})
+        _run_and_write(options, chosen, specs, folder, facts, unfinished, pieces)
 
 
 def _run_and_write(
@@ -82,10 +85,12 @@ def _run_and_write(
     specs: "tuple[DataSpec, ...]",
     folder: Path,
     facts: dict[str, Any],
-    pieces: "Mapping[str, Pieces]",
+    unfinished: Path,
+    pieces: "Pieces",
 ) -> None:
     from und3rstand_jax.analysis.studies.study_files import FORMAT, RECORD, format_study, write_study
     from und3rstand_jax.commands.study_setting import TRAINED, has_what_it_needs, places_of, setting_of, tell_cost, with_trained
+    from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
     from und3rstand_jax.report.study_page import PAGE, study_page
     from und3rstand_jax.support.machine import machine_facts
     from und3rstand_jax.support.output_folder import output_folder
@@ -95,16 +100,16 @@ def _run_and_write(
     setting = setting_of(options, specs, folder, any("twins" in entry.needs for entry in chosen.values()))
     runnable = {name: entry for name, entry in chosen.items() if has_what_it_needs(name, entry, setting, options.name != ALL)}
     if not runnable:
-        raise CheckpointError("no study can be made of this checkpoint and these data; see above what each needs")
-    alignment = setting.alignment or "scale"
-    facts = facts | {"alignment": alignment, "held_out": places_of(specs, options, setting), **machine_facts()}
-    _logger.info("points are compared after alignment by %s: %s", alignment, _meaning_of(alignment))
-    tell_cost(runnable, setting)
-    unfinished = options.out.resolve().with_name(f"{options.out.resolve().name}.unfinished")
-    setting = with_trained(setting, options, folder, unfinished, runnable)
+        raise CheckpointError("no study can run on this checkpoint and data; the messages above say what each needs")
+    facts = facts | {"held_out": places_of(specs, options, setting), **machine_facts()}
+    alignment = f"{setting.alignment}: {ALIGNMENT_MEANING[setting.alignment]}"
+    _logger.info("alignment of points by %s", alignment)
+    tell_cost(runnable, setting, options)
+    pieces.write(BEGUN, {})
+    setting = with_trained(dataclasses.replace(setting, pieces=pieces), options, folder, unfinished, runnable)
     studies: list[Study] = []
-    for name, entry in runnable.items():
-        studies.append(entry.run(dataclasses.replace(setting, pieces=pieces[name])))
+    for entry in runnable.values():
+        studies.append(entry.run(setting))
         show(f"{format_study(studies[-1])}\n")
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         for found in studies:
@@ -112,22 +117,15 @@ def _run_and_write(
         shown = {
             "checkpoint": options.checkpoint,
             "pairs": f"{setting.count} held-out pairs of {', '.join(facts['data'])}, seed {options.seed}",
-            "alignment": f"{alignment}: {_meaning_of(alignment)}",
+            "alignment": alignment,
             "±": "standard error over pairs",
         }
         (partial / PAGE).write_text(study_page(studies, f"Studies of {Path(options.checkpoint).name}", shown), encoding="ascii")
         record = {"studies": [found.name for found in studies], **facts}
         (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record}), encoding="utf-8")
-    for of_study in pieces.values():
-        of_study.remove()
+    pieces.remove()
     for trained in TRAINED:
         shutil.rmtree(unfinished / trained, ignore_errors=True)
     with contextlib.suppress(OSError):  # nothing was kept, or somebody else's file is in it
         unfinished.rmdir()
     show(f"page: {printable(options.out / PAGE)}")
-
-
-def _meaning_of(alignment: "Alignment") -> str:
-    from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
-
-    return ALIGNMENT_MEANING[alignment]

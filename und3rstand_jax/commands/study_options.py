@@ -14,11 +14,11 @@ Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class StudyOptions:
-    """Measures what is published about multi-view transformers on a checkpoint: one study by name, or all of them.
+    """Runs experiments on what a checkpoint's layers and heads do: one by name, or all.
 
-    Writes NAME.json (everything, unrounded), NAME.csv and figures (PNG, SVG), with standard
-    errors over scenes and controls; all of them together make one page, index.html.
-    Interrupted, it goes on where it was when the same command is given again.
+    Writes NAME.json (every number, unrounded), NAME.csv and figures (PNG, SVG), with controls
+    and standard errors over pairs, and a page, index.html.
+    If interrupted, give the same command again to continue.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
@@ -33,14 +33,14 @@ class StudyOptions:
     """Number of held-out pairs; all are held in memory."""
     seed: int = 0
     """Seed of the scenes and of everything that is drawn."""
-    alignment: Literal["usual", "none", "scale", "median", "similarity"] = "usual"
-    """How predicted points are laid over the true ones before their distance is taken."""
+    alignment: Literal["none", "scale", "median", "similarity"] = "scale"
+    """How predicted points are aligned with the true ones before errors are measured."""
     batch_size: int = 16
     """Most pairs in one pass."""
     control_steps: int = 100
-    """Steps that the control of layers trains probes, on the model and on random weights; 0 for no control."""
+    """Training steps of the probes in layers' control, on the model and on random weights; 0 for no control."""
     epipolar_steps: int = 300
-    """Steps that epipolar trains its probes, on the model and on random weights."""
+    """Training steps of epipolar's probes, on the model and on random weights."""
     epipolar_pairs: int = 1024
     """Training pairs of epipolar, through which the model runs once."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None

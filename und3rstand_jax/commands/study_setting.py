@@ -5,6 +5,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+
 from und3rstand_jax.analysis.pair_measures import held_out_pairs
 from und3rstand_jax.analysis.studies.catalogue import Entry
 from und3rstand_jax.analysis.studies.study import Control, EpipolarSet, Setting
@@ -13,11 +15,11 @@ from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.data.loader import Feed, held_out, open_sources
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.report.checkpoint import load_model
-from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.errors import CheckpointError, DataError
 from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.support.text import size_text
-from und3rstand_jax.train.control import BATCH_SIZE, train_control, train_epipolar_set
-from und3rstand_jax.train.options import EpipolarOptions
+from und3rstand_jax.train.control import BATCH_SIZE, control_options, train_control, train_epipolar_set
+from und3rstand_jax.train.options import EpipolarOptions, TrainOptions
 
 TRAINED = ("control", "epipolar_probes")
 """Folders of runs beside unfinished studies."""
@@ -36,13 +38,15 @@ def setting_of(options: StudyOptions, specs: tuple[DataSpec, ...], folder: Path,
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
     pairs = held_out_pairs(feed, options.pairs, progress=True)
+    if len(pairs.truths) < 2:
+        raise DataError("a study needs at least two held-out pairs, one as the other's control; found one; give more data")
     return Setting(
         backbone,
         probes,
         pairs,
         twins_of(feed, pairs, progress=True) if with_twins else None,
         seed=options.seed,
-        alignment=None if options.alignment == "usual" else options.alignment,
+        alignment=options.alignment,
         batch_size=options.batch_size,
         progress=True,
     )
@@ -77,14 +81,20 @@ def with_trained(setting: Setting, options: StudyOptions, folder: Path, place: P
 
 def _control(options: StudyOptions, folder: Path, place: Path, setting: Setting) -> Control:
     assert setting.probes is not None, "studies with a control read probes"
-    pairs = 2 * options.control_steps * BATCH_SIZE
-    _logger.info("control: probes are trained on the model and on random weights, %d forward and probe passes of a pair", pairs)
-    layers, data = ",".join(setting.probes.layer_ids), options.data or (SYNTHETIC,)
-    return train_control(folder, place, options.control_steps, layers, data, options.seed, _again(place))
+    height, width = setting.pairs.views[0].shape[1:3]
+    run = TrainOptions(
+        backbone=str(folder),
+        layers=",".join(setting.probes.layer_ids),
+        data=options.data or (SYNTHETIC,),
+        resolution=(f"{width}x{height}",),
+        seed=options.seed,
+        dtype=options.dtype,
+        workers=options.workers,
+    )
+    return train_control(control_options(run, options.control_steps), place, setting.backbone.config, _again(place))
 
 
 def _epipolar(options: StudyOptions, folder: Path, place: Path, setting: Setting) -> EpipolarSet:
-    _logger.info("epipolar: probes are trained on the model and on random weights, %d forward passes of a pair", 2 * options.epipolar_pairs)
     height, width = setting.pairs.views[0].shape[1:3]
     run = EpipolarOptions(
         backbone=str(folder),
@@ -101,7 +111,7 @@ def _epipolar(options: StudyOptions, folder: Path, place: Path, setting: Setting
 
 
 def _again(place: Path) -> str:
-    return f"the same command goes on where it was; {place.parent} holds what is done"
+    return f"give the same command again; {place.parent} holds what is done"
 
 
 def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool) -> bool:
@@ -116,12 +126,23 @@ def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool
         return True
     if asked_for:
         raise CheckpointError(f"the study {name} needs {' and '.join(needs)}")
-    _logger.info("left out: %s, which needs %s", name, " and ".join(needs))
+    _logger.info("skipping %s: it needs %s", name, " and ".join(needs))
     return False
 
 
-def tell_cost(runnable: Mapping[str, Entry], setting: Setting) -> None:
-    """Says beforehand what every study will take."""
+def tell_cost(runnable: Mapping[str, Entry], setting: Setting, options: StudyOptions) -> None:
+    """Says beforehand what training and every study will take."""
+    wanted = {need for entry in runnable.values() for need in entry.needs | entry.wants}
+    if "control" in wanted and options.control_steps and setting.probes is not None:
+        model, probes = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (setting.backbone.params, setting.probes.params))
+        passes = 2 * options.control_steps * BATCH_SIZE
+        # Of two runs three checkpoints, each with two moments, and the probes at the end.
+        disk = size_text(model + 20 * probes)
+        _logger.info("layers' control: trains probes first, about %d forward passes of a pair and %s on disk", passes, disk)
+    if "epipolar" in wanted:
+        _logger.info("epipolar: trains probes first, about %d forward passes of a pair", 2 * options.epipolar_pairs)
     for name, entry in runnable.items():
-        passes, memory, disk = entry.cost(setting)
-        _logger.info("%s: about %d forward passes of a pair, %s of memory, %s on disk", name, passes, size_text(memory), size_text(disk))
+        passes, memory, disk_bytes = entry.cost(setting)
+        _logger.info(
+            "%s: about %d forward passes of a pair, %s of memory, %s on disk", name, passes, size_text(memory), size_text(disk_bytes)
+        )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.typing import DTypeLike
 
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.config import BackboneConfig
@@ -94,10 +95,9 @@ class Backbone:
         return resolve_edits(edits, self.config, token_grids(sizes, self.config), batch)
 
 
-def random_backbone(config: BackboneConfig, seed: int) -> Backbone:
-    """A backbone with freshly drawn weights: what probes on it can do, they do by themselves."""
-    module = DUSt3R(config)
-    return Backbone(module, _random_params(module, jax.random.key(seed)))
+def random_backbone(config: BackboneConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Backbone:
+    """A backbone with random weights: what probes can do on it, they do by themselves."""
+    return Backbone(DUSt3R(config, dtype=jnp.dtype(dtype)), _random_params(DUSt3R(config), jax.random.key(seed)))
 
 
 # By name, so that another seed or another study does not compile it again.

@@ -6,7 +6,7 @@ The mean leaves no place: what a probe reads, the network has gathered. Each cha
 channels of a token: averaged tokens differ little from pair to pair, on a random backbone least of all, and a layer norm would leave the
 differences as small as they are. F is for places normalised to the images (`und3rstand_jax.geometry.epipolar`).
 
-One more row, CONSTANT, reads nothing but zeros: the one F that fits all pairs best, trained like the rest.
+One more row, CONSTANT, reads nothing but zeros: one F for all pairs, trained like the rest.
 """
 
 import dataclasses

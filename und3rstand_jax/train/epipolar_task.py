@@ -6,10 +6,11 @@ A pair's averaged tokens are a few kilobytes a layer, and the backbone never cha
 The pairs of a step are those of its positions in the endless sequence, modulo the number of pairs kept.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -185,7 +186,7 @@ class EpipolarTask(Task[EpipolarState]):
             "weight_decay",
             "hidden",
         )
-        pairs = {"val_data": list(self.options.val_data), "val_pairs": self.options.val_pairs, "devices": jax.local_device_count()}
+        pairs = {"val_data": list(self.options.val_data), "val_pairs": self.options.val_pairs}
         return Pieces(self.options.out / TOKENS, {name: value for name, value in self.question.items() if name not in needless} | pairs)
 
     @functools.cached_property
@@ -208,18 +209,18 @@ class EpipolarTask(Task[EpipolarState]):
             self._kept("held-out", self.val_pairs_feed, trunk, validation_batches(self.val_pairs_feed, val_sources, places), len(places)),
         )
 
-    def _kept(self, what: str, feed: Feed, trunk: Params, deliveries: Iterator[Delivery], count: int) -> Kept:
+    def _kept(self, what: str, feed: Feed, trunk: Params, deliveries: Generator[Delivery, None, None], count: int) -> Kept:
         """Of the first `count` pairs. Batches that are read back are drawn all the same, which for rendered scenes costs nothing."""
         scenes, pieces = scenes_of(feed.specs), self._pieces if is_first() else None
         program = _program(self.module, self.probes, feed.shapes[0], scenes, feed.crop_jitter, self.options.correspondences)
         seed = replicate(jnp.uint32(self.options.seed))
         parts: list[dict[str, np.ndarray]] = []
-        with progress_bar(f"tokens of {what} pairs", count, "pair", is_first()) as advance:
+        with contextlib.closing(deliveries), progress_bar(f"tokens of {what} pairs", count, "pair", is_first()) as advance:
             for low in range(0, count, feed.batch_size):
                 delivery = next(deliveries)
                 for source, reason in delivery.skipped:
                     _logger.info("%s: %s; another pair takes its place", source, reason)
-                name = f"{what} {low}"
+                name = f"{what} {range(low, low + feed.batch_size)}"
                 part = None if pieces is None else pieces.read(name)
                 if part is None:
                     part = flatten(_named(program(trunk, seed, split(delivery.batch))))
@@ -227,9 +228,6 @@ class EpipolarTask(Task[EpipolarState]):
                         pieces.write(name, part)
                 parts.append(part)
                 advance(min(feed.batch_size, count - low))
-        close = getattr(deliveries, "close", None)
-        if close is not None:
-            close()
         whole = {name: jnp.asarray(np.concatenate([part[name] for part in parts])[:count]) for name in parts[0]}
         tokens = {name: jnp.moveaxis(whole[f"tokens/{name}"], 0, 1) for name in self.probes.rows}
         return Kept(tokens, SeenPlaces(*(whole[f"places/{name}"] for name in SeenPlaces._fields)))

@@ -170,7 +170,7 @@ class BackboneOptions(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class EpipolarOptions(RunOptions):
-    """Train epipolar probes on the averaged tokens of a frozen DUSt3R's layers, or of one with freshly drawn weights as a control.
+    """Train epipolar probes on the averaged tokens of a frozen DUSt3R's layers, or of one with random weights as a control.
 
     The backbone runs once over a fixed number of training pairs, whose averaged tokens are kept; steps draw their batches from those.
     """
@@ -178,7 +178,7 @@ class EpipolarOptions(RunOptions):
     backbone: str = PUBLISHED_BACKBONE
     """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint."""
     fresh: int | None = None
-    """Seed of freshly drawn weights that take the place of the backbone's: a control."""
+    """Seed of random weights to use in place of the backbone's, as a control."""
     layers: str = "decoder.*"
     """Layers to probe."""
     hidden: int = 256
@@ -218,6 +218,6 @@ NOT_PART_OF_A_RUN = ("out", "config", "distributed", "coordinator", "processes",
 
 CHANGEABLE = (
     *("validate_every", "save_every", "keep", "log_every", "export", "workers"),
-    *("val_data", "val_pairs", "side_by_side", "unreadable"),
+    *("val_data", "val_pairs", "side_by_side", "at_once", "unreadable"),
 )
 """Options that may change when a run is resumed: none of them affects the trained parameters."""

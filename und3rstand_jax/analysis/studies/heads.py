@@ -16,7 +16,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from matplotlib.figure import Figure
 
-from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, over_pairs
+from und3rstand_jax.analysis.studies.study import (
+    Cost,
+    Mean,
+    Record,
+    Setting,
+    Study,
+    Table,
+    mean_in,
+    mean_of,
+    other_pair,
+    over_pairs,
+    pairs_at_once,
+    share_text,
+)
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, both_true_places
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
@@ -33,7 +46,7 @@ LEAST_EXCESS, LEAST_SINK, LEAST_OWN = 0.15, 0.15, 0.5
 
 THRESHOLDS = {
     CORRESPONDENCE: f"its attention on the true place exceeds that on another scene's by {LEAST_EXCESS} or more (cross-attention)",
-    SINK: f"one key takes {LEAST_SINK} or more of all its attention, in the mean over pairs",
+    SINK: f"the key that gets most of its attention gets {LEAST_SINK} or more, in the mean over pairs; which key may differ by pair",
     POSITION: f"{LEAST_OWN} or more of its attention lies within one token of the query's own position",
     OTHER: "none of these",
 }
@@ -42,9 +55,9 @@ THRESHOLDS = {
 OF_MATCHES = {
     "match": "share of queries seen in the other view whose strongest key is the token of the true place",
     "near": "the same, or one of the eight tokens around it",
-    "near_other": "control: the same with the places of the next pair",
+    "near_other": "control: the same with the true places of another pair",
     "mass": "share of such queries' attention on the true place and the tokens around it",
-    "mass_other": "control: the same with the places of the next pair",
+    "mass_other": "control: the same with the true places of another pair",
 }
 """Of cross-attention alone."""
 
@@ -59,7 +72,7 @@ OF_QUERIES = {
 MEANING = {
     "attention": "cross_attn or self_attn of a decoder block",
     "block": "of the decoder",
-    "view": "whose tokens ask, 1 or 2",
+    "view": "the view whose tokens are the queries, 1 or 2",
     "head": "of the block",
     "label": "; ".join(f"{label}: {text}" for label, text in THRESHOLDS.items()),
     **OF_MATCHES,
@@ -67,8 +80,6 @@ MEANING = {
     **{f"{name}_seen": f"{text}; of queries that the other view sees" for name, text in OF_QUERIES.items()},
     **{f"{name}_unseen": f"{text}; of queries that it does not see" for name, text in OF_QUERIES.items()},
 }
-
-_AT_ONCE = 2**29  # bytes of attention
 
 
 def cost(setting: Setting) -> Cost:
@@ -107,7 +118,7 @@ def measure_heads(setting: Setting) -> dict[str, Float[np.ndarray, "S 2 blocks h
 
     def compute(some: range) -> dict[str, np.ndarray]:
         places = [both_true_places(truths[number], grids) for number in some]
-        others = [both_true_places(truths[(number + 1) % len(truths)], grids) for number in some]
+        others = [both_true_places(truths[other_pair(number, len(truths))], grids) for number in some]
         views = (view[some.start : some.stop] for view in setting.pairs.views)
         stats = _head_statistics(setting.backbone.module, names, grids, setting.backbone.params, *views, *map(_stacked, (places, others)))
         return {name: np.asarray(values) for name, values in jax.device_get(stats).items()}
@@ -232,7 +243,7 @@ def _bytes_a_pair(setting: Setting) -> int:
 
 
 def _at_once(setting: Setting) -> int:
-    return max(1, min(setting.batch_size, setting.count, _AT_ONCE // _bytes_a_pair(setting)))
+    return pairs_at_once(setting, _bytes_a_pair(setting))
 
 
 def _tables(records: Sequence[Record]) -> list[Table]:
@@ -242,7 +253,12 @@ def _tables(records: Sequence[Record]) -> list[Table]:
         own = [record for record in records if record["attention"] == CROSS and record["view"] == view]
         for block in sorted({cast(int, record["block"]) for record in own}):
             of_block = [record for record in own if record["block"] == block]
-            rows.append((str(block), *(f"{_of(record, 'mass'):.2f} / {_of(record, 'mass_other'):.2f}" for record in of_block)))
+            rows.append(
+                (
+                    str(block),
+                    *(f"{share_text(mean_in(record, 'mass'))} / {share_text(mean_in(record, 'mass_other'))}" for record in of_block),
+                )
+            )
         heads = tuple(f"head {head}" for head in range(len(rows[0]) - 1))
         title = f"Cross-attention of view {view}'s decoder on the true place / on that of another scene"
         tables.append(Table(title, ("block", *heads), tuple(rows)))
@@ -254,27 +270,24 @@ def _tables(records: Sequence[Record]) -> list[Table]:
     return [*tables, Table("Heads by label", ("attention", "view", *THRESHOLDS), tuple(counted))]
 
 
-def _of(record: Record, name: str) -> float:
-    return cast(Mean, record[name]).mean
-
-
 def _findings(records: Sequence[Record]) -> list[str]:
-    cross = [record for record in records if record["attention"] == CROSS]
     found = []
     for view in (1, 2):
-        own = [record for record in cross if record["view"] == view]
-        best = max(own, key=lambda record: _of(record, "near"))
+        own = [record for record in records if record["attention"] == CROSS and record["view"] == view]
+        best = max(own, key=lambda record: mean_in(record, "near").mean)
         count = sum(record["label"] == CORRESPONDENCE for record in own)
         found.append(
-            f"View {view}: {count} of {len(own)} cross-attention heads look at the true place; of the best (block {best['block']}, head "
-            f"{best['head']}) the strongest key is within a token of it for {_of(best, 'near'):.0%} of the queries that are seen, and "
-            f"for {_of(best, 'near_other'):.0%} of another scene's places."
+            f"View {view}: {count} of {len(own)} cross-attention heads put at least {LEAST_EXCESS} more of their attention on the true "
+            f"place than on another scene's. In the head that finds it most often (block {best['block']}, head {best['head']}; chosen on "
+            f"these pairs) the strongest key lies within one token of the true place for {share_text(mean_in(best, 'near'))} of the "
+            f"queries that the other view sees, and for {share_text(mean_in(best, 'near_other'))} with another scene's places."
         )
-    sinks = [record for record in records if record["label"] == SINK]
-    strongest = max(records, key=lambda record: _of(record, "sink"))
+    sinks = sum(mean_in(record, "sink").mean >= LEAST_SINK for record in records)
+    strongest = max(records, key=lambda record: mean_in(record, "sink").mean)
     found.append(
-        f"{len(sinks)} heads have a sink; the strongest (block {strongest['block']}, {strongest['attention']}, view {strongest['view']}, "
-        f"head {strongest['head']}) puts {_of(strongest, 'sink'):.0%} of its attention on one key."
+        f"In {sinks} of {len(records)} heads one key gets {LEAST_SINK:.0%} or more of the attention, in the mean over pairs; the strongest "
+        f"sink (block {strongest['block']}, {strongest['attention']}, view {strongest['view']}, head {strongest['head']}) gets "
+        f"{share_text(mean_in(strongest, 'sink'))}."
     )
     return found
 
@@ -292,8 +305,8 @@ def _figure(records: Sequence[Record], config: BackboneConfig) -> Figure:
 
     def value(record: Record, name: str) -> float:
         if name == "excess":
-            return _of(record, "mass") - _of(record, "mass_other") if "mass" in record else np.nan
-        return _of(record, name) if name in record else np.nan
+            return mean_in(record, "mass").mean - mean_in(record, "mass_other").mean
+        return mean_in(record, name).mean
 
     blocks, count = config.dec_depth, config.dec_num_heads
     size = (len(attentions) * (0.3 * count + 0.6) + 3.0, len(titles) * (0.19 * blocks + 0.3) + 0.8)
@@ -309,9 +322,8 @@ def _figure(records: Sequence[Record], config: BackboneConfig) -> Figure:
             place.set(xticks=range(count), yticks=range(blocks))
         row[0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
         figure.colorbar(shown, ax=list(row), aspect=8)
-    for place, (attention, view) in zip(axes[0], attentions, strict=True):
-        place.set_title(f"{attention.replace('_attn', '-attention')}\nview {view}", fontsize=9)
-        if attention == SELF:
-            axes[2][attentions.index((attention, view))].set_title(f"{attention.replace('_attn', '-attention')}\nview {view}", fontsize=9)
+    for column, (attention, view) in enumerate(attentions):
+        first = 0 if attention == CROSS else list(titles).index("own")  # nothing is drawn above it
+        axes[first][column].set_title(f"{attention.replace('_attn', '-attention')}\nview {view}", fontsize=9)
     figure.supxlabel("head; rows are decoder blocks", fontsize=9)
     return figure

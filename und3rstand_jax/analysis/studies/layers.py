@@ -7,6 +7,7 @@ readable, not which step found it.
 """
 
 import functools
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -39,17 +40,19 @@ from und3rstand_jax.analysis.studies.study import (
     Setting,
     Study,
     Table,
+    mean_in,
     mean_of,
     median_of,
     over_pairs,
     plus_minus,
     share_text,
+    text_in,
 )
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.pose import pose_errors
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
-from und3rstand_jax.model.layer_ids import HEAD, PAPER_STEPS
+from und3rstand_jax.model.layer_ids import HEAD, PAPER_STEPS, paper_layer_ids
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import Probes, read_layer
@@ -65,7 +68,7 @@ _MEANING = {
     **MEANING,
     KNOWN: KNOWN_MEANING,
     "rotation_median": f"{MEANING[ROTATION]}; the median, with the standard error of the bootstrap",
-    "adds1": "what the step takes off view 1's error: the layer before less this one, pair by pair",
+    "adds1": "what the step takes off view 1's error: the layer before less this one, pair by pair; none where that has no probe",
     "adds2": "the same of view 2",
     "same1": "control: view 1's error by a probe on this layer that was trained like those on random weights",
     "same2": "the same of view 2",
@@ -75,11 +78,10 @@ _MEANING = {
 
 
 def cost(setting: Setting) -> Cost:
-    """One pass a pair, twice more where there is a control; the points of every layer are held for a batch."""
+    """A pass a pair, and two for the control, if there is one; the points of every layer are held for a batch."""
     layers = len(setting.probes.layer_ids) + 1 if setting.probes else 0
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    passes = setting.count * (3 if setting.control else 1)
-    return Cost(passes, 2 * _at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20)
+    return Cost(3 * setting.count, 2 * _at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20)
 
 
 def layers(setting: Setting) -> Study:
@@ -90,29 +92,33 @@ def layers(setting: Setting) -> Study:
     """
     if setting.probes is None:
         raise CheckpointError("the study of layers reads probes, and this checkpoint has none; train them with --layers all")
-    alignment = setting.alignment or "scale"
+    alignment = setting.alignment
     by_pair = _measure(setting, setting.probes, alignment)
     names = [*setting.probes.layer_ids, *([HEAD] if f"{HEAD}/{VIEW1}" in by_pair else [])]
     if setting.control is not None:
         by_pair |= _control_errors(setting, alignment)
-    records = [_record(by_pair, layer, before) for before, layer in zip([None, *names], names, strict=False)]
-    turns = [pose_errors(np.eye(4), truth.pose)[0] for truth in setting.pairs.truths]
+    order = setting.backbone.config.layer_ids
+    before = dict(zip(order[1:], order, strict=False))
+    records = [_record(by_pair, layer, before.get(layer)) for layer in names]
+    turn = median_of([pose_errors(np.eye(4), truth.pose)[0] for truth in setting.pairs.truths])
     distances = np.array([np.linalg.norm(truth.pose[:3, 3]) for truth in setting.pairs.truths])
-    falls = {block: step_falls(by_pair, names, block) for block in FIRST_BLOCKS}
+    is_whole = set(paper_layer_ids(setting.backbone.config.dec_depth)) <= set(names)
+    # A step's share is known only where the layer before it has a probe too.
+    falls = {block: step_falls(by_pair, names, block) for block in FIRST_BLOCKS} if is_whole else {}
     facts = {
         "alignment": alignment,
-        "median_turn_of_the_cameras": float(np.median(turns)),
+        "median_turn_of_the_cameras": turn._asdict(),
         "falls_from_block": {n: {kind: [fall._asdict() for fall in both] for kind, both in of.items()} for n, of in falls.items()},
         "control": None if setting.control is None else setting.control.training,
     }
     return Study(
         "layers",
-        "What every layer knows, as its probe reads it",
+        "What can be read from every layer by its probe",
         _MEANING,
         records,
         _tables(records, falls, by_pair, names[-1], distances),
         {"": _figure(records)} | ({"control": _control_figure(records)} if setting.control else {}),
-        _findings(records, falls, float(np.median(turns))),
+        _findings(records, falls, turn),
         facts,
         by_pair | {"baseline": distances},
     )
@@ -190,7 +196,7 @@ def _read_all(
 def _record(by_pair: Mapping[str, np.ndarray], layer: str, before: str | None) -> Record:
     found: dict[str, Any] = {"layer": layer, **{metric: mean_of(by_pair[f"{layer}/{metric}"]) for metric in METRICS}}
     found["rotation_median"] = median_of(by_pair[f"{layer}/{ROTATION}"])
-    if before is not None and layer != HEAD:
+    if f"{before}/{VIEW1}" in by_pair:
         for name, view in (("adds1", VIEW1), ("adds2", VIEW2)):
             found[name] = mean_of(by_pair[f"{before}/{view}"] - by_pair[f"{layer}/{view}"])
     for name in ("same1", "same2", "random1", "random2"):
@@ -231,17 +237,18 @@ def _tables(
     last: str,
     distances: Float[np.ndarray, " S"],
 ) -> list[Table]:
-    columns = ("view 1", "view 2", "right matches", "of known place", "rotation °, median")
+    columns = ("view 1", "view 2", "right matches", "place seen", "rotation °, median")
 
     def cells(record: Record) -> tuple[str, ...]:
         one, two, right, known, turn = (cast(Mean, record[name]) for name in (VIEW1, VIEW2, MATCHES, KNOWN, "rotation_median"))
-        return plus_minus(one), plus_minus(two), share_text(right), f"{known.mean:.0%}", plus_minus(turn, 1)
+        return plus_minus(one), plus_minus(two), share_text(right), share_text(known), plus_minus(turn, 1)
 
     by_layer = tuple((str(record["layer"]), *cells(record)) for record in records)
     tables = [Table("By layer", ("layer", *columns), by_layer)]
-    steps = tuple((kind, *(plus_minus(fall) for of in falls.values() for fall in of[kind])) for kind in PAPER_STEPS)
-    over = tuple(f"view {view}, from block {block} on" for block in falls for view in (1, 2))
-    tables.append(Table("Fall of the error over all steps of a kind", ("step", *over), steps))
+    if falls:
+        steps = tuple((kind, *(plus_minus(fall) for of in falls.values() for fall in of[kind])) for kind in PAPER_STEPS)
+        over = tuple(f"view {view}, from block {block} on" for block in falls for view in (1, 2))
+        tables.append(Table("Fall of the error over all steps of a kind", ("step", *over), steps))
     rows = []
     for group in np.array_split(np.argsort(distances), min(3, len(distances))):
         part = {name: values[group] for name, values in by_pair.items() if name.startswith(f"{last}/")}
@@ -250,32 +257,40 @@ def _tables(
     return tables
 
 
-def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[Mean, Mean]]], turn: float) -> list[str]:
+def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[Mean, Mean]]], turn: Mean) -> list[str]:
     probed = [record for record in records if record["layer"] != HEAD]
     first, last = probed[0], probed[-1]
 
-    def half_way(view: str) -> str:
-        start, end = (cast(Mean, record[view]).mean for record in (first, last))
-        return str(next(record["layer"] for record in probed if cast(Mean, record[view]).mean <= (start + end) / 2))
+    def fall(view: str) -> str:
+        start, end = mean_in(first, view), mean_in(last, view)
+        if not start.mean > end.mean:
+            return f"goes from {plus_minus(start)} to {plus_minus(end)} and does not fall"
+        half = next(record["layer"] for record in probed if mean_in(record, view).mean <= (start.mean + end.mean) / 2)
+        return f"falls from {plus_minus(start)} to {plus_minus(end)}, half of it by {half}"
 
-    found = [
-        f"View 1 has covered half of its error's fall from the first probed layer to the last after {half_way(VIEW1)} "
-        f"({plus_minus(cast(Mean, first[VIEW1]))} to {plus_minus(cast(Mean, last[VIEW1]))}), view 2 after {half_way(VIEW2)} "
-        f"({plus_minus(cast(Mean, first[VIEW2]))} to {plus_minus(cast(Mean, last[VIEW2]))})."
-    ]
-    posed = next((str(record["layer"]) for record in probed if cast(Mean, record["rotation_median"]).mean < turn), None)
+    def is_below(record: Record) -> bool:
+        rotation = mean_in(record, "rotation_median")
+        return turn.mean - rotation.mean > 2 * math.hypot(turn.error, rotation.error)
+
+    found = [f"From the first probed layer to the last, view 1's error {fall(VIEW1)}; view 2's {fall(VIEW2)}."]
+    posed = next((record for record in probed if is_below(record)), None)
     found.append(
-        f"The cameras are turned against each other by {turn:.1f}° in the median; "
-        + (f"{posed} is the first layer whose rotation is off by less." if posed else "no layer's rotation is off by less.")
+        f"The cameras are turned against each other by {plus_minus(turn, 1)}° in the median, the error of predicting no rotation; "
+        + (
+            f"{posed['layer']} is the first layer whose rotation error ({text_in(posed, 'rotation_median', 1)}°) is lower by more than two "
+            "standard errors."
+            if posed
+            else "no layer's rotation error is lower by more than two standard errors."
+        )
     )
     for block, of in falls.items():
         ranked = sorted(PAPER_STEPS, key=lambda kind: -of[kind][1].mean)
         said = ", ".join(f"{kind} {plus_minus(of[kind][1])}" for kind in ranked)
-        found.append(f"From block {block} on view 2's error falls over {said}.")
+        found.append(f"From block {block} on, the steps of one kind together lower view 2's error by: {said}.")
     if "random2" in last:
         found.append(
-            f"Control: probes trained in one way reach {plus_minus(cast(Mean, last['same2']))} for view 2 on {last['layer']}, and "
-            f"{plus_minus(cast(Mean, last['random2']))} on the same layer of a backbone with random weights."
+            f"Control: probes trained in one way reach {plus_minus(mean_in(last, 'same2'))} for view 2 on {last['layer']}, and "
+            f"{plus_minus(mean_in(last, 'random2'))} on the same layer of a backbone with random weights."
         )
     return found
 
@@ -288,8 +303,7 @@ class _Point(NamedTuple):
 
     def of(self, name: str) -> float:
         """A mean; NaN where there is none."""
-        cell = self.record.get(name)
-        return cell.mean if isinstance(cell, Mean) else np.nan
+        return mean_in(self.record, name).mean
 
 
 def _drawn(records: Sequence[Record], panels: Sequence[Panel[_Point]]) -> Figure:

@@ -83,7 +83,7 @@ class Setting:
         control: of the probes; None where none was trained.
         epipolar: probes for the fundamental matrix, for `epipolar`; None where none were trained.
         seed: of everything that is drawn.
-        alignment: of predicted points with the true ones; None for each metric's usual one.
+        alignment: of predicted points with the true ones; the usual one of every metric here is by scale.
         batch_size: most pairs in one pass.
         pieces: where finished parts are kept, so that an interrupted study goes on; None for nowhere.
         progress: whether a terminal shows progress bars.
@@ -96,7 +96,7 @@ class Setting:
     control: Control | None = None
     epipolar: EpipolarSet | None = None
     seed: int = 0
-    alignment: Alignment | None = None
+    alignment: Alignment = "scale"
     batch_size: int = 16
     pieces: Pieces | None = None
     progress: bool = False
@@ -177,6 +177,33 @@ def median_of(values: Sequence[float] | Float[np.ndarray, " S"]) -> Mean:
     return Mean(float(np.median(known)), float(error))
 
 
+def mean_in(record: Record, name: str) -> Mean:
+    """What a record holds under a name; NaN where it has no mean there."""
+    cell = record.get(name)
+    return cell if isinstance(cell, Mean) else Mean(math.nan, math.nan)
+
+
+def text_in(record: Record, name: str, digits: int = 3) -> str:
+    """The same as text."""
+    return plus_minus(mean_in(record, name), digits)
+
+
+def holds_from(holds: Sequence[bool]) -> int | None:
+    """The first index from which on all hold; None where the last does not."""
+    since = max((index + 1 for index, one in enumerate(holds) if not one), default=0)
+    return since if since < len(holds) else None
+
+
+def other_pair(number: int, count: int) -> int:
+    """Another pair, half of all further on: neighbours in a data set may show one scene."""
+    return (number + count // 2) % count
+
+
+def pairs_at_once(setting: "Setting", bytes_a_pair: int, most: int = 2**29) -> int:
+    """As many pairs as hold no more than so many bytes together, and no more than the setting's batch; one at least."""
+    return max(1, min(setting.batch_size, setting.count, most // max(bytes_a_pair, 1)))
+
+
 def plus_minus(mean: Mean, digits: int = 3) -> str:
     """0.123 ± 0.004."""
     return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
@@ -188,7 +215,7 @@ def share_text(mean: Mean) -> str:
 
 
 def over_pairs(
-    setting: Setting, what: str, compute: Callable[[range], Mapping[str, np.ndarray]], batch_size: int | None = None
+    setting: Setting, what: str, compute: Callable[[range], Mapping[str, np.ndarray]], batch_size: int | None = None, asked: str = ""
 ) -> dict[str, Shaped[np.ndarray, "S ..."]]:
     """Runs a function over all pairs, some at a time, with a progress bar; what is done is kept in `setting.pieces`.
 
@@ -197,6 +224,7 @@ def over_pairs(
         what: is computed: for the progress bar, and to tell the parts of one study apart.
         compute: from the numbers of some pairs to arrays with a row for each.
         batch_size: most pairs at a time; by default the setting's.
+        asked: what else the parts depend on and the setting does not say.
 
     Returns:
         The arrays of all pairs, joined.
@@ -207,7 +235,7 @@ def over_pairs(
     with progress_bar(what, setting.count, "pair", setting.progress) as advance:
         for low in range(0, setting.count, together):
             some = range(low, min(low + together, setting.count))
-            name = f"{what} {some}"
+            name = f"{what} {some} {asked}".rstrip()
             found = None if setting.pieces is None else setting.pieces.read(name)
             if found is None:
                 found = {key: np.asarray(values) for key, values in compute(some).items()}

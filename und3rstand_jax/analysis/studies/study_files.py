@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import rc_context
 from typing_extensions import TypedDict
 
 from und3rstand_jax.analysis.studies.study import Mean, Record, Study
@@ -69,10 +70,11 @@ def write_study(folder: Path, study: Study, facts: JsonObject) -> None:
     # On one line: indented, a number a line, every pair's values would take several times the space.
     (folder / f"{study.name}.json").write_text(f"{to_json(as_json(study, facts), indent=None)}\n", encoding="utf-8")
     (folder / f"{study.name}.csv").write_text(as_csv(study), encoding="utf-8")
-    for end, figure in study.figures.items():
-        for suffix in SUFFIXES:
-            # Without a date, the same numbers make the same file.
-            figure.savefig(folder / figure_file(study, end, suffix), dpi=_DPI, metadata={"Date": None} if suffix == "svg" else None)
+    # Without a salt of its own and without a date, the same numbers would make another SVG every time.
+    with rc_context({"svg.hashsalt": study.name}):
+        for end, figure in study.figures.items():
+            for suffix in SUFFIXES:
+                figure.savefig(folder / figure_file(study, end, suffix), dpi=_DPI, metadata={"Date": None} if suffix == "svg" else None)
 
 
 def figure_file(study: Study, end: str, suffix: str) -> str:

@@ -1,5 +1,6 @@
 """Epipolar probes on a backbone or on its control, trained by the loop that trains everything else, and read back when they are there."""
 
+import logging
 from collections.abc import Callable
 
 import jax
@@ -12,9 +13,11 @@ from und3rstand_jax.train.epipolar_task import PROBES, EpipolarTask
 from und3rstand_jax.train.options import EpipolarOptions
 from und3rstand_jax.train.run.training import make_task, train
 
+_logger = logging.getLogger(__name__)
+
 
 def train_epipolar(
-    options: EpipolarOptions, command: str = "the same command", farewell: Callable[[str], None] = print
+    options: EpipolarOptions, command: str = "the same command", farewell: Callable[[str], None] = _logger.warning
 ) -> EpipolarProbes | None:
     """Trains epipolar probes in the folder `options.out`, resumes what was interrupted there, or reads what is finished.
 

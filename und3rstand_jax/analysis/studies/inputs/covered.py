@@ -35,9 +35,10 @@ class Query(NamedTuple):
 
 
 def drawn_queries(truth: GroundTruth, grids: Grids, count: int, seed: int) -> list[Query]:
-    """At most `count` tokens of view 2 that view 1 sees, each with a window of view 1's that does not touch its match's as a control."""
+    """At most `count` tokens of view 2 that view 1 sees; each with a control: an equal window around another place."""
     random = np.random.default_rng(seed)
     places = both_true_places(truth, grids)[1]
+    shown = set(places.token[places.seen].tolist())  # of view 1's tokens, those that view 2 sees too
     rows, columns = grids[0]
     found: list[Query] = []
     for token in random.permutation(np.flatnonzero(places.seen)):
@@ -48,7 +49,8 @@ def drawn_queries(truth: GroundTruth, grids: Grids, count: int, seed: int) -> li
             (slice(top, top + height), slice(left, left + width))
             for top in range(rows - height + 1)
             for left in range(columns - width + 1)
-            if not (_overlap(match[0], top, height) and _overlap(match[1], left, width))
+            if (top + height // 2) * columns + left + width // 2 in shown
+            and not (_overlap(match[0], top, height) and _overlap(match[1], left, width))
         ]
         if others and len(found) < count:
             row, column = divmod(int(token), grids[1][1])

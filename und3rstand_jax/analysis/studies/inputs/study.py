@@ -21,7 +21,19 @@ from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, 
 from und3rstand_jax.analysis.studies.inputs.conditions import Condition, conditions_of
 from und3rstand_jax.analysis.studies.inputs.covered import QUERIES, Points, measured_covers
 from und3rstand_jax.analysis.studies.inputs.figure import inputs_figure
-from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, over_pairs, plus_minus
+from und3rstand_jax.analysis.studies.study import (
+    Cost,
+    Mean,
+    Record,
+    Setting,
+    Study,
+    Table,
+    mean_of,
+    other_pair,
+    over_pairs,
+    pairs_at_once,
+    plus_minus,
+)
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.model.output import BackboneOutput, pair
@@ -34,9 +46,10 @@ CONDITIONS = {
     "straight": "the pairs as they are",
     "swapped": "view 2 given first: errors are against the same points in its camera's frame, view1 is of what was view 2",
     "doubled": "view 1 given twice: view 2's true points are view 1's, its true pose the identity",
-    "unrelated": "view 2 of the next scene: it has no place, and only shapes are measured",
+    "unrelated": "view 2 of another scene: it has no place, and only shapes are measured",
     "match covered": f"mid-grey over the patch of view 1 that shows what a token of view 2 shows, and its 8 neighbours; {QUERIES} tokens",
-    "other covered": "control: the same tokens of view 2, with as many patches covered that do not touch those",
+    "other covered": "control: the same tokens of view 2, with as many patches covered around another place that both views see; the "
+    "two do not overlap",
     "overlap": f"the pairs as they are, in {BINS} groups by overlap; what else differs between near and far pairs differs here too",
 }
 
@@ -65,8 +78,17 @@ MEANING = {
 
 def cost(setting: Setting) -> Cost:
     """A pass of every condition, and two of every covered token."""
+    return Cost(setting.count * (4 + 2 * QUERIES), _at_once(setting) * _bytes_a_pair(setting), 8 * setting.count * 50)
+
+
+def _bytes_a_pair(setting: Setting) -> int:
+    """Of points, and of what the head holds of a pair; about."""
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return Cost(setting.count * (4 + 2 * QUERIES), setting.batch_size * 400 * pixels, 8 * setting.count * 50)
+    return 4 * pixels * (512 if setting.backbone.config.head_type == "dpt" else 100)
+
+
+def _at_once(setting: Setting) -> int:
+    return pairs_at_once(setting, _bytes_a_pair(setting), 2**30)
 
 
 def inputs(setting: Setting) -> Study:
@@ -88,10 +110,9 @@ def inputs(setting: Setting) -> Study:
         {"": inputs_figure(records)},
         _findings(records, by_pair),
         {
-            "alignment": setting.alignment or "scale",
+            "alignment": setting.alignment,
             "tokens": f"at most {QUERIES} a pair, drawn by the seed among those of view 2 whose middle view 1 sees",
-            "controls": "other patches covered for the same tokens; the next pair's view 2",
-            "seed": setting.seed,
+            "controls": "for the same tokens, patches covered around another place that both views see; another pair's view 2",
         },
         by_pair,
     )
@@ -109,18 +130,18 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
 
     def compute(some: range) -> dict[str, np.ndarray]:
         pairs = setting.pairs.some(some)
-        others = setting.pairs.some([(number + 1) % setting.count for number in some])
+        others = setting.pairs.some([other_pair(number, setting.count) for number in some])
         found: dict[str, np.ndarray] = {}
         for name, condition in conditions_of(pairs, others).items():
             output = setting.backbone(*condition.pairs.views, capture=(), head=True)
-            found |= {f"{name}/{key}": values for key, values in _measured(output, condition, setting.alignment or "scale").items()}
+            found |= {f"{name}/{key}": values for key, values in _measured(output, condition, setting.alignment).items()}
             if name == "straight":
                 straight = pair(np.asarray(pred["pts3d"]) for pred in output.preds)
         seeds = [setting.seed + number for number in some]
         found |= measured_covers(pairs, setting.grids, seeds, run, straight)
         return found | {"overlap": np.array([float(both_true_places(truth, setting.grids)[1].seen.mean()) for truth in pairs.truths])}
 
-    return over_pairs(setting, "inputs", compute)
+    return over_pairs(setting, "inputs", compute, _at_once(setting))
 
 
 def overlap_groups(overlap: Float[np.ndarray, " S"]) -> list[np.ndarray]:

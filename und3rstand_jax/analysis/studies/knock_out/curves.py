@@ -49,6 +49,13 @@ def curve_of(rows: Sequence[Row], kind: str, by: By, metric: str, of: str | None
     return Curve(*zip(*points, strict=True)) if points else Curve((), (), (), (), (), ())
 
 
+def excess_of(rows: Sequence[Row], kind: str, by: By, metric: str, k: int) -> Mean:
+    """How much more a set costs than the mean of its random controls, pair by pair."""
+    own = next(row for row in rows if (row.taken.kind, row.by, row.taken.k) == (kind, by, k))
+    drawn = [row.values[metric] for row in rows if (row.taken.kind, row.taken.of, row.by, row.taken.k) == (sets.RANDOM, kind, by, k)]
+    return mean_of(own.values[metric] - np.mean(drawn, axis=0))
+
+
 def ways(rows: Sequence[Row]) -> list[By]:
     """Those in which heads were taken away."""
     return [by for by in sets.WAYS if any(row.by == by and row.taken.kind == sets.MATCH for row in rows)]

@@ -7,7 +7,7 @@ import numpy as np
 from und3rstand_jax.analysis.ablations import By
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.analysis.studies.knock_out import sets
-from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, Curve, curve_of, effect_on, named, told_k, ways
+from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, Curve, curve_of, effect_on, excess_of, named, told_k, ways
 from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, Table, mean_of, plus_minus, share_text
 
@@ -107,7 +107,8 @@ def _of_heads(unedited: ByPair, rows: Sequence[Row], kind: str) -> str:
     of = {sets.MATCH: f"the {k} heads that look hardest at the true place", sets.SINK: f"the {k} heads with the strongest sinks"}[kind]
     return (
         f"Without {of}, replaced by their mean, view 2's error {_goes(mean_of(unedited[VIEW2]), own.values[place], own.effects[place])}; "
-        f"without {k} random heads of {_pool(rows, kind, k)} it is {_random_text(others, others.at(k))}."
+        f"without {k} random heads of {_pool(rows, kind, k)} it is {_random_text(others, others.at(k))}, a difference of "
+        f"{_change(excess_of(rows, kind, 'mean', VIEW2, k))}."
     )
 
 

@@ -117,8 +117,8 @@ def _scores(attention: str, values: Float[np.ndarray, "S 2 blocks heads"]) -> di
 
 
 def counts_of(config: BackboneConfig) -> tuple[int, ...]:
-    """1, 2, 4, … up to half of both views' cross-attention heads."""
-    most = config.dec_depth * config.dec_num_heads
+    """1, 2, 4, … up to a quarter of both views' cross-attention heads: of as many again, and more, a control can be drawn."""
+    most = max(1, config.dec_depth * config.dec_num_heads // 2)
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
 

@@ -17,13 +17,14 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.ablations import MEANINGS
 from und3rstand_jax.analysis.pair_measures import MEANING as METRICS
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2
+from und3rstand_jax.analysis.studies.heads import cost as cost_of_heads
 from und3rstand_jax.analysis.studies.heads import measure_heads
 from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.figures import curves_figure, layers_figure
 from und3rstand_jax.analysis.studies.knock_out.findings import findings_of, tables_of
 from und3rstand_jax.analysis.studies.knock_out.sweeps import Row, bytes_of_values, measure, posed, resampled_at_once
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, mean_of, over_pairs
-from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING, Alignment, aligned_errors
+from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.output import pair
@@ -56,14 +57,18 @@ LEAST_TO_SPLIT = 16
 
 
 def cost(setting: Setting) -> Cost:
-    """A pass of the decoder for every set in every way on the pairs that are measured; what resampling puts in is the most that is held."""
+    """A pass of the decoder for every set in every way on the pairs that are measured. Most is held by attention or by resampling."""
     config = setting.backbone.config
     kinds = 2 * len(sets.counts_of(config))  # rankings times k
     in_all_ways = len(sets.WAYS) + sum(sets.DRAWS[by] for by in sets.WAYS)
     edits = kinds * in_all_ways + kinds // 2 + len(sets.layer_sets(config)) + 2
     measured = len(halves(setting.count)[1])
     at_once = resampled_at_once(setting)
-    return Cost(edits * measured + 3 * setting.count, 3 * at_once * bytes_of_values(setting), 8 * len(METRICS) * edits * measured)
+    return Cost(
+        edits * measured + 3 * setting.count,
+        max(cost_of_heads(setting).memory, 3 * at_once * bytes_of_values(setting)),
+        8 * len(METRICS) * edits * measured,
+    )
 
 
 def halves(count: int) -> tuple[range, range]:
@@ -95,7 +100,7 @@ def knock_out(setting: Setting) -> Study:
     ]
     return Study(
         "knock-out",
-        "What the decoder's heads, sublayers and the attention between the views are for: the loss without them",
+        "What the decoder's heads, sublayers and the attention between the views are for: what is lost without them",
         MEANING,
         records,
         tables_of(unedited, rows, constant),
@@ -120,7 +125,7 @@ def leave_one_out_errors(setting: Setting, numbers: range) -> dict[str, Float[np
 
     A pixel that no other pair knows takes the mean of the view's other pixels. Without an alignment points are metres, as predicted ones.
     """
-    alignment = setting.alignment or "scale"
+    alignment = setting.alignment
     truth, unit = setting.pairs.truth
     factor = np.asarray(unit, np.float64) if alignment == "none" else np.ones(setting.count)
     valid = [np.asarray(mask) for mask in truth.valid]
@@ -154,12 +159,10 @@ def _errors(
 def _facts(
     setting: Setting, of_heads: Mapping[str, np.ndarray], ranked_on: range, measured_on: range, rows: Sequence[Row]
 ) -> dict[str, object]:
-    alignment = setting.alignment or "scale"
     split = ranked_on != measured_on
     drawn = [row.taken for row in rows if row.taken.kind == sets.RANDOM]
     facts: dict[str, object] = {
-        "alignment": f"{alignment}: {ALIGNMENT_MEANING[alignment]}",
-        "pairs": {
+        "halves": {
             "ranked on": f"{ranked_on.start} to {ranked_on.stop - 1}",
             "measured on": f"{measured_on.start} to {measured_on.stop - 1}",
             "matches and pose of": f"the first {posed(len(measured_on))} of those",
@@ -185,8 +188,8 @@ def _rank_correlations(of_heads: Mapping[str, np.ndarray], one: range, other: ra
 
     found = {}
     for name, first, second in zip((sets.MATCH, sets.SINK), sets.rankings(of_heads, one), sets.rankings(of_heads, other), strict=True):
-        ranks = [{place: rank for rank, place in enumerate(ranking)} for ranking in (first, second)]
-        found[name] = float(spearmanr([ranks[0][place] for place in first], [ranks[1][place] for place in first]).statistic)
+        rank = {place: number for number, place in enumerate(second)}
+        found[name] = float(spearmanr(range(len(first)), [rank[place] for place in first]).statistic)
     return found
 
 

@@ -17,7 +17,7 @@ from und3rstand_jax.analysis.ablations import Ablation, By, SiteView, Values, ed
 from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasure
 from und3rstand_jax.analysis.studies.heads import CROSS, SELF
 from und3rstand_jax.analysis.studies.knock_out.sets import STEPS, Taken, ways_of
-from und3rstand_jax.analysis.studies.study import Setting, over_pairs
+from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs
 from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.model.config import BackboneConfig
 
@@ -109,7 +109,7 @@ def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, 
         setting.backbone,
         measured.views,
         MadeEdits(made),
-        HeadMeasure(setting.alignment or "scale"),
+        HeadMeasure(setting.alignment),
         measured.truth,
         finish=SomePoses(HeadFinish(measured.truths), range(posed(len(numbers)))),
         batch_size=setting.batch_size,
@@ -140,20 +140,15 @@ def _sweep_resampled(setting: Setting, numbers: range, asked: Sequence[Taken]) -
                     for ablation in (NOTHING, *(one.ablation for one in asked))
                 ]
             ),
-            HeadMeasure(setting.alignment or "scale"),
+            HeadMeasure(setting.alignment),
             chunk.truth,
             finish=SomePoses(HeadFinish(chunk.truths), of_posed),
             batch_size=resampled_at_once(setting),
         )
         return {name: np.stack([result[name] for result in found], axis=1) for name in MEANING}
 
-    together = over_pairs(measured, "resampling", compute, resampled_at_once(setting))
+    together = over_pairs(measured, "resampling", compute, resampled_at_once(setting), str([one.places for one in asked]))
     return [{name: values[:, index] for name, values in together.items()} for index in range(1 + len(asked))]
-
-
-def other_pair(number: int, count: int) -> int:
-    """The pair whose values a pair gets by resampling: half of all further on, since neighbours in a data set may show one scene."""
-    return (number + count // 2) % count
 
 
 def resampled_at_once(setting: Setting) -> int:

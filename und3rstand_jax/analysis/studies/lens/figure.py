@@ -83,7 +83,9 @@ def _bounded(axes: Axes, own: Sequence[Record]) -> None:
     known = [value for value in others if np.isfinite(value) and value > 0]
     if known:
         low, high = axes.get_ylim()
-        axes.set_ylim(low, min(high, 10 * max(known)))
+        if high > 10 * max(known):
+            axes.set_ylim(low, 10 * max(known))
+            axes.text(1.0, 1.02, "larger errors are not shown", transform=axes.transAxes, ha="right", va="bottom", fontsize=8)
 
 
 def _dress(axes: Axes, layers: Sequence[str]) -> None:

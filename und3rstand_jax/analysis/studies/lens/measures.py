@@ -4,25 +4,25 @@ pairs ─▶ sizes of streams ─▶ a scale for each layer, fitted on some pair
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from und3rstand_jax.analysis.batch_errors import FAILED_DEGREES
+from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_layers, lens_start
-from und3rstand_jax.analysis.pair_measures import PairTruth
-from und3rstand_jax.analysis.studies.study import Setting, over_pairs
+from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.pose import pose_errors, second_camera
 from und3rstand_jax.model.start import head_layers
 
 READINGS = {
-    "normed": "the model's own head behind decoder.norm",
+    "normed": "the model's own head after decoder.norm",
     "bare": "the model's own head without decoder.norm",
     "scaled": "the model's own head without decoder.norm, tokens times the layer's `scale`; over the pairs it was not fitted on",
     "probe": "the layer's probe",
@@ -34,10 +34,9 @@ FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
 MOST_FITTED = 16
 """Pairs that a scale is fitted on, at most."""
 
-_FAILED_DEGREES = 180.0
 _AT_ONCE = 2**30  # bytes of tokens and of what a head holds
 
-_errors = functools.partial(jax.jit, static_argnums=(4, 5))(errors_of)
+_errors = jax.jit(errors_of, static_argnums=(4, 5))
 
 
 class Scales(NamedTuple):
@@ -61,20 +60,21 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
     some = dataclasses.replace(setting, pairs=setting.pairs.some(fitted.tolist()))
 
     def squares(numbers: range) -> dict[str, np.ndarray]:
-        output = some.backbone(*_views(some, numbers), capture=(*layers, NORM), head=False)
+        output = some.backbone(*some.pairs.some(numbers).views, capture=(*layers, NORM), head=False)
         of = {
             layer: sum(np.mean(np.square(view, dtype=np.float64), axis=(1, 2)) for view in map(np.asarray, output[layer]))
             for layer in output
         }
         return {"squares": np.stack([of[layer] for layer in (*layers, NORM)], axis=1)}
 
-    means = over_pairs(some, "sizes of streams", squares, pairs_at_once(some))["squares"].mean(axis=0)
+    means = over_pairs(some, "sizes of streams", squares, lens_at_once(some))["squares"].mean(axis=0)
     ratios = np.sqrt(means[-1] / np.maximum(means[:-1], 1e-30))
     tried = (ratios[:, None] * FACTORS).astype(np.float32)
 
     def errors(numbers: range) -> dict[str, np.ndarray]:
-        output = some.backbone(*_views(some, numbers), capture=(*layers, *head_layers(config)), head=False)
-        truth = _truth(some.pairs.truth, numbers)
+        chunk = some.pairs.some(numbers)
+        output = some.backbone(*chunk.views, capture=(*layers, *head_layers(config)), head=False)
+        truth = jax.device_put(chunk.truth)
         found = []
         for layer, factors in zip(layers, tried, strict=True):
             start = lens_start(output, layer, config, norm=False)
@@ -82,7 +82,7 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
             found.append(np.stack([read["view1"], read["view2"]]))
         return {"errors": np.moveaxis(np.stack(found), -1, 0)}  # of (layer, view, factor, pair)
 
-    by_pair = over_pairs(some, "scales of streams", errors, pairs_at_once(some))["errors"]
+    by_pair = over_pairs(some, "scales of streams", errors, lens_at_once(some))["errors"]
     sums = _known_mean(by_pair).sum(axis=1)
     best = np.argmin(np.where(np.isnan(sums), np.inf, sums), axis=1)
     return Scales(tried[np.arange(len(layers)), best], (best == 0) | (best == len(FACTORS) - 1), fitted)
@@ -94,51 +94,46 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignm
     config, layers = backbone.config, lens_layers(backbone.config)
 
     def compute(some: range) -> dict[str, np.ndarray]:
-        output = backbone(*_views(setting, some), capture=(*layers, *head_layers(config)), head=False)
-        truth, before = _truth(setting.pairs.truth, some), _truth(setting.pairs.truth, [number - 1 for number in some])
+        own = setting.pairs.some(some)
+        output = backbone(*own.views, capture=(*layers, *head_layers(config)), head=False)
+        before = setting.pairs.some([number - other_pair(0, setting.count) for number in some])
+        truth, of_before = jax.device_put((own.truth, before.truth))
         found: dict[str, list[np.ndarray]] = {}
         for layer, scale in zip(layers, scales, strict=True):
             read: dict[str, Mapping[str, np.ndarray]] = {}
             for norm, names, factors in ((True, ("normed",), (1.0,)), (False, ("bare", "scaled"), (1.0, float(scale)))):
                 start = lens_start(output, layer, config, norm)
-                values = lens_errors(backbone.module, alignment, norm, backbone.params, start, np.array(factors, np.float32), truth, before)
+                values = lens_errors(
+                    backbone.module, alignment, norm, backbone.params, start, np.array(factors, np.float32), truth, of_before
+                )
                 read |= {name: {key: np.asarray(value[index]) for key, value in values.items()} for index, name in enumerate(names)}
             if probes is not None and layer in probes.layer_ids:
-                read["probe"] = jax.device_get(_errors(*probes.read_layer(layer, output), truth, before, alignment, True))
+                read["probe"] = jax.device_get(_errors(*probes.read_layer(layer, output), truth, of_before, alignment, True))
             for name in READINGS:
                 for key in ("view1", "view2", "other1", "other2"):
                     found.setdefault(f"{name}/{key}", []).append(read[name][key] if name in read else np.full(len(some), np.nan))
             for name in ("normed", "probe"):
                 found.setdefault(f"{name}/rotation", []).append(
-                    _rotations(setting, read[name], some) if name in read else np.full(len(some), np.nan)
+                    _rotations(own.truths, read[name]) if name in read else np.full(len(some), np.nan)
                 )
         return {name: np.stack(values, axis=1) for name, values in found.items()}
 
-    by_pair = over_pairs(setting, "lens", compute, pairs_at_once(setting))
-    # A pair's tokens were measured against the pair before it too: that is the other pair's control.
-    return {name: np.roll(values, -1, axis=0) if "/other" in name else values.copy() for name, values in by_pair.items()}
+    by_pair = over_pairs(setting, "lens", compute, lens_at_once(setting))
+    # A pair's tokens were measured against an earlier pair too: that is the other pair's control.
+    later = other_pair(0, setting.count)
+    return {name: np.roll(values, -later, axis=0) if "/other" in name else values.copy() for name, values in by_pair.items()}
 
 
-def _rotations(setting: Setting, read: Mapping[str, np.ndarray], some: range) -> Float[np.ndarray, " B"]:
+def _rotations(truths: Sequence[GroundTruth], read: Mapping[str, np.ndarray]) -> Float[np.ndarray, " B"]:
     """Error of view 2's rotation in degrees, as in `HeadFinish`."""
 
     def rotation(index: int) -> float:
-        truth = setting.pairs.truths[some[index]]
-        confidence = read["confidence"].reshape(read["points"].shape[:-1])[index] if "confidence" in read else None
-        camera = second_camera(ViewGeometry(read["points"][index], confidence), truth.intrinsics[1])
-        return _FAILED_DEGREES if camera is None else pose_errors(camera, truth.pose)[0]
+        confidence = read["confidence"][index] if "confidence" in read else None
+        camera = second_camera(ViewGeometry(read["points"][index], confidence), truths[index].intrinsics[1])
+        return FAILED_DEGREES if camera is None else pose_errors(camera, truths[index].pose)[0]
 
     with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(rotation, range(len(some)))))
-
-
-def _views(setting: Setting, some: range) -> tuple[np.ndarray, np.ndarray]:
-    one, two = setting.pairs.views
-    return one[some.start : some.stop], two[some.start : some.stop]
-
-
-def _truth(truth: PairTruth, some: Sequence[int]) -> PairTruth:
-    return cast(PairTruth, jax.tree.map(lambda leaf: leaf[list(some)], truth))
+        return np.array(list(pool.map(rotation, range(len(truths)))))
 
 
 def fitted_pairs(setting: Setting) -> Int[np.ndarray, " F"]:
@@ -161,6 +156,6 @@ def bytes_a_pair(setting: Setting) -> int:
     return 4 * (tokens * layers + pixels * (512 if config.head_type == "dpt" else 32))
 
 
-def pairs_at_once(setting: Setting) -> int:
+def lens_at_once(setting: Setting) -> int:
     """As many pairs as are held together."""
-    return max(1, min(setting.batch_size, setting.count, _AT_ONCE // bytes_a_pair(setting)))
+    return pairs_at_once(setting, bytes_a_pair(setting), _AT_ONCE)

@@ -20,10 +20,22 @@ from und3rstand_jax.analysis.studies.lens.measures import (
     bytes_a_pair,
     fit_scales,
     fitted_pairs,
+    lens_at_once,
     measure,
-    pairs_at_once,
 )
-from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, plus_minus
+from und3rstand_jax.analysis.studies.study import (
+    Cost,
+    Mean,
+    Record,
+    Setting,
+    Study,
+    Table,
+    holds_from,
+    mean_in,
+    mean_of,
+    plus_minus,
+    text_in,
+)
 from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
 from und3rstand_jax.geometry.pose import pose_errors
 from und3rstand_jax.support.errors import CheckpointError, OptionError
@@ -32,10 +44,11 @@ MEANING = {
     "layer": "whose tokens are read: the decoder's input, or its stream after a step",
     "view": "whose points are measured, 1 or 2",
     **{name: f"normalised point error of what is read by {text}" for name, text in READINGS.items()},
-    **{f"{name}_other": f"control: the same from the next pair's tokens, by {text}" for name, text in READINGS.items()},
-    "excess": "error by the own head behind the norm less that by the probe, pair by pair",
-    "scale": "what tokens are multiplied with in `scaled`: one factor a layer, for both views",
-    "normed_rotation": "error of view 2's rotation in degrees, from the own head's points behind the norm; 180 where none was found",
+    **{f"{name}_other": f"control: the same from another pair's tokens, by {text}" for name, text in READINGS.items()},
+    "excess": "error of the model's own head (with the norm) minus that of the probe, pair by pair",
+    "scale": "the factor that tokens are multiplied by in `scaled`: one per layer, for both views",
+    "normed_rotation": "error of view 2's rotation in degrees, from the points of the model's own head with the norm; 180 where no pose "
+    "was found",
     "probe_rotation": "the same from the points read by the probe",
 }
 
@@ -48,7 +61,7 @@ def cost(setting: Setting) -> Cost:
     fitted = len(fitted_pairs(setting))
     heads = layers * (3 * setting.count + len(FACTORS) * fitted)
     passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.head_type or "", 0.0))
-    return Cost(passes, pairs_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (4 * len(READINGS) + 2))
+    return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (4 * len(READINGS) + 2))
 
 
 def lens(setting: Setting) -> Study:
@@ -66,7 +79,7 @@ def lens(setting: Setting) -> Study:
         )
     if setting.count < 2:
         raise OptionError(f"the lens needs at least 2 pairs, some to fit a scale on and others to try it; found {setting.count}")
-    alignment = setting.alignment or "scale"
+    alignment = setting.alignment
     scales = fit_scales(setting, alignment)
     by_pair = measure(setting, scales.factors, alignment)
     for name in (name for name in by_pair if name.startswith("scaled/")):
@@ -78,7 +91,7 @@ def lens(setting: Setting) -> Study:
     facts = {
         "lens": LENS,
         "alignment": f"{alignment}: {ALIGNMENT_MEANING[alignment]}",
-        "control": "the same reading of the next pair's tokens, measured against this pair's true points",
+        "control": "the same reading of another pair's tokens, measured against this pair's true points",
         "scale": {
             "of": "both views' tokens, in place of decoder.norm's; a DPT head's other inputs are not scaled",
             "least": "the sum of both views' mean errors",
@@ -143,21 +156,22 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
         own = [record for record in records if record["view"] == view]
         found.append(f"View {view}: {_readable(own, by_pair, view)}")
         if any("excess" in record for record in own):
-            most = max((record for record in own if "excess" in record), key=lambda record: _mean(record, "excess").mean)
-            least = min((record for record in own if "excess" in record), key=lambda record: _mean(record, "excess").mean)
+            most = max((record for record in own if "excess" in record), key=lambda record: mean_in(record, "excess").mean)
+            least = min((record for record in own if "excess" in record), key=lambda record: mean_in(record, "excess").mean)
+            place = "comes closest to" if mean_in(least, "excess").mean > 0 else "is farthest ahead of"
             found.append(
-                f"View {view}: the lens is farthest behind the probe at {most['layer']}, where the own head errs by "
-                f"{_text(most, 'normed')} and the probe by {_text(most, 'probe')} (difference {_text(most, 'excess')}). At "
-                f"{least['layer']} it is {'nearest to' if _mean(least, 'excess').mean > 0 else 'farthest ahead of'} it "
-                f"({_text(least, 'normed')} and {_text(least, 'probe')}, difference {_text(least, 'excess')})."
+                f"View {view}: the lens is farthest behind the probe at {most['layer']}, where the error of the model's own head is "
+                f"{text_in(most, 'normed')} and the probe's {text_in(most, 'probe')} (difference {text_in(most, 'excess')}). At "
+                f"{least['layer']} the lens {place} the probe "
+                f"({text_in(least, 'normed')} and {text_in(least, 'probe')}, difference {text_in(least, 'excess')})."
             )
         found.append(f"View {view}: {_without_norm(own)}")
     rotated = [record for record in records if "normed_rotation" in record]
     first, last = rotated[0], rotated[-1]
-    probe = f" (by the probe of {last['layer']} {_text(last, 'probe_rotation', 1)}°)" if "probe_rotation" in last else ""
+    probe = f" (by the probe of {last['layer']} {text_in(last, 'probe_rotation', 1)}°)" if "probe_rotation" in last else ""
     found.append(
-        f"View 2's rotation, read by the own head, is off by {_text(first, 'normed_rotation', 1)}° at {first['layer']} and by "
-        f"{_text(last, 'normed_rotation', 1)}° at {last['layer']}{probe}; no rotation at all is off by {plus_minus(turn, 1)}°."
+        f"View 2's rotation, read with the model's own head, is off by {text_in(first, 'normed_rotation', 1)}° at {first['layer']} and by "
+        f"{text_in(last, 'normed_rotation', 1)}° at {last['layer']}{probe}; no rotation at all is off by {plus_minus(turn, 1)}°."
     )
     return found
 
@@ -165,36 +179,27 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
 def _readable(own: Sequence[Record], by_pair: Mapping[str, np.ndarray], view: int) -> str:
     """From which layer on the lens reads this scene rather than any."""
     gains = [mean_of(values) for values in (by_pair[f"normed/other{view}"] - by_pair[f"normed/view{view}"]).T]
-    beaten = [gain.mean > 2 * gain.error for gain in gains]
-    if not beaten[-1]:
-        return "not even at the last layer does the own head read a scene's tokens better than another scene's, by two standard errors."
-    at = len(beaten) - beaten[::-1].index(False) if False in beaten else 0
-    record, last = own[at], own[-1]
-    near = next(record for record in own if _mean(record, "normed").mean <= 2 * _mean(last, "normed").mean)
-    soon = f"from {near['layer']} on ({_text(near, 'normed')})" if near is not last else "at no earlier one"
+    since, last = holds_from([gain.mean > 2 * gain.error for gain in gains]), own[-1]
+    if since is None:
+        return "the model's own head reads no layer's tokens better than another scene's by two standard errors, not even the last one's."
+    close = holds_from([mean_in(record, "normed").mean <= 2 * mean_in(last, "normed").mean for record in own])
+    record, near = own[since], last if close is None else own[close]
+    soon = f"from {near['layer']} on ({text_in(near, 'normed')})" if near is not last else "at no earlier layer"
     return (
-        f"from {record['layer']} on the own head reads a scene's tokens better than another scene's by two standard errors "
-        f"({_text(record, 'normed')} and {_text(record, 'normed_other')} there). Its error is at most twice that of the last layer "
-        f"({_text(last, 'normed')}) {soon}."
+        f"from {record['layer']} on, the model's own head reads a scene's tokens better than another scene's by two standard errors "
+        f"({text_in(record, 'normed')} and {text_in(record, 'normed_other')} there). Its error is at most twice that of the last layer "
+        f"({text_in(last, 'normed')}) {soon}."
     )
 
 
 def _without_norm(own: Sequence[Record]) -> str:
     last = own[-1]
-    finite = [record for record in own if np.isfinite(_mean(record, "bare").mean)]
-    worst = max(finite, key=lambda record: _mean(record, "bare").mean) if finite else last
+    finite = [record for record in own if np.isfinite(mean_in(record, "bare").mean)]
+    worst = max(finite, key=lambda record: mean_in(record, "bare").mean) if finite else last
     scales = [cast(float, record["scale"]) for record in own]
     return (
-        f"without the norm the last layer is read with an error of {_text(last, 'bare')} as it is and of {_text(last, 'scaled')} with its "
-        f"scale fitted, with the norm of {_text(last, 'normed')}; at worst ({worst['layer']}) it is {_text(worst, 'bare')} as it is and "
-        f"{_text(worst, 'scaled')} scaled, over the pairs that scales were not fitted on. "
-        f"These lie between {min(scales):.3g} and {max(scales):.3g}."
+        f"without the norm, the last layer's error is {text_in(last, 'bare')} as it is and {text_in(last, 'scaled')} with a fitted scale; "
+        f"with the norm it is {text_in(last, 'normed')}. The unscaled error is largest at {worst['layer']}: {text_in(worst, 'bare')}, and "
+        f"{text_in(worst, 'scaled')} with a fitted scale. Scaled errors are over the pairs that the scales were not fitted on; the fitted "
+        f"scales lie between {min(scales):.3g} and {max(scales):.3g}."
     )
-
-
-def _mean(record: Record, name: str) -> Mean:
-    return cast(Mean, record[name])
-
-
-def _text(record: Record, name: str, digits: int = 3) -> str:
-    return plus_minus(_mean(record, name), digits)

@@ -39,7 +39,7 @@ def patching_figure(records: Sequence[Record], config: BackboneConfig) -> Figure
         # An unrelated stream can take the output arbitrarily far away.
         place.set_ylim(max(place.get_ylim()[0], -1.0), max(1.08, place.get_ylim()[1]))
         place.legend(fontsize=7, loc="best")
-    _updates(axes[1, 0], [record for record in records if record["kind"] == "update"], config)
+    _updates(axes[1, 0], [record for record in records if (record["kind"], record["source"]) == ("update", "twin")], config)
     heads = [record for record in records if record["kind"] == "head"]
     shares = np.array([_of(record, "points2").mean for record in heads]).reshape(config.dec_depth, config.dec_num_heads)
     _heads(figure, axes[1, 1], shares)

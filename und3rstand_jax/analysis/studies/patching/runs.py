@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from und3rstand_jax.analysis.batch_errors import FAILED_DEGREES
 from und3rstand_jax.analysis.pair_measures import PairTruth
-from und3rstand_jax.analysis.studies.study import Setting
+from und3rstand_jax.analysis.studies.study import Setting, other_pair
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import sampled_pixels
 from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, Pose, camera_pose, has_baseline, most_confident_half, pose_errors
@@ -24,7 +25,7 @@ from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
-from und3rstand_jax.model.layer_ids import DECODER_STEPS
+from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.model.output import Activation, BackboneOutput, pair
 from und3rstand_jax.model.sites import HEADS, UPDATE, head_count, parse_site
 from und3rstand_jax.model.start import start_layers
@@ -36,7 +37,6 @@ EMBED, CROSS, MLP = "decoder.embed", "cross_attn", "mlp"
 
 CONTROLS: tuple[Source, ...] = ("unrelated", "itself")
 
-_FAILED_DEGREES = 180.0
 _PROGRAMS = 4
 """At most so many are compiled: each begins at another block and takes the patches of some blocks."""
 
@@ -71,7 +71,7 @@ class Patch(NamedTuple):
 
 def patches_of(config: BackboneConfig) -> list[Patch]:
     """All of the study: of view 2 layers, updates and cross-attention heads, of view 1 layers; and the controls, between blocks."""
-    layers = [f"decoder.{block}.{step}" for block in range(config.dec_depth) for step in DECODER_STEPS]
+    layers = paper_layer_ids(config.dec_depth)
     between = [EMBED, *(layer for layer in layers if layer.endswith(MLP))]
     views: tuple[View, ...] = (2, 1)
     return [
@@ -79,6 +79,7 @@ def patches_of(config: BackboneConfig) -> list[Patch]:
         *(Patch("twin", 2, f"{layer}.{UPDATE}") for layer in layers),
         *(Patch("twin", 2, f"{layer}.{HEADS}", head) for layer in layers if layer.endswith(CROSS) for head in range(config.dec_num_heads)),
         *(Patch("unrelated", 2, layer) for layer in between),
+        *(Patch("unrelated", 2, f"{layer}.{UPDATE}") for layer in layers if layer.endswith(CROSS)),
         *(Patch("itself", 2, layer) for layer in dict.fromkeys((between[0], between[len(between) // 2], between[-1]))),
     ]
 
@@ -105,13 +106,13 @@ class Runs:
         config, self.backbone = setting.backbone.config, setting.backbone
         self.patches, self.made = patches, tuple(dict.fromkeys(map(same_patch, patches)))
         self.pairs, self.twins = setting.pairs.some(some), setting.twins.some(some)
-        self.alignment: Alignment = setting.alignment or "scale"
+        self.alignment: Alignment = setting.alignment
         sites = {source: {patch.site for patch in self.made if patch.source == source} for source in ("twin", *CONTROLS)}
         starts = {layer for patch in self.made for layer in start_layers(_start_of(patch, config), config)}
         own = self.backbone(*self.pairs.views, capture=starts | sites["itself"], head=True)
         twin = self.backbone(*self.twins.views, capture=sites["twin"], head=True)
-        following = setting.twins.some([(number + 1) % setting.count for number in some])
-        unrelated = self.backbone(*following.views, capture=sites["unrelated"], head=False)
+        others = setting.twins.some([other_pair(number, setting.count) for number in some])
+        unrelated = self.backbone(*others.views, capture=sites["unrelated"], head=False)
         self.values: dict[Source, BackboneOutput] = {"twin": twin, "unrelated": unrelated, "itself": own}
         self.compared = Compared(
             pair(pair(pred["pts3d"] for pred in run.preds) for run in (own, twin)), jax.device_put((self.pairs.truth, self.twins.truth))
@@ -198,7 +199,7 @@ def _angles(camera: Pose | None, reference: Pose | None, size: float) -> tuple[f
     if reference is None:
         return np.nan, np.nan
     if camera is None:
-        return _FAILED_DEGREES, _FAILED_DEGREES if has_baseline(reference, size) else np.nan
+        return FAILED_DEGREES, FAILED_DEGREES if has_baseline(reference, size) else np.nan
     return pose_errors(camera, reference, size)
 
 

@@ -1,11 +1,12 @@
-"""Where view 2's place is held: values of one pair put into another that shares its view 1.
+"""What carries view 2 through the decoder: values of one pair put into another that shares its view 1.
 
     pair A, pair B (same view 1) ─▶ one pass each ─▶ B's values at one site, put into A's pass ─▶ how near the output is to B's own
 
 Activation patching (Vig et al. 2020, "Causal mediation analysis"; Meng et al. 2022, "Locating and editing factual associations") on a
-model of two views, whose streams read one another in every block. View 2's stream from B carries B's image from the start; what it does
-not bring is what view 1's stream has read from A's view 2 before and gives back in later blocks. So view 2's curve says how much of view
-2's place is in its own stream by then, and view 1's curve how much of it still comes from view 1's.
+model of two views, whose streams read one another in every block. View 1's image is the same in both pairs, so that view 2's stream
+from B, put in before the first block, gives B's output by construction. Later, what it does not bring is what view 1's stream has read
+from A's view 2 before and gives back in later blocks; view 1's curve shows the same from the other side. So the curves say which stream
+carries view 2's place, not at which layer it is worked out.
 """
 
 import math
@@ -25,8 +26,10 @@ from und3rstand_jax.analysis.studies.study import (
     Setting,
     Study,
     Table,
+    holds_from,
     mean_of,
     over_pairs,
+    pairs_at_once,
     plus_minus,
     share_text,
 )
@@ -86,7 +89,7 @@ def patching(setting: Setting) -> Study:
     records = [patch_record(by_pair, patch, number) for number, patch in enumerate(patches)]
     return Study(
         "patching",
-        "Where view 2's place is held: values of pair B put into pair A, which shares its view 1",
+        "What carries view 2: values of pair B put into pair A, which has the same view 1",
         MEANING,
         records,
         _tables(records),
@@ -95,10 +98,14 @@ def patching(setting: Setting) -> Study:
         {
             "unit": "all runs' points are divided by one number a pair, the mean distance of view 1's points to camera 1 in A's own run",
             "pixels": "runs are compared where A and B have a true point; errors are over the pixels of the truth that they are against",
-            "alignment": setting.alignment or "scale",
-            "controls": "an unrelated pair's values (the next scene's B), and A's own, which change nothing but rounding",
+            "alignment": setting.alignment,
+            "controls": "an unrelated pair's values (the next scene's B): streams between blocks and updates of cross-attention, no single "
+            "heads; and A's own, which change nothing but rounding",
             "mlp": "a stream patched after the MLP is measured as after the cross-attention before it: the MLP reads nothing else",
             "half": f"a share above {HALF} counts as B's",
+            "head": "a DPT head also reads encoder.norm and two of the decoder's streams; those before the patch stay A's",
+            "poses": "PnP on about 512 of the more confident half of view 2's sampled points, fewer than in the other studies",
+            "strongest": "the updates and heads that bring most are chosen on the pairs on which they are measured",
             "runs": {
                 f"{name} of {run}'s own run": mean_of(by_pair[f"{name}_of_{run.lower()}"])._asdict() for name in ERRORS for run in "AB"
             },
@@ -167,11 +174,11 @@ def _bytes_a_pair(setting: Setting) -> int:
     tokens = sum(rows * columns for rows, columns in setting.grids)
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     sites = len({patch.site for patch in patches_of(config)})
-    return 4 * (3 * sites * tokens * config.dec_embed_dim + 40 * pixels)
+    return 4 * (3 * sites * tokens * config.dec_embed_dim + (512 if config.head_type == "dpt" else 40) * pixels)
 
 
 def _at_once(setting: Setting) -> int:
-    return max(1, min(setting.batch_size, _AT_ONCE // _bytes_a_pair(setting)))
+    return pairs_at_once(setting, _bytes_a_pair(setting), _AT_ONCE)
 
 
 _AT_ONCE = 2**30  # bytes of values
@@ -223,24 +230,23 @@ def name_of(record: Record) -> str:
 
 def decided(records: Sequence[Record], name: str = "points2") -> str | None:
     """The first layer from which on every later one's share is above `HALF`; None if the last one's is not."""
-    above = [_of(record, name).mean > HALF for record in records]
-    if not above or not above[-1]:
-        return None
-    return str(records[max((number + 1 for number, one in enumerate(above) if not one), default=0)]["site"])
+    since = holds_from([_of(record, name).mean > HALF for record in records])
+    return None if since is None else str(records[since]["site"])
+
+
+def _since(layer: str | None, records: Sequence[Record]) -> str:
+    return "at no layer for good" if layer is None else "at every layer" if layer == records[0]["site"] else f"from {layer} on"
 
 
 def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> list[str]:
     two, one = chosen(records, "layer"), chosen(records, "layer", view=1)
     least, most = min(two, key=lambda record: _of(record).mean), max(one, key=lambda record: _of(record).mean)
-    since, pose_since = decided(two), decided(two, "rotation")
     found = [
-        f"View 2's stream from B brings {share_text(_of(two[0]))} of B's points of view 2 at {two[0]['site']}, least at {least['site']} "
-        f"({share_text(_of(least))}; rotation {share_text(_of(least, 'rotation'))}, direction {share_text(_of(least, 'direction'))}) and "
-        f"{share_text(_of(two[-1]))} at {two[-1]['site']}.",
-        f"View 2's points are more than half B's with its stream from B from {since} on"
-        + (f", its rotation from {pose_since} on." if pose_since else ", its rotation after no layer for good.")
-        if since
-        else "View 2's stream from B makes its points more than half B's after no layer for good.",
+        f"View 2's stream from B brings {share_text(_of(two[0]))} of B's points of view 2 at {two[0]['site']}, as it must, since view 1 is "
+        f"the same; least at {least['site']} ({share_text(_of(least))}; rotation {share_text(_of(least, 'rotation'))}, direction "
+        f"{share_text(_of(least, 'direction'))}), and {share_text(_of(two[-1]))} at {two[-1]['site']}.",
+        f"With view 2's stream from B, view 2's points have gone more than half of the way to B {_since(decided(two), two)}, its rotation "
+        f"{_since(decided(two, 'rotation'), two)}.",
         f"View 1's stream from B brings most of B's view 2 at {most['site']}: {share_text(_of(most))} of its points, "
         f"{share_text(_of(most, 'rotation'))} of its rotation, {share_text(_of(most, 'direction'))} of its direction; and "
         f"{share_text(_of(most, 'points1'))} of B's points of view 1.",
@@ -255,10 +261,12 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> l
     )
     unrelated, itself = (chosen(records, "layer", source=source) for source in ("unrelated", "itself"))
     nearest = max(unrelated, key=lambda record: _of(record).mean)
+    of_updates = max(chosen(records, "update", source="unrelated"), key=lambda record: _of(record).mean)
     drift = max(float(np.abs(_of(record).mean)) for record in itself)
     found.append(
-        f"Controls: an unrelated pair's stream brings {share_text(_of(nearest))} at most (at {nearest['site']}); A's own changes the share "
-        f"by {drift:.1e} at most. A and B are {plus_minus(mean_of(by_pair['to_b/points2_of_a']), 2)} apart in view 2's points, and "
+        f"Controls: an unrelated pair's stream brings {share_text(_of(nearest))} at most (at {nearest['site']}), an update of its "
+        f"cross-attention {share_text(_of(of_updates))} at most (at {of_updates['site']}); A's own changes the share by at most "
+        f"{drift:.1e}. A and B are {plus_minus(mean_of(by_pair['to_b/points2_of_a']), 2)} apart in view 2's points, and "
         f"{plus_minus(mean_of(by_pair['to_b/rotation_of_a']), 0)}° in its rotation."
     )
     return found

@@ -35,27 +35,27 @@ def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
     in another order; `rank`, `cosine`, `random_rank`, `random_cosine` (S, L). Of both views at once `match`, `other`, `shuffled` and
     `random` with `/cross`, `/one` and `/two` (S, L): HSIC at pairs of tokens, and of either view's tokens of these pairs with themselves.
     """
-    drawn = Backbone(setting.backbone.module, random_backbone(setting.backbone.config, setting.seed).params)
+    drawn = random_backbone(setting.backbone.config, setting.seed, setting.backbone.module.dtype)
     grids, truths = setting.grids, setting.pairs.truths
 
     def compute(some: range) -> dict[str, np.ndarray]:
         # With the next pair at the end.
         numbers = [number % setting.count for number in range(some.start, some.stop + 1)]
         places = [both_true_places(truths[number], grids)[0] for number in numbers]
-        trained, random = (_stacks(backbone, setting, numbers) for backbone in (setting.backbone, drawn))
+        trained, random = _stacks(setting.backbone, setting, numbers), _stacks(drawn, setting, numbers[:-1])
         found: dict[str, Any] = {}
         for view in (0, 1):
             orders = [_order(setting.seed, number, grids[view]) for number in numbers[:-1]]
             values = _of_view(trained[view], random[view], np.stack(orders))
             found |= {f"view{view + 1}/{name}": value for name, value in values.items()}
             for name, stacks in (("rank", trained[view]), ("random_rank", random[view])):
-                ranks = [effective_rank(np.asarray(stack[:-1])) for stack in stacks]
+                ranks = [effective_rank(np.asarray(stack[: len(some)])) for stack in stacks]
                 found[f"view{view + 1}/{name}"] = np.concatenate(ranks, axis=1)
         matches = [_matches(place.token, place.seen) for place in places]
         at_random = [_shuffled(match, setting.seed, number) for match, number in zip(matches, numbers, strict=True)]
-        own, others, mixed = (_joined(some) for some in (matches[:-1], matches[1:], at_random[:-1]))
+        own, others, mixed = (_joined(part) for part in (matches[:-1], matches[1:], at_random[:-1]))
         for name, of, pairs in (("match", trained, own), ("other", trained, others), ("shuffled", trained, mixed), ("random", random, own)):
-            values = _between_views(*(jax.tree.map(lambda leaf: leaf[:-1], of[view]) for view in (0, 1)), *pairs)
+            values = _between_views(*(jax.tree.map(lambda leaf: leaf[: len(some)], of[view]) for view in (0, 1)), *pairs)
             found |= {f"{name}/{key}": value for key, value in values.items()}
         return {name: np.asarray(values) for name, values in jax.device_get(found).items()}
 
@@ -96,7 +96,7 @@ def _of_view(trained: Stacks, random: Stacks, orders: Int[Array, "S N"]) -> dict
         }
 
     first, after = (jax.tree.map(lambda leaf, part=part: leaf[part], trained) for part in (slice(None, -1), slice(1, None)))
-    return jax.lax.map(of_pair, (first, after, jax.tree.map(lambda leaf: leaf[:-1], random), orders))
+    return jax.lax.map(of_pair, (first, after, random, orders))
 
 
 @jax.jit

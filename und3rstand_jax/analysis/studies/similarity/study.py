@@ -9,8 +9,8 @@ model with random weights, and CKA beside what shuffled tokens and another scene
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -24,7 +24,18 @@ from und3rstand_jax.analysis.studies.similarity.measures import (
     values_a_pair,
 )
 from und3rstand_jax.analysis.studies.similarity.token_colours import colours_figure, colours_of
-from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, Table, mean_of, plus_minus
+from und3rstand_jax.analysis.studies.study import (
+    Cost,
+    Mean,
+    Record,
+    Setting,
+    Study,
+    Table,
+    mean_in,
+    mean_of,
+    plus_minus,
+    text_in,
+)
 from und3rstand_jax.analysis.token_similarity import ratio_of_means
 from und3rstand_jax.support.errors import OptionError
 
@@ -53,12 +64,12 @@ ESTIMATE = (
 
 
 def cost(setting: Setting) -> Cost:
-    """Two passes a pair, one of them with random weights, and one more of each with the pair behind every batch; all layers are held."""
+    """Two passes a pair, one of them with random weights, and one more for the pair after every batch; all layers are held."""
     together = pairs_at_once(setting)
     batches = -(-setting.count // together)
-    held = (together + 1) * bytes_a_pair(setting) + bytes_of_grams(setting)
-    parameters = sum(np.size(leaf) for leaf in _leaves(setting.backbone.params))
-    return Cost(2 * (setting.count + batches), held + 4 * parameters, 4 * setting.count * values_a_pair(setting.backbone.config))
+    held = (2 * together + 1) * bytes_a_pair(setting) // 2 + bytes_of_grams(setting)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(setting.backbone.params))
+    return Cost(2 * setting.count + batches, held + 4 * parameters, 4 * setting.count * values_a_pair(setting.backbone.config))
 
 
 def similarity(setting: Setting) -> Study:
@@ -68,7 +79,7 @@ def similarity(setting: Setting) -> Study:
         OptionError: there is one pair: controls take another one.
     """
     if setting.count < 2:
-        raise OptionError(f"the study of similarity needs at least 2 pairs, as its controls take another one; found {setting.count}")
+        raise OptionError(f"the study of similarity needs at least 2 pairs, since its controls use another one; found {setting.count}")
     layers = setting.backbone.config.layer_ids
     by_pair = measure(setting)
     maps = {f"{name}{view}": _cka_of_layers(by_pair, view, name) for view in (1, 2) for name in ("layers", "random")}
@@ -101,10 +112,6 @@ def similarity(setting: Setting) -> Study:
 
 def _most_rank(setting: Setting, layer: str, tokens: int) -> int:
     return min(tokens - 1, setting.backbone.config.layer_width(layer))
-
-
-def _leaves(tree: Mapping[str, Any]) -> list[Any]:
-    return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, Mapping) else [value])]
 
 
 def _cka_of_layers(by_pair: Mapping[str, np.ndarray], view: int, name: str) -> tuple[Float[np.ndarray, "L L"], Float[np.ndarray, "L L"]]:
@@ -183,7 +190,7 @@ def _tables(of_layer: Sequence[Record], of_views: Sequence[Record]) -> list[Tabl
 
 
 def _row(record: Record, names: Mapping[str, str]) -> tuple[str, ...]:
-    return (str(record["layer"]), *(plus_minus(_mean(record, name), 1 if name.startswith("rank") else 3) for name in names))
+    return (str(record["layer"]), *(plus_minus(mean_in(record, name), 1 if name.startswith("rank") else 3) for name in names))
 
 
 def _findings(
@@ -197,32 +204,27 @@ def _findings(
         least, ends = (Mean(float(values[at]), float(errors[at])) for at in ((step, step + 1), (0, -1)))
         found.append(
             f"View {view}: of neighbouring layers, {layers[step]} and {layers[step + 1]} are least alike (CKA {plus_minus(least)}; mean "
-            f"over neighbours {np.nanmean(steps):.3f}, with random weights {np.nanmean(random):.3f}); the first layer and the last have "
-            f"{plus_minus(ends)}."
+            f"over neighbours {np.nanmean(steps):.3f}, with random weights {np.nanmean(random):.3f}); between the first layer and the last "
+            f"it is {plus_minus(ends)}."
         )
-    gains = [_mean(record, "cka").mean - _mean(record, "cka_next").mean for record in of_views]
-    best, last = of_views[int(np.nanargmax(gains))], of_views[-1]
-    found.append(
-        f"Tokens of the two views that show the same place are most alike, against another scene's matches, at {best['layer']}: CKA "
-        f"{_text(best, 'cka')}, at another scene's matches {_text(best, 'cka_next')}, with random weights {_text(best, 'cka_random')}; at "
-        f"{last['layer']} it is {_text(last, 'cka')} and {_text(last, 'cka_next')}."
-    )
+    gains = np.array([mean_in(record, "cka").mean - mean_in(record, "cka_next").mean for record in of_views])
+    if np.isnan(gains).all():
+        found.append("No pair has enough tokens that show the same place in both views: between the views nothing was measured.")
+    else:
+        best, last = of_views[int(np.nanargmax(gains))], of_views[-1]
+        found.append(
+            f"Tokens of the two views that show the same place stand out most from another scene's matches at {best['layer']}: CKA "
+            f"{text_in(best, 'cka')}, at another scene's matches {text_in(best, 'cka_next')}, with random weights "
+            f"{text_in(best, 'cka_random')}; at {last['layer']} it is {text_in(last, 'cka')} and {text_in(last, 'cka_next')}."
+        )
     for view in (1, 2):
         own = [record for record in of_layer if record["view"] == view]
-        lowest, highest = (choose(own, key=lambda record: _mean(record, "rank").mean) for choose in (min, max))
-        closest = max(own, key=lambda record: _mean(record, "cosine").mean)
+        lowest, highest = (choose(own, key=lambda record: mean_in(record, "rank").mean) for choose in (min, max))
+        closest = max(own, key=lambda record: mean_in(record, "cosine").mean)
         found.append(
-            f"View {view}: tokens have the least effective rank at {lowest['layer']} ({_text(lowest, 'rank', 1)}, with random weights "
-            f"{_text(lowest, 'rank_random', 1)}) and the greatest at {highest['layer']} ({_text(highest, 'rank', 1)}); "
-            f"at the last layer it is {_text(own[-1], 'rank', 1)}. Their mean cosine is greatest at {closest['layer']}: "
-            f"{_text(closest, 'cosine')}, with random weights {_text(closest, 'cosine_random')}."
+            f"View {view}: the effective rank of tokens is lowest at {lowest['layer']} ({text_in(lowest, 'rank', 1)}, with random weights "
+            f"{text_in(lowest, 'rank_random', 1)}) and highest at {highest['layer']} ({text_in(highest, 'rank', 1)}); "
+            f"at the last layer it is {text_in(own[-1], 'rank', 1)}. Their mean cosine is highest at {closest['layer']}: "
+            f"{text_in(closest, 'cosine')}, with random weights {text_in(closest, 'cosine_random')}."
         )
     return found
-
-
-def _mean(record: Record, name: str) -> Mean:
-    return cast(Mean, record[name])
-
-
-def _text(record: Record, name: str, digits: int = 3) -> str:
-    return plus_minus(_mean(record, name), digits)
