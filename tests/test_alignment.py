@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tests.walls import wall_pairs
-from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING, ALIGNMENTS, aligned_errors
+from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING, ALIGNMENTS, aligned_errors, shape_errors
 from und3rstand_jax.geometry.loss import Target, invariant_error
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.heads import Pointmap
@@ -58,6 +58,20 @@ def test_without_alignment_the_error_is_in_units_of_the_true_mean_distance():
     distance = np.mean([np.linalg.norm(view[0], axis=-1) for view in points])
     assert pairs.truth.unit[0] == pytest.approx(distance, rel=1e-5)
     assert errors("none", change=lambda points: points + [0.3, 0, 0])[:, 0] == pytest.approx(0.3 / distance, rel=1e-4)
+
+
+def test_a_misplaced_view_2_changes_the_scale_of_view_1_but_not_its_shape():
+    pairs, points = case(0.1)
+
+    def both(moved):
+        preds = [Pointmap(pts3d=jnp.asarray(view, jnp.float32)) for view in (points[0], SCALE * points[1] @ ROTATION.T + moved)]
+        given = *preds, pairs.truth.truth, jnp.asarray(pairs.truth.unit)
+        return np.array(aligned_errors(*given)), np.array(shape_errors(*given))
+
+    (near, near_shape), (far, far_shape) = both(SHIFT), both(40 * SHIFT)
+    assert (far[0] > 2 * near[0]).all()
+    assert far_shape == pytest.approx(near_shape, rel=1e-2)
+    assert near_shape[0] == pytest.approx(errors("similarity", 0.1)[0], rel=0.3) and (near_shape[1] < 0.2 * near[1]).all()
 
 
 def test_median_is_the_test_metric_in_other_units():

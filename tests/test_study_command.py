@@ -1,6 +1,7 @@
 """`python -m und3rstand_jax study`: what it refuses before any work, what it writes, and that it goes on where it was."""
 
 import csv
+import re
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_a_study_writes_every_number_its_figures_and_a_page(checkpoint, tmp_path
     shown = capsys.readouterr()
     assert "Heads by label" in shown.out and str(out / "index.html") in shown.out
     assert "points are compared after alignment by scale" in shown.err and "heads: about 2 forward passes of a pair" in shown.err
+    assert re.search(r"heads took \d+ s", shown.err)
     assert {file.name for file in out.iterdir()} == {
         "heads.json", "heads.csv", "heads.png", "heads.svg", "index.html", "studies.json"
     }  # fmt: skip

@@ -10,7 +10,7 @@ import und3rstand_jax as u3d
 from tests.test_ablations import scene_pairs
 from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis.ablations import Place, heads_of_same_blocks
-from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, MEANING, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.analysis.studies.knock_out import study as study_module
 from und3rstand_jax.analysis.studies.knock_out import sweeps
 from und3rstand_jax.analysis.studies.knock_out.curves import curve_of
@@ -31,8 +31,8 @@ from und3rstand_jax.analysis.studies.knock_out.sets import (
     ways_of,
 )
 from und3rstand_jax.analysis.studies.knock_out.study import CONSTANT, UNEDITED, cost, halves, knock_out, leave_one_out_errors
-from und3rstand_jax.analysis.studies.knock_out.sweeps import SomePoses, measure, other_pair, posed
-from und3rstand_jax.analysis.studies.study import Setting, mean_of
+from und3rstand_jax.analysis.studies.knock_out.sweeps import METRICS, SomePoses, measure, posed
+from und3rstand_jax.analysis.studies.study import Setting, mean_of, other_pair
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r import DUSt3R
@@ -155,9 +155,11 @@ def test_matches_and_pose_are_found_of_some_pairs_and_errors_of_all():
         return {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2], MATCHES: np.array([0.5, 0.25])}
 
     measured = {VIEW1: np.arange(4.0), VIEW2: np.arange(4.0) + 1, "points1": np.zeros((4, 1, 1, 3))}
+    measured |= {"shape1": np.arange(4.0) / 2, "shape2": np.arange(4.0) / 4}
     found = SomePoses(finish, range(2))(measured, [1, 2, 0, 3])
     np.testing.assert_array_equal(found[VIEW2], [1, 2, 3, 4])
     np.testing.assert_array_equal(found[MATCHES], [0.5, np.nan, 0.25, np.nan])
+    np.testing.assert_array_equal(found["shape1"], [0, 0.5, 1, 1.5])
 
 
 @pytest.mark.slow
@@ -174,7 +176,7 @@ def test_a_dead_head_costs_exactly_nothing_and_the_only_live_one_all_of_cross_at
     assert {record["kind"] for record in alive} == {MATCH}
     for record in dead:
         assert [record[f"{metric}_effect"].mean for metric in (VIEW1, VIEW2)] == [0, 0], record["name"]
-    for metric in MEANING:
+    for metric in METRICS:
         for record in alive:
             np.testing.assert_allclose(values_of(study, record, metric), values_of(study, gone, metric), rtol=1e-5)
     # View 1 hears nothing in its own pass, so that leaving its attention out changes nothing.
@@ -212,11 +214,11 @@ def test_a_block_costs_what_skipping_it_costs(study, setting):
 def test_every_name_has_a_meaning_and_the_parts_are_there(study):
     assert all(set(record) <= set(study.meaning) for record in study.records)
     assert {record["kind"] for record in study.records} == {UNEDITED, CONSTANT, MATCH, SINK, RANDOM, BOTTOM, SUBLAYER, BLOCK, BETWEEN}
-    assert set(study.by_pair) == set(MEANING) and study.by_pair[VIEW2].shape == (PAIRS, len(study.records))
+    assert set(study.by_pair) == set(METRICS) and study.by_pair[VIEW2].shape == (PAIRS, len(study.records))
     assert all(len(row) == len(table.columns) for table in study.tables for row in table.rows)
     assert set(study.figures) == {"", "layers"}
-    assert study.findings[0].startswith("Without the 4 heads that look hardest at the true place, replaced by their mean, view 2's error ")
-    assert study.facts["pairs"]["why"].startswith("with fewer than 16 pairs")
+    assert study.findings[0].startswith("Without the 2 heads that look hardest at the true place, replaced by their mean, view 2's error ")
+    assert study.facts["halves"]["why"].startswith("with fewer than 16 pairs")
     for metric in (MATCHES, ROTATION, DIRECTION):
         assert f"{metric}_effect" in study.records[-1]
 
@@ -227,7 +229,7 @@ def test_the_same_seed_gives_the_same_numbers(setting):
     (unedited, rows), (again, others) = (measure(setting, range(PAIRS), taken) for _ in range(2))
     assert [(row.taken.name, row.by) for row in rows] == [("match 1", by) for by in ("zero", "mean", "resample")]
     for one, other in ((unedited, again), *((row.values, same.values) for row, same in zip(rows, others, strict=True))):
-        for metric in MEANING:
+        for metric in METRICS:
             np.testing.assert_array_equal(one[metric], other[metric])
 
 

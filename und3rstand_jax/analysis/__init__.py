@@ -8,8 +8,6 @@
     constant_pointmap         the best pointmap that does not depend on the images
     two_views                 `two_views_on`: whether a model uses both views
     true_place_attention      how much attention lies where the other view sees the same place
-    layer_study               `study_layers`: means over held-out scenes, layer by layer and head by head
-    layer_study_files         a layer study as JSON, Markdown tables and figures
     sweep, sweep_pass         many edits on many pairs, from the layer before each on
     ablation_study …          what is lost without heads and sublayers, with random controls; `attribution`, its first-order estimate
     pair_measures, twins      held-out pairs and what an edited pass on them is measured by; pairs that share view 1

@@ -94,6 +94,7 @@ def _run_and_write(
     from und3rstand_jax.report.study_page import PAGE, study_page
     from und3rstand_jax.support.machine import machine_facts
     from und3rstand_jax.support.output_folder import output_folder
+    from und3rstand_jax.support.progress import Stopwatch
     from und3rstand_jax.support.results import marked, result_of
     from und3rstand_jax.support.text import to_json
 
@@ -108,9 +109,12 @@ def _run_and_write(
     pieces.write(BEGUN, {})
     setting = with_trained(dataclasses.replace(setting, pieces=pieces), options, folder, unfinished, runnable)
     studies: list[Study] = []
-    for entry in runnable.values():
-        studies.append(entry.run(setting))
+    stopwatch = Stopwatch()
+    for name, entry in runnable.items():
+        with stopwatch.time(name):
+            studies.append(entry.run(setting))
         show(f"{format_study(studies[-1])}\n")
+        _logger.info("%s took %.0f s", name, stopwatch.seconds[name])
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         for found in studies:
             write_study(partial, found, facts)

@@ -63,6 +63,16 @@ def aligned_errors(
     return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), truth, unit)
 
 
+def shape_errors(pred1: Pointmap, pred2: Pointmap, truth: Truth, unit: Float[Array, " B"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """The same of each view by itself, laid over its true points by a similarity of its own: its shape, wherever the view is placed.
+
+    In one alignment of both views a misplaced view 2 changes the scale, and with it view 1's error; here it does not.
+    """
+    one, two = truth.valid
+    alone = (truth._replace(valid=(one, jnp.zeros_like(two))), truth._replace(valid=(jnp.zeros_like(one), two)))
+    return pair(aligned_errors(pred1, pred2, of_view, unit, "similarity")[view] for view, of_view in enumerate(alone))
+
+
 def _laid_over(
     given: Float[Array, "N 3"], true: Float[Array, "N 3"], valid: Bool[Array, " N"], alignment: Alignment
 ) -> Float[Array, "N 3"]:

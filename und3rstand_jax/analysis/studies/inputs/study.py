@@ -35,7 +35,7 @@ from und3rstand_jax.analysis.studies.study import (
     plus_minus,
 )
 from und3rstand_jax.analysis.true_place_attention import both_true_places
-from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
+from und3rstand_jax.geometry.alignment import Alignment, shape_errors
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -168,10 +168,7 @@ def _on_device(output: BackboneOutput, truth: PairTruth, alignment: Alignment) -
     """What `HeadFinish` goes on with, each view's error by itself, and mean confidences."""
     preds = output.preds
     found = dict(HeadMeasure(alignment)(output, truth, ()))
-    one, two = truth.truth.valid
-    for view, valid in enumerate(((one, jnp.zeros_like(two)), (jnp.zeros_like(one), two))):
-        alone = truth.truth._replace(valid=valid)
-        found[f"shape{view + 1}"] = aligned_errors(*preds, alone, jnp.asarray(truth.unit), "similarity")[view]
+    found["shape1"], found["shape2"] = shape_errors(*preds, truth.truth, jnp.asarray(truth.unit))
     found["confidence1"], found["mean_confidence2"] = (jnp.mean(pred["conf"], axis=(1, 2)) for pred in preds)
     return found
 

@@ -22,6 +22,8 @@ _COLUMNS = {
     DIRECTION: "direction (°)",
 }
 
+_SHAPES = {"shape1": "view 1's shape", "shape2": "view 2's shape"}
+
 _NAMES = {
     sets.MATCH: "the k that look hardest at the true place",
     sets.SINK: "the k with the strongest sinks",
@@ -48,15 +50,19 @@ def tables_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list[T
             for line in (_line(rows, kind, by, k), _line(rows, sets.RANDOM, by, k, kind)):
                 told.append((by, *line))
     tables.append(Table(f"{k} heads in every way", ("by", "without", *_COLUMNS.values()), tuple(told)))
-    layers = [nothing, of_constant]
+    columns = _COLUMNS | _SHAPES
+    layers = [
+        ("nothing", *(_text(metric, mean_of(unedited[metric])) for metric in columns)),
+        (*of_constant, *("" for _ in _SHAPES)),
+    ]
     for kind, most in ((sets.SUBLAYER, 6), (sets.BLOCK, 4), (sets.BETWEEN, 3)):
         chosen = [row for row in rows if row.taken.kind == kind]
         if kind != sets.BETWEEN:
             chosen.sort(key=lambda row: -effect_on(row).mean)
-        layers += [(row.taken.name, *(_text(metric, mean_of(row.values[metric])) for metric in _COLUMNS)) for row in chosen[:most]]
+        layers += [(row.taken.name, *(_text(metric, mean_of(row.values[metric])) for metric in columns)) for row in chosen[:most]]
     return [
         *tables,
-        Table("Sublayers and blocks that cost view 2 most, and cross-attention", ("without", *_COLUMNS.values()), tuple(layers)),
+        Table("Sublayers and blocks that cost view 2 most, and cross-attention", ("without", *columns.values()), tuple(layers)),
     ]
 
 
@@ -71,7 +77,7 @@ def _line(rows: Sequence[Row], kind: str, by: By, k: int, of: str | None = None)
 def _text(metric: str, mean: Mean) -> str:
     if metric == MATCHES:
         return share_text(mean)
-    return plus_minus(mean, 3 if metric in (VIEW1, VIEW2) else 1)
+    return plus_minus(mean, 1 if metric in (ROTATION, DIRECTION) else 3)
 
 
 def draws_text(count: int) -> str:
@@ -186,10 +192,17 @@ def _of_between(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list
     before = [plus_minus(mean_of(unedited[view])) for view in (VIEW1, VIEW2)]
     after = [[plus_minus(mean_of(row.values[view])) for view in (VIEW1, VIEW2)] for row in (both, *one)]
     against = plus_minus(mean_of(constant[VIEW2]))
+
+    def shape(values: ByPair) -> str:
+        return plus_minus(mean_of(values["shape1"]))
+
     found = [
         f"Without any attention between the views, view 1's error is {after[0][0]} (with it {before[0]}) and view 2's {after[0][1]} (with "
         f"it {before[1]}; a constant pointmap's {against}). Without view 1's alone they are {after[1][0]} and {after[1][1]}, without "
-        f"view 2's alone {after[2][0]} and {after[2][1]}."
+        f"view 2's alone {after[2][0]} and {after[2][1]}.",
+        f"Both views share one unit, so that a misplaced view 2 raises view 1's error too; view 1's shape error, by itself, is "
+        f"{shape(unedited)} with all, {shape(both.values)} without any, {shape(one[0].values)} without view 1's cross-attention and "
+        f"{shape(one[1].values)} without view 2's.",
     ]
     depth = sum(row.taken.kind == sets.BLOCK for row in rows)
     # Of later and later beginnings, the first whose loss is not clear.

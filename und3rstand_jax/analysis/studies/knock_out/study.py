@@ -15,14 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.ablations import MEANINGS
-from und3rstand_jax.analysis.pair_measures import MEANING as METRICS
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2
 from und3rstand_jax.analysis.studies.heads import cost as cost_of_heads
 from und3rstand_jax.analysis.studies.heads import measure_heads
 from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.figures import curves_figure, layers_figure
 from und3rstand_jax.analysis.studies.knock_out.findings import findings_of, tables_of
-from und3rstand_jax.analysis.studies.knock_out.sweeps import Row, bytes_of_values, measure, posed, resampled_at_once
+from und3rstand_jax.analysis.studies.knock_out.sweeps import METRICS, Row, bytes_of_values, measure, posed, resampled_at_once
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, mean_of, over_pairs
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.loss import Truth

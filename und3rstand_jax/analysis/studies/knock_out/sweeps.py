@@ -7,21 +7,33 @@ resampling ─▶ values of another pair, a few pairs at once ─▶ a sweep ─
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.ablation_study import MadeEdits
 from und3rstand_jax.analysis.ablations import Ablation, By, SiteView, Values, edits_of, replacements
-from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasure
+from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasure, PairTruth
 from und3rstand_jax.analysis.studies.heads import CROSS, SELF
 from und3rstand_jax.analysis.studies.knock_out.sets import STEPS, Taken, ways_of
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs
 from und3rstand_jax.analysis.sweep import Finish, sweep
+from und3rstand_jax.geometry.alignment import Alignment, shape_errors
 from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.output import BackboneOutput
 
 NOTHING = Ablation("nothing", "set", ())
+
+METRICS = {
+    **MEANING,
+    "shape1": "error of view 1 laid over its true points by a similarity of its own, in the same unit: view 2's place does not matter",
+    "shape2": "the same of view 2: its shape, wherever it is placed",
+}
+"""Of every number that is kept, what it is."""
+
+SHAPES = ("shape1", "shape2")
 
 LEAST_POSED = 12
 
@@ -40,6 +52,18 @@ class Row(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class MeasureWithShapes:
+    """What `HeadMeasure` measures, and each view's shape by itself."""
+
+    alignment: Alignment
+
+    def __call__(self, output: BackboneOutput, truth: PairTruth, shared: Any) -> dict[str, Array]:
+        """Arrays for `SomePoses`."""
+        shapes = shape_errors(*output.preds, truth.truth, jnp.asarray(truth.unit))
+        return {**HeadMeasure(self.alignment)(output, truth, shared), **dict(zip(SHAPES, shapes, strict=True))}
+
+
+@dataclasses.dataclass(frozen=True)
 class SomePoses:
     """What `HeadFinish` makes of some pairs; of the others the errors alone, since matches and pose take longer than the model.
 
@@ -52,14 +76,14 @@ class SomePoses:
     posed: range
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
-        """The five numbers of each example, which is of that pair."""
+        """The numbers of each example, which is of that pair."""
         chosen = [index for index, number in enumerate(pairs) if number in self.posed]
         finished = self.finish({name: values[chosen] for name, values in measured.items()}, [pairs[index] for index in chosen])
         found = {}
         for name, values in finished.items():
             found[name] = np.asarray(measured[name], np.float64) if name in measured else np.full(len(pairs), np.nan)
             found[name][chosen] = values
-        return found
+        return found | {name: np.asarray(measured[name], np.float64) for name in SHAPES}
 
 
 def posed(measured: int) -> int:
@@ -90,7 +114,7 @@ def measure(setting: Setting, numbers: range, taken: Sequence[Taken]) -> tuple[d
 
 def _row(taken: Taken, by: By, values: Mapping[str, np.ndarray], unedited: Mapping[str, np.ndarray]) -> Row:
     with np.errstate(invalid="ignore"):  # of two infinite errors the difference is not known
-        return Row(taken, by, values, {name: values[name] - unedited[name] for name in MEANING})
+        return Row(taken, by, values, {name: values[name] - unedited[name] for name in METRICS})
 
 
 def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, By]]) -> list[dict[str, np.ndarray]]:
@@ -109,7 +133,7 @@ def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, 
         setting.backbone,
         measured.views,
         MadeEdits(made),
-        HeadMeasure(setting.alignment),
+        MeasureWithShapes(setting.alignment),
         measured.truth,
         finish=SomePoses(HeadFinish(measured.truths), range(posed(len(numbers)))),
         batch_size=setting.batch_size,
@@ -140,12 +164,12 @@ def _sweep_resampled(setting: Setting, numbers: range, asked: Sequence[Taken]) -
                     for ablation in (NOTHING, *(one.ablation for one in asked))
                 ]
             ),
-            HeadMeasure(setting.alignment),
+            MeasureWithShapes(setting.alignment),
             chunk.truth,
             finish=SomePoses(HeadFinish(chunk.truths), of_posed),
             batch_size=resampled_at_once(setting),
         )
-        return {name: np.stack([result[name] for result in found], axis=1) for name in MEANING}
+        return {name: np.stack([result[name] for result in found], axis=1) for name in METRICS}
 
     together = over_pairs(measured, "resampling", compute, resampled_at_once(setting), str([one.places for one in asked]))
     return [{name: values[:, index] for name, values in together.items()} for index in range(1 + len(asked))]
