@@ -12,7 +12,7 @@ import und3rstand_jax as u3d
 from tests.golden_cases import relative_error
 from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis import ablation_files as files
-from und3rstand_jax.analysis.ablation_study import AblationStudy, Question, Row, ablation_study, effect_of
+from und3rstand_jax.analysis.ablation_study import AblationStudy, Estimate, Question, Row, ablation_study, effect_of
 from und3rstand_jax.analysis.ablations import (
     Ablation,
     Place,
@@ -184,6 +184,13 @@ def test_rows_are_what_edited_passes_give(study):
     assert [str(place) for place in found.rows[5].ablation.places] == [hardest]
     assert found.rows[6].ablation.places != found.rows[5].ablation.places
     assert len(found.estimates) == 2 and all(-1 <= estimate.spearman <= 1 for estimate in found.estimates)
+
+
+def test_the_text_says_where_attribution_ranks_what_costs_most():
+    estimate = Estimate(VIEW2, {"a": 0.1, "b": 0.3, "c": 0.2}, 0.5)
+    text = files.attribution_text(estimate, {"a": 3.0, "b": 1.0, "c": 2.0})
+    assert text.startswith("attribution of view 2's error: Spearman correlation with the sweep by zero 0.50 over 3 places;")
+    assert text.endswith("a (3), c (2), b (1)")
 
 
 @pytest.mark.slow

@@ -5,14 +5,14 @@ import dataclasses
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from und3rstand_jax.analysis.ablation_study import AblationStudy, Effect, Row
+from und3rstand_jax.analysis.ablation_study import AblationStudy, Effect, Estimate, Row
 from und3rstand_jax.analysis.ablations import MEANINGS, By
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, MEANING, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.model.layer_ids import network_order
@@ -22,6 +22,7 @@ from und3rstand_jax.support.text import JsonObject, text_table
 FORMAT, RECORD, TABLE = "und3rstand_jax ablations", "effects.json", "effects.csv"
 
 _STRONGEST = 12
+_RANKED = 6
 _COLUMNS = {
     VIEW1: "view 1's error",
     VIEW2: "view 2's error",
@@ -103,12 +104,20 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
     shown = sum(row.ablation.kind == "place" for row in study.rows) // len(study.question.by)
     notes = f"{pairs} pairs; in brackets the difference to the unedited run ± its standard error over pairs, and of how many if not of all"
     lines.append(notes + (f"; the {_STRONGEST} strongest of {shown} places" if shown > _STRONGEST else ""))
+    by_zero = [row for row in study.rows if row.by == "zero" and row.ablation.kind == "place"]
     for estimate in study.estimates:
-        lines.append(
-            f"attribution of {_COLUMNS[estimate.metric]}: Spearman correlation with the sweep by zero {estimate.spearman:.2f} "
-            f"over {len(estimate.by_place)} places"
-        )
+        lines.append(attribution_text(estimate, {row.ablation.name: study.effect(row, estimate.metric).effect for row in by_zero}))
     return "\n\n".join(lines)
+
+
+def attribution_text(estimate: Estimate, effects: Mapping[str, float]) -> str:
+    """How well the first-order estimate knows the sweep's effects by place, and where it ranks the strongest of them."""
+    by_effect, by_estimate = (sorted(values, key=values.__getitem__, reverse=True) for values in (effects, estimate.by_place))
+    strongest = ", ".join(f"{place} ({by_estimate.index(place) + 1})" for place in by_effect[:_RANKED])
+    return (
+        f"attribution of {_COLUMNS[estimate.metric]}: Spearman correlation with the sweep by zero {estimate.spearman:.2f} over "
+        f"{len(estimate.by_place)} places; the sweep's strongest, in brackets their ranks by attribution: {strongest}"
+    )
 
 
 def _told(study: AblationStudy, by: By, metrics: Sequence[str]) -> Iterator[Row]:
