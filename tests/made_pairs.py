@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from und3rstand_jax.analysis.pair_measures import Pairs, pairs_of
+from und3rstand_jax.analysis.held_out import pairs_of
+from und3rstand_jax.analysis.pair_measures import Pairs
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.loss import Target
 

@@ -24,9 +24,10 @@ from und3rstand_jax.analysis.ablations import (
     replacements,
 )
 from und3rstand_jax.analysis.constant_pointmap import constant_errors
+from und3rstand_jax.analysis.held_out import pairs_of
 from und3rstand_jax.analysis.inputs import scene_inputs
 from und3rstand_jax.analysis.pair import analyse_pair
-from und3rstand_jax.analysis.pair_measures import MATCHES, ROTATION, VIEW1, VIEW2, pairs_of
+from und3rstand_jax.analysis.pair_measures import MATCHES, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.loss import Target
 from und3rstand_jax.geometry.metrics import normalised_errors

@@ -17,7 +17,7 @@ from tests import tiny
 from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
 from tests.test_model_properties import LINEAR, backbone
-from und3rstand_jax.analysis.pair_measures import pairs_of
+from und3rstand_jax.analysis.held_out import pairs_of
 from und3rstand_jax.analysis.studies.epipolar import CONTROL, EXACT, TRAINED, UNTRAINED, cost, exact_matrix
 from und3rstand_jax.analysis.studies.epipolar import epipolar as study_of_epipolar
 from und3rstand_jax.analysis.studies.study import EpipolarSet, Setting

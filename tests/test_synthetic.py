@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from und3rstand_jax.analysis.pair_measures import held_out_pairs
-from und3rstand_jax.analysis.twins import twins_of
+from und3rstand_jax.analysis.held_out import held_out_pairs, twins_of
 from und3rstand_jax.data.loader import Feed
 from und3rstand_jax.data.records import Pair, View
 from und3rstand_jax.data.specification import DataSpec, parse_data

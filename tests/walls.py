@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from und3rstand_jax.analysis.held_out import pairs_of
 from und3rstand_jax.analysis.inputs import GroundTruth
-from und3rstand_jax.analysis.pair_measures import Pairs, pairs_of
+from und3rstand_jax.analysis.pair_measures import Pairs
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.geometry.loss import Target

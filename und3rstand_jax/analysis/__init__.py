@@ -10,7 +10,8 @@
     true_place_attention      how much attention lies where the other view sees the same place
     sweep, sweep_pass         many edits on many pairs, from the layer before each on
     ablation_study …          what is lost without heads and sublayers, with random controls; `attribution`, its first-order estimate
-    pair_measures, twins      held-out pairs and what an edited pass on them is measured by; pairs that share view 1
+    held_out                  held-out pairs, and of rendered ones twins that share view 1
+    pair_measures             what an edited pass on them is measured by
     head_use, own_head        what each head costs on one pair, and any layer read by the model's own head (the report's panel)
     studies/                  eight experiments, each a function from a setting to a study
     layer_plot                figures over the layers of a network

@@ -23,7 +23,7 @@ from und3rstand_jax.data.specification import scenes_of
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.geometry.cameras import sampling
 from und3rstand_jax.geometry.metrics import ViewErrors, mean_distance, pair_errors
-from und3rstand_jax.geometry.pose import has_baseline, pose_errors, sampled_camera
+from und3rstand_jax.geometry.pose import camera_errors, has_baseline, sampled_camera
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
@@ -31,9 +31,6 @@ from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import Probes, read_layer
-
-FAILED_DEGREES = 180.0
-"""Error of a pose that was not found."""
 
 
 def assembled(feed: Feed, deliveries: Iterator[Delivery], pairs: int, skipped: list[str]) -> Iterator[Example]:
@@ -177,9 +174,6 @@ def layer_pose_errors(layers: Mapping[str, LayerErrors], truth: PoseTruth, pool:
         assert sample is not None, "poses were asked for"
         confidence = None if sample.confidence is None else np.asarray(sample.confidence[index])
         estimated = sampled_camera(np.asarray(sample.points[index]), confidence, truth.image_size, truth.intrinsics[index])
-        true, size = truth.poses[index], float(truth.scene_sizes[index])
-        if estimated is None:
-            return PoseError(FAILED_DEGREES, FAILED_DEGREES if has_baseline(true, size) else float("nan"), True)
-        return PoseError(*pose_errors(estimated, true, size), False)
+        return PoseError(*camera_errors(estimated, truth.poses[index], float(truth.scene_sizes[index])), estimated is None)
 
     return zip((layer for layer, _ in layers_and_pairs), pool.map(pose_error, layers_and_pairs), strict=True)

@@ -5,7 +5,6 @@ Both come as a `measure` and a `finish` for `und3rstand_jax.analysis.sweep`.
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,21 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from und3rstand_jax.analysis.batch_errors import FAILED_DEGREES, assembled
 from und3rstand_jax.analysis.inputs import GroundTruth
-from und3rstand_jax.data.example import Example
-from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_batches
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
-from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
-from und3rstand_jax.geometry.loss import Truth, in_camera1, normalised_truth
+from und3rstand_jax.geometry.cameras import ViewGeometry
+from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
-from und3rstand_jax.geometry.metrics import mean_distance
-from und3rstand_jax.geometry.pose import has_baseline, pose_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, second_camera
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import read_layer
-from und3rstand_jax.support.errors import DataError
-from und3rstand_jax.support.progress import with_progress
 
 VIEW1, VIEW2, MATCHES, ROTATION, DIRECTION, KNOWN = "view1", "view2", "matches", "rotation", "direction", "known"
 
@@ -42,8 +35,6 @@ MEANING = {
 """Of every number that is kept, what it is."""
 
 KNOWN_MEANING = "share of the matches between the views whose true place view 2 sees"
-
-_logger = logging.getLogger(__name__)
 
 
 class PairTruth(NamedTuple):
@@ -65,49 +56,6 @@ class Pairs(NamedTuple):
         chosen = list(numbers)
         views, truth = jax.tree.map(lambda leaf: leaf[chosen], (self.views, self.truth))
         return Pairs(views, truth, tuple(self.truths[number] for number in chosen))
-
-
-def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
-    """The first `count` pairs of some batches."""
-
-    def joined(parts: Sequence[Any]) -> np.ndarray:
-        return np.concatenate([np.asarray(part) for part in parts])[:count]
-
-    views = pair(joined([example.images[view] for example in examples]) for view in (0, 1))
-    targets = pair(jax.tree.map(lambda *parts: joined(parts), *(example.targets[view] for example in examples)) for view in (0, 1))
-    intrinsics = [joined([example.intrinsics[view] for example in examples]).astype(np.float64) for view in (0, 1)]
-    points = [np.asarray(view) for view in in_camera1(*targets)]
-    camera1, camera2 = (np.asarray(target.cam2world, np.float64) for target in targets)
-    poses = np.linalg.inv(camera1) @ camera2
-    truths = tuple(
-        GroundTruth(
-            pair(ViewTruth(points[view][i], np.asarray(targets[view].valid[i])) for view in (0, 1)),
-            poses[i],
-            pair(intrinsics[view][i] for view in (0, 1)),
-        )
-        for i in range(len(poses))
-    )
-    on_device = jax.tree.map(jnp.asarray, targets)
-    truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(*on_device), mean_distance(*on_device)))
-    return Pairs(views, truth, truths)
-
-
-def held_out_pairs(feed: Feed, count: int, progress: bool = False) -> Pairs:
-    """The first `count` held-out pairs of a feed, or all there are if fewer, at its first shape and without augmentation.
-
-    Raises:
-        DataError: there is none, or pairs cannot be read.
-    """
-    sources = open_sources(feed.specs, "val")
-    places = held_out(feed, sources, count)
-    if not places:
-        raise DataError("there is no held-out pair to measure on; check the data's folder and split")
-    skipped: list[str] = []
-    batches = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
-    examples = list(with_progress(batches, "pairs", -(-len(places) // feed.batch_size), "batch", progress))
-    for message in skipped:
-        _logger.info("cannot read %s: another pair took its place", message)
-    return pairs_of(examples, len(places))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +81,7 @@ class HeadFinish:
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
         """Of each example, which is of that pair."""
-        right, share, rotation, direction = (np.full(len(pairs), value) for value in (np.nan, np.nan, FAILED_DEGREES, np.nan))
+        right, share, rotation, direction = (np.full(len(pairs), np.nan) for _ in range(4))
         confidences = measured.get("confidence2", [None] * len(pairs))
         for index, number in enumerate(pairs):
             truth = self.truths[number]
@@ -145,11 +93,7 @@ class HeadFinish:
                 share[index] = np.mean(~np.isnan(matches.offsets))
             if np.isfinite(self._places[number]).any():
                 right[index] = 0.0 if accuracy is None else accuracy
-            camera = second_camera(view2, truth.intrinsics[1])
-            if camera is not None:
-                rotation[index], direction[index] = pose_errors(camera, truth.pose, self._sizes[number])
-            elif has_baseline(truth.pose, self._sizes[number]):
-                direction[index] = FAILED_DEGREES
+            rotation[index], direction[index] = camera_errors(second_camera(view2, truth.intrinsics[1]), truth.pose, self._sizes[number])
         found = {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2]}
         return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction} | ({KNOWN: share} if self.with_known else {})
 

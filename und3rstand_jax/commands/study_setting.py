@@ -7,10 +7,9 @@ from pathlib import Path
 
 import jax
 
-from und3rstand_jax.analysis.pair_measures import held_out_pairs
+from und3rstand_jax.analysis.held_out import held_out_pairs, twins_of
 from und3rstand_jax.analysis.studies.catalogue import Entry
 from und3rstand_jax.analysis.studies.study import Control, EpipolarSet, Setting
-from und3rstand_jax.analysis.twins import twins_of
 from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.data.loader import Feed, held_out, open_sources
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec

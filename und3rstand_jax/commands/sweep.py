@@ -137,7 +137,7 @@ def _measure_and_write(
 ) -> None:
     from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD, TABLE, as_csv, as_json, effects_figure, format_table, record_head
     from und3rstand_jax.analysis.ablation_study import ablation_study
-    from und3rstand_jax.analysis.pair_measures import held_out_pairs
+    from und3rstand_jax.analysis.held_out import held_out_pairs
     from und3rstand_jax.data.loader import Feed
     from und3rstand_jax.report.checkpoint import load_model
     from und3rstand_jax.support.machine import machine_facts

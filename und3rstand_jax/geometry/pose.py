@@ -19,6 +19,9 @@ Pose = Float[np.ndarray, "4 4"]
 INLIER_THRESHOLD = 5 / 512
 """Largest reprojection error of an inlier, as a share of the image's width."""
 
+FAILED_DEGREES = 180.0
+"""Error of a pose that was not found."""
+
 _LEAST_POINTS = 6
 _ITERATIONS = 100
 _CONFIDENCE = 0.999
@@ -103,8 +106,15 @@ def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[f
     if not has_baseline(true, scene_size):
         return float(rotation), float("nan")
     if not a.any():  # finding no direction where there is one counts as finding the opposite one
-        return float(rotation), 180.0
+        return float(rotation), FAILED_DEGREES
     return float(rotation), float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
+
+
+def camera_errors(camera: Pose | None, true: Pose, scene_size: float = 0.0) -> tuple[float, float]:
+    """`pose_errors` of a camera that may not have been found: then both angles are 180, but NaN where no direction has a meaning."""
+    if camera is None:
+        return FAILED_DEGREES, FAILED_DEGREES if has_baseline(true, scene_size) else float("nan")
+    return pose_errors(camera, true, scene_size)
 
 
 def has_baseline(true: Pose, scene_size: float | np.floating) -> bool:

@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from und3rstand_jax.analysis.batch_errors import FAILED_DEGREES
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_layers, lens_start
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
-from und3rstand_jax.geometry.pose import pose_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, second_camera
 from und3rstand_jax.model.start import head_layers
 
 READINGS = {
@@ -130,7 +129,7 @@ def _rotations(truths: Sequence[GroundTruth], read: Mapping[str, np.ndarray]) ->
     def rotation(index: int) -> float:
         confidence = read["confidence"][index] if "confidence" in read else None
         camera = second_camera(ViewGeometry(read["points"][index], confidence), truths[index].intrinsics[1])
-        return FAILED_DEGREES if camera is None else pose_errors(camera, truths[index].pose)[0]
+        return camera_errors(camera, truths[index].pose)[0]
 
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(rotation, range(len(truths)))))

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from und3rstand_jax.analysis.batch_errors import FAILED_DEGREES
 from und3rstand_jax.analysis.pair_measures import PairTruth
 from und3rstand_jax.analysis.studies.study import Setting, other_pair
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import sampled_pixels
-from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, Pose, camera_pose, has_baseline, most_confident_half, pose_errors
+from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, Pose, camera_errors, camera_pose, most_confident_half
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.dust3r import DUSt3R
@@ -198,9 +197,7 @@ def _angles(camera: Pose | None, reference: Pose | None, size: float) -> tuple[f
     """Degrees of rotation and direction; 180 where no camera was found, NaN where there is nothing to compare it with."""
     if reference is None:
         return np.nan, np.nan
-    if camera is None:
-        return FAILED_DEGREES, FAILED_DEGREES if has_baseline(reference, size) else np.nan
-    return pose_errors(camera, reference, size)
+    return camera_errors(camera, reference, size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
