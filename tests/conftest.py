@@ -20,7 +20,7 @@ FLOORS = "support model probes geometry checkpoint data analysis loading train r
 CHECKED = [f"und3rstand_jax.{floor}" for floor in FLOORS.split()]
 
 LONGEST = (
-    *("test_model_properties", "test_parity_torch", "test_inspect_data", "test_step", "test_training_run", "test_backbone_run"),
+    *("test_model_properties", "test_parity_torch", "test_inspect_data", "test_step", "test_training_run", "test_edits"),
     *("test_jax_settings", "test_attention_weights", "test_parity_golden", "test_loading", "test_convert", "test_evaluation"),
 )
 

@@ -74,6 +74,7 @@ def images():
 SITES = (("decoder.1.cross_attn.heads", 2), ("decoder.2.mlp.update", 1))
 
 
+@pytest.mark.slow
 def test_what_takes_the_place_of_values_is_what_it_is_called(images):
     model = backbone(LINEAR)
     plain = jax.device_get(model(*images, capture=[site for site, _ in SITES], head=False))
@@ -90,6 +91,7 @@ def test_what_takes_the_place_of_values_is_what_it_is_called(images):
     assert noise.shape == update.shape and abs(noise.mean()) < 0.15 and abs(noise.std() - 1) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["zero", "mean", "resample", "noise"])
 def test_the_edits_change_the_places_and_nothing_else(images, by):
     model = backbone(LINEAR)
@@ -240,6 +242,7 @@ def test_a_constant_is_measured_as_it_is_pair_by_pair():
     assert min(constant_errors(constant, pairs.truth.truth)) > 0.05
 
 
+@pytest.mark.slow
 def test_what_there_is_nothing_to_measure_by_is_refused(images):
     model = backbone(LINEAR)
     _, pairs = scene_pairs(1)

@@ -18,6 +18,8 @@ from tests.orbax_tree import read_tree
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.commands.train import main
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 ARCHITECTURE = ["--image-size", "32x32", "--enc-depth", "1", "--enc-width", "32", "--enc-heads", "2"]
 ARCHITECTURE += ["--dec-depth", "2", "--dec-width", "16", "--dec-heads", "2", "--mlp-ratio", "2"]
@@ -107,7 +109,6 @@ def test_float16_without_an_export_is_refused(finished, tmp_path, capsys):
     assert "it goes with --to-torch" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_training_goes_on_from_a_converted_checkpoint(data, tmp_path, capsys):
     start = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "start")
     before = u3d.load_backbone(start).params
@@ -133,7 +134,6 @@ def test_the_architecture_is_the_checkpoints_and_no_option(data, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_confidence_is_begun_again_where_it_is_asked_for_and_there_is_one(data, tmp_path, capsys):
     start = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "start")
     still = {"learning-rate": 0, "final-learning-rate": 0, "optimizer": "adamw", "steps": 1}
@@ -172,7 +172,6 @@ def test_options_that_do_not_fit_the_checkpoint_are_named(finished, data, capsys
     assert "was started with --optimizer muon (now adamw)" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_model_whose_loss_is_not_finite_ends_the_run_at_its_last_good_parameters(data, tmp_path, capsys):
     out = tmp_path / "out"
     wild = {"learning-rate": 1e30, "warmup-steps": 0, "log-every": 1, "optimizer": "adamw"}

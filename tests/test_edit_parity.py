@@ -271,7 +271,7 @@ def test_drawn_edits_do_what_they_do_in_pytorch(part):
 
 @needs_torch
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4, 10))
+@pytest.mark.parametrize("part", range(4, 7))
 def test_many_drawn_edits_do_what_they_do_in_pytorch(part):
     for_each_drawn(["linear", "linear", "dpt"], 5, part, check_near_the_reference)
 
@@ -282,11 +282,11 @@ IN_BFLOAT16 = 5
 
 @needs_torch
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [20, 21])
+@pytest.mark.parametrize("part", [20])
 def test_drawn_edits_of_a_bfloat16_trunk_stay_near_pytorch_in_float64(part):
     def check(example):
         found = distances(example, dtype=jnp.bfloat16)
         bars = {name: IN_BFLOAT16 * BFLOAT16_DISTANCE["heads" if name.startswith("head.") else "tokens"] for name in found}
         assert {name: ours for name, (ours, _) in found.items() if not ours < bars[name]} == {}
 
-    for_each_drawn(["linear", "dpt"], 12, part, check)
+    for_each_drawn(["linear", "dpt"], 6, part, check)

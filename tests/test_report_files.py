@@ -262,6 +262,7 @@ def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_replaced_only_on_request(checkpoint, tmp_path):
     photos = tmp_path / "a.png", tmp_path / "b.png"
     for photo, pixels in zip(photos, room()[0], strict=True):
@@ -282,6 +283,7 @@ def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_repla
     np.testing.assert_array_equal(np.load(out / "arrays.npz")["image1"], to_uint8(load_image(photos[0], "probe", 32))[0])
 
 
+@pytest.mark.slow
 def test_a_scenes_true_points_lie_behind_the_pixels_that_see_them():
     scene = scene_inputs(3, "synthetic", (32, 32)).truth
     v, u = np.mgrid[:32, :32]

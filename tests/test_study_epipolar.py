@@ -62,6 +62,7 @@ def test_a_probe_whose_tokens_hold_the_matrix_reads_it_exactly():
     np.testing.assert_allclose(found, matrices / np.linalg.norm(matrices, axis=(1, 2), keepdims=True), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_read_the_means_of_both_views_and_constant_reads_zeros():
     model, config = backbone(LINEAR), epipolar_config(LINEAR, ("encoder.norm", *LAYERS), 8)
     assert config.layer_ids == ("encoder.norm", *LAYERS)
@@ -264,7 +265,7 @@ def test_errors_are_those_of_matrices_that_are_known(setting):
     assert best["error"].mean == pytest.approx(0, abs=1e-3) and found[EXACT, ""]["error"].mean == pytest.approx(0, abs=1e-3)
     assert best["below_constant"].mean == pytest.approx(off, abs=1e-3) and best["below_control"].mean == pytest.approx(off, abs=1e-3)
     assert found[TRAINED, LAYERS[2]]["singular"].mean == pytest.approx(1 / np.sqrt(3), abs=1e-5)
-    assert f"is read at {LAYERS[1]}: 0.00 ± 0.00 pixels. One F for all pairs has {off:.2f}" in study.findings[0]
+    assert f"is read at {LAYERS[1]}: 0.00 ± 0.00 pixels. One constant F for all pairs has {off:.2f}" in study.findings[0]
     assert all(set(record) <= set(study.meaning) for record in study.records)
     # Seen are the pixels whose place lies in view 2.
     dx, dy = (FOCAL * shift / DEPTH for shift in SHIFT)
@@ -283,6 +284,7 @@ def test_the_study_is_the_same_again_and_the_seed_draws_the_untrained_probes(set
     assert one == two != other
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_refused(setting):
     probes, control = constant_probes([SIDEWAYS] * 4), CONTROL_BACKBONE()
     with pytest.raises(CheckpointError, match="another architecture"):

@@ -39,6 +39,7 @@ def study():
     return inputs(setting())
 
 
+@pytest.mark.slow
 def test_where_the_views_never_meet_an_unrelated_view_changes_no_shape_and_swapping_swaps():
     found = study().by_pair
     np.testing.assert_allclose(found["unrelated/shape1"], found["straight/shape1"], rtol=1e-3)
@@ -76,6 +77,7 @@ def test_a_model_that_copies_its_match_loses_it_with_the_match_and_not_with_othe
     assert (found["match/token_moved"] > found["match/elsewhere_moved"]).all()
 
 
+@pytest.mark.slow
 def test_queries_are_seen_and_their_controls_do_not_touch_the_match():
     truth = wall_pairs(1, shifts=(0.8, 0.8)).truths[0]
     grids = ((8, 12), (8, 12))
@@ -138,6 +140,7 @@ def test_every_name_has_a_meaning_and_records_hold_the_means():
     assert (np.diff(found.by_pair["overlap"]) <= 0).all() and found.by_pair["overlap"][0] > found.by_pair["overlap"][-1]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_is_covered():
     again, other = inputs(dataclasses.replace(setting(), batch_size=2)).by_pair, inputs(dataclasses.replace(setting(), seed=6)).by_pair
     for name, values in study().by_pair.items():

@@ -20,7 +20,7 @@ from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.progress import Stopwatch
 
 DEEP = dataclasses.replace(LINEAR, dec_depth=11)
-PROBED = ("decoder.2.mlp", "decoder.10.self_attn", "decoder.10.mlp")  # which sort otherwise as text
+PROBED = ("decoder.2.mlp", "decoder.10.self_attn", "decoder.10.cross_attn", "decoder.10.mlp")  # which sort otherwise as text
 
 
 def probes_on(config, seed):
@@ -60,9 +60,9 @@ def test_records_are_in_network_order_the_head_last_and_every_name_is_explained(
     assert [record["layer"] for record in study.records] == [*PROBED, HEAD]
     for record in study.records:
         assert set(record) <= set(study.meaning)
-    assert "adds1" not in study.records[0] and "adds1" not in study.records[-1]
-    difference = study.by_pair["decoder.2.mlp/view2"] - study.by_pair["decoder.10.self_attn/view2"]
-    assert study.records[1]["adds2"] == pytest.approx((difference.mean(), difference.std(ddof=1) / np.sqrt(3)), rel=1e-5)
+    assert ["adds1" in record for record in study.records] == [False, False, True, True, False]  # the layer before has a probe
+    difference = study.by_pair["decoder.10.self_attn/view2"] - study.by_pair["decoder.10.cross_attn/view2"]
+    assert study.records[2]["adds2"] == pytest.approx((difference.mean(), difference.std(ddof=1) / np.sqrt(3)), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -93,6 +93,7 @@ def test_falls_of_the_steps_of_a_kind_add_up():
     assert step_falls(errors, names, 2)["mlp"][1].mean == 0.5
 
 
+@pytest.mark.slow
 def test_without_probes_there_is_nothing_to_read(setting):
     with pytest.raises(CheckpointError, match="train them with --layers all"):
         layers(dataclasses.replace(setting, probes=None))

@@ -26,6 +26,7 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_cka_is_1_for_a_rotated_scaled_and_shifted_copy_and_about_0_for_noise():
     tokens = normal(200, 12)
     rotation = np.linalg.qr(normal(12, 12, seed=1))[0]
@@ -55,6 +56,7 @@ def test_hsic_is_that_of_song_and_leaves_samples_out():
     assert float(inner(*some, 7)) == pytest.approx(song(one[:7, :7], two[:7, :7]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_effective_rank_counts_dimensions_and_cosine_sees_a_collapse():
     for rank in (1, 3, 7):
         axes = np.linalg.qr(normal(20, rank, seed=rank) - normal(20, rank, seed=rank).mean(axis=0))[0]  # even, and centred
@@ -131,7 +133,7 @@ def test_a_study_says_what_its_names_mean_and_what_it_found():
     assert set(study.figures) == {"", "curves", "colours"} and len(study.tables) == 3
     assert study.by_pair["view1/layers"].shape == (4, count, count)
     assert study.facts["most_rank"] == {"encoder": 15, "decoder": 15}
-    assert cost(setting()).passes == 10 and cost(setting()).memory > 0
+    assert cost(setting()).passes == 9 and cost(setting()).memory > 0
 
 
 @pytest.mark.slow
@@ -147,6 +149,7 @@ def test_numbers_do_not_depend_on_the_batch_and_the_seed_decides_controls():
         similarity(dataclasses.replace(setting(), pairs=setting().pairs.some(range(1))))
 
 
+@pytest.mark.slow
 def test_colours_are_components_with_a_fixed_sign():
     tokens = normal(30, 6).astype(np.float64) * [9, 5, 3, 1, 1, 1]
     colours = principal_colours(tokens)

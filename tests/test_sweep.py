@@ -53,10 +53,10 @@ def case(sizes=EQUAL, batch=3):
     return backbone(LINEAR), images, np.arange(1.0, batch + 1, dtype=np.float32)
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(2, marks=pytest.mark.slow), 64], ids=["chunks that do not divide", "all at once"])
-def test_knocked_out_heads_give_what_as_many_passes_give(batch_size):
+@pytest.mark.slow
+def test_knocked_out_heads_give_what_as_many_passes_give_in_chunks_that_do_not_divide():
     model, images, weights = case()
-    swept = sweep(model, images, [u3d.Edits(), *HEADS], measure, weights, np.float32(2), batch_size=batch_size)
+    swept = sweep(model, images, [u3d.Edits(), *HEADS], measure, weights, np.float32(2), batch_size=2)
     assert_equal(swept, one_by_one(model, images, [u3d.Edits(), *HEADS], weights))
     assert all(result["points"].shape == (3,) for result in swept)
     np.testing.assert_array_equal([result["weights"] for result in swept], [weights] * 7)
@@ -68,9 +68,8 @@ def test_edits_of_the_same_sites_run_one_program_however_many_they_are():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [EQUAL, SIZES], ids=["equal", "mixed"])
-def test_edits_of_every_kind_at_once(sizes):
-    model, images, weights = case(sizes)
+def test_edits_of_every_kind_at_once():
+    model, images, weights = case(SIZES)
     own = np.random.default_rng(0).standard_normal((3, 6, 16)).astype(np.float32)  # each pair its own
     edits = [
         u3d.skip("encoder.0.self_attn"),
@@ -111,6 +110,7 @@ def test_a_pass_begins_at_the_layer_before_the_first_edit_and_both_views_heads_s
     assert compiled_pass.cache_info().misses - before == programs
 
 
+@pytest.mark.slow
 def test_pairs_are_halved_until_a_pass_fits_into_memory(monkeypatch):
     model, images, weights = case()
     expected = one_by_one(model, images, HEADS[:1], weights)
@@ -152,6 +152,7 @@ def test_an_interrupted_sweep_goes_on_and_computes_nothing_again(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_unedited_runs_are_as_many_as_were_asked_for_and_run_once():
     model, images, weights = case()
     counted = []

@@ -54,6 +54,7 @@ def saved(out):
     return sorted(int(path.name) for path in (out / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_losses_are_logged_by_layer_and_view(finished):
     losses = [line for line in lines(finished) if "layers" in line]
     assert [line["step"] for line in losses] == [5, 10, 12]
@@ -130,6 +131,7 @@ def test_evaluate_finds_again_what_the_run_found(finished, material, tmp_path):
     assert again["facts"]["data"] == [data] and (tmp_path / "again" / "layers.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_from_before_an_option_existed_goes_on_with_its_default(finished, material, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     config = folder / "config.yaml"
@@ -173,6 +175,7 @@ def test_another_backbone_in_the_same_place_is_noticed(finished, material, capsy
         record.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_can_be_what_the_run_ends_with(finished, material, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
@@ -208,6 +211,7 @@ def test_a_damaged_checkpoint_is_one_line_that_says_what_to_do(finished, materia
     assert told.startswith("error: checkpoint 12 in") and "--overwrite" in told
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_counted_and_listed(material, tmp_path, capsys):
     source = Path(material[material.index("--data") + 1].removeprefix("pairs:"))
     shutil.copytree(source, tmp_path / "data")
@@ -258,6 +262,7 @@ def test_a_run_killed_while_its_folder_was_made_starts_again(finished, material,
     assert json.loads((copy / "metrics.json").read_text())["facts"]["options"]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_without_a_probe_left_saves_and_ends(material, tmp_path, capsys):
     assert main(arguments(material, tmp_path / "out", **{"learning-rate": 1e30, "warmup-steps": 0, "log-every": 1})) == 2
     told = capsys.readouterr().err
