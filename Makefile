@@ -54,7 +54,7 @@ test-newest:
 	else $(NEWEST) --version && $(MAKE) test PYTHON=$(NEWEST) TORCH= VENV=.venv-newest; fi
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
