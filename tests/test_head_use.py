@@ -23,8 +23,6 @@ from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.progress import Stopwatch
 
-pytestmark = pytest.mark.slow
-
 SMALL = dataclasses.replace(LINEAR, dec_depth=2)
 SIZES = ((48, 32), (32, 64))
 
@@ -58,6 +56,7 @@ def passed(model, given, edits=None):
     return ViewGeometry.of(output.pred1), ViewGeometry.of(output.pred2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_truth", [True, False], ids=["truth", "photos"])
 def test_costs_and_kept_points_are_those_of_edited_passes(has_truth):
     model, given, _, use = used(has_truth)
@@ -122,7 +121,7 @@ def test_attention_elsewhere_is_the_mean_over_all_other_queries_places():
     assert np.isnan(found[1]).all() and np.isnan(attention_on(attention, (place, unseen))[1]).all()
 
 
-@pytest.mark.parametrize("config", [SMALL, pytest.param(DPT)], ids=["linear", "dpt"])
+@pytest.mark.parametrize("config", [SMALL, pytest.param(DPT, marks=pytest.mark.slow)], ids=["linear", "dpt"])
 def test_the_lens_is_the_head_behind_a_decoder_that_adds_nothing_more(config):
     model, given = backbone(config), inputs(True)
     layers = ("encoder.norm", "decoder.0.cross_attn", f"decoder.{config.dec_depth - 1}.mlp", "head")

@@ -7,6 +7,7 @@ import pytest
 
 import und3rstand_jax.commands.run as und3rstand
 from tests.conversion import converted
+from tests.data_sets import make_views, write_pairs
 from tests.tiny import LAYERS, save_backbone, save_probes
 from und3rstand_jax.analysis.studies import catalogue
 from und3rstand_jax.analysis.studies.catalogue import STUDIES
@@ -148,6 +149,18 @@ def test_all_studies_make_one_page(checkpoint, tmp_path, monkeypatch):
         assert f'id="{name}"' in page and found["facts"]["pairs"] == 4 and found["findings"]
         assert all((out / f"{name}{kind}").stat().st_size for kind in (".csv", ".png", ".svg"))
     assert not list(tmp_path.glob("out.*"))
+
+
+@pytest.mark.slow
+def test_pairs_on_disk_are_studied_and_what_needs_rendered_ones_says_so(checkpoint, tmp_path, capsys):
+    write_pairs(tmp_path / "data", make_views(5, (48, 64)), [(i, j) for i in range(5) for j in range(5) if i != j])
+    given = ("--data", f"pairs:{tmp_path / 'data'}", *SMALL)
+    assert run("patching", checkpoint, tmp_path / "out", *given) == 2
+    assert "the study patching needs pairs that share view 1, which rendered scenes have" in capsys.readouterr().err
+    assert run("heads", checkpoint, tmp_path / "out", *given) == 0
+    found = read_study(tmp_path / "out" / "heads.json")
+    assert [source for source, _ in found["facts"]["held_out"]] == [0, 0] and found["facts"]["data"] == [given[1]]
+    assert 0 < found["records"][0]["entropy"]["mean"] <= 1
 
 
 def test_the_help_names_every_study(capsys):

@@ -23,8 +23,6 @@ from und3rstand_jax.analysis.studies.heads import (
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
 
-pytestmark = pytest.mark.slow
-
 TOKENS = GRID[0] * GRID[1]
 
 

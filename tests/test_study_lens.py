@@ -26,8 +26,6 @@ from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.pieces import Pieces
 
-pytestmark = pytest.mark.slow
-
 SMALL = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=2)
 
 STILL_FROM = "decoder.0.mlp"
@@ -38,12 +36,13 @@ def later(layer, config):
     return [step for step in lens_layers(config) if network_order(step) > network_order(layer)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "layer"),
     [
         (SMALL, "decoder.0.cross_attn"),
-        pytest.param(LINEAR, "decoder.embed"),
-        pytest.param(DPT, "decoder.1.cross_attn"),
+        pytest.param(LINEAR, "decoder.embed", marks=pytest.mark.slow),
+        pytest.param(DPT, "decoder.1.cross_attn", marks=pytest.mark.slow),
     ],
 )
 def test_the_lens_with_norm_is_the_model_without_its_later_updates(config, layer):
@@ -82,6 +81,7 @@ def found():
     return lens(setting())
 
 
+@pytest.mark.slow
 def test_behind_the_last_step_that_adds_anything_the_lens_is_the_models_own_output():
     pairs, layers = setting().pairs, lens_layers(SMALL)
     output = still()(*pairs.views, capture=(), head=True)
@@ -96,6 +96,7 @@ def test_behind_the_last_step_that_adds_anything_the_lens_is_the_models_own_outp
     np.testing.assert_allclose(found().by_pair["normed/rotation"][:, -1], finished[ROTATION], atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_control_is_another_pairs_reading_against_this_pairs_truth():
     pairs = setting().pairs
     output = still()(*pairs.views, capture=(), head=True)
@@ -130,6 +131,7 @@ def test_the_scale_that_made_the_points_is_found():
     assert np.isnan(errors["probe/view1"]).all()
 
 
+@pytest.mark.slow
 def test_a_study_says_what_its_names_mean_and_what_it_found():
     study, layers = found(), lens_layers(SMALL)
     assert isinstance(study, Study) and len(study.records) == 2 * len(layers) == 2 * 7
@@ -145,6 +147,7 @@ def test_a_study_says_what_its_names_mean_and_what_it_found():
     assert cost(setting()).passes >= 4 and cost(setting()).memory > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_and_the_seed_decides(tmp_path, monkeypatch):
     here = dataclasses.replace(setting(), probes=None)
     kept = lens(dataclasses.replace(here, pieces=Pieces(tmp_path / "lens", {"study": "lens"})))

@@ -62,7 +62,6 @@ def test_effective_rank_counts_dimensions_and_cosine_sees_a_collapse():
         axes = np.linalg.qr(normal(20, rank, seed=rank) - normal(20, rank, seed=rank).mean(axis=0))[0]  # even, and centred
         tokens = (axes @ np.linalg.qr(normal(16, rank, seed=9))[0].T).astype(np.float32)
         assert effective_rank(tokens[None])[0] == pytest.approx(rank, rel=1e-3)
-        assert effective_rank(tokens.T[None] * 0 + 1.0).shape == (1,)
     assert np.isnan(effective_rank(np.ones((5, 4), np.float32)))
     uneven = np.diag([3.0, 1.0]).astype(np.float32)
     uneven = np.concatenate([uneven, -uneven])
@@ -124,7 +123,6 @@ def test_what_is_known_of_the_model_and_its_pairs_is_found():
         assert abs(record["cka_shuffled"].mean) < 0.4
 
 
-@pytest.mark.slow
 def test_a_study_says_what_its_names_mean_and_what_it_found():
     study, count = found(), len(SMALL.layer_ids)
     assert len(study.records) == count * (count - 1) + 2 * count + count

@@ -309,8 +309,8 @@ def _findings(records: Sequence[Record], layers: Sequence[str]) -> list[str]:
         largest = int(np.nanargmin(steps))
         found.append(
             f"From one layer to the next the error falls most from {layers[largest]} to {layers[largest + 1]}: "
-            f"{errors[largest].mean:.2f} to {errors[largest + 1].mean:.2f} pixels; it is {errors[0].mean:.2f} at the first layer and "
-            f"{errors[-1].mean:.2f} at the last."
+            f"{plus_minus(errors[largest], 2)} to {plus_minus(errors[largest + 1], 2)} pixels; it is {plus_minus(errors[0], 2)} at the "
+            f"first layer and {plus_minus(errors[-1], 2)} at the last."
         )
     fresh, drawn = (_of(records, probe, "singular")[best] for probe in (CONTROL, UNTRAINED))
     found.append(

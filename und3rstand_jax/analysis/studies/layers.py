@@ -44,6 +44,7 @@ from und3rstand_jax.analysis.studies.study import (
     mean_of,
     median_of,
     over_pairs,
+    pairs_at_once,
     plus_minus,
     share_text,
     text_in,
@@ -227,7 +228,7 @@ def _at_once(setting: Setting) -> int:
     """As many pairs as have half a GiB of points in all layers."""
     layers = len(setting.probes.layer_ids) + 1 if setting.probes else 1
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return max(1, min(setting.batch_size, setting.count, 2**29 // (layers * pixels * 16)))
+    return pairs_at_once(setting, layers * pixels * 16)
 
 
 def _tables(

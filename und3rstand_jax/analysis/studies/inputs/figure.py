@@ -1,14 +1,13 @@
 """The figure of the study `inputs`."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.pair_measures import DIRECTION, ROTATION, VIEW1, VIEW2
-from und3rstand_jax.analysis.studies.study import Mean, Record
+from und3rstand_jax.analysis.studies.study import Record, mean_in
 
 
 def inputs_figure(records: Sequence[Record]) -> Figure:
@@ -26,7 +25,7 @@ def inputs_figure(records: Sequence[Record]) -> Figure:
         {VIEW1: "view 1, placed", VIEW2: "view 2, placed", "shape1": "view 1's shape", "shape2": "view 2's shape"},
     )
     axes[0, 0].set(title="Point errors by input", ylabel="mean distance / mean distance to camera")
-    related = [record for record in conditions if not np.isnan(_of(record, ROTATION).mean)]
+    related = [record for record in conditions if not np.isnan(mean_in(record, ROTATION).mean)]
     _bars(axes[0, 1], related, [str(record["condition"]) for record in related], {ROTATION: "rotation", DIRECTION: "direction"})
     axes[0, 1].set(title="Pose of view 2 by input", ylabel="error (degrees)")
     _bars(axes[0, 2], conditions, labels, {"confidence1": "view 1", "confidence2": "view 2"})
@@ -48,8 +47,8 @@ def inputs_figure(records: Sequence[Record]) -> Figure:
         (axes[1, 2], {ROTATION: "rotation", DIRECTION: "direction"}, "error (degrees)"),
     ):
         for name, text in names.items():
-            means = [_of(record, name) for record in groups]
-            overlap = [_of(record, "overlap") for record in groups]
+            means = [mean_in(record, name) for record in groups]
+            overlap = [mean_in(record, "overlap") for record in groups]
             place.errorbar(
                 [mean.mean for mean in overlap],
                 [mean.mean for mean in means],
@@ -65,14 +64,10 @@ def inputs_figure(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _of(record: Record, name: str) -> Mean:
-    return cast(Mean, record[name])
-
-
 def _bars(axes: Axes, records: Sequence[Record], labels: Sequence[str], names: dict[str, str]) -> None:
     width = 0.8 / len(names)
     for number, (name, label) in enumerate(names.items()):
-        means = [_of(record, name) for record in records]
+        means = [mean_in(record, name) for record in records]
         places = np.arange(len(records)) + (number - (len(names) - 1) / 2) * width
         axes.bar(
             places, [mean.mean for mean in means], width, yerr=[mean.error for mean in means], label=label, error_kw={"elinewidth": 0.8}
@@ -84,7 +79,7 @@ def _bars(axes: Axes, records: Sequence[Record], labels: Sequence[str], names: d
 def _bars_beside(axes: Axes, covered: Sequence[Record]) -> None:
     """How far points have moved, beside the errors."""
     for number, (name, label) in enumerate({"token_moved": "token moved", "elsewhere_moved": "rest of view 2 moved"}.items()):
-        means = [_of(record, name) for record in covered]
+        means = [mean_in(record, name) for record in covered]
         places = 3.5 + np.arange(len(covered)) + (number - 0.5) * 0.4
         axes.bar(places, [mean.mean for mean in means], 0.4, yerr=[mean.error for mean in means], label=label, error_kw={"elinewidth": 0.8})
     axes.axvline(2.75, color="0.7", linewidth=0.8)

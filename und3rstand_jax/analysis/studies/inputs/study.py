@@ -9,7 +9,6 @@ with its match and not with another patch, and still knows the shape of a view b
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +22,11 @@ from und3rstand_jax.analysis.studies.inputs.covered import QUERIES, Points, meas
 from und3rstand_jax.analysis.studies.inputs.figure import inputs_figure
 from und3rstand_jax.analysis.studies.study import (
     Cost,
-    Mean,
     Record,
     Setting,
     Study,
     Table,
+    mean_in,
     mean_of,
     other_pair,
     over_pairs,
@@ -213,26 +212,22 @@ def _overlap_records(by_pair: Mapping[str, np.ndarray], groups: Sequence[np.ndar
     ]
 
 
-def _of(record: Record, name: str) -> Mean:
-    return cast(Mean, record[name])
-
-
 def _tables(records: Sequence[Record]) -> list[Table]:
     names = (VIEW1, VIEW2, "shape1", "shape2", MATCHES, ROTATION, DIRECTION, "confidence2")
     heads = ("view 1", "view 2", "shape 1", "shape 2", "matches", "rotation (°)", "direction (°)", "confidence 2")
 
     def cells(record: Record) -> tuple[str, ...]:
         return tuple(
-            "–" if np.isnan(_of(record, name).mean) else plus_minus(_of(record, name), 1 if name in (ROTATION, DIRECTION) else 3)
+            "–" if np.isnan(mean_in(record, name).mean) else plus_minus(mean_in(record, name), 1 if name in (ROTATION, DIRECTION) else 3)
             for name in names
         )
 
     conditions = tuple((str(record["condition"]), *cells(record)) for record in records if VIEW1 in record and record["group"] is None)
-    groups = tuple((plus_minus(_of(record, "overlap"), 2), *cells(record)) for record in records if record["group"] is not None)
+    groups = tuple((plus_minus(mean_in(record, "overlap"), 2), *cells(record)) for record in records if record["group"] is not None)
     straight = records[0]
-    covered: list[tuple[str, ...]] = [("nothing", plus_minus(_of(straight, "token_error")), "–", "–", "–")]
+    covered: list[tuple[str, ...]] = [("nothing", plus_minus(mean_in(straight, "token_error")), "–", "–", "–")]
     covered += [
-        (str(record["condition"]), *(plus_minus(_of(record, name)) for name in ("token_error", "token_change", *list(_OF_TOKENS)[1:])))
+        (str(record["condition"]), *(plus_minus(mean_in(record, name)) for name in ("token_error", "token_change", *list(_OF_TOKENS)[1:])))
         for record in records
         if "token_change" in record
     ]
@@ -249,7 +244,7 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> l
     groups = [record for record in records if record["group"] is not None]
 
     def text(record: Record, name: str, digits: int = 3) -> str:
-        return plus_minus(_of(record, name), digits)
+        return plus_minus(mean_in(record, name), digits)
 
     change = plus_minus(mean_of(by_pair["unrelated/shape1"] - by_pair["straight/shape1"]))
     excess = plus_minus(mean_of(by_pair["match/token_error"] - by_pair["control/token_error"]))

@@ -169,8 +169,8 @@ def _of_layers(rows: Sequence[Row]) -> list[str]:
     sublayers = [row for row in rows if row.taken.kind == sets.SUBLAYER]
     ordered = sorted(sublayers, key=lambda row: -effect_on(row).mean)
     costliest, least = ordered[0], ordered[-1]
-    of_steps = {step: np.mean([effect_on(row).mean for row in sublayers if row.taken.name.endswith(step)]) for step in sets.STEPS}
-    steps = ", ".join(f"{_STEPS[step]} {mean:+.3f}" for step, mean in of_steps.items())
+    of_steps = {step: [row.effects[VIEW2] for row in sublayers if row.taken.name.endswith(step)] for step in sets.STEPS}
+    steps = ", ".join(f"{_STEPS[step]} {_change(mean_of(np.mean(effects, axis=0)))}" for step, effects in of_steps.items())
     found.append(
         f"Of single sublayers, left out in both views, {costliest.taken.name} costs view 2 most: {_change(effect_on(costliest))}; "
         f"{least.taken.name} least: {_change(effect_on(least))}. The mean over blocks: {steps}."

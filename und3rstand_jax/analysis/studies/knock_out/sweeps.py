@@ -121,8 +121,8 @@ def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, 
     """The unedited run, then the sets by zero and by mean: one program, since zero is a replacement too."""
     config, pairs = setting.backbone.config, setting.pairs
     heads, updates = _head_sites(config), _update_sites(config)
-    together = min(setting.batch_size, max(1, _AT_ONCE // bytes_of_values(setting)))
     zero = {place: np.zeros(_shape_of_one(place, config), np.float32) for place in (*heads, *updates)}
+    together = resampled_at_once(setting)
     mean = zero | dict(replacements(setting.backbone, pairs.views, heads, "mean", together, 1.0, setting.seed, setting.progress))
     values: Mapping[str, Values] = {"zero": zero, "mean": mean}
     sites = (*heads, *updates)

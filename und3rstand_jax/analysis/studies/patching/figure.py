@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from und3rstand_jax.analysis.studies.study import Mean, Record
+from und3rstand_jax.analysis.studies.study import Mean, Record, mean_in
 from und3rstand_jax.model.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import DECODER_STEPS
 
@@ -41,15 +41,16 @@ def patching_figure(records: Sequence[Record], config: BackboneConfig) -> Figure
         place.legend(fontsize=7, loc="best")
     _updates(axes[1, 0], [record for record in records if (record["kind"], record["source"]) == ("update", "twin")], config)
     heads = [record for record in records if record["kind"] == "head"]
-    shares = np.array([_of(record, "points2").mean for record in heads]).reshape(config.dec_depth, config.dec_num_heads)
+    shares = np.array([share_in(record, "points2").mean for record in heads]).reshape(config.dec_depth, config.dec_num_heads)
     _heads(figure, axes[1, 1], shares)
     for place in (*axes[0], axes[1, 0]):
         place.set_ylabel("share towards B's output\n(0: A's, 1: B's)", fontsize=9)
     return figure
 
 
-def _of(record: Record, name: str) -> Mean:
-    return cast(Mean, record[f"share_{name}"])
+def share_in(record: Record, name: str = "points2") -> Mean:
+    """How much of B a record's run has."""
+    return mean_in(record, f"share_{name}")
 
 
 def _place(record: Record) -> float:
@@ -60,7 +61,7 @@ def _place(record: Record) -> float:
 
 
 def _curve(axes: Axes, records: Sequence[Record], name: str, marker: str, **options: str) -> None:
-    means = [_of(record, name) for record in records]
+    means = [share_in(record, name) for record in records]
     axes.errorbar(
         [_place(record) for record in records],
         [mean.mean for mean in means],
@@ -85,7 +86,7 @@ def _updates(axes: Axes, records: Sequence[Record], config: BackboneConfig) -> N
     width = 0.8 / len(DECODER_STEPS)
     for number, step in enumerate(DECODER_STEPS):
         own = [record for record in records if record["step"] == step]
-        means = [_of(record, "points2") for record in own]
+        means = [share_in(record, "points2") for record in own]
         places = np.arange(config.dec_depth) + (number - 1) * width
         label = step.replace("_attn", "-attention").replace("mlp", "MLP")
         axes.bar(

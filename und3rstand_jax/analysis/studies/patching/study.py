@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float
 
-from und3rstand_jax.analysis.studies.patching.figure import patching_figure
+from und3rstand_jax.analysis.studies.patching.figure import patching_figure, share_in
 from und3rstand_jax.analysis.studies.patching.runs import EMBED, Patch, Runs, first_block, patches_of, same_patch
 from und3rstand_jax.analysis.studies.study import (
     Cell,
@@ -99,7 +99,7 @@ def patching(setting: Setting) -> Study:
             "unit": "all runs' points are divided by one number a pair, the mean distance of view 1's points to camera 1 in A's own run",
             "pixels": "runs are compared where A and B have a true point; errors are over the pixels of the truth that they are against",
             "alignment": setting.alignment,
-            "controls": "an unrelated pair's values (the next scene's B): streams between blocks and updates of cross-attention, no single "
+            "controls": "the values of another scene's B: streams between blocks and updates of cross-attention, no single "
             "heads; and A's own, which change nothing but rounding",
             "mlp": "a stream patched after the MLP is measured as after the cross-attention before it: the MLP reads nothing else",
             "half": f"a share above {HALF} counts as B's",
@@ -189,22 +189,18 @@ def chosen(records: Sequence[Record], kind: str, view: int = 2, source: str = "t
     return [record for record in records if (record["kind"], record["view"], record["source"]) == (kind, view, source)]
 
 
-def _of(record: Record, name: str = "points2") -> Mean:
-    return cast(Mean, record[f"share_{name}"])
-
-
 def _tables(records: Sequence[Record]) -> list[Table]:
     columns = ("view 2's points", "its rotation", "its direction", "view 1's points")
     names = ("points2", "rotation", "direction", "points1")
     tables = []
     for view in (2, 1):
         rows = tuple(
-            (str(record["site"]), *(plus_minus(_of(record, name), 2) for name in names)) for record in chosen(records, "layer", view)
+            (str(record["site"]), *(plus_minus(share_in(record, name), 2) for name in names)) for record in chosen(records, "layer", view)
         )
         tables.append(Table(f"Share towards B with view {view}'s stream from B", ("after", *columns), rows))
     parts = [*chosen(records, "update"), *chosen(records, "head")]
-    strongest = sorted(parts, key=lambda record: -_of(record).mean)[:8]
-    rows = tuple((name_of(record), *(plus_minus(_of(record, name), 2) for name in names)) for record in strongest)
+    strongest = sorted(parts, key=lambda record: -share_in(record).mean)[:8]
+    rows = tuple((name_of(record), *(plus_minus(share_in(record, name), 2) for name in names)) for record in strongest)
     tables.append(Table("The updates and heads of view 2 that bring most", ("from B", *columns), rows))
     errors = [*chosen(records, "layer"), *chosen(records, "layer", source="unrelated")]
     between = [record for record in errors if record["step"] in (None, "mlp")]
@@ -230,7 +226,7 @@ def name_of(record: Record) -> str:
 
 def decided(records: Sequence[Record], name: str = "points2") -> str | None:
     """The first layer from which on every later one's share is above `HALF`; None if the last one's is not."""
-    since = holds_from([_of(record, name).mean > HALF for record in records])
+    since = holds_from([share_in(record, name).mean > HALF for record in records])
     return None if since is None else str(records[since]["site"])
 
 
@@ -240,32 +236,36 @@ def _since(layer: str | None, records: Sequence[Record]) -> str:
 
 def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> list[str]:
     two, one = chosen(records, "layer"), chosen(records, "layer", view=1)
-    least, most = min(two, key=lambda record: _of(record).mean), max(one, key=lambda record: _of(record).mean)
+    least, most = min(two, key=lambda record: share_in(record).mean), max(one, key=lambda record: share_in(record).mean)
+
+    def share(record: Record, name: str = "points2") -> str:
+        return share_text(share_in(record, name))
+
     found = [
-        f"View 2's stream from B brings {share_text(_of(two[0]))} of B's points of view 2 at {two[0]['site']}, as it must, since view 1 is "
-        f"the same; least at {least['site']} ({share_text(_of(least))}; rotation {share_text(_of(least, 'rotation'))}, direction "
-        f"{share_text(_of(least, 'direction'))}), and {share_text(_of(two[-1]))} at {two[-1]['site']}.",
+        f"View 2's stream from B brings {share(two[0])} of B's points of view 2 at {two[0]['site']}, as it must, since view "
+        f"1 is the same; least at {least['site']} ({share(least)}; rotation {share(least, 'rotation')}, direction "
+        f"{share(least, 'direction')}), and {share(two[-1])} at {two[-1]['site']}.",
         f"With view 2's stream from B, view 2's points have gone more than half of the way to B {_since(decided(two), two)}, its rotation "
         f"{_since(decided(two, 'rotation'), two)}.",
-        f"View 1's stream from B brings most of B's view 2 at {most['site']}: {share_text(_of(most))} of its points, "
-        f"{share_text(_of(most, 'rotation'))} of its rotation, {share_text(_of(most, 'direction'))} of its direction; and "
-        f"{share_text(_of(most, 'points1'))} of B's points of view 1.",
+        f"View 1's stream from B brings most of B's view 2 at {most['site']}: {share(most)} of its points, "
+        f"{share(most, 'rotation')} of its rotation, {share(most, 'direction')} of its direction; and "
+        f"{share(most, 'points1')} of B's points of view 1.",
     ]
-    late = [record for record in one if _of(record).mean > _of(most).mean / 2]
-    if _of(most).mean > 0:
+    late = [record for record in one if share_in(record).mean > share_in(most).mean / 2]
+    if share_in(most).mean > 0:
         found.append(f"The last layer at which view 1's stream brings more than half of that is {late[-1]['site']}.")
-    update, head = (max(chosen(records, kind), key=lambda record: _of(record).mean) for kind in ("update", "head"))
+    update, head = (max(chosen(records, kind), key=lambda record: share_in(record).mean) for kind in ("update", "head"))
     found.append(
         f"Of single updates of view 2 {update['site']} brings most, "
-        f"{share_text(_of(update))} of B's points; of single cross-attention heads {name_of(head)}, {share_text(_of(head))}."
+        f"{share(update)} of B's points; of single cross-attention heads {name_of(head)}, {share(head)}."
     )
     unrelated, itself = (chosen(records, "layer", source=source) for source in ("unrelated", "itself"))
-    nearest = max(unrelated, key=lambda record: _of(record).mean)
-    of_updates = max(chosen(records, "update", source="unrelated"), key=lambda record: _of(record).mean)
-    drift = max(float(np.abs(_of(record).mean)) for record in itself)
+    nearest = max(unrelated, key=lambda record: share_in(record).mean)
+    of_updates = max(chosen(records, "update", source="unrelated"), key=lambda record: share_in(record).mean)
+    drift = max(float(np.abs(share_in(record).mean)) for record in itself)
     found.append(
-        f"Controls: an unrelated pair's stream brings {share_text(_of(nearest))} at most (at {nearest['site']}), an update of its "
-        f"cross-attention {share_text(_of(of_updates))} at most (at {of_updates['site']}); A's own changes the share by at most "
+        f"Controls: an unrelated pair's stream brings {share(nearest)} at most (at {nearest['site']}), an update of its "
+        f"cross-attention {share(of_updates)} at most (at {of_updates['site']}); A's own changes the share by at most "
         f"{drift:.1e}. A and B are {plus_minus(mean_of(by_pair['to_b/points2_of_a']), 2)} apart in view 2's points, and "
         f"{plus_minus(mean_of(by_pair['to_b/rotation_of_a']), 0)}° in its rotation."
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from und3rstand_jax.analysis.studies.study import Setting, over_pairs
+from und3rstand_jax.analysis.studies.study import Setting, over_pairs, pairs_at_once
 from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner, mean_cosine, u_centred
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.model.backbone import Backbone, random_backbone
@@ -24,7 +24,8 @@ from und3rstand_jax.model.output import pair
 Stacks = tuple[Float[Array, "B Le _ Ce"], Float[Array, "B Ld _ Cd"]]
 """One view's tokens of all of the encoder's layers, and of all of the decoder's."""
 
-_AT_ONCE = 2**29  # bytes of tokens and Gram matrices
+Drawn = tuple[Float[Array, "S Le _ Ce"], Float[Array, "S Ld _ Cd"]]
+"""The same of random weights, of as many pairs as are measured: no pair comes after them."""
 
 
 def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
@@ -59,7 +60,7 @@ def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
             found |= {f"{name}/{key}": value for key, value in values.items()}
         return {name: np.asarray(values) for name, values in jax.device_get(found).items()}
 
-    return over_pairs(setting, "similarity of tokens", compute, pairs_at_once(setting))
+    return over_pairs(setting, "similarity of tokens", compute, similarity_at_once(setting))
 
 
 def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tuple[Stacks, Stacks]:
@@ -76,7 +77,7 @@ def stack_layers(config: BackboneConfig) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 @jax.jit
-def _of_view(trained: Stacks, random: Stacks, orders: Int[Array, "S N"]) -> dict[str, Float[Array, "S ..."]]:
+def _of_view(trained: Stacks, random: Drawn, orders: Int[Array, "S N"]) -> dict[str, Float[Array, "S ..."]]:
     """Of S pairs; the tokens hold the one behind the last as well."""
 
     def of_pair(given: Any) -> dict[str, Array]:
@@ -151,9 +152,9 @@ def bytes_of_grams(setting: Setting) -> int:
     return 6 * 4 * len(setting.backbone.config.layer_ids) * max(rows * columns for rows, columns in setting.grids) ** 2
 
 
-def pairs_at_once(setting: Setting) -> int:
+def similarity_at_once(setting: Setting) -> int:
     """As many pairs as are held together."""
-    return max(1, min(setting.batch_size, setting.count, _AT_ONCE // bytes_a_pair(setting)))
+    return pairs_at_once(setting, bytes_a_pair(setting))
 
 
 def values_a_pair(config: BackboneConfig) -> int:

@@ -20,7 +20,7 @@ from und3rstand_jax.analysis.studies.similarity.measures import (
     bytes_of_grams,
     measure,
     of_view,
-    pairs_at_once,
+    similarity_at_once,
     values_a_pair,
 )
 from und3rstand_jax.analysis.studies.similarity.token_colours import colours_figure, colours_of
@@ -65,7 +65,7 @@ ESTIMATE = (
 
 def cost(setting: Setting) -> Cost:
     """Two passes a pair, one of them with random weights, and one more for the pair after every batch; all layers are held."""
-    together = pairs_at_once(setting)
+    together = similarity_at_once(setting)
     batches = -(-setting.count // together)
     held = (2 * together + 1) * bytes_a_pair(setting) // 2 + bytes_of_grams(setting)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setting.backbone.params))
@@ -199,13 +199,13 @@ def _findings(
     found = []
     for view in (1, 2):
         values, errors = maps[f"layers{view}"]
-        steps, random = (np.diagonal(maps[f"{name}{view}"][0], 1) for name in ("layers", "random"))
-        step = int(np.nanargmin(steps))
+        random, errors_of_random = maps[f"random{view}"]
+        step = int(np.nanargmin(np.diagonal(values, 1)))
         least, ends = (Mean(float(values[at]), float(errors[at])) for at in ((step, step + 1), (0, -1)))
+        drawn = Mean(float(random[step, step + 1]), float(errors_of_random[step, step + 1]))
         found.append(
-            f"View {view}: of neighbouring layers, {layers[step]} and {layers[step + 1]} are least alike (CKA {plus_minus(least)}; mean "
-            f"over neighbours {np.nanmean(steps):.3f}, with random weights {np.nanmean(random):.3f}); between the first layer and the last "
-            f"it is {plus_minus(ends)}."
+            f"View {view}: of neighbouring layers, {layers[step]} and {layers[step + 1]} are least alike (CKA {plus_minus(least)}, with "
+            f"random weights {plus_minus(drawn)}); between the first layer and the last it is {plus_minus(ends)}."
         )
     gains = np.array([mean_in(record, "cka").mean - mean_in(record, "cka_next").mean for record in of_views])
     if np.isnan(gains).all():
