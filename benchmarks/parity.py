@@ -16,6 +16,8 @@ from tests.make_checkpoint import save_hub_folder
 from tests.parity import error_ratios
 from und3rstand_jax.support.text import markdown_table
 
+ALL = "all arrays"
+
 
 def main() -> None:
     """Prints a row for each group of layers: worst and median ratio of every case."""
@@ -32,10 +34,12 @@ def main() -> None:
             golden.state_dict.clear()
             backbone = u3d.load_backbone(converted(source, Path(folder) / "jax"))
             columns[name] = by_group(error_ratios(golden, backbone))
-    groups = dict.fromkeys(group for column in columns.values() for group in column)
-    rows = [
-        (group, *(f"{max(column[group]):.2f}, {statistics.median(column[group]):.2f}" for column in columns.values())) for group in groups
-    ]
+    groups = [group for group in dict.fromkeys(group for column in columns.values() for group in column) if group != ALL]
+
+    def cell(ratios: list[float] | None) -> str:
+        return "" if ratios is None else f"{max(ratios):.2f}, {statistics.median(ratios):.2f}"
+
+    rows = [(group, *(cell(column.get(group)) for column in columns.values())) for group in (*groups, ALL)]
     print(markdown_table(("layers", *(f"{name} worst, median" for name in columns)), rows))
 
 
@@ -45,7 +49,7 @@ def by_group(ratios: dict[str, float]) -> dict[str, list[float]]:
     for name, ratio in ratios.items():
         layer = re.sub(r"\.\d+\.", ".*.", name.rsplit("/", 1)[0])
         groups.setdefault(layer, []).append(ratio)
-    return {**groups, "all arrays": list(ratios.values())}
+    return {**groups, ALL: list(ratios.values())}
 
 
 if __name__ == "__main__":

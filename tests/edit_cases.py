@@ -11,7 +11,7 @@ from tests.golden_cases import relative_error
 from tests.test_attention_weights import SIZES, TINY, params, views
 from tests.test_model_properties import outputs
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edits
 
 BLOCKED = -math.inf

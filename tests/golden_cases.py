@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from tests.golden import weights
 
 GOLDEN = Path(__file__).parent / "golden"
-SMALL_CASES = ("tiny_dpt", "tiny_linear", "tiny_linear_mixed_sizes")
+SMALL_CASES = ("tiny_dpt", "tiny_linear", "tiny_linear_mixed_sizes", "tiny_mast3r")
 FULL_CASE = "full_512_dpt"
 EDIT_CASES = (
     *("edit_one_head", "edit_heads", "edit_mean_ablation", "edit_sublayers", "edit_steering", "edit_patching"),

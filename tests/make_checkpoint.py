@@ -1,7 +1,8 @@
 """Makes checkpoints in the hub's layout, with deterministic random weights: `python -m tests.make_checkpoint --case tiny_dpt --out DIR`.
 
 DIR/backbone is laid out like `naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt`, DIR/probes like a probe checkpoint on top of it. The
-weights are those of the golden cases (`tests/golden/weights.py`): a case at full size has every name and shape of the real file.
+weights are those of the golden cases (`tests/golden/weights.py`): a case at full size has every name and shape of the real file, and so
+has that of a published model whose names are listed in `tests/golden` (`--case MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric`).
 """
 
 import argparse
@@ -14,9 +15,13 @@ from typing import Any
 import numpy as np
 
 from tests.golden import weights
+from und3rstand_jax.model.families import PUBLISHED_BACKBONES
 from und3rstand_jax.model.layer_ids import DECODER_STEPS
 
 GOLDEN = Path(__file__).parent / "golden"
+CASES = [path.stem for path in GOLDEN.glob("*.json") if not path.stem.startswith("edit_")]
+LISTED = [path.name.removesuffix(".keys.tsv") for path in GOLDEN.glob("*.keys.tsv")]
+_SEED = 43  # of the listed models, which have none
 PROBE_LINEARS = (0, 2, 4, 6, 8)  # in a Sequential, with activations between them
 
 
@@ -49,9 +54,18 @@ def save_hub_folder(folder: Path, tensors: Mapping[str, np.ndarray], config: Map
     return folder
 
 
+def case_of(name: str) -> dict[str, Any]:
+    """A golden case's json, or as much of one as makes a published model."""
+    if (GOLDEN / f"{name}.json").exists():
+        return json.loads((GOLDEN / f"{name}.json").read_text())
+    rows = [line.split("\t") for line in (GOLDEN / f"{name}.keys.tsv").read_text().splitlines()[1:]]
+    state_dict = {key: [int(side) for side in shape.split("x")] for key, shape in rows}
+    return {"config": PUBLISHED_BACKBONES[name].to_hub_config(), "state_dict": state_dict, "seed": _SEED}
+
+
 def make(case_name: str, out: Path, hidden: int) -> None:
     """Writes out/backbone and out/probes."""
-    case = json.loads((GOLDEN / f"{case_name}.json").read_text())
+    case = case_of(case_name)
     config = case["config"]
     save_hub_folder(out / "backbone", backbone_state_dict(case), config)
     probes = probe_state_dict(config["dec_embed_dim"], hidden, len(DECODER_STEPS) * config["dec_depth"], case["seed"])
@@ -60,7 +74,7 @@ def make(case_name: str, out: Path, hidden: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", default="tiny_dpt", choices=sorted(path.stem for path in GOLDEN.glob("*.json")))
+    parser.add_argument("--case", default="tiny_dpt", choices=sorted([*CASES, *LISTED]))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hidden", type=int, default=512, help="hidden width of the probes")
     arguments = parser.parse_args()

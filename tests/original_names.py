@@ -11,6 +11,7 @@ Named = Iterator[tuple[str, Shape]]
 
 PATCH = 16
 MLP_RATIO = 4
+LOCAL_FEATURES_RATIO = 4
 DPT_WIDTHS = (96, 192, 384, 768)
 FUSION_WIDTH = 256
 LAST_WIDTH = 128
@@ -37,8 +38,11 @@ def _state_dict(config: Mapping[str, Any]) -> Named:
     for view in (1, 2):
         if config.get("head_type") == "linear":
             yield from _affine(f"downstream_head{view}.proj", 4 * PATCH**2, decoder)
-        elif config.get("head_type") == "dpt":
+        elif config.get("head_type") in ("dpt", "catmlp+dpt"):
             yield from _prefixed(f"downstream_head{view}.dpt.", _dpt(encoder, decoder))
+        if config.get("head_type") == "catmlp+dpt":
+            channels = int(config["output_mode"].removeprefix("pts3d+desc")) + config["two_confs"]
+            yield from _local_features(f"downstream_head{view}.head_local_features", encoder + decoder, channels * PATCH**2)
 
 
 def _prefixed(prefix: str, named: Named) -> Named:
@@ -78,6 +82,11 @@ def _self_attention(width: int) -> Named:
 def _mlp(width: int) -> Named:
     yield from _affine("mlp.fc1", MLP_RATIO * width, width)
     yield from _affine("mlp.fc2", width, MLP_RATIO * width)
+
+
+def _local_features(name: str, width: int, outputs: int) -> Named:
+    yield from _affine(f"{name}.fc1", LOCAL_FEATURES_RATIO * width, width)
+    yield from _affine(f"{name}.fc2", outputs, LOCAL_FEATURES_RATIO * width)
 
 
 def _dpt(encoder: int, decoder: int) -> Named:

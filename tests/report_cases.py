@@ -9,8 +9,8 @@ from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
 from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
 from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.progress import Stopwatch

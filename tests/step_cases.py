@@ -15,8 +15,8 @@ import numpy as np
 
 from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
 from und3rstand_jax.train.step.data_parallel import first, parallel, parallel_by_shard_map, replicate, split, total
 from und3rstand_jax.train.step.optimizer import Recipe

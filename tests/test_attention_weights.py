@@ -16,8 +16,8 @@ from tests.tiny import CONFIG, backbone_tensors
 from tests.with_torch import needs_torch
 from und3rstand_jax.model import blocks
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.support.errors import UserError

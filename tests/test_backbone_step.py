@@ -13,9 +13,9 @@ from tests.golden_cases import relative_error
 from tests.test_step_parity_torch import batch_of_pairs, example_of, nothing_rendered
 from tests.tiny import CONFIG, backbone_tensors, save_backbone
 from tests.with_torch import HAS_TORCH, needs_torch
-from und3rstand_jax.convert.backbone_names import backbone_leaves
 from und3rstand_jax.convert.mapping import export
 from und3rstand_jax.data.records import NOT_RENDERED, Batch
+from und3rstand_jax.model.families import backbone_leaves
 from und3rstand_jax.train.step.backbone_step import MODEL, backbone_errors, backbone_step, initial_backbone_state
 from und3rstand_jax.train.step.data_parallel import AXIS, total
 from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, optimizer

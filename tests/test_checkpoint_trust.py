@@ -16,9 +16,9 @@ from tests.conversion import converted, flip_a_bit
 from tests.tiny import CONFIG, DPT_CONFIG, backbone_tensors, save_backbone, save_probes
 from und3rstand_jax.checkpoint.format import checkpoint_files, sealed
 from und3rstand_jax.commands.convert import main
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
-from und3rstand_jax.model.shapes import backbone_shapes
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.families import backbone_shapes
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.support.documents import parse_yaml
 from und3rstand_jax.support.errors import ConfigError

@@ -23,6 +23,7 @@ from tests.tiny import (
     CROCO_CONFIG,
     DPT_CONFIG,
     LAYERS,
+    MAST3R_CONFIG,
     backbone_tensors,
     croco_tensors,
     probe_tensors,
@@ -262,10 +263,10 @@ def both_in_one() -> dict[str, np.ndarray]:
     return {f"backbone.{name}": tensor for name, tensor in backbone_tensors().items()} | probe_tensors()
 
 
-def mast3r() -> tuple[dict[str, np.ndarray], dict]:
+def unknown_head() -> tuple[dict[str, np.ndarray], dict]:
     trunk = {name: tensor for name, tensor in backbone_tensors().items() if not name.startswith("downstream_head")}
-    heads = {f"downstream_head{view}.head_local_features.fc1.weight": np.full((3, 5), view, np.float64) for view in (1, 2)}
-    return trunk | heads, CONFIG | {"head_type": "catmlp+dpt", "output_mode": "pts3d+desc24", "two_confs": True}
+    heads = {f"downstream_head{view}.gaussians.weight": np.full((3, 5), view, np.float64) for view in (1, 2)}
+    return trunk | heads, CONFIG | {"head_type": "gaussians+dpt", "output_mode": "pts3d+gaussians"}
 
 
 THERE_AND_BACK = {
@@ -274,7 +275,8 @@ THERE_AND_BACK = {
     "dpt, second names": ({name: t for name, t in backbone_tensors(DPT_CONFIG).items() if not re.search(r"layer\d_rn", name)}, DPT_CONFIG),
     "dpt, both names": (backbone_tensors(DPT_CONFIG), DPT_CONFIG),
     "croco": (croco_tensors(), CROCO_CONFIG),
-    "mast3r": mast3r(),
+    "unknown head": unknown_head(),
+    "mast3r": (backbone_tensors(MAST3R_CONFIG), MAST3R_CONFIG),
     "backbone and probes": (both_in_one(), {"backbone": CONFIG, "activation": "relu", "norm_epsilon": 1e-3}),
 }
 
@@ -310,7 +312,7 @@ def with_second_names(folder: Path) -> dict[str, np.ndarray]:
 
 
 @needs_torch
-@pytest.mark.parametrize("config", [CONFIG, DPT_CONFIG], ids=["linear", "dpt, from a pickle"])
+@pytest.mark.parametrize("config", [CONFIG, DPT_CONFIG, MAST3R_CONFIG], ids=["linear", "dpt, from a pickle", "mast3r, from a pickle"])
 def test_an_export_loads_strictly_into_pytorch(config: dict, tmp_path: Path) -> None:
     from safetensors.torch import load_model
 

@@ -19,7 +19,7 @@ from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.model import backbone as backbone_module
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.edit_effect import DISPLACEMENT, ERRORS

@@ -9,7 +9,7 @@ import pytest
 import und3rstand_jax as u3d
 from tests.edit_cases import BLOCKED, FIRST, model, numbers, run
 from tests.test_attention_weights import TINY, params, views
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 
 MANY_KEYS = list(range(8))

@@ -12,7 +12,7 @@ from tests.edit_cases import FIRST, SMALL, apart, model, neutral, numbers, small
 from tests.test_attention_weights import SIZES, TINY, params, views
 from tests.test_model_properties import assert_same
 from und3rstand_jax.model import backbone as backbones
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 

@@ -13,7 +13,7 @@ from tests.golden_cases import relative_error
 from tests.test_attention_weights import SIZES, TINY, defined, dense, double, params, softmax, stream_before, views
 from tests.test_model_properties import assert_same
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.train.backbone_task import with_fresh_confidence
 
 

@@ -17,7 +17,7 @@ from und3rstand_jax.analysis.true_place_attention import TruePlaces, attention_e
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edits, knock_out, skip
 from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.support.errors import CheckpointError

@@ -16,7 +16,7 @@ from und3rstand_jax.data.synthetic.textures import fractal_noise
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.loss import invariant_error
 from und3rstand_jax.geometry.metrics import pair_errors, point_errors
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.images import as_view
 from und3rstand_jax.train.step.optimizer import Recipe, schedule
 

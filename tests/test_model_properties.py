@@ -10,8 +10,8 @@ import pytest
 
 from tests.golden_cases import relative_error
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import PointmapProbes, Probes
 from und3rstand_jax.support.errors import LayerError, UserError
@@ -43,8 +43,8 @@ def random_params(shapes, seed=0):
 
 @functools.cache
 def backbone(config, **options):
-    shapes = jax.eval_shape(DUSt3R(config).init, jax.random.key(0), *views(((32, 32), (32, 32)), 1))["params"]
-    return Backbone(DUSt3R(config, **options), random_params(shapes))
+    shapes = jax.eval_shape(backbone_module(config).init, jax.random.key(0), *views(((32, 32), (32, 32)), 1))["params"]
+    return Backbone(backbone_module(config, **options), random_params(shapes))
 
 
 def outputs(out):

@@ -113,21 +113,15 @@ def test_croco_trunk_decodes_the_second_view_with_a_copy_of_the_one_decoder(tmp_
     assert ours.pred1 is None
 
 
-def test_mast3r_gives_its_trunk_and_says_so(tmp_path, capsys):
-    config = TINY | {
-        "head_type": "catmlp+dpt",
-        "output_mode": "pts3d+desc24",
-        "img_size": [64, 64],
-        "two_confs": True,
-        "desc_conf_mode": ["exp", 0, math.inf],
-    }
+def test_an_unknown_head_gives_the_trunk_and_says_so(tmp_path, capsys):
+    config = TINY | {"head_type": "gaussians+dpt", "output_mode": "pts3d+gaussians", "img_size": [64, 64]}
     trunk = {
         k: v
         for k, v in random_state_dict(TINY | {"head_type": "linear", "img_size": [64, 64]}).items()
         if not k.startswith("downstream_head")
     }
-    heads = {f"downstream_head{v}.head_local_features.fc1.weight": np.ones((8, 8), np.float32) for v in (1, 2)}
-    source = save_pth(tmp_path / "mast3r.pth", trunk | heads, config, name="AsymmetricMASt3R")
+    heads = {f"downstream_head{v}.gaussians.weight": np.ones((8, 8), np.float32) for v in (1, 2)}
+    source = save_pth(tmp_path / "unknown.pth", trunk | heads, config, name="Gaussians")
     backbone = u3d.load_backbone(converted(source, tmp_path / "jax", "--verify"))
     assert "heads are of a type not implemented" in capsys.readouterr().err
     views = images(SHAPES["square"])

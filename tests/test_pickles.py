@@ -18,7 +18,7 @@ from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.model.args_string import parse_args_string
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.support.errors import UserError
 
 if HAS_TORCH:

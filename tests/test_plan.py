@@ -15,8 +15,8 @@ from tests.plain_scenes import render_plain_scenes
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.train import main
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.plan.chips import TPUS, Chip

@@ -19,7 +19,7 @@ from und3rstand_jax.convert.parts import ConversionPlan, PartPlan
 from und3rstand_jax.convert.probes.plan import find_probe_tensors, plan_probes
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.sources.tensor_files import TensorFiles, TensorInfo
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.support.errors import UserError
 

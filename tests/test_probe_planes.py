@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from und3rstand_jax.geometry.loss import Target, confidence_sums, normalised_truth
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.heads import planes_of
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
 from und3rstand_jax.probes.mlp import run_mlp

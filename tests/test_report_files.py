@@ -19,7 +19,7 @@ from und3rstand_jax.analysis.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.metrics import point_errors
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.images import load_image, open_photo, to_uint8
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.report import layer_report

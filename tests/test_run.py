@@ -15,8 +15,8 @@ from PIL import Image
 
 from und3rstand_jax.commands.command_line import parse_command, run_command
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.probes import Probes

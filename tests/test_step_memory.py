@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from tests.plain_scenes import render_plain_scenes
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.plan.memory import compile_step

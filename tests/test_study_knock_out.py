@@ -35,7 +35,7 @@ from und3rstand_jax.analysis.studies.knock_out.sweeps import METRICS, SomePoses,
 from und3rstand_jax.analysis.studies.study import Setting, mean_of, other_pair
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.support.errors import CheckpointError
 
 TINY = dataclasses.replace(LINEAR, dec_depth=2)

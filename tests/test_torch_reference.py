@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.golden_cases import FULL_CASE, GOLDEN, SMALL_CASES, GoldenCase, load_golden, relative_error, subsample
+from tests.tiny import MAST3R_CONFIG
 from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.model.layer_ids import layer_ids
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
@@ -131,12 +132,16 @@ def test_dpt_takes_odd_grids_and_views_of_different_sizes() -> None:
     assert output.pred1["pts3d"].isfinite().all() and (output.pred2["conf"] > 1).all()
 
 
-VARIANTS = ("DUSt3R_ViTLarge_BaseDecoder_224_linear", "DUSt3R_ViTLarge_BaseDecoder_512_dpt")
+VARIANTS = {
+    "DUSt3R_ViTLarge_BaseDecoder_224_linear": {"head_type": "linear"},
+    "DUSt3R_ViTLarge_BaseDecoder_512_dpt": {"head_type": "dpt"},
+    "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric": MAST3R_CONFIG,
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_names_shapes_and_order_are_the_originals(variant: str) -> None:
-    config = golden("tiny_linear").config | {"head_type": variant.rsplit("_", 1)[1]}
+    config = golden("tiny_linear").config | VARIANTS[variant]
     config |= {"enc_embed_dim": 1024, "enc_depth": 24, "enc_num_heads": 16, "dec_embed_dim": 768, "dec_depth": 12, "dec_num_heads": 12}
     with torch.device("meta"):
         model = DUSt3RReference(config)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,7 @@ import yaml
 from tests.options_table import DOCUMENT, table
 from und3rstand_jax.commands.command_line import parse_command
 from und3rstand_jax.commands.train import COMMANDS, main, with_config
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.train.architecture import backbone_config
 from und3rstand_jax.train.config_file import option_values, read_config, write_config

@@ -30,8 +30,8 @@ from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_
 from und3rstand_jax.data.specification import parse_data, scenes_of
 from und3rstand_jax.geometry.loss import Target, confidence_loss
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.support.errors import UserError
 
 PAIRS, SIDE = 3, 4

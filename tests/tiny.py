@@ -36,6 +36,13 @@ NO_PROVENANCE: dict[str, Any] = {
 }
 """The record of a part that came from nowhere."""
 DPT_CONFIG = CONFIG | {"head_type": "dpt", "dec_depth": 4}
+MAST3R_CONFIG = DPT_CONFIG | {
+    "head_type": "catmlp+dpt",
+    "output_mode": "pts3d+desc24",
+    "desc_mode": "norm",
+    "two_confs": True,
+    "desc_conf_mode": ["exp", 0, math.inf],
+}
 CROCO_CONFIG = {key: value for key, value in CONFIG.items() if key not in ("head_type", "output_mode", "depth_mode", "conf_mode")}
 LAYERS = tuple(f"decoder.{block}.{step}" for block in (0, 1) for step in ("self_attn", "cross_attn", "mlp"))
 

@@ -20,18 +20,18 @@ needs_torch = pytest.mark.needs_torch
 NEED_TORCH = {
     "test_attention_weights.py": 1,
     "test_backbone_step.py": 2,
-    "test_convert.py": 6,
+    "test_convert.py": 7,
     "test_convert_failures.py": 8,
     "test_edit_parity.py": 7,
     "test_fuzz.py": 1,
     "test_gelu.py": 2,
-    "test_original_names.py": 3,
-    "test_parity_golden.py": 3,
+    "test_original_names.py": 4,
+    "test_parity_golden.py": 4,
     "test_parity_torch.py": 15,
     "test_pickles.py": 49,
     "test_sources.py": 3,
     "test_step_parity_torch.py": 3,
-    "test_torch_reference.py": 98,
+    "test_torch_reference.py": 105,
     "test_torch_reference_edits.py": 82,
 }
 """File -> how many of its tests, fast and slow, need torch."""

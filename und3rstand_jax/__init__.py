@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
     from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
     from und3rstand_jax.model.backbone import Backbone, ProbedLayers
-    from und3rstand_jax.model.config import BackboneConfig
-    from und3rstand_jax.model.dust3r import DUSt3R
+    from und3rstand_jax.model.dust3r.config import BackboneConfig
+    from und3rstand_jax.model.dust3r.module import DUSt3R
     from und3rstand_jax.model.edit_files import read_edits
     from und3rstand_jax.model.edits import Edit, Edits, block_attention, knock_out, patch_from, replace, skip, steer
     from und3rstand_jax.model.images import load_image
     from und3rstand_jax.model.layer_ids import layer_ids, paper_layer_ids, select_layers
+    from und3rstand_jax.model.mast3r.config import MASt3RConfig
+    from und3rstand_jax.model.mast3r.module import MASt3R
     from und3rstand_jax.model.output import BackboneOutput
     from und3rstand_jax.model.start import start_layers
     from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
@@ -54,12 +56,14 @@ _HOMES = {
     "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
     "loading": ("converted_checkpoint", "load_backbone", "load_backbone_and_probe"),
     "model.backbone": ("Backbone", "ProbedLayers"),
-    "model.config": ("BackboneConfig",),
-    "model.dust3r": ("DUSt3R",),
+    "model.dust3r.config": ("BackboneConfig",),
+    "model.dust3r.module": ("DUSt3R",),
     "model.edit_files": ("read_edits",),
     "model.edits": ("Edit", "Edits", "block_attention", "knock_out", "patch_from", "replace", "skip", "steer"),
     "model.images": ("load_image",),
     "model.layer_ids": ("layer_ids", "paper_layer_ids", "select_layers"),
+    "model.mast3r.config": ("MASt3RConfig",),
+    "model.mast3r.module": ("MASt3R",),
     "model.output": ("BackboneOutput",),
     "model.start": ("start_layers",),
     "probes.config": ("ProbeConfig", "ProbeGroup"),
@@ -85,6 +89,8 @@ __all__ = [
     "Edits",
     "ImageError",
     "LayerError",
+    "MASt3R",
+    "MASt3RConfig",
     "OptionError",
     "OutputError",
     "PointmapProbes",

@@ -15,7 +15,8 @@ from und3rstand_jax.checkpoint.trees import Tree
 from und3rstand_jax.convert.cache import CACHE_VARIABLE, cache_folder, converted_checkpoint, discard_damaged
 from und3rstand_jax.model.attention import AttentionImplementation
 from und3rstand_jax.model.backbone import Backbone, ProbedLayers
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.families import backbone_module
+from und3rstand_jax.model.layer_ids import STACKS
 from und3rstand_jax.probes.probes import PointmapProbes, Probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -43,7 +44,7 @@ def load_backbone(
     attention: AttentionImplementation = "auto",
     **conversion: Unpack[Conversion],
 ) -> Backbone:
-    """A DUSt3R, ready to run.
+    """A DUSt3R or MASt3R, ready to run.
 
     Args:
         source: a converted checkpoint, or what `python -m convert --repo` takes: a hub id, a folder or a file, which is
@@ -68,7 +69,7 @@ def load_backbone_and_probe(
     attention: AttentionImplementation = "auto",
     **conversion: Unpack[Conversion],
 ) -> tuple[Backbone, Probes]:
-    """A DUSt3R that captures the probed layers by default, and the probes on them.
+    """A backbone that captures the probed layers by default, and the probes on them.
 
     Arguments and errors are those of `load_backbone`; a checkpoint without probes is a `CheckpointError` too.
     """
@@ -105,7 +106,7 @@ def _backbone(folder: Path, info: CheckpointInfo, dtype: DTypeLike, attention: A
         raise OptionError(f"dtype must be float32 or bfloat16; found {name}")
     kept = jnp.dtype(dtype)
     params = _to_device(read_part(folder, info, "backbone"), lambda path, leaf: leaf.astype(stored_dtype(path, kept)))
-    return Backbone(DUSt3R(info.backbone, dtype=kept, attention=attention), params, ProbedLayers(info.probed_layers))
+    return Backbone(backbone_module(info.backbone, dtype=kept, attention=attention), params, ProbedLayers(info.probed_layers))
 
 
 def stored_dtype(path: tuple[Any, ...], dtype: Any) -> Any:
@@ -113,7 +114,7 @@ def stored_dtype(path: tuple[Any, ...], dtype: Any) -> Any:
 
     Only what is multiplied in bfloat16 is stored in it; norms, biases and heads stay exact.
     """
-    in_trunk_product = not path[0].key.startswith("head") and path[-1].key == "kernel"
+    in_trunk_product = path[0].key in STACKS and path[-1].key == "kernel"
     return dtype if in_trunk_product else jnp.dtype(jnp.float32)
 
 

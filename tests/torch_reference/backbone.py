@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tests.torch_reference.heads import DPTHead, LinearHead, Prediction
+from tests.torch_reference.heads import DPTAndFeatures, DPTHead, LinearHead, Prediction
 
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
@@ -177,7 +177,7 @@ class DecoderBlock(nn.Module):
         return after_self, after_cross, self.after_mlp(after_cross + self.mlp(self.norm3(after_cross)))
 
 
-HEADS = {"linear": LinearHead, "dpt": DPTHead}
+HEADS = {"linear": LinearHead, "dpt": DPTHead, "catmlp+dpt": DPTAndFeatures}
 
 
 class DUSt3RReference(nn.Module):

@@ -1,4 +1,4 @@
-"""DUSt3R's two heads in PyTorch, and the output activations that probes share with them.
+"""DUSt3R's two heads and MASt3R's in PyTorch, and the output activations that probes share with them.
 
 A head turns one view's tokens into four channels a pixel (x, y, z and the raw confidence); DPT is Ranftl et al.,
 "Vision Transformers for Dense Prediction", ICCV 2021.
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Prediction = dict[str, Tensor]
-"""`pts3d` (B, H, W, 3) in view 1's camera frame and `conf` (B, H, W)."""
+"""`pts3d` (B, H, W, 3) in view 1's camera frame and `conf` (B, H, W); of MASt3R also `desc` (B, H, W, D) and `desc_conf` (B, H, W)."""
 Mode = Sequence[Any]
 
 CHANNELS = 4
@@ -171,3 +171,37 @@ class DPTHead(nn.Module):
         dtype = self.dpt.head[0].weight.dtype
         grids = [layers[i].to(dtype).transpose(1, 2).unflatten(-1, grid) for i in self.hooks]
         return prediction(self.dpt(grids), *self.modes)
+
+
+class LocalFeatures(nn.Module):
+    """A token as the encoder and as the decoder leave it, through an MLP, to the raw channels of its patch."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, outputs)
+
+    def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N O"]:
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class DPTAndFeatures(DPTHead):
+    """MASt3R's: the DPT head, and local features for every pixel."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.patch_size = config.get("patch_size", 16)
+        self.channels = int(config["output_mode"].removeprefix("pts3d+desc"))
+        self.own_confidence = config.get("two_confs", False)
+        self.desc_conf_mode = config.get("desc_conf_mode", config["conf_mode"])
+        outputs = (self.channels + self.own_confidence) * self.patch_size**2
+        self.head_local_features = LocalFeatures(config["enc_embed_dim"] + config["dec_embed_dim"], outputs)
+
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> Prediction:
+        points = super().forward(layers, grid)
+        dtype = self.head_local_features.fc1.weight.dtype
+        raw = self.head_local_features(torch.cat([layers[0].to(dtype), layers[-1].to(dtype)], dim=-1))
+        image = F.pixel_shuffle(raw.transpose(1, 2).unflatten(-1, grid), self.patch_size).permute(0, 2, 3, 1)
+        features = image[..., : self.channels]
+        desc_conf = confidence(image[..., -1], self.desc_conf_mode) if self.own_confidence else points["conf"]
+        return points | {"desc": features / features.norm(dim=-1, keepdim=True), "desc_conf": desc_conf}

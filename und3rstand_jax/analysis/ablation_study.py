@@ -158,7 +158,7 @@ def ablation_study(
     by_probes = question.measure == "probes"
     if by_probes and probes is None:
         raise CheckpointError("this checkpoint has no probes to measure by; give one with probes, or measure by the head")
-    if not by_probes and backbone.config.head_type is None:
+    if not by_probes and not backbone.config.heads:
         raise CheckpointError("this backbone has no head to measure by; measure by its probes")
     if "resample" in question.by and len(pairs.truths) < 2:
         raise OptionError("resampling takes values from another pair, and there is only one")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.sites import HEADS, SCORES, WEIGHTS, head_count, parse_site, select_sites
 from und3rstand_jax.support.errors import EditError, OptionError

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.ablations import Place, places_of
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.sites import HEADS, head_count, parse_site
 from und3rstand_jax.support.progress import progress_bar

@@ -25,7 +25,7 @@ from und3rstand_jax.geometry.cameras import sampling
 from und3rstand_jax.geometry.metrics import ViewErrors, mean_distance, pair_errors
 from und3rstand_jax.geometry.pose import camera_errors, has_baseline, sampled_camera
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import BackboneOutput
@@ -106,7 +106,7 @@ def batch_errors(backbone: Backbone, probes: Probes, example: Example, pose: boo
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _batch_errors(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict, probe_params: dict, example: Example) -> BatchErrors:
-    has_head = module.config.head_type is not None
+    has_head = bool(module.config.heads)
     features = cast(BackboneOutput, module.apply({"params": params}, *example.images, capture=config.layer_ids, head=has_head))
 
     def layer_errors(pred1: Pointmap, pred2: Pointmap) -> LayerErrors:

@@ -147,7 +147,7 @@ def use_of_heads(model: Backbone, inputs: Inputs, analysis: PairAnalysis, kept: 
         CheckpointError: the backbone has no head, so that there are no points that could change.
     """
     config = model.config
-    if config.head_type is None:
+    if not config.heads:
         raise CheckpointError("what heads are used for shows in the points of the model's own head, and this checkpoint has none")
     own = _self_attention(model, inputs)
     heads = every_head(config.dec_depth, config.dec_num_heads)

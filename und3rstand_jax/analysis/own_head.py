@@ -18,8 +18,9 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.head import POINTMAP
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import network_order, paper_layer_ids
 from und3rstand_jax.model.output import BackboneOutput, pair
@@ -59,13 +60,13 @@ def lens_of_pair(
     output = model(*inputs.views, capture=(*read, *head_layers(config)[:-1]), head=False)
     found = {}
     for layer in read:
-        seen = model(start=lens_start(output, layer, config, norm=True), capture=(), head=True)
+        seen = model(start=lens_start(output, layer, config, norm=True), capture=(), head=POINTMAP)
         found[layer] = point_errors(pair(map(ViewGeometry.of, seen.preds)), reference)
     return found
 
 
 def lens_start(output: BackboneOutput, layer_id: str, config: BackboneConfig, norm: bool) -> BackboneOutput:
-    """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head=True)`.
+    """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head="pointmap")`.
 
     With norm it is exactly the pass in which every later `.update` of both views is knocked out: the streams then reach the norm, and on
     their way the places that a DPT head reads, as they are at the layer. Without norm the norm is left out as well.
@@ -112,7 +113,7 @@ def lens_errors(
     def scaled(scale: Float[Array, ""]) -> dict[str, Array]:
         tokens = pair(jnp.asarray(scale * jnp.asarray(view, jnp.float32), view.dtype) for view in start[last])
         at = BackboneOutput(dict(start.activations) | {last: tokens}, start.image_sizes)
-        output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=True, start=at))
+        output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=POINTMAP, start=at))
         return errors_of(*output.preds, truth, other, alignment, with_points)
 
     return jax.lax.map(scaled, jnp.asarray(scales))

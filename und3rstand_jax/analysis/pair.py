@@ -21,6 +21,7 @@ from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, corresp
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import PoseEstimate, pose_against, second_camera
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.head import pointmap_head
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import BackboneOutput, Grids, pair
 from und3rstand_jax.probes.probes import Probes
@@ -132,7 +133,7 @@ def analyse_pair(
         progress: whether a terminal shows progress bars.
     """
     with stopwatch.time("forward"):
-        features = model(*inputs.views, capture=(*layers, *_weights_ids(model)), head=model.config.head_type is not None)
+        features = model(*inputs.views, capture=(*layers, *_weights_ids(model)), head=pointmap_head(model.config))
         # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
         features = jax.block_until_ready(features)
     with stopwatch.time("probes"):

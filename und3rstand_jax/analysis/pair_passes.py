@@ -16,7 +16,7 @@ from und3rstand_jax.analysis.pair import Views
 from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput, Grids
 

@@ -30,7 +30,7 @@ from und3rstand_jax.analysis.sweep_pass import (
 )
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone, Image
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
@@ -108,7 +108,7 @@ def sweep(
     count = len(one)
     if not count or batch_size < 1:
         raise OptionError(f"a sweep needs at least one pair and a batch of one; found {count} pairs, and a batch of {batch_size}")
-    has_head = backbone.config.head_type is not None if head is None else head
+    has_head = bool(backbone.config.heads) if head is None else head
     shared = jax.tree.map(jnp.asarray, shared)
     program = _Program(backbone, edits, measure, shared, select_captures(capture, backbone.config), has_head, finish)
     groups = grouped(edits, backbone, (one, two))

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from und3rstand_jax.model.affine import Affine, SiteEdits, neutral_like
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.sites import parse_site

@@ -23,6 +23,7 @@ from und3rstand_jax.data.example import Example, batch_size
 from und3rstand_jax.data.loader import Delivery, Feed, Sources, held_out, training_batches, validation_batches
 from und3rstand_jax.geometry.loss import Target, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.head import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.documents import read_json
@@ -141,11 +142,11 @@ def predictor(backbone: Backbone) -> Predict:
     Raises:
         CheckpointError: the backbone has no head.
     """
-    if backbone.config.head_type is None:
+    if not backbone.config.heads:
         raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a DUSt3R with its head")
 
     def predict(view1: Image, view2: Image) -> tuple[Pointmap, Pointmap]:
-        output = backbone(view1, view2, capture=(), head=True)
+        output = backbone(view1, view2, capture=(), head=POINTMAP)
         return cast(tuple[Pointmap, Pointmap], (output.pred1, output.pred2))
 
     return predict

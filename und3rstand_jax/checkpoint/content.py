@@ -3,15 +3,13 @@
 Fields are those of the configs; what is missing is damage, what is unknown is ignored.
 """
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
+from und3rstand_jax.model.output_modes import StoredMode
 from und3rstand_jax.probes.config import Step
-
-StoredMode = tuple[str, float | Literal["inf", "-inf"], float | Literal["inf", "-inf"]]
-"""An output mode; strict JSON has no infinity."""
 
 
 class Versioned(TypedDict):
@@ -20,24 +18,6 @@ class Versioned(TypedDict):
     format: str
     version: int
     files: NotRequired[object]
-
-
-class Backbone(TypedDict):
-    """The fields of `BackboneConfig`."""
-
-    img_size: tuple[int, int]
-    patch_size: int
-    enc_embed_dim: int
-    enc_depth: int
-    enc_num_heads: int
-    dec_embed_dim: int
-    dec_depth: int
-    dec_num_heads: int
-    mlp_ratio: int
-    rope_base: float
-    head_type: str | None
-    depth_mode: StoredMode
-    conf_mode: StoredMode
 
 
 class Group(TypedDict):
@@ -97,9 +77,12 @@ class Provenance(TypedDict):
 
 
 class ContentOfVersion1(TypedDict):
-    """The whole file, in format version 1."""
+    """The whole file, in format version 1.
 
-    backbone: Backbone | None
+    Of the backbone, `family` says what else it must hold, and without that it is a DUSt3R; see `und3rstand_jax.model.families`.
+    """
+
+    backbone: dict[str, Any] | None
     probes: Probes | None
     provenance: dict[str, Provenance]
 

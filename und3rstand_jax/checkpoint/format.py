@@ -8,18 +8,21 @@ Format version 1 has neither digests nor names of files; it is read as before, a
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from und3rstand_jax.checkpoint.content import Content, ContentOfVersion1, Versioned
 from und3rstand_jax.checkpoint.links import check_link
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.output_modes import OUTPUT_MODES, parse_mode
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import DUST3R, FAMILIES, Family, family_of
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.support.documents import parse_json, read_json, read_text
+from und3rstand_jax.support.documents import checked, parse_json, read_json, read_text
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.results import ResultKind, files_in
 from und3rstand_jax.support.text import one_line, to_json
@@ -129,7 +132,7 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
             raise CheckpointError(f"{file} has no {field} of its {absent[0]}; {REMEDY}")
     try:
         info = CheckpointInfo(
-            backbone=BackboneConfig(**_with_modes(backbone)) if backbone else None,
+            backbone=_backbone(backbone, file) if backbone else None,
             probes=ProbeConfig(**{**_with_modes(probes), "groups": tuple(ProbeGroup(**group) for group in probes["groups"])})
             if probes
             else None,
@@ -151,13 +154,34 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
         "version": VERSION,
         "digest": "0" * 64,
         "layers": list(info.probed_layers),
-        "backbone": dataclasses.asdict(info.backbone) if info.backbone else None,
+        "backbone": _backbone_fields(info.backbone) if info.backbone else None,
         "probes": dataclasses.asdict(info.probes) if info.probes else None,
         "provenance": dict(info.provenance),
         "digests": {part: dict(sorted((info.digests or {}).get(part, {}).items())) for part in info.parts},
         "files": sorted({*files_in(folder), CONFIG}),
     }
     (folder / CONFIG).write_text(sealed(to_json(content)))
+
+
+def _backbone(stored: dict[str, Any], file: Path) -> BackboneConfig:
+    name = stored.get("family", DUST3R.name)
+    family = next((family for family in FAMILIES if family.name == name), None)
+    if family is None:
+        known = ", ".join(family.name for family in FAMILIES)
+        raise CheckpointError(f"{file}: its backbone is of the family {name!r}, which this program does not know ({known}); update it")
+    fields = checked({"backbone": stored}, str(file), _stored_by(family), CheckpointError, REMEDY)["backbone"]
+    return family.config(**_with_modes(fields))
+
+
+def _backbone_fields(config: BackboneConfig) -> dict[str, Any]:
+    """A config as it is stored. A DUSt3R's names no family: earlier versions of this program read it too."""
+    family = family_of(config)
+    return {**({} if family is DUST3R else {"family": family.name}), **dataclasses.asdict(config)}
+
+
+@functools.cache
+def _stored_by(family: Family) -> Any:
+    return TypedDict("Content", {"backbone": family.stored})  # type: ignore[operator]
 
 
 def sealed(text: str) -> str:
@@ -184,4 +208,9 @@ def _check_fit(info: CheckpointInfo) -> None:
 
 def _with_modes(fields: Any) -> dict[str, Any]:
     """Output modes with their bounds as numbers; strict JSON has none for infinity."""
-    return {key: parse_mode(key, value) if key in OUTPUT_MODES else value for key, value in fields.items()}
+
+    def with_numbers(value: Any) -> Any:
+        is_mode = isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], str)
+        return (value[0], float(value[1]), float(value[2])) if is_mode else value
+
+    return {key: with_numbers(value) for key, value in fields.items()}

@@ -19,7 +19,8 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.format import ORBAX_FILES, REMEDY, CheckpointInfo
 from und3rstand_jax.checkpoint.links import check_link
-from und3rstand_jax.model.shapes import Shape, backbone_shapes
+from und3rstand_jax.model.families import backbone_shapes
+from und3rstand_jax.model.tensor_names import Shape
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError
 

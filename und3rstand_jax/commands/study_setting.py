@@ -116,7 +116,7 @@ def _again(place: Path) -> str:
 def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool) -> bool:
     """Whether a study can be made; one that was asked for by name and cannot is an error."""
     lacking = {
-        "head": setting.backbone.config.head_type is None and "a backbone with its head",
+        "head": not setting.backbone.config.heads and "a backbone with its head",
         "probes": setting.probes is None and "probes on the decoder's layers (train them with python -m train --layers all)",
         "twins": setting.twins is None and "pairs that share view 1, which rendered scenes have (--data synthetic)",
     }

@@ -5,24 +5,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from und3rstand_jax.convert.backbone_names import UNKNOWN_HEAD, UNUSED_PATTERNS, backbone_leaves, second_names
 from und3rstand_jax.convert.findings import Complaint, Finding, How, in_one_line
-from und3rstand_jax.convert.mapping import Leaf, mismatches, shape_text
+from und3rstand_jax.convert.mapping import mismatches, shape_text
 from und3rstand_jax.convert.parts import PartPlan
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.convert.wrappers import by_unwrapped_name, unwrapped
 from und3rstand_jax.model.args_string import parse_args_string
-from und3rstand_jax.model.config import PUBLISHED, BackboneConfig
-from und3rstand_jax.model.shapes import backbone_shapes
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.names import UNKNOWN_HEAD, UNUSED_PATTERNS, second_names
+from und3rstand_jax.model.families import FAMILIES, PUBLISHED_BACKBONES, backbone_leaves, backbone_shapes, config_of_options, family_of
+from und3rstand_jax.model.tensor_names import Leaf
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
 
 _ANCHOR = "patch_embed.proj.weight"
 _HEAD_DIM = 64  # of the published DUSt3R models; shapes do not show it
-
-# Fields that change results and that no tensor shows: a default for one of them is reported.
-_UNSEEN = ("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mode")
 
 
 def backbone_prefix(tensors: Mapping[str, TensorInfo]) -> str | None:
@@ -81,10 +79,10 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
     # In the source, and so in an export, they are called what they were.
     leaves = {path: dataclasses.replace(leaf, names=tuple(names.get(name, name) for name in leaf.names)) for path, leaf in leaves.items()}
     variant = _variant(config, is_croco, has_head)
-    # Without a head its output modes do not matter.
-    unseen = [field for field in _UNSEEN if config.head_type or not field.endswith("_mode")]
+    # A default for one of them is reported. Without a head its output modes do not matter.
+    unseen = [field for field in family_of(config).unseen if config.heads or not field.endswith("_mode")]
     guesses = [finding for finding in findings if finding.how == "default" and finding.field in unseen]
-    trunk_alone = () if config.head_type else (f"backbone: {variant}",)
+    trunk_alone = () if config.heads else (f"backbone: {variant}",)
     return PartPlan(
         part="backbone",
         source=source,
@@ -112,7 +110,7 @@ def _assign_tensors(
             both[second] = first
         elif second in tensors:
             leaves = {path: dataclasses.replace(leaf, names=(second,)) if leaf.names == (first,) else leaf for path, leaf in leaves.items()}
-    patterns = UNUSED_PATTERNS | ({} if config.head_type else {UNKNOWN_HEAD: "the heads' type is not implemented: trunk only"})
+    patterns = UNUSED_PATTERNS | ({} if config.heads else {UNKNOWN_HEAD: "the heads' type is not implemented: trunk only"})
     used = {name for leaf in leaves.values() for name in leaf.names}
     unused = {
         name: why
@@ -138,14 +136,14 @@ def _check_size(config: BackboneConfig, tensors: Mapping[str, TensorInfo]) -> No
 
 def _config_of_options(stated: Mapping[str, Any] | str, where: str) -> tuple[BackboneConfig, list[Finding]]:
     """The architecture that options state, or a model call as a string; `where` they stand is said in the findings."""
+    config = config_of_options(stated)
     options = parse_args_string(stated)[1] if isinstance(stated, str) else stated
-    config = BackboneConfig.from_hub_config(options)
     findings = []
-    for field in dataclasses.fields(BackboneConfig):
-        option = "pos_embed" if field.name == "rope_base" else field.name
+    for field in dataclasses.fields(config):
+        option = family_of(config).option_of.get(field.name, field.name)
         how: How = "read" if option in options else "default"
         why = where if option in options else f"{where} does not say"
-        if field.name == "head_type" and option in options and config.head_type is None:
+        if field.name == "head_type" and option in options and not config.heads:
             why = f"{where} says {options[option]!r}, which is not implemented: the trunk is converted, its heads are set aside"
         findings.append(Finding(field.name, str(getattr(config, field.name)), how, why))
     return config, findings
@@ -166,8 +164,10 @@ def _config_of_shapes(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[B
         pattern = re.compile(re.escape(f"{prefix}{stack}") + r"\.(\d+)\.")
         return 1 + max((int(match[1]) for match in map(pattern.match, tensors) if match), default=-1)
 
-    head = f"{prefix}downstream_head1."
-    modules = frozenset(name.removeprefix(head).split(".")[0] for name in tensors if name.startswith(head))
+    before = f"{prefix}downstream_head1."
+    head = {name.removeprefix(before): info.shape for name, info in tensors.items() if name.startswith(before)}
+    shown = ((family, fields) for family in FAMILIES if (fields := family.head_fields(head)) is not None)
+    family, of_head = next(shown, (FAMILIES[-1], {"head_type": None}))  # None: not implemented
     inferred: dict[str, Any] = {
         "patch_size": patch,
         "enc_embed_dim": enc_dim,
@@ -175,22 +175,23 @@ def _config_of_shapes(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[B
         "dec_embed_dim": dec_dim,
         "dec_depth": depth("dec_blocks"),
         "mlp_ratio": mlp_ratio,
-        "head_type": {frozenset({"proj"}): "linear", frozenset({"dpt"}): "dpt"}.get(modules),  # None: not implemented
+        **of_head,
     }
     guessed: dict[str, Any] = {"enc_num_heads": max(1, enc_dim // _HEAD_DIM), "dec_num_heads": max(1, dec_dim // _HEAD_DIM)}
-    config = BackboneConfig(**inferred, **guessed)
+    config = family.config(**inferred, **guessed)
     evidence: dict[str, tuple[How, str]] = dict.fromkeys(inferred, ("inferred", "names and shapes"))
     evidence |= dict.fromkeys(guessed, ("default", f"no config; {_HEAD_DIM} channels a head, as in every published model"))
     rest: tuple[How, str] = ("default", "no config; as in the published 512 models")
-    fields = [field.name for field in dataclasses.fields(BackboneConfig)]
-    return config, [Finding(field, str(getattr(config, field)), *evidence.get(field, rest)) for field in fields]
+    evidence |= {field: rest for field in family.unseen if field in of_head}
+    names = [field.name for field in dataclasses.fields(config)]
+    return config, [Finding(name, str(getattr(config, name)), *evidence.get(name, rest)) for name in names]
 
 
 def _variant(config: BackboneConfig, is_croco: bool, has_head: bool) -> str:
     """The published model it is, or what kind of model."""
     if is_croco:
         return "CroCo v2 trunk (one decoder, copied for the second view; no head)"
-    if config.head_type is None:
-        return "trunk alone: its heads are of a type not implemented (MASt3R?)" if has_head else "trunk alone: no heads"
-    published = next((name for name, known in PUBLISHED.items() if config == known), None)
-    return published or f"DUSt3R with a {config.head_type} head, of no published size"
+    if not config.heads:
+        return "trunk alone: its heads are of a type not implemented" if has_head else "trunk alone: no heads"
+    published = next((name for name, known in PUBLISHED_BACKBONES.items() if config == known), None)
+    return published or f"{family_of(config).title} with a {config.head_type} head, of no published size"

@@ -12,8 +12,9 @@ from und3rstand_jax.checkpoint.format import CONFIG, REMEDY, CheckpointInfo, rea
 from und3rstand_jax.checkpoint.parts import read_part, read_unused
 from und3rstand_jax.checkpoint.stored import expected_shapes
 from und3rstand_jax.convert.findings import natural_key
-from und3rstand_jax.convert.mapping import Leaf, export, leaves_from_json
+from und3rstand_jax.convert.mapping import export, leaves_from_json
 from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
+from und3rstand_jax.model.tensor_names import Leaf
 from und3rstand_jax.support.documents import parse_json
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.output_folder import output_folder

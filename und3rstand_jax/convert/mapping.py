@@ -1,7 +1,6 @@
-"""Two-way correspondence between the leaves of a JAX parameter tree and named PyTorch tensors.
+"""What a map of leaves (`und3rstand_jax.model.tensor_names`) is used for: read forwards it converts, backwards it exports.
 
-Each JAX leaf says which source tensors it is made of and how their axes are laid out. Read forwards this converts, backwards it
-exports; because it is keyed by the target, a leaf without a source cannot go unnoticed.
+Because it is keyed by the target, a leaf without a source cannot go unnoticed.
 """
 
 import dataclasses
@@ -13,58 +12,12 @@ import numpy as np
 from und3rstand_jax.checkpoint.trees import Tree, flatten
 from und3rstand_jax.convert.findings import Complaint
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
-from und3rstand_jax.model.shapes import Shape
+from und3rstand_jax.model.tensor_names import LINEAR, VECTOR, Layout, Leaf, LeafMap, Shape
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
 
 DTYPES = ("float32", "float16", "bfloat16")
 """What tensors that the model uses may be stored in."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How the axes of a PyTorch tensor become those of a JAX leaf: a permutation, after which `dropped` leading axes
-    of size 1 are left out.
-    """
-
-    axes: tuple[int, ...]
-    dropped: int = 0
-
-    def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """A view of the array in PyTorch's layout."""
-        return array.reshape((1,) * self.dropped + array.shape).transpose(np.argsort(self.axes))
-
-    def torch_shape(self, jax_shape: Shape) -> Shape:
-        """The shape a source tensor must have to fill a leaf of `jax_shape`."""
-        full = (1,) * self.dropped + jax_shape
-        return tuple(full[i] for i in np.argsort(self.axes))
-
-
-VECTOR = Layout((0,))
-LINEAR = Layout((1, 0))  # (out, in) -> (in, out)
-CONV = Layout((2, 3, 1, 0))  # (out, in, y, x) -> (y, x, in, out)
-CONV_1X1 = Layout((2, 3, 1, 0), dropped=2)  # (out, in, 1, 1) -> (in, out)
-CONV_TRANSPOSED = Layout((0, 2, 3, 1))  # (in, out, y, x) -> (in, y, x, out)
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """Where one JAX leaf comes from.
-
-    `names` are the source tensors in row-major order over the leaf's leading `stack` axes (none for a plain leaf).
-    """
-
-    names: tuple[str, ...]
-    layout: Layout
-    stack: tuple[int, ...] = ()
-
-    def places(self) -> Iterator[tuple[tuple[int, ...], str]]:
-        """(index into the leading axes, source tensor) of every part."""
-        return zip(np.ndindex(*self.stack), self.names, strict=True)
-
-
-LeafMap = Mapping[str, Leaf]
-"""Path of a JAX leaf (`encoder/blocks/attn/qkv/kernel`) -> where it comes from."""
 
 
 def probe_leaves(names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, Leaf]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from und3rstand_jax.convert.findings import Finding
-from und3rstand_jax.convert.mapping import LeafMap, Shape, leaves_to_json
+from und3rstand_jax.convert.mapping import leaves_to_json
 from und3rstand_jax.convert.sources.source import Source
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.tensor_names import LeafMap, Shape
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed, printable, text_table

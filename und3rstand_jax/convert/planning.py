@@ -13,7 +13,8 @@ from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.convert.parts import ConversionPlan, CopiedPart, PartPlan
 from und3rstand_jax.convert.probes.plan import find_probe_tensors, plan_probes
 from und3rstand_jax.convert.sources.source import Source, open_source
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import KNOWN_OPTIONS
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.text import listed
 
@@ -131,5 +132,5 @@ def _backbone_options(config: Mapping[str, Any] | None) -> Mapping[str, Any] | N
     for nested in config.values():
         if isinstance(nested, dict) and "enc_depth" in nested:
             return nested
-    known = {key: value for key, value in config.items() if key in BackboneConfig.known_options()}
+    known = {key: value for key, value in config.items() if key in KNOWN_OPTIONS}
     return known if "enc_depth" in known else None

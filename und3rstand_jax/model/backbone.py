@@ -12,9 +12,11 @@ import numpy.typing as npt
 from jax.typing import DTypeLike
 
 from und3rstand_jax.model.affine import SiteEdits
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edits
+from und3rstand_jax.model.families import backbone_module
+from und3rstand_jax.model.head import HeadChoice, choose_heads
 from und3rstand_jax.model.images import as_view
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.model.site_edits import resolve_edits
@@ -36,7 +38,7 @@ class ProbedLayers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A DUSt3R bound to its parameters. Calling it runs the jitted `module.apply`.
+    """A model (DUSt3R, MASt3R) bound to its parameters. Calling it runs the jitted `module.apply`.
 
     Attributes:
         module: the Linen module.
@@ -58,24 +60,25 @@ class Backbone:
         view1: Image | None = None,
         view2: Image | None = None,
         capture: str | Iterable[str] | None = None,
-        head: bool | None = None,
+        head: HeadChoice | None = None,
         edits: Edits | SiteEdits | None = None,
         start: BackboneOutput | None = None,
     ) -> BackboneOutput:
         """Runs both views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1]; see `DUSt3R.__call__`, also for what it raises.
 
-        By default it captures the probed layers and runs no head; a backbone without probes runs its head. Other places and numbers at
-        the same sites run the same compiled program.
+        By default it captures the probed layers and runs no head; a backbone without probes runs all of its heads. Other places and
+        numbers at the same sites run the same compiled program.
         """
         if capture is None:
             capture = self.probed_layers.layer_ids
         if head is None:
-            head = not self.probed_layers.layer_ids and self.config.head_type is not None
+            head = not self.probed_layers.layer_ids and bool(self.config.heads)
         captured = select_captures(capture, self.config)
         one, two = (view if view is None or isinstance(view, jax.Array) else np.asarray(view) for view in (view1, view2))
         if edits is not None and not isinstance(edits, dict):
             edits = self.resolve(edits, (one, two) if start is None else start)
-        return _apply(self.module, self.params, one, two, captured, head, edits, start)
+        heads = tuple(chosen.name for chosen in choose_heads(head, self.config))
+        return _apply(self.module, self.params, one, two, captured, heads, edits, start)
 
     def resolve(self, edits: Edits, inputs: tuple[Image | None, Image | None] | BackboneOutput) -> SiteEdits:
         """Edits as the numbers that the compiled program takes, for images like these or for a start.
@@ -97,14 +100,14 @@ class Backbone:
 
 def random_backbone(config: BackboneConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Backbone:
     """A backbone with random weights: what probes can do on it, they do by themselves."""
-    return Backbone(DUSt3R(config, dtype=jnp.dtype(dtype)), _random_params(DUSt3R(config), jax.random.key(seed)))
+    return Backbone(backbone_module(config, dtype=jnp.dtype(dtype)), _random_params(backbone_module(config), jax.random.key(seed)))
 
 
 # By name, so that another seed or another study does not compile it again.
 @functools.partial(jax.jit, static_argnums=0)
 def _random_params(module: DUSt3R, key: jax.Array) -> Params:
     image = jnp.zeros((1, module.config.patch_size, module.config.patch_size, 3))
-    return cast(Params, module.init(key, image, image, head=module.config.head_type is not None)["params"])
+    return cast(Params, module.init(key, image, image, head=bool(module.config.heads))["params"])
 
 
 def _as_view(image: Image | None, patch_size: int, name: str) -> jax.Array:
@@ -118,7 +121,7 @@ def _apply(
     view1: jax.Array | np.ndarray | None,
     view2: jax.Array | np.ndarray | None,
     capture: tuple[str, ...],
-    head: bool,
+    head: tuple[str, ...],
     edits: SiteEdits | None,
     start: BackboneOutput | None,
 ) -> BackboneOutput:

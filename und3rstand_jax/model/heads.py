@@ -49,11 +49,6 @@ def shuffle_pixels(outputs: Float[Array, "B h w O"], patch_size: int, layout: st
     return patches.reshape(batch, height * p, width * p, -1)
 
 
-def head_depths(dec_depth: int) -> tuple[int, int, int, int]:
-    """Which of [encoder, block 1, …, block dec_depth] the DPT head reads: 0, 1/2, 3/4 and all of the depth."""
-    return 0, dec_depth // 2, 3 * dec_depth // 4, dec_depth
-
-
 class DPTHead(nn.Module):
     """Four token maps of one view to four raw channels for each pixel. Always float32."""
 
@@ -147,14 +142,19 @@ def _conv1(features: int, name: str) -> nn.Dense:
 
 
 class Pointmap(TypedDict, total=False):
-    """A 3D point for every pixel, and the network's confidence in it.
+    """What a network predicts for every pixel of a view: a 3D point, and its confidence in it.
 
     `pts3d` (B, H, W, 3) is in the frame of view 1's camera (x right, y down, z forward) for both views, in the
     network's own unit of length. `conf` (B, H, W) is absent where a probe yields none.
+
+    Models with local features (MASt3R) add `desc` (B, H, W, D), a descriptor of unit length, which is alike for pixels of both views that
+    show the same point, and `desc_conf` (B, H, W), the confidence in it.
     """
 
     pts3d: Float[Array, "B H W 3"]
     conf: Float[Array, "B H W"]
+    desc: Float[Array, "B H W D"]
+    desc_conf: Float[Array, "B H W"]
 
 
 Plane = Float[Array, "B ..."]
@@ -218,10 +218,13 @@ def to_planes(raw: Sequence[Plane], depth_mode: Mode, conf_mode: Mode) -> Planes
         x, y, z = x * factor, y * factor, z * factor
     if not rest:
         return Planes(x, y, z, None)
-    name, low, high = conf_mode
+    return Planes(x, y, z, to_confidence(rest[0], conf_mode))
+
+
+def to_confidence(raw: Plane, mode: Mode) -> Plane:
+    """The confidence of raw channels."""
+    name, low, high = mode
     if name == "sigmoid":
-        conf = (high - low) * jax.nn.sigmoid(rest[0]) + low
-    else:
-        # The bound is applied before the exponential: after it, an overflow would make the gradient NaN.
-        conf = low + jnp.exp(jnp.minimum(rest[0], math.log(high - low) if high < math.inf else math.inf))
-    return Planes(x, y, z, conf)
+        return (high - low) * jax.nn.sigmoid(raw) + low
+    # The bound is applied before the exponential: after it, an overflow would make the gradient NaN.
+    return low + jnp.exp(jnp.minimum(raw, math.log(high - low) if high < math.inf else math.inf))

@@ -1,10 +1,13 @@
 """The output activations of points and confidences, as configs state them."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 Mode = tuple[str, float, float]
 """An output activation as DUSt3R writes it: (name, lower bound, upper bound)."""
+
+StoredMode = tuple[str, float | Literal["inf", "-inf"], float | Literal["inf", "-inf"]]
+"""The same in strict JSON, which has no infinity."""
 
 OUTPUT_MODES = {"depth_mode": ("exp", "square", "linear"), "conf_mode": ("exp", "sigmoid")}
 """The output activations of points and of confidences -> their names."""

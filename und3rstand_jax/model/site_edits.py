@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from und3rstand_jax.model.affine import Affine, SiteEdits
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edits import Edit, Edits, listed_places
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.sites import HEADS, SCORES, Site, head_count, parse_site, select_sites

@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import select_layers, split_patterns, unknown_id
 from und3rstand_jax.support.errors import LayerError
 

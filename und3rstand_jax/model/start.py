@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.heads import head_depths
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.head import HeadChoice, head_layers
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, network_order
 from und3rstand_jax.model.output import BackboneOutput, Grids, ImageSizes, ViewTokens, pair
 from und3rstand_jax.model.sites import parse_site, select_sites
@@ -90,21 +90,23 @@ def as_start(output: BackboneOutput, config: BackboneConfig, dtype: jnp.dtype) -
     return Start(last, {layer: pair(jnp.asarray(x, dtype) for x in views) for layer, views in layers.items()}, output.image_sizes, batch)
 
 
-def start_layers(layer_id: str, config: BackboneConfig, head: bool = True) -> tuple[str, ...]:
+def start_layers(layer_id: str, config: BackboneConfig, head: HeadChoice = True) -> tuple[str, ...]:
     """What to capture so that a later pass can begin after a layer.
 
     Args:
         layer_id: where it is to begin; one layer, no pattern.
         config: the backbone.
-        head: whether it is to run the head, which reads some layers that lie before.
+        head: which heads it is to run; they read some layers that lie before.
 
     Raises:
         LayerError: there is no such layer.
+        OptionError: there is no such head.
     """
     (site,) = select_sites(layer_id, config)
     place = network_order(site.layer_id)
     wanted = {site.layer_id, *((_before_block(site.layer_id),) if _before_block(site.layer_id) else ())}
-    wanted |= {layer for layer in head_layers(config) if network_order(layer) < place} if head else set()
+    read = head_layers(config, head if config.heads else False)
+    wanted |= {layer for layer in read if network_order(layer) < place}
     return tuple(layer for layer in config.layer_ids if layer in wanted)
 
 
@@ -114,16 +116,6 @@ def _before_block(layer_id: str) -> str | None:
     if stack != "decoder" or len(place) < 2 or place[1] == DECODER_STEPS[-1]:
         return None
     return f"decoder.{int(place[0]) - 1}.mlp" if int(place[0]) else "decoder.embed"
-
-
-def head_layers(config: BackboneConfig) -> tuple[str, ...]:
-    """The layers a head reads, in its order; none for a backbone without."""
-    if config.head_type is None:
-        return ()
-    if config.head_type == "linear":
-        return ("decoder.norm",)
-    _, half, three_quarters, _ = head_depths(config.dec_depth)
-    return "encoder.norm", f"decoder.{half - 1}.mlp", f"decoder.{three_quarters - 1}.mlp", "decoder.norm"
 
 
 def token_grids(image_sizes: ImageSizes, config: BackboneConfig) -> Grids:

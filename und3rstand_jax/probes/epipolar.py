@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.blocks import gelu
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params

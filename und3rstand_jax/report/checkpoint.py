@@ -7,7 +7,7 @@ from pathlib import Path
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info
 from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.errors import CheckpointError, LayerError
@@ -67,7 +67,7 @@ def choose_layers(config: BackboneConfig, probed: Sequence[str] | None, selectio
     if probed is None:
         if selection is not None:
             raise CheckpointError(f"--layers {selection}: this checkpoint has no probes to decode layers with; omit --layers")
-        if config.head_type is None:
+        if not config.heads:
             raise CheckpointError("this checkpoint has neither a head nor probes, so nothing gives pointmaps; convert it with its probes")
         return ()
     in_order = [layer for layer in config.layer_ids if layer in probed]

@@ -17,9 +17,10 @@ import numpy as np
 from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edit_files import edits_to_json
 from und3rstand_jax.model.edits import Edits
+from und3rstand_jax.model.head import pointmap_head
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.model.output import BackboneOutput
@@ -121,7 +122,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
 def _plan(edits: Edits, config: BackboneConfig, probed: tuple[str, ...] | None, selection: str | None) -> _Plan:
     """Which layers to decode: those selected, by default all that the edits can change."""
     first, layers = first_edited_layer(edits, config), choose_layers(config, probed, selection)
-    has_head = config.head_type is not None
+    has_head = bool(config.heads)
     # Edits behind every layer leave nothing to decode but the head; without one, it is shown that nothing changes.
     changed = changeable(layers, first, config) if selection is None else layers
     decoded = changed if changed or has_head else layers
@@ -150,7 +151,7 @@ def _run(model: Backbone, inputs: Inputs, plan: _Plan, edits: SiteEdits, name: s
     _logger.info("running the model on %s, %s pixels: %s", inputs.title, sizes, name.partition(",")[0])
     with stopwatch.time(name):
         # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
-        return jax.block_until_ready(model(*inputs.views, capture=plan.layers, head=plan.head, edits=edits))
+        return jax.block_until_ready(model(*inputs.views, capture=plan.layers, head=pointmap_head(model.config), edits=edits))
 
 
 def _both(unedited: BackboneOutput, edited: BackboneOutput, probes: Probes | None, plan: _Plan) -> Iterator[tuple[str, Views, Views]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from und3rstand_jax.model.affine import SiteEdits, neutral_like
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edit_files import read_edits
 from und3rstand_jax.model.edits import Edit, Edits, knock_out, listed_places, skip
 from und3rstand_jax.model.output import pair

@@ -23,7 +23,7 @@ from und3rstand_jax.analysis.own_head import lens_of_pair
 from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
 from und3rstand_jax.analysis.pair_passes import decoder_flops
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
@@ -93,7 +93,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
             "checkpoint": checkpoint_provenance(options.checkpoint, info),
             **inputs.provenance,
             "layers": list(layers),
-            "head": config.head_type is not None,
+            "head": bool(config.heads),
             "dtype": options.dtype,
             **machine_facts(),
         }
@@ -111,7 +111,7 @@ def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
     Raises:
         CheckpointError: it is wanted, and the backbone has no head.
     """
-    if config.head_type is None:
+    if not config.heads:
         if wanted == "yes":
             raise CheckpointError(
                 "--uses yes: what a head costs is measured on the points of the model's own head, and this checkpoint has none; omit --uses"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from und3rstand_jax.model.head import pointmap_head
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.report.checkpoint import choose_layers, load_model, tell_what_is_missing
@@ -58,13 +59,13 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
         with stopwatch.time("load"):
             model, probes = load_model(options.checkpoint, options.dtype, progress)
         layers = choose_layers(model.config, None if probes is None else probes.layer_ids, options.layers)
-        has_head = model.config.head_type is not None
+        has_head = bool(model.config.heads)
         tell_what_is_missing(probes is not None, has_head, len(layers))
 
         _logger.info("running the model on %s pixels", " and ".join(f"{size['width']}×{size['height']}" for size in sizes))
         with stopwatch.time("model"):
             # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
-            features = jax.block_until_ready(model(view1, view2, capture=layers, head=has_head))
+            features = jax.block_until_ready(model(view1, view2, capture=layers, head=pointmap_head(model.config)))
         with stopwatch.time("probes and files"):
             outputs = _write_outputs(partial, photos, geometry_by_layer(features, probes, layers), len(layers) + has_head, progress)
         seconds = stopwatch.seconds | {"total": round(time.perf_counter() - start, 3)}

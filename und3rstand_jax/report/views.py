@@ -3,7 +3,7 @@
 from PIL.Image import Image
 
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError

@@ -5,7 +5,8 @@ from typing import Any
 
 from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.loading import converted_checkpoint
-from und3rstand_jax.model.config import PUBLISHED, BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import FAMILIES, PUBLISHED_BACKBONES
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.train.options import BackboneOptions
@@ -27,7 +28,7 @@ def backbone_config(source: str) -> BackboneConfig:
     Raises:
         CheckpointError: the source cannot be read, or holds no backbone.
     """
-    published = PUBLISHED.get(source.removeprefix("naver/"))
+    published = PUBLISHED_BACKBONES.get(source.removeprefix("naver/"))
     if published is not None and not Path(source).exists():
         return published
     return config_of(Path(source) if is_checkpoint(source) else converted_checkpoint(source))
@@ -64,4 +65,5 @@ def starting_point(options: BackboneOptions) -> tuple[BackboneConfig, Path | Non
         raise OptionError("--fresh-confidence requires --start: a model from scratch has no confidence to reset")
     chosen: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in (_FROM_SCRATCH | given).items()}
     chosen["img_size"] = parse_image_size(chosen["img_size"], BackboneConfig.patch_size, "--image-size")
-    return BackboneConfig(**chosen), None
+    family = next(family for family in FAMILIES if chosen["head_type"] in family.config.HEAD_TYPES)
+    return family.config(**chosen), None

@@ -14,13 +14,14 @@ from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import backbone_module
+from und3rstand_jax.model.head import POINTMAP
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
 from und3rstand_jax.support.files import replace_text
-from und3rstand_jax.support.text import printable, to_json
+from und3rstand_jax.support.text import listed, printable, to_json
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.learning_curve import LOG, plot_curve, read_curve
 from und3rstand_jax.train.options import BackboneOptions
@@ -56,13 +57,13 @@ class BackboneTask(Task[BackboneState]):
             OptionError: an option cannot be met; the message names it.
             ConfigError: the architecture has no head.
         """
-        if backbone.head_type is None:
+        if not backbone.heads:
             raise ConfigError("a backbone without a head (a trunk such as CroCo's) has no pointmaps to train on; use one with a head")
         options = completed(options, backbone, devices)
         feeds = open_feeds(options, backbone.patch_size, host, hosts)
         return cls(
             options=options,
-            module=DUSt3R(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
+            module=backbone_module(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
             recipe=recipe_of(options),
             feed=feeds.train,
             val_feed=feeds.val,
@@ -91,16 +92,33 @@ class BackboneTask(Task[BackboneState]):
         config = self.module.config
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self._random_params)))
         start = "random parameters" if self.source is None else str(self.options.start)
-        return f"a backbone of {count / 1e6:.2f} M parameters ({config.enc_depth} + {config.dec_depth} blocks) from {start}"
+        untrained = listed(head.name for head in config.heads if head.name != POINTMAP)
+        kept = f"; its heads of {untrained} are kept as they are: the loss has no term for them" if untrained else ""
+        return f"a backbone of {count / 1e6:.2f} M parameters ({config.enc_depth} + {config.dec_depth} blocks) from {start}{kept}"
 
     def initial_state(self) -> BackboneState:
         """The checkpoint's parameters, or random ones."""
         if self.source is None:
-            return jax.jit(lambda: initial_backbone_state(self._random_params(), self.recipe))()
-        params: Params = load_backbone(self.source, attention=self.options.attention).params
+            return jax.jit(lambda: initial_backbone_state(self._trained(self._random_params()), self.recipe))()
+        params = self._trained(load_backbone(self.source, attention=self.options.attention).params)
         if self.options.fresh_confidence:
             params = with_fresh_confidence(params)
         return initial_backbone_state(jax.tree.map(jnp.asarray, params), self.recipe)
+
+    def _trained(self, params: Params) -> Params:
+        """Without the heads that the loss does not read: weight decay would shrink them, step by step."""
+        return {name: part for name, part in params.items() if name not in self._untrained}
+
+    def _with_untrained(self, params: Params) -> Params:
+        """The whole tree: what was trained, and those heads as they were."""
+        if not self._untrained:
+            return params
+        first = self._random_params() if self.source is None else load_backbone(self.source).params
+        return {**params, **{name: part for name, part in first.items() if name in self._untrained}}
+
+    @property
+    def _untrained(self) -> frozenset[str]:
+        return frozenset(f"{head.scope}{view}" for head in self.module.config.heads if head.name != POINTMAP for view in (1, 2))
 
     def _random_params(self) -> Params:
         patch = self.module.config.patch_size
@@ -108,7 +126,7 @@ class BackboneTask(Task[BackboneState]):
         return self.module.init(jax.random.key(self.options.seed), image, image)["params"]
 
     def fixed(self) -> Params:
-        """Nothing: every parameter is trained."""
+        """Nothing: what is not trained is not read either."""
         return {}
 
     def step(self, shape: Shape) -> Step[BackboneState]:
@@ -140,7 +158,7 @@ class BackboneTask(Task[BackboneState]):
             "options": option_values(options),
             "errors": errors,
         }
-        write_trained_backbone(out / BACKBONE, self.module.config, state.params, facts, self.source, overwrite=True)
+        write_trained_backbone(out / BACKBONE, self.module.config, self._with_untrained(state.params), facts, self.source, overwrite=True)
         replace_text(out / METRICS, to_json(facts))
         plot_curve(out / PLOT, curve, self.feed.batch_size)
         figures = "not measured" if errors is None else f"view 1 {errors['view1']:.4f}, view 2 {errors['view2']:.4f}"

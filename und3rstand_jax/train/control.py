@@ -14,7 +14,7 @@ from und3rstand_jax.analysis.studies.study import Control, EpipolarSet
 from und3rstand_jax.checkpoint.format import is_checkpoint
 from und3rstand_jax.loading import load_backbone_and_probe
 from und3rstand_jax.model.backbone import random_backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.train.options import EpipolarOptions, TrainOptions
 from und3rstand_jax.train.probes_task import PROBES
 from und3rstand_jax.train.run.epipolar import train_epipolar

@@ -29,8 +29,9 @@ from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.geometry.epipolar import SeenPlaces, seen_places
 from und3rstand_jax.loading import load_backbone
 from und3rstand_jax.model.backbone import random_backbone
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
@@ -108,7 +109,7 @@ class EpipolarTask(Task[EpipolarState]):
         numbers = parse_data((SYNTHETIC,))
         return cls(
             options=options,
-            module=DUSt3R(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
+            module=backbone_module(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
             recipe=recipe_of(options),
             feed=dataclasses.replace(feeds.train, specs=numbers),
             val_feed=dataclasses.replace(feeds.val, specs=numbers),

@@ -160,10 +160,10 @@ class BackboneOptions(RunOptions):
     mlp_ratio: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None
     """Hidden channels of a block's MLP, as a multiple of its tokens' channels."""
     head: Annotated[
-        Literal["linear", "dpt"] | None,
-        tyro.conf.arg(metavar="{linear,dpt}", help_behavior_hint="(default: linear; not with --start)"),
+        Literal["linear", "dpt", "catmlp+dpt"] | None,
+        tyro.conf.arg(metavar="{linear,dpt,catmlp+dpt}", help_behavior_hint="(default: linear; not with --start)"),
     ] = None
-    """Head that turns tokens into pointmaps."""
+    """Head that turns tokens into pointmaps; catmlp+dpt is a MASt3R's, whose descriptors the loss does not train."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Optimiser. muon updates the matrices of the blocks with Muon and everything else with AdamW."""
 

@@ -18,8 +18,8 @@ from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone, load_backbone_and_probe
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
@@ -72,7 +72,7 @@ class ProbesTask(Task[ProbesState]):
         probes = probe_config(backbone, layers, options.hidden, options.depth, options.activation, options.norm, options.views)
         return cls(
             options=options,
-            module=DUSt3R(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
+            module=backbone_module(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),
             recipe=recipe_of(options),
             feed=feeds.train,
             val_feed=feeds.val,

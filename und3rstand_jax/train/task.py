@@ -19,8 +19,8 @@ from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.loader import Feed, Sources
 from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.data.specification import SYNTHETIC, parse_data, scenes_of
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import check_seed, parse_image_size

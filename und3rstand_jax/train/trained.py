@@ -13,10 +13,11 @@ import numpy as np
 from und3rstand_jax.checkpoint.format import CHECKPOINT, CheckpointInfo, read_checkpoint_info, write_checkpoint_info
 from und3rstand_jax.checkpoint.parts import copy_part, copy_unused
 from und3rstand_jax.checkpoint.trees import flatten, unflatten, write_tree
-from und3rstand_jax.convert.backbone_names import backbone_leaves
-from und3rstand_jax.convert.mapping import Leaf, LeafMap, leaves_to_json, probe_leaves
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.convert.mapping import leaves_to_json, probe_leaves
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import backbone_leaves
 from und3rstand_jax.model.stack import Params
+from und3rstand_jax.model.tensor_names import Leaf, LeafMap
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import probe_shapes
 from und3rstand_jax.support.errors import CheckpointError, ConfigError

@@ -131,7 +131,7 @@ def _calls() -> Sequence[Files]:
 
 
 def _parse_call(text: str) -> object:
-    from und3rstand_jax.model.config import BackboneConfig
+    from und3rstand_jax.model.dust3r.config import BackboneConfig
 
     return BackboneConfig.from_args_string(text)
 

@@ -43,7 +43,7 @@ from und3rstand_jax.geometry.epipolar import (
 )
 from und3rstand_jax.geometry.matching import true_places
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.epipolar import CONSTANT, EpipolarConfig, EpipolarGroup, EpipolarProbes, averages, read_all
 from und3rstand_jax.support.errors import CheckpointError, DataError

@@ -31,8 +31,8 @@ from und3rstand_jax.analysis.studies.study import (
     share_text,
 )
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, both_true_places
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
 
 CROSS, SELF = "cross_attn", "self_attn"

@@ -51,7 +51,7 @@ from und3rstand_jax.analysis.studies.study import (
 )
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD, PAPER_STEPS, paper_layer_ids
 from und3rstand_jax.model.output import BackboneOutput, pair
@@ -127,7 +127,7 @@ def layers(setting: Setting) -> Study:
 
 def _measure(setting: Setting, probes: Probes, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
     """LAYER/METRIC of every pair."""
-    backbone, has_head = setting.backbone, setting.backbone.config.head_type is not None
+    backbone, has_head = setting.backbone, bool(setting.backbone.config.heads)
     finish = HeadFinish(setting.pairs.truths, with_known=True)
 
     def compute(some: range) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from und3rstand_jax.convert.probes.modules import Mlp, Module, Reading, Widths, chain_fault
 from und3rstand_jax.convert.probes.statements import Statements
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.probes.config import Step
 
 _MODULE = re.compile(r"(?P<prefix>probes\.(?P<number>0|[1-9]\d*)(?:\.(?P<view>view[12]))?\.mlp)\.(?P<step>0|[1-9]\d*)")

@@ -23,7 +23,7 @@ from und3rstand_jax.convert.findings import Complaint, How
 from und3rstand_jax.convert.options import unknown_layer
 from und3rstand_jax.convert.probes.modules import Mlp, Module, Reading, Views, Widths, is_below
 from und3rstand_jax.convert.probes.running_order import make_mlp
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.probes.config import Step
 
 SETTINGS = ("activation", "norm", "norm_epsilon", "residual", "output_layout", "depth_mode", "conf_mode")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from und3rstand_jax.convert.findings import Complaint, Finding, How, natural_key
-from und3rstand_jax.convert.mapping import Shape
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.tensor_names import Shape
 from und3rstand_jax.probes.config import Step
 
 _BATCH_NORM = {"running_mean", "running_var", "num_batches_tracked"}

@@ -14,7 +14,7 @@ from typing import Literal
 
 from und3rstand_jax.checkpoint.trees import flatten
 from und3rstand_jax.convert.findings import MOST_SHOWN, Complaint, Finding, How, grouped_by_pattern, in_one_line, least_certain, natural_key
-from und3rstand_jax.convert.mapping import Leaf, Shape, mismatches, probe_leaves
+from und3rstand_jax.convert.mapping import mismatches, probe_leaves
 from und3rstand_jax.convert.options import ProbeOptions
 from und3rstand_jax.convert.parts import PartPlan
 from und3rstand_jax.convert.probes.known_names import read_known_names
@@ -27,7 +27,8 @@ from und3rstand_jax.convert.probes.steps import lay_out
 from und3rstand_jax.convert.probes.table import show_table
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.wrappers import unwrapped
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.tensor_names import Leaf, Shape
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, Step
 from und3rstand_jax.support.text import listed
 

@@ -12,7 +12,7 @@ from typing import Any
 from und3rstand_jax.convert.findings import Complaint, Finding, How, tokens
 from und3rstand_jax.convert.probes.modules import Mlp
 from und3rstand_jax.convert.probes.statements import Statement, Statements
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.output_modes import OUTPUT_MODES, parse_mode
 from und3rstand_jax.probes.config import ACTIVATIONS, NORMS, OUTPUT_LAYOUTS
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from und3rstand_jax.convert.findings import Complaint
 from und3rstand_jax.convert.probes.modules import Mlp
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.families import KNOWN_OPTIONS
 
 _SPELLINGS = {
     "activation": "activation act act_fn act_layer activation_fn activation_function nonlinearity hidden_act",
@@ -34,7 +34,7 @@ _HARMLESS = {
     *("dropout", "drop", "drop_rate", "p_drop"),  # off outside training
     *("library_name", "license", "tags", "repo_url", "paper_url", "docs_url", "transformers_version"),
 }
-_OF_BACKBONE = {*BackboneConfig(head_type="dpt").to_hub_config(), "mlp_ratio", "mask_ratio", "norm_im2_in_dec", "two_confs", "patch_size"}
+_OF_BACKBONE = KNOWN_OPTIONS
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from und3rstand_jax.convert.findings import name_range, pattern
-from und3rstand_jax.convert.mapping import Shape
 from und3rstand_jax.convert.probes.modules import Mlp, Module, Reading
+from und3rstand_jax.model.tensor_names import Shape
 from und3rstand_jax.support.text import listed, text_table
 
 _MOST_ROWS = 60

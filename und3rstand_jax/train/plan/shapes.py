@@ -13,7 +13,7 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch, Pair, Shape, View
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.loading import stored_dtype
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.step.probe_step import ProbesState, Tokens, captured_tokens, trunk_params, truth_by_token
@@ -49,7 +49,7 @@ def trunk(module: DUSt3R) -> Params:
     """The trunk's parameters, in the dtypes in which training keeps them."""
     side = module.config.patch_size
     view = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    init = functools.partial(module.init, head=module.config.head_type is not None)
+    init = functools.partial(module.init, head=bool(module.config.heads))
     params = trunk_params(jax.eval_shape(init, jax.random.key(0), view, view)["params"])
     dtype = jnp.dtype(module.dtype)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, dtype)), params)

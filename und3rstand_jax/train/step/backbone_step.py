@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import PairLoss, PairSums, Target, confidence_sums, mean_loss, normalised_truth, valid_counts
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.head import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
@@ -104,6 +105,6 @@ def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of:
 
 def pointmaps(module: DUSt3R, params: Params, images: tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]) -> tuple[Pointmap, Pointmap]:
     """The model's own pointmaps of a batch."""
-    output = cast(BackboneOutput, module.apply({"params": params}, *images))
+    output = cast(BackboneOutput, module.apply({"params": params}, *images, head=POINTMAP))
     assert output.pred1 is not None and output.pred2 is not None  # the heads were run
     return output.pred1, output.pred2

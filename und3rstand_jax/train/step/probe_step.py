@@ -20,7 +20,8 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import PairLoss, PairSums, Truth, confidence_sums, mean_loss, normalised_truth
 from und3rstand_jax.geometry.metrics import pair_errors
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.layer_ids import STACKS
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
@@ -177,8 +178,8 @@ def named_groups(probes: ProbeConfig) -> dict[str, ProbeGroup]:
 
 
 def trunk_params(params: Params) -> Params:
-    """Encoder and decoder of a DUSt3R's parameters: probes never read its heads, which need not lie on every device."""
-    return {name: part for name, part in params.items() if not name.startswith("head")}
+    """Encoder and decoder of a backbone's parameters: probes never read its heads, which need not lie on every device."""
+    return {name: part for name, part in params.items() if name in STACKS}
 
 
 def captured_tokens(module: DUSt3R, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:

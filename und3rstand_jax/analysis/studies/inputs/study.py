@@ -35,6 +35,7 @@ from und3rstand_jax.analysis.studies.study import (
 )
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
+from und3rstand_jax.model.head import POINTMAP
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -83,7 +84,7 @@ def cost(setting: Setting) -> Cost:
 def _bytes_a_pair(setting: Setting) -> int:
     """Of points, and of what the head holds of a pair; about."""
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return 4 * pixels * (512 if setting.backbone.config.head_type == "dpt" else 100)
+    return 4 * pixels * (512 if setting.backbone.config.pointmap_head == "dpt" else 100)
 
 
 def _at_once(setting: Setting) -> int:
@@ -119,20 +120,20 @@ def inputs(setting: Setting) -> Study:
 
 def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
     """CONDITION/NAME of every pair, and its overlap."""
-    if setting.backbone.config.head_type is None:
+    if not setting.backbone.config.heads:
         raise CheckpointError("inputs are measured by the model's own pointmaps, and this backbone has no head; give a checkpoint with one")
     if setting.count < 2:
         raise OptionError(f"an unrelated view 2 is that of another pair; expected two pairs or more, found {setting.count}")
 
     def run(view1: np.ndarray, view2: np.ndarray) -> Points:
-        return pair(np.asarray(pred["pts3d"]) for pred in setting.backbone(view1, view2, capture=(), head=True).preds)
+        return pair(np.asarray(pred["pts3d"]) for pred in setting.backbone(view1, view2, capture=(), head=POINTMAP).preds)
 
     def compute(some: range) -> dict[str, np.ndarray]:
         pairs = setting.pairs.some(some)
         others = setting.pairs.some([other_pair(number, setting.count) for number in some])
         found: dict[str, np.ndarray] = {}
         for name, condition in conditions_of(pairs, others).items():
-            output = setting.backbone(*condition.pairs.views, capture=(), head=True)
+            output = setting.backbone(*condition.pairs.views, capture=(), head=POINTMAP)
             found |= {f"{name}/{key}": values for key, values in _measured(output, condition, setting.alignment).items()}
             if name == "straight":
                 straight = pair(np.asarray(pred["pts3d"]) for pred in output.preds)

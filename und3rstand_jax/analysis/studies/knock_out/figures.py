@@ -11,7 +11,7 @@ from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, curve_of, effect_on, named, ways
 from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, mean_of
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 
 _METRICS = {
     VIEW2: "normalised point error\nof view 2",

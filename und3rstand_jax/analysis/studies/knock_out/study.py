@@ -84,7 +84,7 @@ def knock_out(setting: Setting) -> Study:
         CheckpointError: the backbone has no head, without which there are no points to measure.
     """
     config = setting.backbone.config
-    if config.head_type is None:
+    if not config.heads:
         raise CheckpointError("knock-out measures the model's own pointmaps; expected a backbone with a head, found none; give another one")
     ranked_on, measured_on = halves(setting.count)
     of_heads = measure_heads(setting)

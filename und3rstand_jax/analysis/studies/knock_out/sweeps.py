@@ -21,7 +21,7 @@ from und3rstand_jax.analysis.studies.knock_out.sets import STEPS, Taken, ways_of
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs
 from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.output import BackboneOutput
 
 NOTHING = Ablation("nothing", "set", ())

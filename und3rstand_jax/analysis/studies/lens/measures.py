@@ -152,7 +152,7 @@ def bytes_a_pair(setting: Setting) -> int:
     tokens = sum(rows * columns for rows, columns in setting.grids)
     pixels = tokens * config.patch_size**2
     layers = sum(config.layer_width(layer) for layer in (*lens_layers(config), *head_layers(config)))
-    return 4 * (tokens * layers + pixels * (512 if config.head_type == "dpt" else 32))
+    return 4 * (tokens * layers + pixels * (512 if config.pointmap_head == "dpt" else 32))
 
 
 def lens_at_once(setting: Setting) -> int:

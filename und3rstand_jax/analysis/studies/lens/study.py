@@ -60,7 +60,7 @@ def cost(setting: Setting) -> Cost:
     config, layers = setting.backbone.config, len(lens_layers(setting.backbone.config))
     fitted = len(fitted_pairs(setting))
     heads = layers * (3 * setting.count + len(FACTORS) * fitted)
-    passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.head_type or "", 0.0))
+    passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.pointmap_head or "", 0.0))
     return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (4 * len(READINGS) + 2))
 
 
@@ -72,7 +72,7 @@ def lens(setting: Setting) -> Study:
         OptionError: there is one pair: a scale is fitted on some pairs and tried on others, and the control takes another pair.
     """
     config, layers = setting.backbone.config, lens_layers(setting.backbone.config)
-    if config.head_type is None:
+    if not config.heads:
         raise CheckpointError(
             "the lens reads tokens with the model's own head: expected a backbone with a head, found one without (a trunk such as "
             "CroCo's); give a checkpoint of a whole DUSt3R, or read its layers with probes"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.studies.study import Mean, Record, mean_in
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import DECODER_STEPS
 
 _COLOURS = {"points2": "C0", "rotation": "C3", "direction": "C1", "points1": "C2"}

@@ -21,8 +21,9 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import sampled_pixels
 from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, Pose, camera_errors, camera_pose, most_confident_half
 from und3rstand_jax.model.affine import Affine, SiteEdits
-from und3rstand_jax.model.config import BackboneConfig
-from und3rstand_jax.model.dust3r import DUSt3R
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.head import POINTMAP
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.model.output import Activation, BackboneOutput, pair
@@ -108,8 +109,8 @@ class Runs:
         self.alignment: Alignment = setting.alignment
         sites = {source: {patch.site for patch in self.made if patch.source == source} for source in ("twin", *CONTROLS)}
         starts = {layer for patch in self.made for layer in start_layers(_start_of(patch, config), config)}
-        own = self.backbone(*self.pairs.views, capture=starts | sites["itself"], head=True)
-        twin = self.backbone(*self.twins.views, capture=sites["twin"], head=True)
+        own = self.backbone(*self.pairs.views, capture=starts | sites["itself"], head=POINTMAP)
+        twin = self.backbone(*self.twins.views, capture=sites["twin"], head=POINTMAP)
         others = setting.twins.some([other_pair(number, setting.count) for number in some])
         unrelated = self.backbone(*others.views, capture=sites["unrelated"], head=False)
         self.values: dict[Source, BackboneOutput] = {"twin": twin, "unrelated": unrelated, "itself": own}
@@ -217,7 +218,7 @@ def _patched(
         )
         for site in values
     }
-    output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=True, edits=edits, start=start))
+    output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=POINTMAP, edits=edits, start=start))
     return _measured(output.preds, compared, alignment)
 
 

@@ -123,7 +123,7 @@ def measure_patches(setting: Setting, patches: Sequence[Patch]) -> dict[str, Flo
     Raises:
         CheckpointError, OptionError: as from `patching`.
     """
-    if setting.backbone.config.head_type is None:
+    if not setting.backbone.config.heads:
         raise CheckpointError("patching measures the model's own pointmaps, and this backbone has no head; give a checkpoint with one")
     if setting.twins is None:
         raise OptionError("patching needs pairs that share view 1, which only rendered scenes have; give --data synthetic alone")
@@ -174,7 +174,7 @@ def _bytes_a_pair(setting: Setting) -> int:
     tokens = sum(rows * columns for rows, columns in setting.grids)
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     sites = len({patch.site for patch in patches_of(config)})
-    return 4 * (3 * sites * tokens * config.dec_embed_dim + (512 if config.head_type == "dpt" else 40) * pixels)
+    return 4 * (3 * sites * tokens * config.dec_embed_dim + (512 if config.pointmap_head == "dpt" else 40) * pixels)
 
 
 def _at_once(setting: Setting) -> int:

@@ -18,7 +18,7 @@ from und3rstand_jax.analysis.studies.study import Setting, over_pairs, pairs_at_
 from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner, mean_cosine, u_centred
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.model.backbone import Backbone, random_backbone
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.output import pair
 
 Stacks = tuple[Float[Array, "B Le _ Ce"], Float[Array, "B Ld _ Cd"]]

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.studies.study import Setting
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.images import to_uint8
 
 PAIRS = 3

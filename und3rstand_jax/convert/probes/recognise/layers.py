@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from und3rstand_jax.convert.findings import How, Token, least_certain, pieces, token_key
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 
 VIEW_WORDS = {"view", "views", "v", "img", "image", "frame", "cam", "camera", "pts3d", "pts", "pred"}
 

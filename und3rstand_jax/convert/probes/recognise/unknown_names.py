@@ -17,7 +17,7 @@ from und3rstand_jax.convert.probes.recognise.mlps import mlp_branches
 from und3rstand_jax.convert.probes.recognise.views import Name, Slots, once_each, order_slots, pair_named
 from und3rstand_jax.convert.probes.running_order import make_mlp
 from und3rstand_jax.convert.probes.statements import Statements
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import paper_layer_ids, select_layers
 from und3rstand_jax.support.errors import LayerError
 

@@ -16,7 +16,7 @@ from und3rstand_jax.model.affine import SiteEdits, apply_affine, as_one_batch
 from und3rstand_jax.model.attention import rotation
 from und3rstand_jax.model.block_sites import BlockSites
 from und3rstand_jax.model.blocks import Arithmetic, DecoderBlock, EncoderBlock, run_block
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, ENCODER_STEPS, stack_positions
 from und3rstand_jax.model.output import Grids, ViewTokens, pair
 from und3rstand_jax.model.sites import with_insides

@@ -1,22 +1,10 @@
-"""The table that maps DUSt3R's parameters to the names of its PyTorch state dict.
+"""The table that maps DUSt3R's parameters to the names of its PyTorch state dict."""
 
-A row is (JAX module path, PyTorch module name, kind); the kind gives the leaves and their layouts. `{i}` in a name stands for the
-block: such rows are stacks over the blocks.
-"""
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from und3rstand_jax.convert.mapping import CONV, CONV_1X1, CONV_TRANSPOSED, LINEAR, VECTOR, Layout, Leaf
-from und3rstand_jax.model.config import BackboneConfig
-
-Row = tuple[str, str, str]
-
-_KINDS: dict[str, dict[str, tuple[str, Layout]]] = {
-    "linear": {"kernel": ("weight", LINEAR), "bias": ("bias", VECTOR)},
-    "norm": {"scale": ("weight", VECTOR), "bias": ("bias", VECTOR)},
-    "conv": {"kernel": ("weight", CONV), "bias": ("bias", VECTOR)},
-    "conv without bias": {"kernel": ("weight", CONV)},
-    "conv 1x1": {"kernel": ("weight", CONV_1X1), "bias": ("bias", VECTOR)},
-    "conv transposed": {"kernel": ("weight", CONV_TRANSPOSED), "bias": ("bias", VECTOR)},
-}
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.tensor_names import NamedStack, Row, Shape
 
 _TRUNK: tuple[Row, ...] = (
     ("encoder/patch_embed", "patch_embed.proj", "conv"),
@@ -60,32 +48,37 @@ UNUSED_PATTERNS = {
 """Tensors of known checkpoints that the forward pass never reads; kept for the export."""
 
 UNKNOWN_HEAD = r"downstream_head[12]\..*"
-"""The heads of a checkpoint whose head type is not implemented (MASt3R); set aside whole, kept for the export."""
+"""The heads of a checkpoint whose head type is not implemented; set aside whole, kept for the export."""
 
 
-def backbone_leaves(config: BackboneConfig, prefix: str = "", second_decoder: str = "dec_blocks2") -> dict[str, Leaf]:
-    """Every leaf of the backbone's parameter tree and its source tensors.
+_HEAD_TYPES = {frozenset({"proj"}): "linear", frozenset({"dpt"}): "dpt"}
+
+
+def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
+    """`head_type` of a head with these tensors; None where it is of another family."""
+    head_type = _HEAD_TYPES.get(head_modules(tensors))
+    return None if head_type is None else {"head_type": head_type}
+
+
+def head_modules(tensors: Iterable[str]) -> frozenset[str]:
+    """The modules directly below a head."""
+    return frozenset(name.split(".")[0] for name in tensors)
+
+
+def dust3r_names(config: BackboneConfig, second_decoder: str) -> tuple[NamedStack, ...]:
+    """Every module of the backbone and its name.
 
     Args:
         config: the architecture.
-        prefix: what the checkpoint puts before every name (`module.`).
-        second_decoder: the blocks that fill view 2's decoder; `dec_blocks` in a CroCo checkpoint, which has one.
+        second_decoder: the blocks that fill view 2's decoder: `dec_blocks2`, or `dec_blocks` in a CroCo checkpoint, which has one.
     """
-    stacks = (
-        ("", "", 0, _TRUNK),
-        ("encoder/blocks/", "enc_blocks.{i}.", config.enc_depth, _ENCODER_BLOCK),
-        ("decoder/blocks1/", "dec_blocks.{i}.", config.dec_depth, _DECODER_BLOCK),
-        ("decoder/blocks2/", f"{second_decoder}.{{i}}.", config.dec_depth, _DECODER_BLOCK),
-        ("head1/", "downstream_head1.", 0, _HEADS[config.head_type]),
-        ("head2/", "downstream_head2.", 0, _HEADS[config.head_type]),
+    return (
+        NamedStack("", "", 0, _TRUNK),
+        NamedStack("encoder/blocks/", "enc_blocks.{i}.", config.enc_depth, _ENCODER_BLOCK),
+        NamedStack("decoder/blocks1/", "dec_blocks.{i}.", config.dec_depth, _DECODER_BLOCK),
+        NamedStack("decoder/blocks2/", f"{second_decoder}.{{i}}.", config.dec_depth, _DECODER_BLOCK),
+        *(NamedStack(f"head{view}/", f"downstream_head{view}.", 0, _HEADS[config.pointmap_head]) for view in (1, 2)),
     )
-    leaves = {}
-    for path, stem, depth, rows in stacks:
-        for module, name, kind in rows:
-            for part, (suffix, layout) in _KINDS[kind].items():
-                names = tuple(f"{prefix}{stem.format(i=i)}{name}.{suffix}" for i in range(depth or 1))
-                leaves[f"{path}{module}/{part}"] = Leaf(names, layout, (depth,) if depth else ())
-    return leaves
 
 
 def second_names(prefix: str = "") -> dict[str, str]:

@@ -1,35 +1,22 @@
-"""The architecture of a DUSt3R backbone, and how published checkpoints describe it.
-
-The hub's `config.json` and the `args.model` string of a `.pth` file hold the same keyword arguments; both are read into one
-frozen `BackboneConfig`. An option that this implementation does not have is refused by name, never ignored.
-"""
+"""The architecture of a DUSt3R backbone, and how published checkpoints describe it."""
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from und3rstand_jax.model.args_string import parse_args_string
+from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES, only, read_options
+from und3rstand_jax.model.head import POINTMAP, Head
 from und3rstand_jax.model.layer_ids import layer_ids
-from und3rstand_jax.model.output_modes import OUTPUT_MODES, Mode, mode_faults, parse_mode
+from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError
 from und3rstand_jax.support.text import listed, number_text
 
-HEAD_TYPES = ("linear", "dpt")
-
 # The largest that is accepted, far above any model's: a config may be a stranger's, and costs memory and time as it says.
 _LARGEST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 128, "mlp_ratio": 64}
-_SIZES = {
-    **{f"{side}_{field}": _LARGEST[field] for side in ("enc", "dec") for field in ("embed_dim", "depth", "num_heads")},
-    **{field: _LARGEST[field] for field in ("patch_size", "mlp_ratio")},
-}
 LARGEST_SIDE = 65536
 """Pixels of an image's side."""
-_PATCH_EMBEDDINGS = ("PatchEmbedDust3R", "ManyAR_PatchEmbed", "PatchEmbed")
-_OTHER_OPTIONS = ("img_size", "head_type", *OUTPUT_MODES, "pos_embed", "patch_embed_cls", "output_mode", "norm_im2_in_dec")
-# Options that change nothing here: training state, or what the original itself ignores when it loads for use.
-_IGNORED = {"freeze", "landscape_only", "mask_ratio", "two_confs", "desc_conf_mode", "desc_mode"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +26,13 @@ class BackboneConfig:
     `img_size` is (height, width) of the training images and only a record: the model takes any multiples of the patch size.
     `head_type` is None for a trunk without a head (CroCo, or a checkpoint whose head is not known).
 
+    A class of configs is a family of models; `und3rstand_jax.model.families` has what belongs to it.
+
     Raises:
         ConfigError: no model has this architecture. All faults are listed.
     """
+
+    HEAD_TYPES: ClassVar[tuple[str, ...]] = ("linear", "dpt")
 
     img_size: tuple[int, int] = (512, 512)
     patch_size: int = 16
@@ -58,10 +49,11 @@ class BackboneConfig:
     conf_mode: Mode = ("exp", 1.0, math.inf)
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in _SIZES}
+        sizes = {name: getattr(self, name) for name in SIZES}
         complaints = [f"{name} must be at least 1; found {value}" for name, value in sizes.items() if value < 1]
+        limits = {name: _LARGEST[name.removeprefix("enc_").removeprefix("dec_")] for name in SIZES}
         complaints += [
-            f"{name} is at most {_SIZES[name]}; found {number_text(value)}" for name, value in sizes.items() if value > _SIZES[name]
+            f"{name} is at most {limits[name]}; found {number_text(value)}" for name, value in sizes.items() if value > limits[name]
         ]
         if not all(1 <= side <= LARGEST_SIDE for side in self.img_size):
             found = ", ".join(map(number_text, self.img_size))
@@ -73,17 +65,38 @@ class BackboneConfig:
                     f"{side}_embed_dim {dim} must be a multiple of 4·{side}_num_heads = {4 * heads}: "
                     "2-D RoPE splits every head's channels in four"
                 )
-        if self.head_type is not None and self.head_type not in HEAD_TYPES:
-            complaints.append(f"head_type {self.head_type!r} is not one of {', '.join(HEAD_TYPES)}")
-        if self.head_type == "dpt" and self.dec_depth % 4:
+        if self.head_type is not None and self.head_type not in self.HEAD_TYPES:
+            complaints.append(f"head_type {self.head_type!r} is not one of {', '.join(self.HEAD_TYPES)}")
+        if self.pointmap_head == "dpt" and self.dec_depth % 4:
             complaints.append(f"dec_depth {self.dec_depth} must be a multiple of 4 for the DPT head, which reads 0, 1/2, 3/4 and 1 of it")
-        if self.head_type == "dpt" and self.patch_size != 16:
+        if self.pointmap_head == "dpt" and self.patch_size != 16:
             complaints.append(f"patch_size {self.patch_size} is not supported with the DPT head, which enlarges tokens 16 times")
         if not 1 < self.rope_base < math.inf:
             complaints.append(f"RoPE's base must be a finite number above 1; found {self.rope_base:g}")
-        complaints += mode_faults(self)
+        complaints += self._other_faults()
         if complaints:
             raise ConfigError("backbone config: " + listed(complaints, "; ", 20, 400))
+
+    def _other_faults(self) -> list[str]:
+        """What else is wrong: a family adds what is wrong with its own fields."""
+        return mode_faults(self)
+
+    @property
+    def pointmap_head(self) -> str | None:
+        """The kind of head that makes pointmaps, "linear" or "dpt"; None for a trunk."""
+        return self.head_type
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads of each view; none for a trunk."""
+        if self.pointmap_head is None:
+            return ()
+        last = "decoder.norm"
+        if self.pointmap_head == "linear":
+            return (Head(POINTMAP, "head", (last,), ("pts3d", "conf")),)
+        # Of [encoder, block 1, …, block dec_depth], a DPT head reads 0, 1/2, 3/4 and all of the depth.
+        middle = (f"decoder.{depth - 1}.mlp" for depth in (self.dec_depth // 2, 3 * self.dec_depth // 4))
+        return (Head(POINTMAP, "head", ("encoder.norm", *middle, last), ("pts3d", "conf")),)
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
@@ -113,54 +126,16 @@ class BackboneConfig:
     def from_hub_config(cls, options: Mapping[str, Any]) -> "BackboneConfig":
         """The config that the hub's `config.json` of a DUSt3R or CroCo model describes.
 
+        A head of another type is left out: the trunk is usable without.
+
         Raises:
             ConfigError: an option is unknown, or has a value this implementation does not support. All are listed.
         """
-        fields: dict[str, Any] = {"head_type": None}
-        complaints = []
-        for option, value in options.items():
-            if option in _SIZES:
-                if not _is_count(value):
-                    complaints.append(f"{option} must be a positive integer; found {value!r}")
-                else:
-                    fields[option] = int(value)
-            elif option == "img_size":
-                size = (value, value) if _is_count(value) else value
-                if isinstance(size, tuple | list) and len(size) == 2 and all(_is_count(side) for side in size):
-                    fields[option] = tuple(size)
-                else:
-                    complaints.append(f"img_size must be one or two positive integers; found {value!r}")
-            elif option == "head_type":
-                # A head we do not know (MASt3R's catmlp+dpt) leaves the trunk usable; the converter says so.
-                fields[option] = value if value in HEAD_TYPES else None
-                if value is not None and not isinstance(value, str):
-                    complaints.append(f"head_type must be a name; found {value!r}")
-            elif option in OUTPUT_MODES:
-                try:
-                    fields[option] = parse_mode(option, value)
-                except ValueError as error:
-                    complaints.append(f"{option} {value!r} is not supported; expected {error}")
-            elif option == "pos_embed":
-                rope = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(value))
-                if rope is None:
-                    complaints.append(f"pos_embed {value!r} is not supported; expected RoPE followed by its base (RoPE100)")
-                else:
-                    fields["rope_base"] = float(rope[1])
-            elif option == "patch_embed_cls":
-                if value not in _PATCH_EMBEDDINGS:
-                    complaints.append(f"patch_embed_cls {value!r} is not supported; expected one of {', '.join(_PATCH_EMBEDDINGS)}")
-            elif option == "output_mode":
-                # MASt3R's pts3d+desc24 belongs to its own head, which is set aside as a whole.
-                if value != "pts3d" and options.get("head_type", "linear") in HEAD_TYPES:
-                    complaints.append(f"output_mode {value!r} is not supported; expected pts3d")
-            elif option == "norm_im2_in_dec":
-                if value is not True:
-                    complaints.append(f"norm_im2_in_dec {value!r} is not supported; expected True")
-            elif option not in _IGNORED:
-                complaints.append(f"option {option!r} (= {value!r}) is not known to this implementation")
-        if complaints:
-            raise ConfigError("backbone config: " + listed(complaints, "; ", 20, 400))
-        return cls(**fields)
+        is_known = options.get("head_type", "linear") in cls.HEAD_TYPES
+        # The output of a head that is left out does not matter.
+        parsers = {**PARSERS, "output_mode": only("pts3d") if is_known else lambda *_: {}}
+        fields = {"head_type": None, **read_options(options, parsers, IGNORED)}
+        return cls(**fields if is_known else {**fields, "head_type": None})
 
     @classmethod
     def from_args_string(cls, call: str) -> "BackboneConfig":
@@ -172,11 +147,6 @@ class BackboneConfig:
             ConfigError: the string is not such a call, or an option is not supported.
         """
         return cls.from_hub_config(parse_args_string(call)[1])
-
-    @staticmethod
-    def known_options() -> frozenset[str]:
-        """The options that `from_hub_config` understands."""
-        return frozenset({*_SIZES, *_IGNORED, *_OTHER_OPTIONS})
 
     def to_hub_config(self) -> dict[str, Any]:
         """The options of the hub's `config.json` that rebuild this config (infinities stay floats)."""
@@ -208,8 +178,3 @@ PUBLISHED = {
     "DUSt3R_ViTLarge_BaseDecoder_512_dpt": BackboneConfig.dust3r_512_dpt(),
 }
 """The published models: name on the hub, below `naver/` -> architecture."""
-
-
-def _is_count(value: Any) -> bool:
-    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    return is_whole and not isinstance(value, bool) and value > 0

@@ -6,26 +6,27 @@
 and the heads need, and edits what it is told to on the way; `capture`, `head` and the sites of edits are static under `jit`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.attention import AttentionImplementation
 from und3rstand_jax.model.blocks import Arithmetic
-from und3rstand_jax.model.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.trunk import Decoder, Encoder, Traced, edited_layer
 from und3rstand_jax.model.edits import Edits
+from und3rstand_jax.model.head import Head, HeadChoice, choose_heads
 from und3rstand_jax.model.heads import DPTHead, LinearHead, Pointmap, to_pointmap
 from und3rstand_jax.model.images import as_view
 from und3rstand_jax.model.output import BackboneOutput, Grids, pair
 from und3rstand_jax.model.site_edits import resolve_edits
 from und3rstand_jax.model.sites import select_captures
-from und3rstand_jax.model.start import Start, as_start, head_layers, token_grids
-from und3rstand_jax.model.trunk import Decoder, Encoder, Traced, edited_layer
+from und3rstand_jax.model.start import Start, as_start, token_grids
 from und3rstand_jax.support.errors import ImageError, OptionError
 
 
@@ -56,7 +57,7 @@ class DUSt3R(nn.Module):
         view1: ArrayLike | None = None,
         view2: ArrayLike | None = None,
         capture: str | Iterable[str] = (),
-        head: bool = True,
+        head: HeadChoice = True,
         edits: Edits | SiteEdits | None = None,
         start: BackboneOutput | None = None,
     ) -> BackboneOutput:
@@ -68,23 +69,22 @@ class DUSt3R(nn.Module):
             capture: patterns of layers (`und3rstand_jax.model.layer_ids`) and of what is inside them, see `und3rstand_jax.model.sites`;
                 the output holds exactly the sites that they match, as they are after edits. Attention weights and scores add
                 4·B·heads·N·M bytes for each view and block.
-            head: whether to run the heads.
+            head: which heads to run: all, none, or those of these names (`und3rstand_jax.model.head`). One that is not run costs nothing.
             edits: what to change on the way, see `und3rstand_jax.model.edits`; those of sites behind all that is needed change nothing.
             start: captures of an earlier pass, see `und3rstand_jax.model.start`. The pass begins after the last layer in it; edits of
                 that layer apply to the tokens given.
 
         Returns:
-            What was captured and, with `head`, both pointmaps in view 1's frame.
+            What was captured and what the heads make of each view; both pointmaps are in view 1's frame.
 
         Raises:
             LayerError: a pattern matches nothing, or a site lies before the start and is not in it.
             EditError: an edit cannot be made; see `und3rstand_jax.model.site_edits.resolve_edits`.
             ImageError: a view is not a batch of images, or the views' batches differ in size.
-            OptionError: there is no head to run, or both images and a start are given, or neither.
+            OptionError: there is no such head to run, or both images and a start are given, or neither.
         """
         config = self.config
-        if head and config.head_type is None:
-            raise OptionError("this backbone has no head (a trunk such as CroCo's); call it with head=False")
+        heads = choose_heads(head, config)
         if start is None:
             views = self._images(view1, view2)
             begin, sizes, batch = None, pair((view.shape[1], view.shape[2]) for view in views), len(views[0])
@@ -96,11 +96,11 @@ class DUSt3R(nn.Module):
         grids = token_grids(sizes, config)
         affines = resolve_edits(edits, config, grids, batch)
         captured = select_captures(capture, config)
-        needed = {*captured, *(head_layers(config) if head else ())}
+        needed = {*captured, *(layer for head in heads for layer in head.layers)}
         if self.is_initializing():
             needed |= set(config.layer_ids)
         layers = self._trunk(views, begin, grids, needed, affines)
-        pred1, pred2 = (self._pointmap(layers, grids, view) if head else None for view in (0, 1))
+        pred1, pred2 = (self.predict(heads, layers, grids, view) if heads else None for view in (0, 1))
         return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, pred1, pred2)
 
     def _images(self, view1: ArrayLike | None, view2: ArrayLike | None) -> tuple[Array, Array]:
@@ -138,10 +138,22 @@ class DUSt3R(nn.Module):
             )
         return layers
 
-    def _pointmap(self, layers: Mapping[str, Traced], grids: Grids, view: int) -> Pointmap:
-        """The pointmap that a view's own head reads from its token maps."""
+    def predict(self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int) -> Pointmap:
+        """What a view's own heads make of its token maps."""
+        prediction = Pointmap()
+        for head in heads:
+            maps = [layers[layer][view].reshape(-1, *grids[view], self.config.layer_width(layer)) for layer in head.layers]
+            prediction |= self.run_head(head, f"{head.scope}{view + 1}", maps)
+        return prediction
+
+    def run_head(self, head: Head, name: str, maps: Sequence[Float[Array, "B h w _"]]) -> Pointmap:
+        """What one head makes of a view's token maps; a family with further heads runs those itself.
+
+        Args:
+            head: one of the config's.
+            name: of its module.
+            maps: of `head.layers`.
+        """
         config = self.config
-        maps = [layers[layer][view].reshape(-1, *grids[view], config.layer_width(layer)) for layer in head_layers(config)]
-        name = f"head{view + 1}"
-        head = DPTHead(name=name) if config.head_type == "dpt" else LinearHead(config.patch_size, name=name)
-        return to_pointmap(head(*maps), config.depth_mode, config.conf_mode)
+        module = DPTHead(name=name) if config.pointmap_head == "dpt" else LinearHead(config.patch_size, name=name)
+        return to_pointmap(module(*maps), config.depth_mode, config.conf_mode)

@@ -1,0 +1,224 @@
+"""MASt3R: what its config says, what its heads make and cost, and that training leaves its descriptors alone."""
+
+import dataclasses
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import und3rstand_jax as u3d
+from tests.conversion import args_string, converted
+from tests.golden_cases import GOLDEN
+from tests.make_checkpoint import save_hub_folder
+from tests.test_model_properties import DPT, assert_same, backbone, views
+from tests.tiny import MAST3R_CONFIG, backbone_tensors
+from und3rstand_jax.checkpoint.format import sealed
+from und3rstand_jax.convert.mapping import mismatches
+from und3rstand_jax.convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.model.dust3r.names import UNUSED_PATTERNS, second_names
+from und3rstand_jax.model.families import backbone_leaves, backbone_shapes, config_of_options
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.train.backbone_task import BackboneTask
+from und3rstand_jax.train.options import BackboneOptions
+
+PUBLISHED = "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
+HUB = {
+    "conf_mode": ["exp", 1, math.inf],
+    "dec_depth": 12,
+    "dec_embed_dim": 768,
+    "dec_num_heads": 12,
+    "depth_mode": ["exp", -math.inf, math.inf],
+    "desc_conf_mode": ["exp", 0, math.inf],
+    "desc_mode": "norm",
+    "enc_depth": 24,
+    "enc_embed_dim": 1024,
+    "enc_num_heads": 16,
+    "head_type": "catmlp+dpt",
+    "img_size": [512, 512],
+    "landscape_only": False,
+    "output_mode": "pts3d+desc24",
+    "patch_embed_cls": "PatchEmbedDust3R",
+    "pos_embed": "RoPE100",
+    "two_confs": True,
+}
+SMALL = u3d.MASt3RConfig(**{**dataclasses.asdict(DPT), "head_type": "catmlp+dpt", "desc_dim": 6})
+
+
+def test_the_published_model_from_hub_config_args_string_and_constructor():
+    named = u3d.MASt3RConfig.mast3r_512_metric()
+    assert config_of_options(json.loads(json.dumps(HUB))) == named
+    # As the training command's --model states it.
+    trained = HUB | {"patch_embed_cls": "ManyAR_PatchEmbed", "landscape_only": True}
+    trained = {option: value for option, value in trained.items() if option != "desc_mode"}
+    assert config_of_options(args_string(trained, "AsymmetricMASt3R")) == named
+    assert named.to_hub_config() == HUB
+    assert [head.name for head in named.heads] == ["pointmap", "features"]
+
+
+def test_options_that_are_left_out_have_the_originals_defaults():
+    left_out = {option: value for option, value in HUB.items() if option not in ("two_confs", "desc_conf_mode", "desc_mode")}
+    config = config_of_options(left_out | {"output_mode": "pts3d+desc16", "conf_mode": ["sigmoid", 0, 1]})
+    assert (config.desc_dim, config.two_confs, config.desc_conf_mode) == (16, False, ("sigmoid", 0.0, 1.0))
+    assert config_of_options(config.to_hub_config()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_type": "catconv"}, "head_type 'catconv' is not supported; expected catmlp\\+dpt"),
+        ({"encoder": "dune_vitbase_14"}, "MASt3R with a DUNE encoder is not supported"),
+        ({"output_mode": "pts3d"}, "output_mode 'pts3d' is not supported; expected pts3d\\+desc and the length"),
+        ({"output_mode": "pts3d+desc0"}, "desc_dim is 1 to 4096; found 0"),
+        ({"output_mode": "pts3d+desc99999"}, "desc_dim is 1 to 4096; found 99999"),
+        ({"desc_mode": "square"}, "desc_mode 'square' is not supported; expected norm"),
+        ({"desc_conf_mode": ["exp", 1, 0]}, "desc_conf_mode .* is not supported; expected a lower bound below"),
+        ({"two_confs": 1}, "two_confs must be true or false; found 1"),
+        ({"dec_depth": 10}, "dec_depth 10 must be a multiple of 4 for the DPT head"),
+        ({"pos_embed": "cosine", "x": 1}, "pos_embed 'cosine'.*option 'x'"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(change, message):
+    with pytest.raises(UserError, match=message):
+        config_of_options(HUB | change)
+
+
+def test_a_dune_encoder_is_recognised_by_the_models_class_too():
+    with pytest.raises(UserError, match="DUNE"):
+        config_of_options(args_string(HUB, "AsymmetricMASt3RwithDUNE"))
+    silent = {option: value for option, value in HUB.items() if option != "output_mode"}
+    with pytest.raises(UserError, match="output_mode must say how long its descriptors are"):
+        config_of_options(silent)
+
+
+def test_the_published_tensors_are_exactly_those_of_the_name_table():
+    config = u3d.MASt3RConfig.mast3r_512_metric()
+    rows = [line.split("\t") for line in (GOLDEN / f"{PUBLISHED}.keys.tsv").read_text().splitlines()[1:]]
+    tensors = {name: TensorInfo(tuple(map(int, shape.split("x"))), "float32") for name, shape in rows}
+    seconds = second_names()
+    unused = {name for name in tensors for pattern in UNUSED_PATTERNS if re.fullmatch(pattern, name)}
+    assert mismatches(backbone_leaves(config), backbone_shapes(config), tensors, {*unused, *seconds}) == []
+    sizes = [math.prod(info.shape) for name, info in tensors.items() if name not in seconds]
+    assert sum(sizes) == 688_638_856
+    used = sum(math.prod(shape) for shape in backbone_shapes(config).values())
+    assert used == sum(sizes) - sum(math.prod(tensors[name].shape) for name in unused)
+
+
+def test_shapes_are_those_of_the_modules():
+    assert backbone_shapes(SMALL) == {
+        "/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(backbone(SMALL).params)
+    }
+
+
+def test_without_a_config_names_and_shapes_tell_and_what_they_leave_open_is_said(tmp_path, capsys):
+    tensors = backbone_tensors(MAST3R_CONFIG | {"enc_embed_dim": 64, "dec_embed_dim": 64})
+    save_file(tensors, tmp_path / "model.safetensors")
+    folder = converted(tmp_path / "model.safetensors", tmp_path / "jax")
+    config = u3d.read_checkpoint_info(folder).backbone
+    assert isinstance(config, u3d.MASt3RConfig) and (config.desc_dim, config.two_confs) == (24, True)
+    assert "backbone two_confs = True (default: no config" in capsys.readouterr().err
+
+
+def test_the_checkpoint_names_its_family_and_a_dust3rs_none(tmp_path):
+    folder = converted(save_hub_folder(tmp_path / "m", backbone_tensors(MAST3R_CONFIG), MAST3R_CONFIG), tmp_path / "jax")
+    content = json.loads((folder / "config.json").read_text())
+    assert (content["backbone"]["family"], content["backbone"]["desc_dim"]) == ("mast3r", 24)
+    assert type(u3d.load_backbone(folder).module) is u3d.MASt3R
+    for change, message in (
+        ({"family": "vggt"}, "of the family 'vggt', which this program does not know"),
+        ({"desc_dim": "24"}, "backbone.desc_dim: input should be a valid integer"),
+    ):
+        (folder / "config.json").write_text(sealed(json.dumps(content | {"backbone": content["backbone"] | change}, indent=1)))
+        with pytest.raises(u3d.CheckpointError, match=message):
+            u3d.read_checkpoint_info(folder)
+
+
+def test_descriptors_have_unit_length_and_a_confidence_of_their_own():
+    output = backbone(SMALL)(*views())
+    for pred, (height, width) in zip(output.preds, output.image_sizes, strict=True):
+        assert {name: leaf.shape[1:] for name, leaf in pred.items()} == {
+            "pts3d": (height, width, 3),
+            "conf": (height, width),
+            "desc": (height, width, 6),
+            "desc_conf": (height, width),
+        }
+        np.testing.assert_allclose(np.linalg.norm(pred["desc"], axis=-1), 1, rtol=1e-5)
+        assert (np.asarray(pred["desc_conf"]) > 0).all() and not np.allclose(pred["desc_conf"], pred["conf"])
+
+
+def test_without_two_confs_the_confidence_is_that_of_the_points():
+    model = backbone(dataclasses.replace(SMALL, two_confs=False))
+    both = model(*views())
+    np.testing.assert_array_equal(both.pred2["desc_conf"], both.pred2["conf"])
+    assert set(model(*views(), head="features").pred1) == {"desc"}
+
+
+def test_a_head_that_is_left_out_costs_nothing():
+    mast3r, dust3r = backbone(SMALL), backbone(DPT)
+    images = views()
+
+    def flops(model, head):
+        lowered = jax.jit(lambda params: model.module.apply({"params": params}, *images, head=head)).lower(model.params)
+        return lowered.compile().cost_analysis().get("flops", 0.0)
+
+    assert flops(mast3r, "pointmap") == flops(dust3r, True)
+    assert flops(mast3r, ()) == flops(dust3r, False)
+    trunk, features = flops(mast3r, ()), flops(mast3r, "features")
+    assert trunk < features < flops(mast3r, "pointmap")
+
+
+def test_the_trunk_and_the_pointmaps_are_dust3rs():
+    mast3r = backbone(SMALL)
+    dust3r = u3d.Backbone(u3d.DUSt3R(DPT), {name: part for name, part in mast3r.params.items() if not name.startswith("features")})
+    edits = u3d.knock_out("decoder.1.cross_attn.heads:0@2")
+    for some in (None, edits):
+        ours = mast3r(*views(), capture="*", head="pointmap", edits=some)
+        assert_same(ours, dust3r(*views(), capture="*", head=True, edits=some), 0)
+
+
+def test_a_pass_from_a_layer_on_has_the_same_descriptors():
+    model = backbone(SMALL)
+    whole = model(*views(), capture=u3d.start_layers("decoder.2.mlp", SMALL, head="features"), head="features")
+    assert set(whole) == {"encoder.norm", "decoder.2.mlp"}
+    again = model(start=whole, head="features", capture=())
+    np.testing.assert_allclose(again.pred2["desc"], whole.pred2["desc"], atol=2e-6)
+
+
+def test_a_head_that_is_not_there_is_refused_by_name():
+    with pytest.raises(u3d.OptionError, match="no head 'descriptors'; its heads are: pointmap, features"):
+        backbone(SMALL)(*views(), head="descriptors")
+    with pytest.raises(u3d.OptionError, match="no head 'features'; its heads are: pointmap"):
+        backbone(DPT)(*views(), head="features")
+    with pytest.raises(u3d.OptionError, match="no head 'pointmap'; its heads are: none"):
+        u3d.Backbone(u3d.DUSt3R(dataclasses.replace(DPT, head_type=None)), {})(*views(), head="pointmap")
+
+
+def test_a_descriptor_of_nothing_is_not_a_number():
+    model = backbone(SMALL)
+    silent = model.params | {f"features{view}": jax.tree.map(jnp.zeros_like, model.params[f"features{view}"]) for view in (1, 2)}
+    output = u3d.Backbone(model.module, silent)(*views(), head="features")
+    assert np.isnan(output.pred1["desc"]).all()
+    np.testing.assert_array_equal(output.pred1["desc_conf"], 1)  # exp(0)
+
+
+def test_training_the_backbone_leaves_the_descriptors_heads_as_they_are(tmp_path):
+    folder = converted(save_hub_folder(tmp_path / "m", backbone_tensors(MAST3R_CONFIG), MAST3R_CONFIG), tmp_path / "jax")
+    options = BackboneOptions(out=tmp_path / "out", start=str(folder), data=("synthetic",), val_pairs=1, batch_size=1, steps=1)
+    config = u3d.read_checkpoint_info(folder).backbone
+    task = BackboneTask.create(options, config, devices=1, source=folder)
+    assert "its heads of features are kept as they are: the loss has no term for them" in task.description()
+    state = task.initial_state()
+    # Weight decay would shrink what gets no gradient: it must not be in the state at all.
+    assert set(state.params) == {"encoder", "decoder", "head1", "head2"}
+    trained = state._replace(model=state.model._replace(params=jax.tree.map(lambda leaf: leaf + 1, state.params)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.jsonl").write_text("")
+    task.finish(trained, 1, ())
+    before, after = (u3d.load_backbone(of).params for of in (folder, tmp_path / "out" / "backbone"))
+    for name, part in before.items():
+        expected = part if name.startswith("features") else jax.tree.map(lambda leaf: leaf + 1, part)
+        jax.tree.map(np.testing.assert_array_equal, after[name], expected)

@@ -1,0 +1,138 @@
+"""The families of models that are implemented: for each, everything that a config alone does not say.
+
+A family is a folder beside this file (`dust3r`, `mast3r`) and an entry of `FAMILIES`. Its config's class tells whose a backbone is; nobody
+else asks for a family by its name.
+"""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from und3rstand_jax.model.args_string import parse_args_string
+from und3rstand_jax.model.dust3r import names as dust3r_tensors
+from und3rstand_jax.model.dust3r import options
+from und3rstand_jax.model.dust3r.config import PUBLISHED, BackboneConfig
+from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.dust3r.shapes import dust3r_shapes
+from und3rstand_jax.model.mast3r import config as mast3r
+from und3rstand_jax.model.mast3r import names as mast3r_tensors
+from und3rstand_jax.model.mast3r.module import MASt3R
+from und3rstand_jax.model.output_modes import Mode, StoredMode
+from und3rstand_jax.model.tensor_names import Leaf, NamedStack, Shape, leaves_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """One family of models.
+
+    Attributes:
+        name: in the `config.json` of converted checkpoints.
+        title: for people to read.
+        config: the class of its configs.
+        module: the class of its models.
+        names: from a config, and the blocks of PyTorch that fill view 2's decoder, to the table of names.
+        shapes: from a config to the shape of every leaf of the tree.
+        head_fields: from the names and shapes of all tensors of view 1's head in PyTorch to the fields that they show, None where the
+            head is not one of this family's.
+        describes: whether options, and the name of the class in PyTorch, are of this family; the first family takes what no other does.
+        published: name on the hub, below `naver/` -> architecture.
+        option_of: field -> option in PyTorch, where it has another name.
+        unseen: fields that change results and that no tensor shows.
+    """
+
+    name: str
+    title: str
+    config: type[BackboneConfig]
+    module: type[DUSt3R]
+    names: Callable[[Any, str], tuple[NamedStack, ...]]
+    shapes: Callable[[Any], dict[str, Shape]]
+    head_fields: Callable[[Mapping[str, Shape]], dict[str, Any] | None]
+    describes: Callable[[Mapping[str, Any], str], bool]
+    published: Mapping[str, BackboneConfig]
+    option_of: Mapping[str, str]
+    unseen: tuple[str, ...]
+
+    @functools.cached_property
+    def stored(self) -> Any:
+        """What the backbone's entry in a `config.json` must hold: the fields of the config, as strict JSON has them."""
+        hints = typing.get_type_hints(self.config)
+        fields = {field.name: hints[field.name] for field in dataclasses.fields(self.config)}
+        return TypedDict("Backbone", {name: StoredMode if kind == Mode else kind for name, kind in fields.items()})  # type: ignore[operator]
+
+
+DUST3R = Family(
+    name="dust3r",
+    title="DUSt3R",
+    config=BackboneConfig,
+    module=DUSt3R,
+    names=dust3r_tensors.dust3r_names,
+    shapes=dust3r_shapes,
+    head_fields=dust3r_tensors.head_fields,
+    describes=lambda options, model_name: True,
+    published=PUBLISHED,
+    option_of=options.OPTION_OF,
+    unseen=("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mode"),
+)
+MAST3R = Family(
+    name="mast3r",
+    title="MASt3R",
+    config=mast3r.MASt3RConfig,
+    module=MASt3R,
+    names=mast3r_tensors.mast3r_names,
+    shapes=mast3r_tensors.mast3r_shapes,
+    head_fields=mast3r_tensors.head_fields,
+    describes=mast3r.MASt3RConfig.describes,
+    published=mast3r.PUBLISHED,
+    option_of=options.OPTION_OF | mast3r.OPTION_OF,
+    unseen=(*DUST3R.unseen, "two_confs", "desc_conf_mode"),
+)
+
+FAMILIES = (MAST3R, DUST3R)
+"""The last takes what no other does."""
+
+PUBLISHED_BACKBONES: Mapping[str, BackboneConfig] = {name: config for family in FAMILIES for name, config in family.published.items()}
+"""All published models: name on the hub, below `naver/` -> architecture."""
+
+KNOWN_OPTIONS = options.IGNORED.union(options.PARSERS, {"output_mode"})
+"""The options in PyTorch that a backbone of any family may have."""
+
+
+def family_of(config: BackboneConfig) -> Family:
+    """The family of a backbone with this config."""
+    return next(family for family in FAMILIES if type(config) is family.config)
+
+
+def config_of_options(stated: Mapping[str, Any] | str) -> BackboneConfig:
+    """The config that the hub's `config.json` states, or the model's call in a `.pth` file's args, which is parsed and never evaluated.
+
+    Raises:
+        ConfigError: an option is unknown, or has a value that is not supported.
+    """
+    name, options = parse_args_string(stated) if isinstance(stated, str) else ("", stated)
+    family = next(family for family in FAMILIES if family.describes(options, name))
+    return family.config.from_hub_config(options)
+
+
+def backbone_module(config: BackboneConfig, **attributes: Any) -> DUSt3R:
+    """The model of a config; the attributes are those of `DUSt3R`."""
+    return family_of(config).module(config, **attributes)
+
+
+def backbone_shapes(config: BackboneConfig) -> dict[str, Shape]:
+    """Path (`decoder/norm/scale`) -> shape of every leaf of a backbone's parameter tree, its heads included."""
+    return family_of(config).shapes(config)
+
+
+def backbone_leaves(config: BackboneConfig, prefix: str = "", second_decoder: str = "dec_blocks2") -> dict[str, Leaf]:
+    """Every leaf of the backbone's parameter tree and its source tensors.
+
+    Args:
+        config: the architecture.
+        prefix: what the checkpoint puts before every name (`module.`).
+        second_decoder: the blocks that fill view 2's decoder; `dec_blocks` in a CroCo checkpoint, which has one.
+    """
+    return leaves_of(family_of(config).names(config, second_decoder), prefix)

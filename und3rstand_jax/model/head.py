@@ -1,0 +1,76 @@
+"""A model's heads as facts: what each reads and yields, and which of them a call runs."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.text import listed
+
+POINTMAP = "pointmap"
+"""The head that every model which predicts geometry has: `pts3d` and `conf`."""
+
+HeadChoice = bool | str | Iterable[str]
+"""Which heads to run: all or none, or those of these names ("pointmap")."""
+
+
+class Head(NamedTuple):
+    """A network that makes maps over a view's pixels of its tokens; every view has one of its own.
+
+    Attributes:
+        name: what it is chosen by.
+        scope: the parameters of view v's are at `{scope}{v}` of the tree.
+        layers: ids of the layers it reads, in its order.
+        outputs: what it adds to a view's prediction.
+    """
+
+    name: str
+    scope: str
+    layers: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@runtime_checkable
+class HasHeads(Protocol):
+    """A config that says which heads its model has."""
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """In the order in which predictions hold their outputs; none for a trunk."""
+
+    @property
+    def layer_ids(self) -> tuple[str, ...]:
+        """Every layer id, in network order."""
+
+
+def choose_heads(choice: HeadChoice, config: HasHeads) -> tuple[Head, ...]:
+    """The heads that a choice means, in the config's order.
+
+    Raises:
+        OptionError: a chosen head is not there; the message lists those that are.
+    """
+    if isinstance(choice, bool):
+        if choice and not config.heads:
+            raise OptionError("this backbone has no head (a trunk such as CroCo's); call it with head=False")
+        return config.heads if choice else ()
+    names = {choice} if isinstance(choice, str) else set(choice)
+    known = [head.name for head in config.heads]
+    if unknown := sorted(names.difference(known), key=str):
+        raise OptionError(f"this backbone has no head {listed(map(repr, unknown))}; its heads are: {', '.join(known) or 'none'}")
+    return tuple(head for head in config.heads if head.name in names)
+
+
+def head_of(output: str, config: HasHeads) -> Head | None:
+    """The head that makes an output ("desc"); None where none does."""
+    return next((head for head in config.heads if output in head.outputs), None)
+
+
+def pointmap_head(config: HasHeads) -> tuple[str, ...]:
+    """The choice of the head of pointmaps; of none for a trunk."""
+    return tuple(head.name for head in config.heads if head.name == POINTMAP)
+
+
+def head_layers(config: HasHeads, choice: HeadChoice | None = None) -> tuple[str, ...]:
+    """The layers that the chosen heads read, by default those of the head of pointmaps if there is one; in network order."""
+    heads = choose_heads(pointmap_head(config) if choice is None else choice, config)
+    read = {layer for head in heads for layer in head.layers}
+    return tuple(layer for layer in config.layer_ids if layer in read)

@@ -1,0 +1,36 @@
+"""What MASt3R adds to DUSt3R's parameters: the names and shapes of its heads for local features."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from und3rstand_jax.model.dust3r.names import dust3r_names, head_modules
+from und3rstand_jax.model.dust3r.shapes import dust3r_shapes, kernel_shapes
+from und3rstand_jax.model.mast3r.config import MASt3RConfig
+from und3rstand_jax.model.tensor_names import NamedStack, Row, Shape
+
+_PATCH_AREA = 16**2  # the only one that a DPT head takes
+_FEATURES: tuple[Row, ...] = tuple((layer, f"head_local_features.{layer}", "linear") for layer in ("fc1", "fc2"))
+
+
+def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
+    """The fields that a head with these tensors shows; None where it is of another family.
+
+    That descriptors have a confidence of their own, as the published model's do, is assumed: it is one channel more of the same tensor.
+    """
+    if head_modules(tensors) != {"dpt", "head_local_features"}:
+        return None
+    outputs = tensors.get("head_local_features.fc2.bias", (0,))[0]
+    return {"head_type": "catmlp+dpt", "two_confs": True, "desc_dim": max(outputs // _PATCH_AREA - 1, 1)}
+
+
+def mast3r_names(config: MASt3RConfig, second_decoder: str) -> tuple[NamedStack, ...]:
+    """Every module of the backbone and its name; see `und3rstand_jax.model.dust3r.names.dust3r_names`."""
+    features = (NamedStack(f"features{view}/", f"downstream_head{view}.", 0, _FEATURES) for view in (1, 2))
+    return *dust3r_names(config, second_decoder), *features
+
+
+def mast3r_shapes(config: MASt3RConfig) -> dict[str, Shape]:
+    """Path -> shape of every leaf of `MASt3R(config)`'s parameter tree."""
+    width, hidden, outputs = config.feature_widths
+    features = (*kernel_shapes("fc1", width, hidden), *kernel_shapes("fc2", hidden, outputs))
+    return dust3r_shapes(config) | {f"features{view}/{path}": shape for view in (1, 2) for path, shape in features}

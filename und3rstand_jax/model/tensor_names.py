@@ -1,0 +1,91 @@
+"""Where the leaves of a JAX parameter tree come from among the named tensors of a PyTorch state dict, and how axes are laid out in both.
+
+A family's table has rows (module of the tree, module in PyTorch, kind); the kind gives the leaves of a module and their layouts. `{i}`
+in a name stands for the block: such rows are stacks over the blocks.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+Row = tuple[str, str, str]
+"""(module of the tree, module in PyTorch, kind)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the axes of a PyTorch tensor become those of a JAX leaf: a permutation, after which `dropped` leading axes
+    of size 1 are left out.
+    """
+
+    axes: tuple[int, ...]
+    dropped: int = 0
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """A view of the array in PyTorch's layout."""
+        return array.reshape((1,) * self.dropped + array.shape).transpose(np.argsort(self.axes))
+
+    def torch_shape(self, jax_shape: Shape) -> Shape:
+        """The shape a source tensor must have to fill a leaf of `jax_shape`."""
+        full = (1,) * self.dropped + jax_shape
+        return tuple(full[i] for i in np.argsort(self.axes))
+
+
+VECTOR = Layout((0,))
+LINEAR = Layout((1, 0))  # (out, in) -> (in, out)
+CONV = Layout((2, 3, 1, 0))  # (out, in, y, x) -> (y, x, in, out)
+CONV_1X1 = Layout((2, 3, 1, 0), dropped=2)  # (out, in, 1, 1) -> (in, out)
+CONV_TRANSPOSED = Layout((0, 2, 3, 1))  # (in, out, y, x) -> (in, y, x, out)
+
+_KINDS: dict[str, dict[str, tuple[str, Layout]]] = {
+    "linear": {"kernel": ("weight", LINEAR), "bias": ("bias", VECTOR)},
+    "norm": {"scale": ("weight", VECTOR), "bias": ("bias", VECTOR)},
+    "conv": {"kernel": ("weight", CONV), "bias": ("bias", VECTOR)},
+    "conv without bias": {"kernel": ("weight", CONV)},
+    "conv 1x1": {"kernel": ("weight", CONV_1X1), "bias": ("bias", VECTOR)},
+    "conv transposed": {"kernel": ("weight", CONV_TRANSPOSED), "bias": ("bias", VECTOR)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """Where one JAX leaf comes from.
+
+    `names` are the source tensors in row-major order over the leaf's leading `stack` axes (none for a plain leaf).
+    """
+
+    names: tuple[str, ...]
+    layout: Layout
+    stack: tuple[int, ...] = ()
+
+    def places(self) -> Iterator[tuple[tuple[int, ...], str]]:
+        """(index into the leading axes, source tensor) of every part."""
+        return zip(np.ndindex(*self.stack), self.names, strict=True)
+
+
+LeafMap = Mapping[str, Leaf]
+"""Path of a JAX leaf (`encoder/blocks/attn/qkv/kernel`) -> where it comes from."""
+
+
+class NamedStack(NamedTuple):
+    """Rows of modules under one path of the tree and one stem of names; `depth` blocks of them, or 0 where they are no stack."""
+
+    path: str
+    stem: str
+    depth: int
+    rows: tuple[Row, ...]
+
+
+def leaves_of(stacks: Iterable[NamedStack], prefix: str = "") -> dict[str, Leaf]:
+    """Every leaf of the stacks and its source tensors, whose names begin with `prefix`."""
+    leaves = {}
+    for path, stem, depth, rows in stacks:
+        for module, name, kind in rows:
+            for part, (suffix, layout) in _KINDS[kind].items():
+                names = tuple(f"{prefix}{stem.format(i=i)}{name}.{suffix}" for i in range(depth or 1))
+                leaves[f"{path}{module}/{part}"] = Leaf(names, layout, (depth,) if depth else ())
+    return leaves
