@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from und3rstand_jax.analysis.attribution import attribution
     from und3rstand_jax.analysis.sweep import sweep
     from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
+    from und3rstand_jax.geometry.descriptor_matches import Matches, match
     from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
     from und3rstand_jax.model.backbone import Backbone, ProbedLayers
     from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -54,6 +55,7 @@ _HOMES = {
     "analysis.attribution": ("attribution",),
     "analysis.sweep": ("sweep",),
     "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
+    "geometry.descriptor_matches": ("Matches", "match"),
     "loading": ("converted_checkpoint", "load_backbone", "load_backbone_and_probe"),
     "model.backbone": ("Backbone", "ProbedLayers"),
     "model.dust3r.config": ("BackboneConfig",),
@@ -91,6 +93,7 @@ __all__ = [
     "LayerError",
     "MASt3R",
     "MASt3RConfig",
+    "Matches",
     "OptionError",
     "OutputError",
     "PointmapProbes",
@@ -110,6 +113,7 @@ __all__ = [
     "load_backbone",
     "load_backbone_and_probe",
     "load_image",
+    "match",
     "paper_layer_ids",
     "patch_from",
     "read_checkpoint_info",

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair import Attention
@@ -41,10 +43,11 @@ def both_true_places(truth: GroundTruth, grids: Grids) -> BothPlaces:
     # All points are in view 1's frame, in which its own camera stands at the origin.
     in_view2 = true_places((one, two), truth.pose, truth.intrinsics[1])
     in_view1 = true_places((two, one), np.eye(4), truth.intrinsics[0])
-    return _near_tokens(in_view2, grids[0], grids[1]), _near_tokens(in_view1, grids[1], grids[0])
+    return near_tokens(in_view2, grids[0], grids[1]), near_tokens(in_view1, grids[1], grids[0])
 
 
-def _near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) -> TruePlaces:
+def near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) -> TruePlaces:
+    """Of the tokens of a grid here, given where each pixel, (x, y), is in the view of the grid there; NaN where it is not seen."""
     patch = places.shape[0] // here[0]
     middles = places[patch // 2 :: patch, patch // 2 :: patch].reshape(-1, 2)
     seen = np.isfinite(middles).all(axis=-1)
@@ -53,6 +56,24 @@ def _near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) ->
     rows, columns = np.divmod(np.arange(there[0] * there[1]), there[1])
     near = (np.abs(token[:, :1] - columns) <= _NEAR) & (np.abs(token[:, 1:] - rows) <= _NEAR)
     return TruePlaces(near, seen, np.where(seen, token[:, 1] * there[1] + token[:, 0], -1).astype(np.int32))
+
+
+def stacked_places(places: Sequence[BothPlaces]) -> tuple:
+    """Of both views: which tokens are near, which is the one, and which queries are seen, of all pairs."""
+    return tuple(jax.tree.map(lambda *leaves: np.stack(leaves), *(both[view] for both in places)) for view in (0, 1))
+
+
+def strongest_in(weights: Float[Array, "B H N M"], near: Bool[Array, "B N M"], seen: Bool[Array, "B N"]) -> Float[Array, "B H"]:
+    """Share of the seen queries whose strongest key is near."""
+    strongest = jnp.argmax(weights, axis=-1)
+    chosen = jax.vmap(lambda near, keys: jnp.take_along_axis(near[None], keys[..., None], axis=-1)[..., 0])(near, strongest)
+    return over_queries(chosen.astype(jnp.float32), seen)
+
+
+def over_queries(values: Float[Array, "B H N"], mask: Bool[Array, "B N"]) -> Float[Array, "B H"]:
+    """The mean over the queries of the mask; NaN without any."""
+    count = jnp.sum(mask, axis=-1)[:, None]
+    return jnp.where(count > 0, jnp.sum(jnp.where(mask[:, None], values, 0.0), axis=-1) / jnp.maximum(count, 1), jnp.nan)
 
 
 def attention_on(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:

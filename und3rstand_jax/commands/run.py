@@ -9,7 +9,7 @@ from und3rstand_jax.commands.streams import show
 from und3rstand_jax.commands.study import study
 from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.commands.sweep import SweepOptions, sweep
-from und3rstand_jax.report.options import EditOptions, PointmapOptions, ReportOptions
+from und3rstand_jax.report.options import EditOptions, MatchOptions, PointmapOptions, ReportOptions
 from und3rstand_jax.support.text import printable
 
 
@@ -18,12 +18,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A photo called like one of the commands is reached as ./report, ./run and so on.
     """
-    commands = {"run": PointmapOptions, "report": ReportOptions, "edit": EditOptions, "sweep": SweepOptions, "study": StudyOptions}
+    commands = {
+        "run": PointmapOptions,
+        "report": ReportOptions,
+        "edit": EditOptions,
+        "match": MatchOptions,
+        "sweep": SweepOptions,
+        "study": StudyOptions,
+    }
     options = parse_command(sys.argv[1:] if argv is None else argv, commands, default="run", prog="python -m und3rstand_jax")
     runs: dict[type, Callable[[Any], None]] = {
         PointmapOptions: _run,
         ReportOptions: _report,
         EditOptions: _edit,
+        MatchOptions: _match,
         SweepOptions: sweep,
         StudyOptions: study,
     }
@@ -49,6 +57,12 @@ def _edit(options: EditOptions) -> None:
     from und3rstand_jax.report.edited_files import SHEET, write_edited_pointmaps
 
     show(f"{format_effects(write_edited_pointmaps(options, progress=True))}\n\n{printable(options.out / SHEET)}")
+
+
+def _match(options: MatchOptions) -> None:
+    from und3rstand_jax.report.match_files import FIGURE, write_matches
+
+    show(f"{write_matches(options, progress=True)}\n\n{printable(options.out / f'{FIGURE}.png')}")
 
 
 def program() -> None:

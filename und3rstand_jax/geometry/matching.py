@@ -22,7 +22,7 @@ _SAME_DEPTH = 0.02  # relative; if the depths differ by more, view 2 sees anothe
 
 @dataclasses.dataclass(frozen=True)
 class Correspondences:
-    """Pixels of both views that match in a layer's pointmaps: mutual nearest neighbours of its points.
+    """Pixels of both views that match: in a layer's pointmaps, mutual nearest neighbours of its points.
 
     `pixels1`, `pixels2`: (x, y) of each pair. `offsets`: distance in pixels of view 2 between the matched and the true place, NaN
     where view 2 does not see the point according to ground truth; None without ground truth.
@@ -58,7 +58,13 @@ def mutual_matches(
 
 def correspondences(views: tuple[ViewGeometry, ViewGeometry], true_places: Float[np.ndarray, "H1 W1 2"] | None = None) -> Correspondences:
     """A layer's mutual matches and, given where view 1's pixels are in view 2 (`true_places`), how many pixels they are off."""
-    pixels1, pixels2 = mutual_matches(views[0].points, views[1].points)
+    return matched(*mutual_matches(views[0].points, views[1].points), true_places)
+
+
+def matched(
+    pixels1: Int[np.ndarray, "K 2"], pixels2: Int[np.ndarray, "K 2"], true_places: Float[np.ndarray, "H1 W1 2"] | None = None
+) -> Correspondences:
+    """Matches, however they were found, and how many pixels they are off from where view 1's pixels are in view 2."""
     if true_places is None:
         return Correspondences(pixels1, pixels2, None)
     columns, rows = pixels1.T

@@ -8,25 +8,21 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
 from und3rstand_jax.analysis.pair import GROUND_TRUTH, OWN_POINTMAPS, Attention, Layer, PairAnalysis
-from und3rstand_jax.geometry.matching import drawn_matches
 from und3rstand_jax.model.layer_ids import HEAD, layer_name
 from und3rstand_jax.report.contact_sheet import ContactSheet
+from und3rstand_jax.report.match_figure import Row, matches_figure
 from und3rstand_jax.support.progress import with_progress
 
-# Matches: at most so many layers, the gap between the views as a share of view 1's width, and a row's width in inches.
-_MOST_LAYERS, _GAP, _ROW_WIDTH = 4, 0.06, 7.2
-_CORRECT, _WRONG, _UNKNOWN = "#0072b2", "#d55e00", "#a1a1aa"  # from the colour-blind safe palette of Okabe and Ito
+_MOST_LAYERS = 4
+"""Of matches."""
 
 # Attention: cells in a row, and a cell's and the figure's least width in inches.
 _COLUMNS, _CELL, _LEAST_WIDTH = 5, 2.1, 5.4
@@ -119,54 +115,11 @@ def _short_reference(analysis: PairAnalysis) -> str:
 
 
 def correspondences_figure(analysis: PairAnalysis) -> Figure:
-    """Both views and up to sixty matches between them, for at most four layers spread evenly from first to last.
-
-    With ground truth, correct matches are blue, wrong ones orange, and grey those whose true place view 2 does not see. Without, a match
-    has the colour of its place in view 1.
-    """
+    """Up to sixty matches between the views for at most four layers, spread evenly from first to last; see `matches_figure`."""
     layers = analysis.layers
     layers = tuple(layers[i] for i in dict.fromkeys(np.linspace(0, len(layers) - 1, _MOST_LAYERS).round().astype(int).tolist()))
-    image1, image2 = analysis.images
-    (height1, width1), (height2, width2) = image1.shape[:2], image2.shape[:2]
-    left2 = width1 + max(round(_GAP * width1), 1)
-    canvas = np.full((max(height1, height2), left2 + width2, 3), 255, np.uint8)
-    canvas[:height1, :width1] = image1
-    canvas[:height2, left2:] = image2
-    height = _ROW_WIDTH * canvas.shape[0] / canvas.shape[1] + 0.36
-    figure = Figure(figsize=(_ROW_WIDTH + 0.2, height * len(layers) + 0.5), dpi=150, layout="constrained")
-    for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
-        accuracy = "" if layer.accuracy is None else f", {layer.accuracy:.0%} of those that can be checked are correct"
-        axes.imshow(canvas)
-        axes.axis("off")
-        axes.set_title(f"{layer_name(layer.layer_id)}: {len(layer.correspondences.pixels1)} matches{accuracy}", loc="left", fontsize=10)
-        _draw_matches(axes, layer, left2, analysis)
-    if analysis.truth is not None:
-        within = f"within {analysis.match_threshold:.3g} pixels of the true place"
-        named = ((within, _CORRECT), ("farther off", _WRONG), ("not visible in view 2", _UNKNOWN))
-        handles = [Line2D([], [], color=colour, label=label) for label, colour in named]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return figure
-
-
-def _draw_matches(axes: Axes, layer: Layer, left2: int, analysis: PairAnalysis) -> None:
-    """Lines from view 1 to view 2, whose first column is `left2`."""
-    matches = layer.correspondences
-    if not len(matches.pixels1):
-        return
-    drawn = drawn_matches(matches)
-    starts, ends = matches.pixels1[drawn].astype(float), matches.pixels2[drawn] + np.array([left2, 0.0])
-    if matches.offsets is None:
-        # Hues around the centre of view 1.
-        height, width = analysis.images[0].shape[:2]
-        x, y = (starts / np.array([width, height]) - 0.5).T
-        colours = [tuple(colour) for colour in matplotlib.colormaps["hsv"](np.arctan2(y, x) / (2 * np.pi) % 1)]
-    else:
-        offsets = matches.offsets[drawn]
-        known = np.where(offsets <= analysis.match_threshold, _CORRECT, _WRONG)
-        colours = np.where(np.isnan(offsets), _UNKNOWN, known).tolist()
-    axes.add_collection(LineCollection(list(np.stack([starts, ends], axis=1)), colors=colours, linewidths=0.7, alpha=0.85))
-    for x, y in (starts.T, ends.T):
-        axes.scatter(x, y, s=5, c=colours, linewidths=0)
+    rows = [Row(layer_name(layer.layer_id), layer.correspondences, layer.accuracy) for layer in layers]
+    return matches_figure(analysis.images, rows, analysis.match_threshold)
 
 
 def attention_figure(analysis: PairAnalysis) -> Figure:

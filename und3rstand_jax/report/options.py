@@ -1,4 +1,4 @@
-"""The options of `python -m und3rstand_jax` and of its `report` and `edit`. Nothing here imports JAX, so that --help is quick."""
+"""The options of `python -m und3rstand_jax` and of its `report`, `edit` and `match`. Nothing here imports JAX, so that --help is quick."""
 
 import dataclasses
 from pathlib import Path
@@ -9,14 +9,12 @@ import tyro
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What all three commands need to know: which model to run, how, and where its results go."""
+    """What all of these commands need to know: which model to run, how, and where its results go."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Checkpoint written by `python -m convert`. A Hugging Face id, or a PyTorch folder or file, is converted on first use and cached."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
-    layers: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: all)")] = None
-    """Probed layers to decode, as comma-separated ids or shell-style patterns: 'decoder.*.mlp,decoder.0.*'."""
     preprocessing: Literal["probe", "dust3r"] = "probe"
     """How photos are cropped. probe: central square, as in the probes' published example. dust3r: aspect ratio kept, as by DUSt3R."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -27,8 +25,16 @@ class ModelOptions:
     """Print the traceback of an error and the warnings of the libraries underneath."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """Which layers to decode."""
+
+    layers: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: all)")] = None
+    """Probed layers to decode, as comma-separated ids or shell-style patterns: 'decoder.*.mlp,decoder.0.*'."""
+
+
 @dataclasses.dataclass(frozen=True)
-class PointmapOptions(ModelOptions):
+class PointmapOptions(LayerOptions, ModelOptions):
     """Runs DUSt3R and its layer probes on two photos of one scene and saves every pointmap.
 
     Writes into one folder the pointmap and confidence of every probed layer and of
@@ -64,7 +70,7 @@ class ViewOptions(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportOptions(ViewOptions):
+class ReportOptions(LayerOptions, ViewOptions):
     """Reports what every layer of a DUSt3R knows about two photos, or about a rendered scene with ground truth.
 
     Writes into one folder an interactive page (report.html), figures for papers (figures/, PNG and SVG) and
@@ -107,3 +113,26 @@ is one too."""
     """Step to leave out, so that it adds nothing to the stream: decoder.3.cross_attn."""
     layers: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: from the first edited layer on)")] = None
     """Probed layers to decode, as comma-separated ids or shell-style patterns. Layers before the first edited one cannot change."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatchOptions(ViewOptions):
+    """Matches the pixels of two views by the descriptors of a MASt3R.
+
+    Writes into one folder the matches and their confidences (matches.npz), a picture of them (matches.png, matches.svg) and what was
+    done (matches.json); of a scene, also how far each match is from the true place.
+
+    From every seed in view 1 the most similar pixel of view 2 is found, from there the most similar one of view 1, and so on, until
+    two pixels are each other's. Pixels are those of the views as the model sees them, (x, y) from the top left.
+    """
+
+    seeds: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 8
+    """Distance between seeds. 1 finds all mutual pairs, and takes long."""
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: mutual pairs only)")] = None
+    """Take each seed with the pixel most similar to it, where the way back ends nearer to the seed than this."""
+    both_ways: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Walk from seeds in view 2 too."""
+    both_orders: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run the model on the views in the other order as well, and unite the matches of both, both ways each, as MASt3R-SfM does."""
+    border: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 3
+    """Leave out matches nearer to an edge of either view than this."""

@@ -1,0 +1,75 @@
+"""What a model's descriptors say of a pair: how many of their matches are right, and where each token is in the other view.
+
+Of models that make any (MASt3R); everything here is beside what other models are measured by.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from und3rstand_jax.analysis.inputs import GroundTruth
+from und3rstand_jax.analysis.true_place_attention import BothPlaces, near_tokens
+from und3rstand_jax.geometry.descriptor_matches import match
+from und3rstand_jax.geometry.matching import THRESHOLD, match_accuracy, matched, true_places
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.head import head_of
+from und3rstand_jax.model.output import BackboneOutput, Grids
+
+DESCRIPTORS = "desc"
+"""The output that holds them."""
+
+SEEDS = 8
+"""Pixels between the seeds of matches."""
+
+RIGHT_MEANING = (
+    f"share of right matches by the model's descriptors, reciprocal from seeds every {SEEDS} pixels, of those whose true place view 2 "
+    "sees; 0 if no match is of those"
+)
+
+
+def descriptor_head(config: BackboneConfig) -> str | None:
+    """The name of the head that makes descriptors; None where there is none."""
+    head = head_of(DESCRIPTORS, config)
+    return None if head is None else head.name
+
+
+def right_by_descriptors(output: BackboneOutput, truths: Sequence[GroundTruth]) -> Float[np.ndarray, " B"]:
+    """Of each pair, what `RIGHT_MEANING` says; NaN where view 2 sees nothing of view 1.
+
+    Args:
+        output: with the head of `descriptor_head` run.
+        truths: of its pairs.
+    """
+
+    def right(number: int, truth: GroundTruth) -> float:
+        places = true_places(truth.views, truth.pose, truth.intrinsics[1])
+        if not np.isfinite(places).any():
+            return np.nan
+        found = match(output, pair=number, seeds=SEEDS)
+        return match_accuracy(matched(found.pixels1, found.pixels2, places), THRESHOLD * output.image_sizes[1][1]) or 0.0
+
+    return np.array([right(number, truth) for number, truth in enumerate(truths)])
+
+
+def places_by_descriptors(output: BackboneOutput, number: int, grids: Grids) -> BothPlaces:
+    """Where the pixel in each token's middle is in the other view by its descriptor, as `true_place_attention.TruePlaces`.
+
+    `seen` is where the way back from the most similar pixel ends less than half a token from where it began.
+
+    Args:
+        output: with the head of `descriptor_head` run.
+        number: of the pair in its batch.
+        grids: of both views' tokens.
+    """
+    turned = BackboneOutput({}, output.image_sizes[::-1], output.pred2, output.pred1)
+
+    def of_view(of: BackboneOutput) -> Float[np.ndarray, "H W 2"]:
+        (height, width), rows = of.image_sizes[0], (grids if of is output else grids[::-1])[0][0]
+        patch = height // rows
+        found = match(of, pair=number, seeds=patch, tolerance=patch / 2)
+        places = np.full((height, width, 2), np.nan)
+        places[found.pixels1[:, 1], found.pixels1[:, 0]] = found.pixels2
+        return places
+
+    return near_tokens(of_view(output), *grids), near_tokens(of_view(turned), *grids[::-1])

@@ -1,0 +1,75 @@
+"""Matches drawn between two views: lines from one to the other, coloured by whether they are right."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
+
+# The gap between the views as a share of view 1's width, and a row's width in inches.
+_GAP, _ROW_WIDTH = 0.06, 7.2
+_CORRECT, _WRONG, _UNKNOWN = "#0072b2", "#d55e00", "#a1a1aa"  # from the colour-blind safe palette of Okabe and Ito
+
+Images = tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]
+
+
+class Row(NamedTuple):
+    """Matches, what they are of, and the share of those that can be checked which are correct."""
+
+    name: str
+    matches: Correspondences
+    accuracy: float | None
+
+
+def matches_figure(images: Images, rows: Sequence[Row], threshold: float) -> Figure:
+    """Both views once a row, and up to sixty of the row's matches between them.
+
+    Where the true places are known, matches within `threshold` pixels are blue, wrong ones orange, and grey those whose true place view 2
+    does not see. Elsewhere a match has the colour of its place in view 1.
+    """
+    image1, image2 = images
+    (height1, width1), (height2, width2) = image1.shape[:2], image2.shape[:2]
+    left2 = width1 + max(round(_GAP * width1), 1)
+    canvas = np.full((max(height1, height2), left2 + width2, 3), 255, np.uint8)
+    canvas[:height1, :width1] = image1
+    canvas[:height2, left2:] = image2
+    height = _ROW_WIDTH * canvas.shape[0] / canvas.shape[1] + 0.36
+    figure = Figure(figsize=(_ROW_WIDTH + 0.2, height * len(rows) + 0.5), dpi=150, layout="constrained")
+    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        accuracy = "" if row.accuracy is None else f", {row.accuracy:.0%} of those that can be checked are correct"
+        axes.imshow(canvas)
+        axes.axis("off")
+        axes.set_title(f"{row.name}: {len(row.matches.pixels1)} matches{accuracy}", loc="left", fontsize=10)
+        _draw(axes, row.matches, left2, (height1, width1), threshold)
+    if any(row.matches.offsets is not None for row in rows):
+        within = f"within {threshold:.3g} pixels of the true place"
+        named = ((within, _CORRECT), ("farther off", _WRONG), ("not visible in view 2", _UNKNOWN))
+        handles = [Line2D([], [], color=colour, label=label) for label, colour in named]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw(axes: Axes, matches: Correspondences, left2: int, size1: tuple[int, int], threshold: float) -> None:
+    """Lines from view 1 to view 2, whose first column is `left2`."""
+    if not len(matches.pixels1):
+        return
+    drawn = drawn_matches(matches)
+    starts, ends = matches.pixels1[drawn].astype(float), matches.pixels2[drawn] + np.array([left2, 0.0])
+    if matches.offsets is None:
+        # Hues around the centre of view 1.
+        x, y = (starts / np.array(size1[::-1]) - 0.5).T
+        colours = [tuple(colour) for colour in matplotlib.colormaps["hsv"](np.arctan2(y, x) / (2 * np.pi) % 1)]
+    else:
+        offsets = matches.offsets[drawn]
+        known = np.where(offsets <= threshold, _CORRECT, _WRONG)
+        colours = np.where(np.isnan(offsets), _UNKNOWN, known).tolist()
+    axes.add_collection(LineCollection(list(np.stack([starts, ends], axis=1)), colors=colours, linewidths=0.7, alpha=0.85))
+    for x, y in (starts.T, ends.T):
+        axes.scatter(x, y, s=5, c=colours, linewidths=0)
