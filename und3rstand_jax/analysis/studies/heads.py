@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from matplotlib.figure import Figure
 
+from und3rstand_jax.analysis.descriptor_places import descriptor_head
+from und3rstand_jax.analysis.studies import heads_by_descriptors
 from und3rstand_jax.analysis.studies.study import (
     Cost,
     Mean,
@@ -30,7 +32,7 @@ from und3rstand_jax.analysis.studies.study import (
     pairs_at_once,
     share_text,
 )
-from und3rstand_jax.analysis.true_place_attention import BothPlaces, both_true_places
+from und3rstand_jax.analysis.true_place_attention import both_true_places, over_queries, stacked_places, strongest_in
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
@@ -76,6 +78,7 @@ MEANING = {
     "head": "of the block",
     "label": "; ".join(f"{label}: {text}" for label, text in THRESHOLDS.items()),
     **OF_MATCHES,
+    **heads_by_descriptors.MEANING,
     **OF_QUERIES,
     **{f"{name}_seen": f"{text}; of queries that the other view sees" for name, text in OF_QUERIES.items()},
     **{f"{name}_unseen": f"{text}; of queries that it does not see" for name, text in OF_QUERIES.items()},
@@ -83,13 +86,16 @@ MEANING = {
 
 
 def cost(setting: Setting) -> Cost:
-    """One pass a pair, with the attention weights of both attentions of all blocks."""
-    return Cost(setting.count, _at_once(setting) * _bytes_a_pair(setting), 8 * setting.count * 2 * _heads(setting.backbone.config) * 30)
+    """One pass a pair, with the attention weights of both attentions of all blocks, and two more where the model makes descriptors."""
+    passes = 1 if descriptor_head(setting.backbone.config) is None else 3
+    return Cost(
+        passes * setting.count, _at_once(setting) * _bytes_a_pair(setting), 8 * setting.count * 2 * _heads(setting.backbone.config) * 30
+    )
 
 
 def heads(setting: Setting) -> Study:
     """The study of heads."""
-    by_pair = measure_heads(setting)
+    by_pair = measure_heads(setting) | heads_by_descriptors.measure_agreement(setting, _bytes_a_pair(setting))
     records = [
         head_record(by_pair, attention, view, block, head)
         for attention in (CROSS, SELF)
@@ -103,7 +109,7 @@ def heads(setting: Setting) -> Study:
         records,
         _tables(records),
         {"": _figure(records, setting.backbone.config)},
-        _findings(records),
+        [*_findings(records), *heads_by_descriptors.findings(records, by_pair)],
         {"thresholds": THRESHOLDS, "even": {name: mean_of(values)._asdict() for name, values in _even(setting).items()}},
         by_pair,
     )
@@ -120,7 +126,9 @@ def measure_heads(setting: Setting) -> dict[str, Float[np.ndarray, "S 2 blocks h
         places = [both_true_places(truths[number], grids) for number in some]
         others = [both_true_places(truths[other_pair(number, len(truths))], grids) for number in some]
         views = (view[some.start : some.stop] for view in setting.pairs.views)
-        stats = _head_statistics(setting.backbone.module, names, grids, setting.backbone.params, *views, *map(_stacked, (places, others)))
+        stats = _head_statistics(
+            setting.backbone.module, names, grids, setting.backbone.params, *views, *map(stacked_places, (places, others))
+        )
         return {name: np.asarray(values) for name, values in jax.device_get(stats).items()}
 
     return over_pairs(setting, "attention of heads", compute, _at_once(setting))
@@ -146,11 +154,6 @@ def label_of(means: Mapping[str, float]) -> str:
     return POSITION if means["own"] >= LEAST_OWN else OTHER
 
 
-def _stacked(places: Sequence[BothPlaces]) -> tuple:
-    """Of both views: which tokens are near, which is the one, and which queries are seen, of all pairs."""
-    return tuple(jax.tree.map(lambda *leaves: np.stack(leaves), *(both[view] for both in places)) for view in (0, 1))
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _head_statistics(
     module: DUSt3R, names: tuple[str, ...], grids: Grids, params: Any, view1: Array, view2: Array, places: tuple, others: tuple
@@ -173,17 +176,13 @@ def match_statistics(weights: Float[Array, "B H N M"], places: Any, others: Any)
     """How attention and its strongest key lie to the true places (`TruePlaces`, stacked), and to those of others as a control."""
     strongest = jnp.argmax(weights, axis=-1)
 
-    def strongest_in(near: Bool[Array, "B N M"], seen: Bool[Array, "B N"]) -> Float[Array, "B H"]:
-        chosen = jax.vmap(lambda near, keys: jnp.take_along_axis(near[None], keys[..., None], axis=-1)[..., 0])(near, strongest)
-        return _over_queries(chosen.astype(jnp.float32), seen)
-
     def mass(near: Bool[Array, "B N M"], seen: Bool[Array, "B N"]) -> Float[Array, "B H"]:
-        return _over_queries(jnp.sum(jnp.where(near[:, None], weights, 0.0), axis=-1), seen)
+        return over_queries(jnp.sum(jnp.where(near[:, None], weights, 0.0), axis=-1), seen)
 
     return {
-        "match": _over_queries((strongest == places.token[:, None]).astype(jnp.float32), places.seen),
-        "near": strongest_in(places.near, places.seen),
-        "near_other": strongest_in(others.near, others.seen),
+        "match": over_queries((strongest == places.token[:, None]).astype(jnp.float32), places.seen),
+        "near": strongest_in(weights, places.near, places.seen),
+        "near_other": strongest_in(weights, others.near, others.seen),
         "mass": mass(places.near, places.seen),
         "mass_other": mass(others.near, others.seen),
     }
@@ -206,14 +205,8 @@ def attention_statistics(
     everywhere = jnp.ones_like(seen)
     found = {SINK_TOKEN: strongest.astype(jnp.float32)}
     for suffix, mask in (("", everywhere), ("_seen", seen), ("_unseen", ~seen)):
-        found |= {f"{name}{suffix}": _over_queries(values, mask) for name, values in of_queries.items()}
+        found |= {f"{name}{suffix}": over_queries(values, mask) for name, values in of_queries.items()}
     return found
-
-
-def _over_queries(values: Float[Array, "B H N"], mask: Bool[Array, "B N"]) -> Float[Array, "B H"]:
-    """The mean over the queries of the mask; NaN without any."""
-    count = jnp.sum(mask, axis=-1)[:, None]
-    return jnp.where(count > 0, jnp.sum(jnp.where(mask[:, None], values, 0.0), axis=-1) / jnp.maximum(count, 1), jnp.nan)
 
 
 def _distances(here: Grid, there: Grid) -> Float[np.ndarray, "N M"]:

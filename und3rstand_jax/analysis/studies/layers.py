@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
+from und3rstand_jax.analysis.descriptor_places import RIGHT_MEANING, descriptor_head, right_by_descriptors
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
 from und3rstand_jax.analysis.pair_measures import (
     DIRECTION,
@@ -59,6 +60,8 @@ from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import Probes, read_layer
 from und3rstand_jax.support.errors import CheckpointError
 
+_DESCRIPTORS = f"{HEAD}/descriptors"
+
 METRICS = (VIEW1, VIEW2, MATCHES, KNOWN, ROTATION, DIRECTION)
 
 FIRST_BLOCKS = (1, 2)
@@ -69,6 +72,7 @@ _MEANING = {
     **MEANING,
     KNOWN: KNOWN_MEANING,
     "rotation_median": f"{MEANING[ROTATION]}; the median, with the standard error of the bootstrap",
+    "descriptor_matches": f"of the model's own head, where it makes descriptors: {RIGHT_MEANING}",
     "adds1": "what the step takes off view 1's error: the layer before less this one, pair by pair; none where that has no probe",
     "adds2": "the same of view 2",
     "same1": "control: view 1's error by a probe on this layer that was trained like those on random weights",
@@ -79,10 +83,11 @@ _MEANING = {
 
 
 def cost(setting: Setting) -> Cost:
-    """A pass a pair, and two for the control, if there is one; the points of every layer are held for a batch."""
+    """A pass a pair, two for the control, if there is one, and one for descriptors; the points of every layer are held for a batch."""
     layers = len(setting.probes.layer_ids) + 1 if setting.probes else 0
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return Cost(3 * setting.count, 2 * _at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20)
+    passes = 3 + (descriptor_head(setting.backbone.config) is not None)
+    return Cost(passes * setting.count, 2 * _at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20)
 
 
 def layers(setting: Setting) -> Study:
@@ -98,6 +103,8 @@ def layers(setting: Setting) -> Study:
     names = [*setting.probes.layer_ids, *([HEAD] if f"{HEAD}/{VIEW1}" in by_pair else [])]
     if setting.control is not None:
         by_pair |= _control_errors(setting, alignment)
+    if descriptor_head(setting.backbone.config) is not None:
+        by_pair |= _by_descriptors(setting)
     order = setting.backbone.config.layer_ids
     before = dict(zip(order[1:], order, strict=False))
     records = [_record(by_pair, layer, before.get(layer)) for layer in names]
@@ -159,6 +166,18 @@ def _control_errors(setting: Setting, alignment: Alignment) -> dict[str, Float[n
     return found
 
 
+def _by_descriptors(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
+    """How many of the descriptors' matches are right."""
+    backbone, head = setting.backbone, descriptor_head(setting.backbone.config)
+    assert head is not None, "the model makes descriptors"
+
+    def compute(some: range) -> dict[str, np.ndarray]:
+        pairs = setting.pairs.some(some)
+        return {_DESCRIPTORS: right_by_descriptors(backbone(*pairs.views, capture=(), head=head), pairs.truths)}
+
+    return over_pairs(setting, "descriptors", compute, _at_once(setting))
+
+
 def _chunk(setting: Setting, some: range) -> tuple[tuple[np.ndarray, np.ndarray], PairTruth]:
     pairs = setting.pairs.some(some)
     return pairs.views, pairs.truth
@@ -200,6 +219,8 @@ def _record(by_pair: Mapping[str, np.ndarray], layer: str, before: str | None) -
     if f"{before}/{VIEW1}" in by_pair:
         for name, view in (("adds1", VIEW1), ("adds2", VIEW2)):
             found[name] = mean_of(by_pair[f"{before}/{view}"] - by_pair[f"{layer}/{view}"])
+    if layer == HEAD and _DESCRIPTORS in by_pair:
+        found["descriptor_matches"] = mean_of(by_pair[_DESCRIPTORS])
     for name in ("same1", "same2", "random1", "random2"):
         if f"{layer}/{name}" in by_pair:
             found[name] = mean_of(by_pair[f"{layer}/{name}"])
@@ -288,6 +309,11 @@ def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[
         ranked = sorted(PAPER_STEPS, key=lambda kind: -of[kind][1].mean)
         said = ", ".join(f"{kind} {plus_minus(of[kind][1])}" for kind in ranked)
         found.append(f"From block {block} on, the steps of one kind together lower view 2's error by: {said}.")
+    if "descriptor_matches" in records[-1]:
+        found.append(
+            f"The model's descriptors match {share_text(mean_in(records[-1], 'descriptor_matches'))} of what can be checked rightly, the "
+            f"points of its head {share_text(mean_in(records[-1], MATCHES))}."
+        )
     if "random2" in last:
         found.append(
             f"Control: probes trained in one way reach {plus_minus(mean_in(last, 'same2'))} for view 2 on {last['layer']}, and "

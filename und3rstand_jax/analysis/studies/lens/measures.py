@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from und3rstand_jax.analysis.descriptor_places import descriptor_head, right_by_descriptors
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_layers, lens_start
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
@@ -26,6 +27,9 @@ READINGS = {
     "scaled": "the model's own head without decoder.norm, tokens times the layer's `scale`; over the pairs it was not fitted on",
     "probe": "the layer's probe",
 }
+
+RIGHT = "normed/descriptors"
+"""Right matches by the descriptors that a layer's tokens make, where the model makes any."""
 
 FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
 """The scales that are tried, times the ratio of the root mean squares of decoder.norm's tokens and the layer's."""
@@ -88,9 +92,12 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
 
 
 def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignment) -> dict[str, Float[np.ndarray, "S L"]]:
-    """READING/view1, /view2, /other1 and /other2, and `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe."""
+    """READING/view1, /view2, /other1 and /other2, `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe.
+
+    And `RIGHT` where the model makes descriptors.
+    """
     backbone, probes = setting.backbone, setting.probes
-    config, layers = backbone.config, lens_layers(backbone.config)
+    config, layers, features = backbone.config, lens_layers(backbone.config), descriptor_head(backbone.config)
 
     def compute(some: range) -> dict[str, np.ndarray]:
         own = setting.pairs.some(some)
@@ -102,6 +109,9 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignm
             read: dict[str, Mapping[str, np.ndarray]] = {}
             for norm, names, factors in ((True, ("normed",), (1.0,)), (False, ("bare", "scaled"), (1.0, float(scale)))):
                 start = lens_start(output, layer, config, norm)
+                if norm and features is not None:
+                    described = backbone(start=start, capture=(), head=features)
+                    found.setdefault(RIGHT, []).append(right_by_descriptors(described, own.truths))
                 values = lens_errors(
                     backbone.module, alignment, norm, backbone.params, start, np.array(factors, np.float32), truth, of_before
                 )

@@ -12,11 +12,13 @@ from typing import cast
 
 import numpy as np
 
+from und3rstand_jax.analysis.descriptor_places import RIGHT_MEANING, descriptor_head
 from und3rstand_jax.analysis.own_head import LENS, lens_layers
 from und3rstand_jax.analysis.studies.lens.figure import lens_figure
 from und3rstand_jax.analysis.studies.lens.measures import (
     FACTORS,
     READINGS,
+    RIGHT,
     bytes_a_pair,
     fit_scales,
     fitted_pairs,
@@ -34,6 +36,7 @@ from und3rstand_jax.analysis.studies.study import (
     mean_in,
     mean_of,
     plus_minus,
+    share_text,
     text_in,
 )
 from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
@@ -49,6 +52,7 @@ MEANING = {
     "scale": "the factor that tokens are multiplied by in `scaled`: one per layer, for both views",
     "normed_rotation": "error of view 2's rotation in degrees, from the points of the model's own head with the norm; 180 where no pose "
     "was found",
+    "normed_descriptors": f"where the model makes descriptors, and with the norm: {RIGHT_MEANING}",
     "probe_rotation": "the same from the points read by the probe",
 }
 
@@ -60,6 +64,7 @@ def cost(setting: Setting) -> Cost:
     config, layers = setting.backbone.config, len(lens_layers(setting.backbone.config))
     fitted = len(fitted_pairs(setting))
     heads = layers * (3 * setting.count + len(FACTORS) * fitted)
+    heads += layers * setting.count * (descriptor_head(config) is not None)
     passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.pointmap_head or "", 0.0))
     return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (4 * len(READINGS) + 2))
 
@@ -126,6 +131,8 @@ def layer_record(by_pair: Mapping[str, np.ndarray], index: int, layer: str, view
         found["excess"] = mean_of(by_pair[f"normed/view{view}"][:, index] - by_pair[f"probe/view{view}"][:, index])
     if view == 2:
         found["normed_rotation"] = mean_of(by_pair["normed/rotation"][:, index])
+        if RIGHT in by_pair:
+            found["normed_descriptors"] = mean_of(by_pair[RIGHT][:, index])
         if "probe" in found:
             found["probe_rotation"] = mean_of(by_pair["probe/rotation"][:, index])
     return found
@@ -134,7 +141,13 @@ def layer_record(by_pair: Mapping[str, np.ndarray], index: int, layer: str, view
 def _tables(records: Sequence[Record]) -> list[Table]:
     tables = []
     names = {"normed": "lens", "normed_other": "another scene", "bare": "without norm", "scaled": "scaled", "scale": "scale"}
-    names |= {"probe": "probe", "excess": "lens less probe", "normed_rotation": "lens, rotation", "probe_rotation": "probe, rotation"}
+    names |= {
+        "normed_descriptors": "lens, right matches by descriptors",
+        "probe": "probe",
+        "excess": "lens less probe",
+        "normed_rotation": "lens, rotation",
+        "probe_rotation": "probe, rotation",
+    }
     for view in (1, 2):
         own = [record for record in records if record["view"] == view]
         columns = [name for name in names if name in own[0] or name in own[-1]]
@@ -166,6 +179,14 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
                 f"({text_in(least, 'normed')} and {text_in(least, 'probe')}, difference {text_in(least, 'excess')})."
             )
         found.append(f"View {view}: {_without_norm(own)}")
+    described = [record for record in records if "normed_descriptors" in record]
+    if described:
+        last = described[-1]
+        half = next(of for of in described if mean_in(of, "normed_descriptors").mean >= mean_in(last, "normed_descriptors").mean / 2)
+        found.append(
+            f"Descriptors made of {last['layer']} match {share_text(mean_in(last, 'normed_descriptors'))} of what can be checked rightly; "
+            f"the first layer with half as many is {half['layer']} ({share_text(mean_in(half, 'normed_descriptors'))})."
+        )
     rotated = [record for record in records if "normed_rotation" in record]
     first, last = rotated[0], rotated[-1]
     probe = f" (by the probe of {last['layer']} {text_in(last, 'probe_rotation', 1)}°)" if "probe_rotation" in last else ""
