@@ -40,8 +40,8 @@ def test_the_published_variants_from_hub_config_args_string_and_constructor(vari
     named, options = PUBLISHED[variant]
     stated = HUB | options
     assert BackboneConfig.from_hub_config(json.loads(json.dumps(stated))) == named
-    assert BackboneConfig.from_args_string(args_string(stated)) == named
-    assert BackboneConfig.from_args_string(args_string(stated | {"patch_embed_cls": "ManyAR_PatchEmbed", "landscape_only": True})) == named
+    assert config_of_options(args_string(stated)) == named
+    assert config_of_options(args_string(stated | {"patch_embed_cls": "ManyAR_PatchEmbed", "landscape_only": True})) == named
     assert named.to_hub_config() == stated
 
 
@@ -57,7 +57,7 @@ def test_the_golden_full_size_case_is_the_published_model_at_another_image_size(
 def test_the_hub_config_says_all_that_rebuilds_a_config(change):
     config = BackboneConfig(**{"head_type": "linear"} | change)
     assert BackboneConfig.from_hub_config(config.to_hub_config()) == config
-    assert BackboneConfig.from_args_string(args_string(config.to_hub_config())) == config
+    assert config_of_options(args_string(config.to_hub_config())) == config
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_all_complaints_come_together():
 )
 def test_an_args_string_is_parsed_and_never_evaluated(call, message):
     with pytest.raises(UserError, match=message):
-        BackboneConfig.from_args_string(call)
+        config_of_options(call)
 
 
 def test_an_unknown_head_leaves_the_trunk():

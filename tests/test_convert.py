@@ -32,6 +32,7 @@ from tests.tiny import (
 )
 from tests.with_torch import needs_torch
 from und3rstand_jax.commands.convert import main
+from und3rstand_jax.model.families import config_of_options
 
 ROOT = Path(__file__).parent.parent
 
@@ -335,7 +336,7 @@ def test_a_pickle_comes_back_with_a_config_in_the_hubs_terms(tmp_path: Path) -> 
     assert_equal_tensors(load_file(back / "model.safetensors"), backbone_tensors())
     config = read_config(back)
     assert {key: config[key] for key in CONFIG} == CONFIG
-    assert u3d.BackboneConfig.from_hub_config(config) == u3d.BackboneConfig.from_args_string(args_string(CONFIG))
+    assert u3d.BackboneConfig.from_hub_config(config) == config_of_options(args_string(CONFIG))
 
 
 def test_backbone_and_probes_of_two_sources_go_to_two_folders(tmp_path: Path, capsys) -> None:

@@ -6,7 +6,7 @@ import pytest
 import und3rstand_jax as u3d
 from tests.golden_cases import GOLDEN
 from und3rstand_jax.geometry import nearest
-from und3rstand_jax.geometry.descriptor_matches import seed_places
+from und3rstand_jax.geometry.descriptor_matches import _walked, seed_places
 from und3rstand_jax.geometry.nearest import Descriptors
 from und3rstand_jax.model.output import BackboneOutput
 
@@ -115,11 +115,11 @@ def test_a_walk_of_more_than_ten_rounds_matches_nothing():
     angles = np.cumsum(1 / np.arange(1, 25.0)) / 4
     points = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
     one, two = points[None, ::2], points[None, 1::2]
-    similarity = one[0] @ two[0].T
-    rounds = [walked(seed, similarity) for seed in range(12)]
-    assert rounds[0] is None and rounds[11] == (11, 11)
-    found = u3d.match(output_of(one, two), seeds=1)
-    assert found.pixels1.tolist() == [[11, 0]] and found.confidence is None
+    first, second = Descriptors(one), Descriptors(two)
+    assert walked(1, one[0] @ two[0].T) is None and walked(2, one[0] @ two[0].T) == (11, 11)
+    for seed, ends in ((11, [11]), (2, [11]), (1, []), (0, [])):  # 1, 10, 11 and 12 rounds
+        found, partners = _walked(first, second, np.array([seed]))
+        assert (found.tolist(), partners.tolist()) == (ends, ends)
 
 
 def test_descriptors_that_are_not_finite_match_nothing():
@@ -153,7 +153,7 @@ def test_a_pair_of_a_batch_and_the_border():
         ({"seeds": 0}, "seeds of at least 1"),
         ({"tolerance": 0}, "a tolerance above 0"),
         ({"border": -1}, "a border of at least 0"),
-        ({"tolerance": 2, "both_ways": True}, "a tolerance is for given pixels of view 1"),
+        ({"tolerance": 2, "both_ways": True}, "a tolerance is for seeds of view 1, which are not walked from"),
         ({"pair": 1}, "holds 1 pairs, 0 to 0; found pair=1"),
     ],
 )

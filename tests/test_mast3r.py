@@ -16,10 +16,12 @@ from tests.conversion import args_string, converted
 from tests.golden_cases import GOLDEN
 from tests.make_checkpoint import save_hub_folder
 from tests.test_model_properties import DPT, assert_same, backbone, views
-from tests.tiny import MAST3R_CONFIG, backbone_tensors
+from tests.tiny import CONFIG, MAST3R_CONFIG, backbone_tensors, probe_tensors
 from und3rstand_jax.checkpoint.format import sealed
+from und3rstand_jax.commands.convert import main as convert
 from und3rstand_jax.convert.mapping import mismatches
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
+from und3rstand_jax.model import families
 from und3rstand_jax.model.dust3r.names import UNUSED_PATTERNS, second_names
 from und3rstand_jax.model.families import backbone_leaves, backbone_shapes, config_of_options
 from und3rstand_jax.support.errors import UserError
@@ -62,8 +64,9 @@ def test_the_published_model_from_hub_config_args_string_and_constructor():
 
 def test_options_that_are_left_out_have_the_originals_defaults():
     left_out = {option: value for option, value in HUB.items() if option not in ("two_confs", "desc_conf_mode", "desc_mode")}
-    config = config_of_options(left_out | {"output_mode": "pts3d+desc16", "conf_mode": ["sigmoid", 0, 1]})
-    assert (config.desc_dim, config.two_confs, config.desc_conf_mode) == (16, False, ("sigmoid", 0.0, 1.0))
+    for unsaid in ({}, {"desc_conf_mode": None}):
+        config = config_of_options(left_out | {"output_mode": "pts3d+desc16", "conf_mode": ["sigmoid", 0, 1]} | unsaid)
+        assert (config.desc_dim, config.two_confs, config.desc_conf_mode) == (16, False, ("sigmoid", 0.0, 1.0))
     assert config_of_options(config.to_hub_config()) == config
 
 
@@ -87,12 +90,60 @@ def test_what_is_not_supported_is_refused_by_name(change, message):
         config_of_options(HUB | change)
 
 
-def test_a_dune_encoder_is_recognised_by_the_models_class_too():
-    with pytest.raises(UserError, match="DUNE"):
+def test_what_is_not_supported_is_refused_in_the_args_of_a_pth_too():
+    with pytest.raises(UserError, match="MASt3R with a DUNE encoder is not supported"):
         config_of_options(args_string(HUB, "AsymmetricMASt3RwithDUNE"))
+    with pytest.raises(UserError, match="head_type 'catconv' is not supported; expected catmlp"):
+        config_of_options(args_string(HUB | {"head_type": "catconv"}, "AsymmetricMASt3R"))
     silent = {option: value for option, value in HUB.items() if option != "output_mode"}
     with pytest.raises(UserError, match="output_mode must say how long its descriptors are"):
         config_of_options(silent)
+
+
+def renamed(tensors, before, after):
+    return {name.replace(before, after): tensor for name, tensor in tensors.items()}
+
+
+REFUSED = {
+    # Whole models beside an encoder that has no names of ours, one with a flat config that says so, and a head of convolutions.
+    "dune": (renamed(backbone_tensors(), "enc_blocks", "dune_backbone.blocks"), {}, "MASt3R with a DUNE encoder is not supported"),
+    "dune alone": ({"dune_backbone.norm.weight": np.ones(4, np.float32)}, {}, "MASt3R with a DUNE encoder is not supported"),
+    "dune in a config": (backbone_tensors() | probe_tensors(), MAST3R_CONFIG | {"dune_backbone": "small"}, "MASt3R with a DUNE encoder"),
+    "catconv": (
+        renamed(backbone_tensors(MAST3R_CONFIG), ".dpt.", ".convs."),
+        {},
+        "MASt3R with catconv heads \\(convolutions in place of DPT\\) is not supported; expected catmlp\\+dpt",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_names_of_tensors_and_options_are_enough_to_be_refused(case, tmp_path, capsys):
+    tensors, config, message = REFUSED[case]
+    source = tmp_path / "model.safetensors"
+    if config:
+        source = save_hub_folder(tmp_path / "m", tensors, config)
+    else:
+        save_file(dict(tensors), source)
+    assert convert(["--repo", str(source), "--out", str(tmp_path / "jax")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "jax").exists()
+
+
+def test_a_bias_without_an_axis_is_no_traceback(tmp_path, capsys):
+    tensors = backbone_tensors(MAST3R_CONFIG) | {"downstream_head1.head_local_features.fc2.bias": np.float32(0)}
+    save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    assert convert(["--repo", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "jax")]) == 2
+    assert "downstream_head1.head_local_features.fc2.bias" in capsys.readouterr().err
+
+
+def test_a_trunk_that_an_earlier_version_left_in_the_cache_is_converted_again(tmp_path, monkeypatch):
+    source = save_hub_folder(tmp_path / "m", backbone_tensors(MAST3R_CONFIG), MAST3R_CONFIG)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(families, "FAMILIES", (families.DUST3R,))
+        trunk = u3d.converted_checkpoint(source, cache=tmp_path / "cache", progress=False)
+        assert u3d.read_checkpoint_info(trunk).backbone.heads == ()
+    assert type(u3d.load_backbone(source, cache=tmp_path / "cache", progress=False).module) is u3d.MASt3R
 
 
 def test_the_published_tensors_are_exactly_those_of_the_name_table():
@@ -123,7 +174,14 @@ def test_without_a_config_names_and_shapes_tell_and_what_they_leave_open_is_said
     assert "backbone two_confs = True (default: no config" in capsys.readouterr().err
 
 
+def test_a_mast3r_without_a_head_is_refused():
+    with pytest.raises(u3d.ConfigError, match="a MASt3R has a head; without one the trunk is that of a DUSt3R"):
+        dataclasses.replace(SMALL, head_type=None)
+
+
 def test_the_checkpoint_names_its_family_and_a_dust3rs_none(tmp_path):
+    dust3r = converted(save_hub_folder(tmp_path / "d", backbone_tensors(), CONFIG), tmp_path / "dust3r")
+    assert "family" not in json.loads((dust3r / "config.json").read_text())["backbone"]
     folder = converted(save_hub_folder(tmp_path / "m", backbone_tensors(MAST3R_CONFIG), MAST3R_CONFIG), tmp_path / "jax")
     content = json.loads((folder / "config.json").read_text())
     assert (content["backbone"]["family"], content["backbone"]["desc_dim"]) == ("mast3r", 24)
@@ -209,6 +267,8 @@ def test_training_the_backbone_leaves_the_descriptors_heads_as_they_are(tmp_path
     folder = converted(save_hub_folder(tmp_path / "m", backbone_tensors(MAST3R_CONFIG), MAST3R_CONFIG), tmp_path / "jax")
     options = BackboneOptions(out=tmp_path / "out", start=str(folder), data=("synthetic",), val_pairs=1, batch_size=1, steps=1)
     config = u3d.read_checkpoint_info(folder).backbone
+    task = BackboneTask.create(dataclasses.replace(options, fresh_confidence=True), config, devices=1, source=folder)
+    assert not np.asarray(task.initial_state().params["head1"]["out"]["bias"])[3]
     task = BackboneTask.create(options, config, devices=1, source=folder)
     assert "its heads of features are kept as they are: the loss has no term for them" in task.description()
     state = task.initial_state()

@@ -1,6 +1,7 @@
 """All variants at tiny size against the PyTorch reference, through real files."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -44,6 +45,11 @@ VARIANTS = {
     "linear_bounded": TINY
     | {"head_type": "linear", "img_size": [64, 64], "depth_mode": ["linear", -math.inf, math.inf], "conf_mode": ["exp", 1, 1.5]},
 }
+DESCRIPTORS = TINY | {"head_type": "catmlp+dpt", "img_size": [64, 64], "desc_mode": "norm"}
+MAST3R = {
+    "mast3r_bounded": DESCRIPTORS | {"output_mode": "pts3d+desc24", "two_confs": True, "desc_conf_mode": ["sigmoid", 0.5, 3]},
+    "mast3r_one_confidence": DESCRIPTORS | {"output_mode": "pts3d+desc7", "two_confs": False},
+}
 SHAPES = {"square": ((48, 48), (48, 48)), "odd_mixed": ((48, 80), (112, 16))}
 
 
@@ -67,10 +73,12 @@ def assert_close(ours, exact, single, what):
     assert relative_error(ours, exact) <= bar, f"{what}: {relative_error(ours, exact):.2e} against {bar:.2e}"
 
 
-@pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_variant_equals_pytorch_layer_by_layer(variant, sizes, tmp_path):
-    config, state_dict, views = VARIANTS[variant], random_state_dict(VARIANTS[variant]), images(sizes)
+@pytest.mark.parametrize(
+    ("variant", "shape"), [*itertools.product(VARIANTS, SHAPES), ("mast3r_bounded", "odd_mixed"), ("mast3r_one_confidence", "square")]
+)
+def test_variant_equals_pytorch_layer_by_layer(variant, shape, tmp_path):
+    config = (VARIANTS | MAST3R)[variant]
+    state_dict, views = random_state_dict(config), images(SHAPES[shape])
     exact, single = (run_reference(config, state_dict, views, dtype) for dtype in (torch.float64, torch.float32))
     source = (
         save_pth(tmp_path / "m.pth", state_dict, config)
@@ -86,7 +94,8 @@ def test_variant_equals_pytorch_layer_by_layer(variant, sizes, tmp_path):
     for view, (pred, pred64, pred32) in enumerate(
         zip((ours.pred1, ours.pred2), (exact.pred1, exact.pred2), (single.pred1, single.pred2), strict=True)
     ):
-        for key in ("pts3d", "conf"):
+        assert pred.keys() == pred64.keys()
+        for key in pred:
             assert_close(pred[key], pred64[key], pred32[key], (key, view))
 
 

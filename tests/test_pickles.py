@@ -18,7 +18,7 @@ from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.model.args_string import parse_args_string
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import config_of_options
 from und3rstand_jax.support.errors import UserError
 
 if HAS_TORCH:
@@ -169,7 +169,7 @@ def test_code_in_the_args_string_is_returned_as_text_and_never_run(tmp_path: Pat
     torch.save({"model": state_dict(), "args": argparse.Namespace(model=call)}, tmp_path / "a.pth")
     with open_source(str(tmp_path / "a.pth")).tensors as table:
         assert table.args == call
-    for parse in (parse_args_string, BackboneConfig.from_args_string):
+    for parse in (parse_args_string, config_of_options):
         with pytest.raises(UserError, match="args.model"):
             parse(call)
     assert not mark.exists()

@@ -19,8 +19,8 @@ from und3rstand_jax.analysis.studies.study import Setting, Study, other_pair
 from und3rstand_jax.geometry.loss import Target, normalised_truth
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.head_choice import head_layers
 from und3rstand_jax.model.layer_ids import network_order
-from und3rstand_jax.model.start import head_layers
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError

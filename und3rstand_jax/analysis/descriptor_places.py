@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from und3rstand_jax.analysis.inputs import GroundTruth
-from und3rstand_jax.analysis.true_place_attention import BothPlaces, near_tokens
+from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces, near_tokens
 from und3rstand_jax.geometry.descriptor_matches import match
 from und3rstand_jax.geometry.matching import THRESHOLD, match_accuracy, matched, true_places
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.head import head_of
-from und3rstand_jax.model.output import BackboneOutput, Grids
+from und3rstand_jax.model.head_choice import head_of
+from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
 
 DESCRIPTORS = "desc"
 """The output that holds them."""
@@ -64,12 +64,12 @@ def places_by_descriptors(output: BackboneOutput, number: int, grids: Grids) -> 
     """
     turned = BackboneOutput({}, output.image_sizes[::-1], output.pred2, output.pred1)
 
-    def of_view(of: BackboneOutput) -> Float[np.ndarray, "H W 2"]:
-        (height, width), rows = of.image_sizes[0], (grids if of is output else grids[::-1])[0][0]
-        patch = height // rows
+    def of_view(of: BackboneOutput, here: Grid, there: Grid) -> TruePlaces:
+        height, width = of.image_sizes[0]
+        patch = height // here[0]
         found = match(of, pair=number, seeds=patch, tolerance=patch / 2)
         places = np.full((height, width, 2), np.nan)
         places[found.pixels1[:, 1], found.pixels1[:, 0]] = found.pixels2
-        return places
+        return near_tokens(places, here, there)
 
-    return near_tokens(of_view(output), *grids), near_tokens(of_view(turned), *grids[::-1])
+    return of_view(output, *grids), of_view(turned, *grids[::-1])

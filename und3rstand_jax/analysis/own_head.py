@@ -20,11 +20,10 @@ from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.head import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP, head_layers
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import network_order, paper_layer_ids
 from und3rstand_jax.model.output import BackboneOutput, pair
-from und3rstand_jax.model.start import head_layers
 
 NORM = "decoder.norm"
 

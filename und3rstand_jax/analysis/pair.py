@@ -21,7 +21,7 @@ from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, corresp
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import PoseEstimate, pose_against, second_camera
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.head import pointmap_head
+from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import BackboneOutput, Grids, pair
 from und3rstand_jax.probes.probes import Probes

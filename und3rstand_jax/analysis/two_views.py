@@ -23,7 +23,7 @@ from und3rstand_jax.data.example import Example, batch_size
 from und3rstand_jax.data.loader import Delivery, Feed, Sources, held_out, training_batches, validation_batches
 from und3rstand_jax.geometry.loss import Target, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.head import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.documents import read_json
@@ -143,7 +143,7 @@ def predictor(backbone: Backbone) -> Predict:
         CheckpointError: the backbone has no head.
     """
     if not backbone.config.heads:
-        raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a DUSt3R with its head")
+        raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a model with its head")
 
     def predict(view1: Image, view2: Image) -> tuple[Pointmap, Pointmap]:
         output = backbone(view1, view2, capture=(), head=POINTMAP)

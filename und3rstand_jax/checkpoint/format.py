@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from typing_extensions import TypedDict
 from und3rstand_jax.checkpoint.content import Content, ContentOfVersion1, Versioned
 from und3rstand_jax.checkpoint.links import check_link
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.families import DUST3R, FAMILIES, Family, family_of
+from und3rstand_jax.model.families import FAMILIES, UNNAMED, Family, family_of
+from und3rstand_jax.model.output_modes import Mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.support.documents import checked, parse_json, read_json, read_text
 from und3rstand_jax.support.errors import CheckpointError
@@ -133,7 +135,7 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     try:
         info = CheckpointInfo(
             backbone=_backbone(backbone, file) if backbone else None,
-            probes=ProbeConfig(**{**_with_modes(probes), "groups": tuple(ProbeGroup(**group) for group in probes["groups"])})
+            probes=ProbeConfig(**{**_with_modes(probes, ProbeConfig), "groups": tuple(ProbeGroup(**group) for group in probes["groups"])})
             if probes
             else None,
             provenance={part: provenance[part] for part in held},
@@ -164,19 +166,19 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
 
 
 def _backbone(stored: dict[str, Any], file: Path) -> BackboneConfig:
-    name = stored.get("family", DUST3R.name)
+    name = stored.get("family", UNNAMED.name)
     family = next((family for family in FAMILIES if family.name == name), None)
     if family is None:
         known = ", ".join(family.name for family in FAMILIES)
         raise CheckpointError(f"{file}: its backbone is of the family {name!r}, which this program does not know ({known}); update it")
     fields = checked({"backbone": stored}, str(file), _stored_by(family), CheckpointError, REMEDY)["backbone"]
-    return family.config(**_with_modes(fields))
+    return family.config(**_with_modes(fields, family.config))
 
 
 def _backbone_fields(config: BackboneConfig) -> dict[str, Any]:
-    """A config as it is stored. A DUSt3R's names no family: earlier versions of this program read it too."""
+    """A config as it is stored."""
     family = family_of(config)
-    return {**({} if family is DUST3R else {"family": family.name}), **dataclasses.asdict(config)}
+    return {**({} if family is UNNAMED else {"family": family.name}), **dataclasses.asdict(config)}
 
 
 @functools.cache
@@ -206,11 +208,7 @@ def _check_fit(info: CheckpointInfo) -> None:
                 raise ValueError(f"the probe of {layer} reads {group.widths[0]} channels, which no layer of that name in the backbone has")
 
 
-def _with_modes(fields: Any) -> dict[str, Any]:
+def _with_modes(fields: Any, config: type) -> dict[str, Any]:
     """Output modes with their bounds as numbers; strict JSON has none for infinity."""
-
-    def with_numbers(value: Any) -> Any:
-        is_mode = isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], str)
-        return (value[0], float(value[1]), float(value[2])) if is_mode else value
-
-    return {key: with_numbers(value) for key, value in fields.items()}
+    modes = {name for name, kind in typing.get_type_hints(config).items() if kind == Mode}
+    return {key: (value[0], float(value[1]), float(value[2])) if key in modes else value for key, value in fields.items()}

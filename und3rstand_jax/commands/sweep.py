@@ -29,7 +29,7 @@ _NOT_OF_PIECES = ("attribution", "constant_pairs")
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """Takes away heads and sublayers of a DUSt3R, one after the other and in sets, and measures what held-out pairs lose.
+    """Takes away heads and sublayers of a DUSt3R or MASt3R, one after the other and in sets, and measures what held-out pairs lose.
 
     Writes into one folder every effect as mean ± standard error over pairs against the
     unedited run (effects.json, effects.csv) and figures of blocks × heads (PNG, SVG).

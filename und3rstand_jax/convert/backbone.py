@@ -14,7 +14,14 @@ from und3rstand_jax.convert.wrappers import by_unwrapped_name, unwrapped
 from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.names import UNKNOWN_HEAD, UNUSED_PATTERNS, second_names
-from und3rstand_jax.model.families import FAMILIES, PUBLISHED_BACKBONES, backbone_leaves, backbone_shapes, config_of_options, family_of
+from und3rstand_jax.model.families import (
+    FAMILIES,
+    PUBLISHED_BACKBONES,
+    backbone_leaves,
+    backbone_shapes,
+    config_of_options,
+    family_of,
+)
 from und3rstand_jax.model.tensor_names import Leaf
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
@@ -54,7 +61,7 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
     tensors = {plain: source.tensors[name] for plain, name in names.items()}
     prefix = backbone_prefix(tensors)
     if prefix is None:
-        raise CheckpointError(f"found no DUSt3R or CroCo backbone (no tensor {_ANCHOR}) among {len(tensors)} tensors")
+        raise CheckpointError(f"found no DUSt3R, MASt3R or CroCo backbone (no tensor {_ANCHOR}) among {len(tensors)} tensors")
     stated, where = (options, "config.json") if options is not None else (source.tensors.args, "the checkpoint's args")
     if stated or isinstance(stated, str):
         config, findings = _config_of_options(stated, where)

@@ -18,6 +18,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.format import VERSION, is_checkpoint, read_checkpoint_info
+from und3rstand_jax.model.families import knows_heads
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError, OutputError, UserError
 from und3rstand_jax.support.files import file_sha256, in_home, replace_text
@@ -148,6 +149,8 @@ def _serves(folder: Path, entry: Entry) -> bool:
         info = read_checkpoint_info(folder)
     except CheckpointError:
         return False
+    if info.backbone is not None and not info.backbone.heads and knows_heads(info.provenance["backbone"]["unused"]):
+        return False  # converted by an earlier version, which set these heads aside
     if not state:  # a hub's repository: there are no files here to compare, and the provenance says which it was
         return any(info.provenance[part]["source"] == entry["source"] for part in info.parts)
     try:

@@ -14,7 +14,7 @@ from und3rstand_jax.convert.parts import ConversionPlan, CopiedPart, PartPlan
 from und3rstand_jax.convert.probes.plan import find_probe_tensors, plan_probes
 from und3rstand_jax.convert.sources.source import Source, open_source
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.families import KNOWN_OPTIONS
+from und3rstand_jax.model.families import KNOWN_OPTIONS, refuse
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.text import listed
 
@@ -44,12 +44,15 @@ def open_plan(
     with contextlib.ExitStack() as stack:
 
         def opened(place: str, hub_only: bool) -> Source:
-            source = open_source(place, dataclasses.replace(access, revision=None), hub_only=hub_only, progress=progress)
+            return entered(open_source(place, dataclasses.replace(access, revision=None), hub_only=hub_only, progress=progress))
+
+        def entered(source: Source) -> Source:
             stack.enter_context(source.tensors)
+            # Before its parts are looked for: what belongs to an encoder that nobody knows could be taken for probes.
+            refuse([*source.tensors, *(source.config or {})])
             return source
 
-        source = open_source(repo, access, key=key, progress=progress)
-        stack.enter_context(source.tensors)
+        source = entered(open_source(repo, access, key=key, progress=progress))
         probe_names = find_probe_tensors(source.tensors)
         holds_backbone = backbone_prefix(source.tensors) is not None
         # Beside a backbone, tensors without a matrix among them are strays, which the backbone's own check reports.
@@ -121,7 +124,9 @@ def _plan_base_model(source: Source, stated: str | None, opened: Callable[[str, 
         return CopiedPart("backbone", Path(place), info.backbone, info.provenance["backbone"])
     base = opened(place, hub_only)
     if backbone_prefix(base.tensors) is None:
-        raise CheckpointError(f"the backbone {place} of {source.spec} holds no DUSt3R or CroCo backbone; give another with --backbone")
+        raise CheckpointError(
+            f"the backbone {place} of {source.spec} holds no DUSt3R, MASt3R or CroCo backbone; give another with --backbone"
+        )
     return plan_backbone(base, base.config, frozenset(find_probe_tensors(base.tensors)))
 
 

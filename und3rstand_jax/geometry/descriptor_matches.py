@@ -91,12 +91,7 @@ def match(
     Raises:
         OptionError: the output holds no descriptors, or no such pair; options contradict each other or are out of range.
     """
-    if seeds < 1 or border < 0 or (tolerance is not None and not tolerance > 0):
-        raise OptionError(
-            f"expected seeds of at least 1, a tolerance above 0, a border of at least 0; found {seeds}, {tolerance}, {border}"
-        )
-    if tolerance is not None and (both_ways or swapped is not None):
-        raise OptionError("a tolerance is for given pixels of view 1, which are not walked from; leave out both_ways and swapped, or it")
+    check_matching(seeds, tolerance, border, both_ways or swapped is not None)
     views, confidence = _views_of(output, pair, "the output")
     sizes = views[0].shape, views[1].shape
     other = None
@@ -123,6 +118,20 @@ def match(
     return Matches(_xy(one, sizes[0]), _xy(two, sizes[1]), values, sizes).inside(border)
 
 
+def check_matching(seeds: int, tolerance: float | None, border: int, walks_back: bool) -> None:
+    """Refuses what cannot be matched; `walks_back` says whether seeds in view 2 are asked for.
+
+    Raises:
+        OptionError: options contradict each other or are out of range.
+    """
+    if seeds < 1 or border < 0 or (tolerance is not None and not tolerance > 0):
+        raise OptionError(
+            f"expected seeds of at least 1, a tolerance above 0, a border of at least 0; found {seeds}, {tolerance}, {border}"
+        )
+    if tolerance is not None and walks_back:
+        raise OptionError("a tolerance is for seeds of view 1, which are not walked from: it goes with neither both ways nor both orders")
+
+
 Confidences = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 
 
@@ -130,7 +139,9 @@ def _views_of(output: BackboneOutput, pair: int | None, what: str) -> tuple[tupl
     """Descriptors of both views of one pair, and the confidence in each."""
     preds = output.pred1, output.pred2
     if any(pred is None or "desc" not in pred for pred in preds):
-        raise OptionError(f"{what} holds no descriptors; expected that of a model with local features (MASt3R), called with head=True")
+        raise OptionError(
+            f'{what} holds no descriptors; expected that of a model with local features (MASt3R), with its head "features" run (head=True)'
+        )
     known: Sequence[Pointmap] = [pred for pred in preds if pred is not None]
     batch = len(known[0]["desc"])
     if pair is None and batch != 1:

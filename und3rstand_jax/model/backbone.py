@@ -16,7 +16,7 @@ from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.families import backbone_module
-from und3rstand_jax.model.head import HeadChoice, choose_heads
+from und3rstand_jax.model.head_choice import HeadChoice, choose_heads
 from und3rstand_jax.model.images import as_view
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.model.site_edits import resolve_edits

@@ -6,8 +6,9 @@ else asks for a family by its name.
 
 import dataclasses
 import functools
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -23,6 +24,7 @@ from und3rstand_jax.model.mast3r import names as mast3r_tensors
 from und3rstand_jax.model.mast3r.module import MASt3R
 from und3rstand_jax.model.output_modes import Mode, StoredMode
 from und3rstand_jax.model.tensor_names import Leaf, NamedStack, Shape, leaves_of
+from und3rstand_jax.support.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +40,10 @@ class Family:
         shapes: from a config to the shape of every leaf of the tree.
         head_fields: from the names and shapes of all tensors of view 1's head in PyTorch to the fields that they show, None where the
             head is not one of this family's.
-        describes: whether options, and the name of the class in PyTorch, are of this family; the first family takes what no other does.
+        describes: whether options are of this family; the last family takes what no other does.
+        refusal: from the names of tensors, of options and of the class in PyTorch to why a model of this family is not implemented; None
+            where nothing speaks against it.
+        options: that the class in PyTorch may have.
         published: name on the hub, below `naver/` -> architecture.
         option_of: field -> option in PyTorch, where it has another name.
         unseen: fields that change results and that no tensor shows.
@@ -51,7 +56,9 @@ class Family:
     names: Callable[[Any, str], tuple[NamedStack, ...]]
     shapes: Callable[[Any], dict[str, Shape]]
     head_fields: Callable[[Mapping[str, Shape]], dict[str, Any] | None]
-    describes: Callable[[Mapping[str, Any], str], bool]
+    describes: Callable[[Mapping[str, Any]], bool]
+    refusal: Callable[[Iterable[str]], str | None]
+    options: frozenset[str]
     published: Mapping[str, BackboneConfig]
     option_of: Mapping[str, str]
     unseen: tuple[str, ...]
@@ -72,7 +79,9 @@ DUST3R = Family(
     names=dust3r_tensors.dust3r_names,
     shapes=dust3r_shapes,
     head_fields=dust3r_tensors.head_fields,
-    describes=lambda options, model_name: True,
+    describes=lambda options: True,
+    refusal=lambda names: None,
+    options=options.IGNORED.union(options.PARSERS, {"output_mode"}),
     published=PUBLISHED,
     option_of=options.OPTION_OF,
     unseen=("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mode"),
@@ -86,6 +95,8 @@ MAST3R = Family(
     shapes=mast3r_tensors.mast3r_shapes,
     head_fields=mast3r_tensors.head_fields,
     describes=mast3r.MASt3RConfig.describes,
+    refusal=mast3r_tensors.refusal,
+    options=frozenset({"desc_mode", "desc_conf_mode", "two_confs"}),
     published=mast3r.PUBLISHED,
     option_of=options.OPTION_OF | mast3r.OPTION_OF,
     unseen=(*DUST3R.unseen, "two_confs", "desc_conf_mode"),
@@ -94,10 +105,13 @@ MAST3R = Family(
 FAMILIES = (MAST3R, DUST3R)
 """The last takes what no other does."""
 
+UNNAMED = DUST3R
+"""That of a converted checkpoint whose backbone names none: checkpoints of the first versions, and all that those can read."""
+
 PUBLISHED_BACKBONES: Mapping[str, BackboneConfig] = {name: config for family in FAMILIES for name, config in family.published.items()}
 """All published models: name on the hub, below `naver/` -> architecture."""
 
-KNOWN_OPTIONS = options.IGNORED.union(options.PARSERS, {"output_mode"})
+KNOWN_OPTIONS = frozenset().union(*(family.options for family in FAMILIES))
 """The options in PyTorch that a backbone of any family may have."""
 
 
@@ -113,8 +127,31 @@ def config_of_options(stated: Mapping[str, Any] | str) -> BackboneConfig:
         ConfigError: an option is unknown, or has a value that is not supported.
     """
     name, options = parse_args_string(stated) if isinstance(stated, str) else ("", stated)
-    family = next(family for family in FAMILIES if family.describes(options, name))
+    refuse([name, *options, *(value for value in options.values() if isinstance(value, str))])
+    family = next(family for family in FAMILIES if family.describes(options))
     return family.config.from_hub_config(options)
+
+
+def knows_heads(names: Iterable[str]) -> bool:
+    """Whether a family has the heads that tensors of these names belong to."""
+    found = (re.fullmatch(r"(?:.*\.)?downstream_head1\.(.+)", name) for name in names)
+    head = {match[1]: () for match in found if match}
+    return any(family.head_fields(head) is not None for family in FAMILIES)
+
+
+def refuse(names: Iterable[str]) -> None:
+    """Refuses a model that a family knows and this implementation does not have.
+
+    Args:
+        names: of its tensors, or of its options and its class.
+
+    Raises:
+        ConfigError: the message names it.
+    """
+    names = tuple(names)
+    for family in FAMILIES:
+        if reason := family.refusal(names):
+            raise ConfigError(f"backbone: {reason}")
 
 
 def backbone_module(config: BackboneConfig, **attributes: Any) -> DUSt3R:

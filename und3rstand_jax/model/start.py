@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.head import HeadChoice, head_layers
+from und3rstand_jax.model.head_choice import HeadChoice, head_layers
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, network_order
 from und3rstand_jax.model.output import BackboneOutput, Grids, ImageSizes, ViewTokens, pair
 from und3rstand_jax.model.sites import parse_site, select_sites

@@ -20,7 +20,7 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edit_files import edits_to_json
 from und3rstand_jax.model.edits import Edits
-from und3rstand_jax.model.head import pointmap_head
+from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.model.output import BackboneOutput

@@ -15,12 +15,13 @@ import numpy as np
 
 from und3rstand_jax.analysis.descriptor_places import DESCRIPTORS
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.geometry.descriptor_matches import Matches, match
+from und3rstand_jax.geometry.descriptor_matches import Matches, check_matching, match
 from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, match_accuracy, matched, true_places
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.head import Head, head_of
+from und3rstand_jax.model.head_choice import Head, head_of
 from und3rstand_jax.model.images import open_photo
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone, load_model
 from und3rstand_jax.report.match_figure import Row, matches_figure
 from und3rstand_jax.report.options import MatchOptions
@@ -77,6 +78,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
         OSError: a file cannot be written.
     """
     check_view_options(options)
+    check_matching(options.seeds, options.tolerance, options.border, options.both_ways or options.both_orders)
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
@@ -125,12 +127,16 @@ def _descriptor_head(config: BackboneConfig) -> Head:
 
 
 def _find(model: Backbone, head: Head, inputs: Inputs, options: MatchOptions, stopwatch: Stopwatch, progress: bool) -> Found:
-    view1, view2 = inputs.views
+    # The other order begins with the same encoding.
+    encoded = ("encoder.norm",) if options.both_orders else ()
     with stopwatch.time("model"):
         # The confidence may be that of the points.
         heads = head.name if "desc_conf" in head.outputs else True
-        output = jax.block_until_ready(model(view1, view2, capture=(), head=heads))
-        swapped = jax.block_until_ready(model(view2, view1, capture=(), head=heads)) if options.both_orders else None
+        output = jax.block_until_ready(model(*inputs.views, capture=encoded, head=heads))
+        swapped = None
+        if options.both_orders:
+            turned = BackboneOutput({layer: output[layer][::-1] for layer in encoded}, output.image_sizes[::-1])
+            swapped = jax.block_until_ready(model(start=turned, capture=(), head=heads))
     with stopwatch.time("matching"):
         matches = match(
             output,

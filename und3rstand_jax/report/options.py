@@ -35,7 +35,7 @@ class LayerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PointmapOptions(LayerOptions, ModelOptions):
-    """Runs DUSt3R and its layer probes on two photos of one scene and saves every pointmap.
+    """Runs a DUSt3R or MASt3R and its layer probes on two photos of one scene and saves every pointmap.
 
     Writes into one folder the pointmap and confidence of every probed layer and of
     the model's own head: as arrays (.npz), as a coloured point cloud (.ply) and
@@ -71,7 +71,7 @@ class ViewOptions(ModelOptions):
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions(LayerOptions, ViewOptions):
-    """Reports what every layer of a DUSt3R knows about two photos, or about a rendered scene with ground truth.
+    """Reports what every layer of a DUSt3R or MASt3R knows about two photos, or about a rendered scene with ground truth.
 
     Writes into one folder an interactive page (report.html), figures for papers (figures/, PNG and SVG) and
     all numbers (report.json, arrays.npz). For every probed layer and for the model's own head: the points, their error,
@@ -86,7 +86,7 @@ class ReportOptions(LayerOptions, ViewOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditOptions(ViewOptions):
-    """Runs DUSt3R and its layer probes with edits, and shows what they change.
+    """Runs a DUSt3R or MASt3R and its layer probes with edits, and shows what they change.
 
     Writes into one folder the pointmap and confidence of every probed layer and of the model's own head, as they are with the
     edits: as arrays (.npz), as a coloured point cloud (.ply), and beside those of the unedited run in a contact sheet

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from und3rstand_jax.model.head import pointmap_head
+from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.report.checkpoint import choose_layers, load_model, tell_what_is_missing

@@ -11,12 +11,13 @@ import numpy as np
 from jax.tree_util import DictKey
 
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
+from und3rstand_jax.checkpoint.parts import read_part
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.families import backbone_module
-from und3rstand_jax.model.head import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
@@ -113,8 +114,12 @@ class BackboneTask(Task[BackboneState]):
         """The whole tree: what was trained, and those heads as they were."""
         if not self._untrained:
             return params
-        first = self._random_params() if self.source is None else load_backbone(self.source).params
-        return {**params, **{name: part for name, part in first.items() if name in self._untrained}}
+        if self.source is None:
+            first = jax.jit(lambda: {name: part for name, part in self._random_params().items() if name in self._untrained})()
+        else:
+            # On the host: the device may have no room for a second model.
+            first = read_part(self.source, read_checkpoint_info(self.source), "backbone")
+        return {**params, **{name: first[name] for name in sorted(self._untrained)}}
 
     @property
     def _untrained(self) -> frozenset[str]:

@@ -131,9 +131,9 @@ def _calls() -> Sequence[Files]:
 
 
 def _parse_call(text: str) -> object:
-    from und3rstand_jax.model.dust3r.config import BackboneConfig
+    from und3rstand_jax.model.families import config_of_options
 
-    return BackboneConfig.from_args_string(text)
+    return config_of_options(text)
 
 
 KINDS = (

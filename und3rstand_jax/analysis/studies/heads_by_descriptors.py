@@ -57,7 +57,11 @@ def findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> li
         return []
     found = []
     for view in (1, 2):
-        own = [record for record in records if record["attention"] == "cross_attn" and record["view"] == view]
+        of_view = [record for record in records if record["attention"] == "cross_attn" and record["view"] == view]
+        own = [record for record in of_view if mean_in(record, NEAR).mean >= 0]
+        if not own:
+            found.append(f"View {view}: no token has a place by its descriptor.")
+            continue
         best = max(own, key=lambda record: mean_in(record, NEAR).mean)
         right = share_text(mean_of(by_pair[RIGHT][:, view - 1]))
         found.append(

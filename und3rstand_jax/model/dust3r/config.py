@@ -5,9 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from und3rstand_jax.model.args_string import parse_args_string
 from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES, only, read_options
-from und3rstand_jax.model.head import POINTMAP, Head
+from und3rstand_jax.model.head_choice import POINTMAP, Head
 from und3rstand_jax.model.layer_ids import layer_ids
 from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError
@@ -67,9 +66,9 @@ class BackboneConfig:
                 )
         if self.head_type is not None and self.head_type not in self.HEAD_TYPES:
             complaints.append(f"head_type {self.head_type!r} is not one of {', '.join(self.HEAD_TYPES)}")
-        if self.pointmap_head == "dpt" and self.dec_depth % 4:
+        if self.pointmap_kind == "dpt" and self.dec_depth % 4:
             complaints.append(f"dec_depth {self.dec_depth} must be a multiple of 4 for the DPT head, which reads 0, 1/2, 3/4 and 1 of it")
-        if self.pointmap_head == "dpt" and self.patch_size != 16:
+        if self.pointmap_kind == "dpt" and self.patch_size != 16:
             complaints.append(f"patch_size {self.patch_size} is not supported with the DPT head, which enlarges tokens 16 times")
         if not 1 < self.rope_base < math.inf:
             complaints.append(f"RoPE's base must be a finite number above 1; found {self.rope_base:g}")
@@ -82,17 +81,17 @@ class BackboneConfig:
         return mode_faults(self)
 
     @property
-    def pointmap_head(self) -> str | None:
+    def pointmap_kind(self) -> str | None:
         """The kind of head that makes pointmaps, "linear" or "dpt"; None for a trunk."""
         return self.head_type
 
     @property
     def heads(self) -> tuple[Head, ...]:
         """The heads of each view; none for a trunk."""
-        if self.pointmap_head is None:
+        if self.pointmap_kind is None:
             return ()
         last = "decoder.norm"
-        if self.pointmap_head == "linear":
+        if self.pointmap_kind == "linear":
             return (Head(POINTMAP, "head", (last,), ("pts3d", "conf")),)
         # Of [encoder, block 1, …, block dec_depth], a DPT head reads 0, 1/2, 3/4 and all of the depth.
         middle = (f"decoder.{depth - 1}.mlp" for depth in (self.dec_depth // 2, 3 * self.dec_depth // 4))
@@ -136,17 +135,6 @@ class BackboneConfig:
         parsers = {**PARSERS, "output_mode": only("pts3d") if is_known else lambda *_: {}}
         fields = {"head_type": None, **read_options(options, parsers, IGNORED)}
         return cls(**fields if is_known else {**fields, "head_type": None})
-
-    @classmethod
-    def from_args_string(cls, call: str) -> "BackboneConfig":
-        """The config in a `.pth` file's `args.model`: a Python call such as `AsymmetricCroCo3DStereo(enc_depth=24, …)`.
-
-        The string is parsed and never evaluated: only literals, `inf` and their negations are accepted.
-
-        Raises:
-            ConfigError: the string is not such a call, or an option is not supported.
-        """
-        return cls.from_hub_config(parse_args_string(call)[1])
 
     def to_hub_config(self) -> dict[str, Any]:
         """The options of the hub's `config.json` that rebuild this config (infinities stay floats)."""

@@ -20,7 +20,7 @@ from und3rstand_jax.model.blocks import Arithmetic
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.trunk import Decoder, Encoder, Traced, edited_layer
 from und3rstand_jax.model.edits import Edits
-from und3rstand_jax.model.head import Head, HeadChoice, choose_heads
+from und3rstand_jax.model.head_choice import Head, HeadChoice, choose_heads
 from und3rstand_jax.model.heads import DPTHead, LinearHead, Pointmap, to_pointmap
 from und3rstand_jax.model.images import as_view
 from und3rstand_jax.model.output import BackboneOutput, Grids, pair
@@ -69,7 +69,8 @@ class DUSt3R(nn.Module):
             capture: patterns of layers (`und3rstand_jax.model.layer_ids`) and of what is inside them, see `und3rstand_jax.model.sites`;
                 the output holds exactly the sites that they match, as they are after edits. Attention weights and scores add
                 4·B·heads·N·M bytes for each view and block.
-            head: which heads to run: all, none, or those of these names (`und3rstand_jax.model.head`). One that is not run costs nothing.
+            head: which heads to run: all, none, or those of these names, see `und3rstand_jax.model.head_choice`. One that is not run costs
+                nothing.
             edits: what to change on the way, see `und3rstand_jax.model.edits`; those of sites behind all that is needed change nothing.
             start: captures of an earlier pass, see `und3rstand_jax.model.start`. The pass begins after the last layer in it; edits of
                 that layer apply to the tokens given.
@@ -155,5 +156,5 @@ class DUSt3R(nn.Module):
             maps: of `head.layers`.
         """
         config = self.config
-        module = DPTHead(name=name) if config.pointmap_head == "dpt" else LinearHead(config.patch_size, name=name)
+        module = DPTHead(name=name) if config.pointmap_kind == "dpt" else LinearHead(config.patch_size, name=name)
         return to_pointmap(module(*maps), config.depth_mode, config.conf_mode)

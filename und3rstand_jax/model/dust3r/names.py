@@ -77,7 +77,7 @@ def dust3r_names(config: BackboneConfig, second_decoder: str) -> tuple[NamedStac
         NamedStack("encoder/blocks/", "enc_blocks.{i}.", config.enc_depth, _ENCODER_BLOCK),
         NamedStack("decoder/blocks1/", "dec_blocks.{i}.", config.dec_depth, _DECODER_BLOCK),
         NamedStack("decoder/blocks2/", f"{second_decoder}.{{i}}.", config.dec_depth, _DECODER_BLOCK),
-        *(NamedStack(f"head{view}/", f"downstream_head{view}.", 0, _HEADS[config.pointmap_head]) for view in (1, 2)),
+        *(NamedStack(f"head{view}/", f"downstream_head{view}.", 0, _HEADS[config.pointmap_kind]) for view in (1, 2)),
     )
 
 

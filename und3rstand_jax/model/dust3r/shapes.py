@@ -25,9 +25,9 @@ def dust3r_shapes(config: BackboneConfig) -> dict[str, Shape]:
             *_norm("norm", dec),
         ],
     }
-    if config.pointmap_head is not None:
+    if config.pointmap_kind is not None:
         linear = [*kernel_shapes("proj", dec, 4 * patch**2)]
-        head = linear if config.pointmap_head == "linear" else [*_dpt_head((enc, dec, dec, dec))]
+        head = linear if config.pointmap_kind == "linear" else [*_dpt_head((enc, dec, dec, dec))]
         tree |= {"head1": head, "head2": head}
     return {f"{part}/{path}": shape for part, leaves in tree.items() for path, shape in leaves}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, Fields, only, output_mode, read_options
-from und3rstand_jax.model.head import Head
+from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode, parse_mode
 from und3rstand_jax.support.errors import ConfigError
 from und3rstand_jax.support.text import number_text
@@ -41,7 +41,7 @@ class MASt3RConfig(BackboneConfig):
 
     def _other_faults(self) -> list[str]:
         faults = super()._other_faults()
-        if not self.heads:
+        if self.head_type is None:
             faults.append("a MASt3R has a head; without one the trunk is that of a DUSt3R")
         if not 1 <= self.desc_dim <= _LARGEST_DESCRIPTOR:
             faults.append(f"desc_dim is 1 to {_LARGEST_DESCRIPTOR}; found {number_text(self.desc_dim)}")
@@ -52,7 +52,7 @@ class MASt3RConfig(BackboneConfig):
         return faults
 
     @property
-    def pointmap_head(self) -> str | None:
+    def pointmap_kind(self) -> str | None:
         """Always DUSt3R's DPT head."""
         return "dpt"
 
@@ -79,14 +79,8 @@ class MASt3RConfig(BackboneConfig):
         return cls()
 
     @staticmethod
-    def describes(options: Mapping[str, Any], model_name: str = "") -> bool:
-        """Whether options, and the class that a `.pth` file calls its model, are a MASt3R's.
-
-        Raises:
-            ConfigError: they are a MASt3R's that this implementation does not have.
-        """
-        if any("dune" in str(word).lower() for word in (model_name, *options, *options.values())):
-            raise ConfigError("backbone config: MASt3R with a DUNE encoder is not supported; expected CroCo's, as in the 512 model")
+    def describes(options: Mapping[str, Any]) -> bool:
+        """Whether options are a MASt3R's."""
         return str(options.get("head_type")).startswith("cat")
 
     @classmethod
@@ -100,7 +94,7 @@ class MASt3RConfig(BackboneConfig):
             "head_type": only(*cls.HEAD_TYPES),
             "output_mode": _descriptors,
             "desc_mode": only("norm"),
-            "desc_conf_mode": output_mode("conf_mode"),
+            "desc_conf_mode": _desc_conf_mode,
             "two_confs": _two_confs,
         }
         fields = {"two_confs": False, **read_options(options, {**PARSERS, **own}, IGNORED)}
@@ -134,6 +128,11 @@ def _descriptors(option: str, value: Any) -> Fields:
     if mode is None:
         raise ValueError(f"{option} {value!r} is not supported; expected pts3d+desc and the length of a descriptor (pts3d+desc24)")
     return {"desc_dim": int(mode[1])}
+
+
+def _desc_conf_mode(option: str, value: Any) -> Fields:
+    # The original's default: that of the points' confidence.
+    return {} if value is None else output_mode("conf_mode")(option, value)
 
 
 def _two_confs(option: str, value: Any) -> Fields:

@@ -1,6 +1,6 @@
 """What MASt3R adds to DUSt3R's parameters: the names and shapes of its heads for local features."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from und3rstand_jax.model.dust3r.names import dust3r_names, head_modules
@@ -9,7 +9,8 @@ from und3rstand_jax.model.mast3r.config import MASt3RConfig
 from und3rstand_jax.model.tensor_names import NamedStack, Row, Shape
 
 _PATCH_AREA = 16**2  # the only one that a DPT head takes
-_FEATURES: tuple[Row, ...] = tuple((layer, f"head_local_features.{layer}", "linear") for layer in ("fc1", "fc2"))
+_LOCAL_FEATURES = "head_local_features"
+_FEATURES: tuple[Row, ...] = tuple((layer, f"{_LOCAL_FEATURES}.{layer}", "linear") for layer in ("fc1", "fc2"))
 
 
 def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
@@ -17,10 +18,22 @@ def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
 
     That descriptors have a confidence of their own, as the published model's do, is assumed: it is one channel more of the same tensor.
     """
-    if head_modules(tensors) != {"dpt", "head_local_features"}:
+    if head_modules(tensors) != {"dpt", _LOCAL_FEATURES}:
         return None
-    outputs = tensors.get("head_local_features.fc2.bias", (0,))[0]
+    (outputs, *_) = tensors.get(f"{_LOCAL_FEATURES}.fc2.bias") or (0,)
     return {"head_type": "catmlp+dpt", "two_confs": True, "desc_dim": max(outputs // _PATCH_AREA - 1, 1)}
+
+
+def refusal(names: Iterable[str]) -> str | None:
+    """Why a model is refused whose tensors, options or class have these names; None where nothing speaks against it."""
+    names = tuple(names)
+    if any("dune" in name.lower() for name in names):
+        return "MASt3R with a DUNE encoder is not supported; expected CroCo's, as in MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
+    heads = {name.split(".")[name.split(".").index(_LOCAL_FEATURES) - 1] for name in names if _LOCAL_FEATURES in name.split(".")[1:]}
+    with_points = {head for head in heads if any(f"{head}.dpt." in name for name in names)}
+    if heads != with_points:
+        return "MASt3R with catconv heads (convolutions in place of DPT) is not supported; expected catmlp+dpt"
+    return None
 
 
 def mast3r_names(config: MASt3RConfig, second_decoder: str) -> tuple[NamedStack, ...]:

@@ -16,7 +16,7 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import PairLoss, PairSums, Target, confidence_sums, mean_loss, normalised_truth, valid_counts
 from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.head import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params

@@ -35,7 +35,7 @@ from und3rstand_jax.analysis.studies.study import (
 )
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
-from und3rstand_jax.model.head import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.output import BackboneOutput, pair
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -84,7 +84,7 @@ def cost(setting: Setting) -> Cost:
 def _bytes_a_pair(setting: Setting) -> int:
     """Of points, and of what the head holds of a pair; about."""
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return 4 * pixels * (512 if setting.backbone.config.pointmap_head == "dpt" else 100)
+    return 4 * pixels * (512 if setting.backbone.config.pointmap_kind == "dpt" else 100)
 
 
 def _at_once(setting: Setting) -> int:

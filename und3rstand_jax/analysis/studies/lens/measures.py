@@ -19,7 +19,7 @@ from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pair
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.pose import camera_errors, second_camera
-from und3rstand_jax.model.start import head_layers
+from und3rstand_jax.model.head_choice import head_layers
 
 READINGS = {
     "normed": "the model's own head after decoder.norm",
@@ -162,7 +162,7 @@ def bytes_a_pair(setting: Setting) -> int:
     tokens = sum(rows * columns for rows, columns in setting.grids)
     pixels = tokens * config.patch_size**2
     layers = sum(config.layer_width(layer) for layer in (*lens_layers(config), *head_layers(config)))
-    return 4 * (tokens * layers + pixels * (512 if config.pointmap_head == "dpt" else 32))
+    return 4 * (tokens * layers + pixels * (512 if config.pointmap_kind == "dpt" else 32))
 
 
 def lens_at_once(setting: Setting) -> int:

@@ -65,7 +65,7 @@ def cost(setting: Setting) -> Cost:
     fitted = len(fitted_pairs(setting))
     heads = layers * (3 * setting.count + len(FACTORS) * fitted)
     heads += layers * setting.count * (descriptor_head(config) is not None)
-    passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.pointmap_head or "", 0.0))
+    passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.pointmap_kind or "", 0.0))
     return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (4 * len(READINGS) + 2))
 
 
@@ -80,7 +80,7 @@ def lens(setting: Setting) -> Study:
     if not config.heads:
         raise CheckpointError(
             "the lens reads tokens with the model's own head: expected a backbone with a head, found one without (a trunk such as "
-            "CroCo's); give a checkpoint of a whole DUSt3R, or read its layers with probes"
+            "CroCo's); give a checkpoint of a whole model, or read its layers with probes"
         )
     if setting.count < 2:
         raise OptionError(f"the lens needs at least 2 pairs, some to fit a scale on and others to try it; found {setting.count}")
@@ -180,7 +180,7 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
             )
         found.append(f"View {view}: {_without_norm(own)}")
     described = [record for record in records if "normed_descriptors" in record]
-    if described:
+    if described and mean_in(described[-1], "normed_descriptors").mean > 0:
         last = described[-1]
         half = next(of for of in described if mean_in(of, "normed_descriptors").mean >= mean_in(last, "normed_descriptors").mean / 2)
         found.append(

@@ -23,7 +23,7 @@ from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, Pose, camera_errors, 
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.head import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.model.output import Activation, BackboneOutput, pair

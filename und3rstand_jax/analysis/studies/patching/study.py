@@ -174,7 +174,7 @@ def _bytes_a_pair(setting: Setting) -> int:
     tokens = sum(rows * columns for rows, columns in setting.grids)
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     sites = len({patch.site for patch in patches_of(config)})
-    return 4 * (3 * sites * tokens * config.dec_embed_dim + (512 if config.pointmap_head == "dpt" else 40) * pixels)
+    return 4 * (3 * sites * tokens * config.dec_embed_dim + (512 if config.pointmap_kind == "dpt" else 40) * pixels)
 
 
 def _at_once(setting: Setting) -> int:
