@@ -79,7 +79,7 @@ def main() -> None:
         sides = timed([ours, theirs], args.rounds)
         ratio = statistics.median(sides[1]) / statistics.median(sides[0])
         print(f"| {len(seeds)}, every {spacing} pixels | {text(sides[0])} | {text(sides[1])} | {ratio:.2f}× |")
-    output = BackboneOutput({}, (tuple(args.size),) * 2, {"desc": views[0][None]}, {"desc": views[1][None]})
+    output = BackboneOutput({}, (tuple(args.size),) * 2, ({"desc": view[None]} for view in views))
     (whole,) = timed([lambda: match(output)], args.rounds)
     print(f"\nmatch(output), seeds every 8 pixels, {len(match(output))} matches of random descriptors: {text(whole)} s")
 

@@ -82,7 +82,7 @@ class StubModel(Backbone):
 
         asked = [layer for layer in capture if layer.endswith("cross_attn.weights")]
         attention = {layer: (weights(tokens1, tokens2), weights(tokens2, tokens1)) for layer in asked}
-        return BackboneOutput(attention, sizes, *(self.head if head else (None, None)))
+        return BackboneOutput(attention, sizes, self.head if head else ())
 
 
 class StubProbes(Probes):

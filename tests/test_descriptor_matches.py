@@ -31,7 +31,7 @@ def output_of(desc1, desc2, conf1=None, conf2=None) -> BackboneOutput:
     preds = []
     for desc, conf in ((desc1, conf1), (desc2, conf2)):
         preds.append({"desc": desc[None]} | ({} if conf is None else {"desc_conf": conf[None]}))
-    return BackboneOutput({}, (desc1.shape[:2], desc2.shape[:2]), *preds)
+    return BackboneOutput({}, (desc1.shape[:2], desc2.shape[:2]), preds)
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -136,7 +136,7 @@ def test_descriptors_that_are_not_finite_match_nothing():
 def test_a_pair_of_a_batch_and_the_border():
     rng = np.random.default_rng(3)
     desc = [unit(rng, 2, 16, 16, 8) for _ in range(2)]
-    batch = BackboneOutput({}, ((16, 16), (16, 16)), *({"desc": values} for values in desc))
+    batch = BackboneOutput({}, ((16, 16), (16, 16)), ({"desc": values} for values in desc))
     alone = u3d.match(output_of(desc[0][1], desc[1][1]), seeds=2)
     found = u3d.match(batch, pair=1, seeds=2)
     np.testing.assert_array_equal(found.pixels2, alone.pixels2)
@@ -165,7 +165,7 @@ def test_what_cannot_be_matched_is_refused(options, message):
 
 def test_an_output_without_descriptors_or_of_another_pair_is_refused():
     desc = unit(np.random.default_rng(5), 2, 8, 8, 4)
-    batch = BackboneOutput({}, ((8, 8), (8, 8)), {"desc": desc}, {"desc": desc})
+    batch = BackboneOutput({}, ((8, 8), (8, 8)), ({"desc": desc}, {"desc": desc}))
     with pytest.raises(u3d.OptionError, match="holds 2 pairs; say which with pair=0 to 1"):
         u3d.match(batch)
     with pytest.raises(u3d.OptionError, match="the output holds no descriptors; expected that of a model with local features"):

@@ -39,7 +39,7 @@ def described(size1, size2, partner):
     for y, x in np.ndindex(*size2):
         if (of := partner(x, y)) is not None and 0 <= of[0] < size1[1] and 0 <= of[1] < size1[0]:
             two[y, x] = one[of[1], of[0]]
-    return BackboneOutput({}, (size1, size2), {"desc": one[None]}, {"desc": two[None]})
+    return BackboneOutput({}, (size1, size2), ({"desc": one[None]}, {"desc": two[None]}))
 
 
 def test_tokens_are_placed_where_their_middle_pixels_descriptors_are():

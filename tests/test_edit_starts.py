@@ -22,7 +22,7 @@ def given(whole, layer, config, head=True):
 
 def rest_of(whole, out):
     """Of a whole pass, what another pass has captured too."""
-    return BackboneOutput({name: whole[name] for name in out}, whole.image_sizes, whole.pred1, whole.pred2)
+    return BackboneOutput({name: whole[name] for name in out}, whole.image_sizes, whole.pointmaps)
 
 
 def later(layer, config):

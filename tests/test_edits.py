@@ -129,7 +129,7 @@ def test_a_head_knocked_out_is_one_that_the_projection_does_not_read(name, layer
     blind = jax.tree_util.tree_map_with_path(without_rows, params())
     expected = Backbone(DUSt3R(TINY), blind)(*views(), capture="*", head=True)
     ours = made(name)
-    assert_same(BackboneOutput({layer: ours[layer] for layer in expected}, ours.image_sizes, ours.pred1, ours.pred2), expected)
+    assert_same(BackboneOutput({layer: ours[layer] for layer in expected}, ours.image_sizes, ours.pointmaps), expected)
     assert max(apart(ours, plain()).values()) > 0.01
 
 
@@ -138,7 +138,7 @@ def test_a_block_whose_sublayers_are_skipped_is_a_block_less():
     skipped = run(u3d.skip("encoder.0.*") + u3d.skip("decoder.1.*"), head=True)
     here = {"encoder.0": "encoder.1", "decoder.1": "decoder.2"}
     layers = {layer: layer.replace(block, here.get(block, block)) for layer in fewer for block in [layer.rpartition(".")[0]]}
-    renamed = BackboneOutput({layer: skipped[ours] for layer, ours in layers.items()}, skipped.image_sizes, skipped.pred1, skipped.pred2)
+    renamed = BackboneOutput({layer: skipped[ours] for layer, ours in layers.items()}, skipped.image_sizes, skipped.pointmaps)
     assert_same(renamed, fewer)
 
 
@@ -240,7 +240,7 @@ def test_patching_a_run_from_itself_changes_nothing():
 
 
 def vars_of(out):
-    return out.image_sizes, out.pred1, out.pred2
+    return out.image_sizes, out.pointmaps
 
 
 def test_a_patch_puts_the_other_runs_values_in_place_and_leaves_the_rest():

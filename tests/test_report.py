@@ -117,7 +117,7 @@ def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_bl
     stopwatch = Stopwatch()
     found = analyse_pair(model, StubProbes(outputs()), LAYERS, room_inputs(), {"source": "here"}, stopwatch)
     weights = ("decoder.0.cross_attn.weights", "decoder.1.cross_attn.weights")
-    assert model.calls == [((*LAYERS, *weights), True)]
+    assert model.calls == [((*LAYERS, *weights), ("pointmap",))]
     assert [layer.layer_id for layer in found.layers] == [*LAYERS, "head"]
     assert found.grids == ((HEIGHT // 16, WIDTH // 16),) * 2
     tokens = HEIGHT * WIDTH // 256

@@ -52,8 +52,8 @@ class FakeModel(Backbone):
     def __call__(self, view1, view2, *, capture, head):
         self.calls.append((tuple(capture), head))
         sizes = view1.shape[1:3], view2.shape[1:3]
-        preds = [plane(*size, 10.0) if head else None for size in sizes]
-        return BackboneOutput({}, sizes, *preds)
+        preds = [plane(*size, 10.0) for size in sizes] if head else ()
+        return BackboneOutput({}, sizes, preds)
 
 
 class FakeProbes(Probes):
@@ -111,7 +111,7 @@ def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run,
     layers = [f"layers/{layer}.npz" for layer in IN_ORDER]
     clouds = [f"point_clouds/{layer}.ply" for layer in (*IN_ORDER, "head")]
     assert files_in(out) == sorted([*layers, *clouds, "head.npz", "contact_sheet.png", "run.json"])
-    assert model.calls == [(IN_ORDER, True)]
+    assert model.calls == [(IN_ORDER, ("pointmap",))]
 
     arrays = np.load(out / "layers" / "decoder.0.self_attn.npz")
     assert {name: (array.shape, array.dtype.name) for name, array in arrays.items()} == {
@@ -150,7 +150,7 @@ def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run,
 def test_a_selection_of_layers_is_all_the_model_is_asked_for(run, tmp_path):
     model = FakeModel()
     run(model, FakeProbes(), layers="decoder.0.*")
-    assert model.calls == [(("decoder.0.self_attn", "decoder.0.mlp"), True)]
+    assert model.calls == [(("decoder.0.self_attn", "decoder.0.mlp"), ("pointmap",))]
     assert not (tmp_path / "results" / "layers" / "decoder.3.cross_attn.npz").exists()
 
 
@@ -175,7 +175,7 @@ def test_layers_asked_of_a_checkpoint_without_probes_are_refused(run):
 def test_without_a_head_the_probes_alone_are_written(run, tmp_path, messages):
     model = FakeModel(head_type=None)
     run(model, FakeProbes())
-    assert model.calls == [(IN_ORDER, False)]
+    assert model.calls == [(IN_ORDER, ())]
     assert not (tmp_path / "results" / "head.npz").exists()
     assert "no head" in messages.text
 

@@ -127,8 +127,8 @@ def _batch_errors(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict,
         tokens = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in (0, 1))
         groups.append(lax.map(of_layer, (probe_params[f"group{index}"], tokens)))
     head = None
-    if features.pred1 is not None and features.pred2 is not None:
-        head = jax.tree.map(lambda leaf: leaf[None], layer_errors(features.pred1, features.pred2))
+    if features.pointmaps:
+        head = jax.tree.map(lambda leaf: leaf[None], layer_errors(*features.preds))
     return BatchErrors(tuple(groups), head, mean_distance(*example.targets))
 
 

@@ -62,7 +62,7 @@ def places_by_descriptors(output: BackboneOutput, number: int, grids: Grids) -> 
         number: of the pair in its batch.
         grids: of both views' tokens.
     """
-    turned = BackboneOutput({}, output.image_sizes[::-1], output.pred2, output.pred1)
+    turned = BackboneOutput({}, output.image_sizes[::-1], output.pointmaps[::-1])
 
     def of_view(of: BackboneOutput, here: Grid, there: Grid) -> TruePlaces:
         height, width = of.image_sizes[0]

@@ -172,8 +172,8 @@ def _geometry_by_layer(probes: Probes | None, layers: Sequence[str], features: B
     if probes is not None:
         for layer in with_progress(layers, "reading layers", len(layers), "layer", progress):
             geometry[layer] = pair(map(ViewGeometry.of, probes.read_layer(layer, features)))
-    if features.pred1 is not None and features.pred2 is not None:
-        geometry[HEAD] = ViewGeometry.of(features.pred1), ViewGeometry.of(features.pred2)
+    if features.pointmaps:
+        geometry[HEAD] = pair(map(ViewGeometry.of, features.pointmaps))
     return geometry
 
 

@@ -10,7 +10,7 @@ one over all valid pixels, true and predicted points of both views divided by th
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ def predictor(backbone: Backbone) -> Predict:
 
     def predict(view1: Image, view2: Image) -> tuple[Pointmap, Pointmap]:
         output = backbone(view1, view2, capture=(), head=POINTMAP)
-        return cast(tuple[Pointmap, Pointmap], (output.pred1, output.pred2))
+        return output.preds
 
     return predict
 

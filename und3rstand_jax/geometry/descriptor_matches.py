@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from und3rstand_jax.geometry.nearest import Descriptors
-from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.progress import progress_bar
@@ -137,12 +136,11 @@ Confidences = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 
 def _views_of(output: BackboneOutput, pair: int | None, what: str) -> tuple[tuple[Descriptors, Descriptors], Confidences | None]:
     """Descriptors of both views of one pair, and the confidence in each."""
-    preds = output.pred1, output.pred2
-    if any(pred is None or "desc" not in pred for pred in preds):
+    known = output.pointmaps
+    if not known or any("desc" not in pred for pred in known):
         raise OptionError(
             f'{what} holds no descriptors; expected that of a model with local features (MASt3R), with its head "features" run (head=True)'
         )
-    known: Sequence[Pointmap] = [pred for pred in preds if pred is not None]
     batch = len(known[0]["desc"])
     if pair is None and batch != 1:
         raise OptionError(f"{what} holds {batch} pairs; say which with pair=0 to {batch - 1}")

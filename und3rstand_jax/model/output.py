@@ -42,29 +42,32 @@ class BackboneOutput(Mapping[str, Activation]):
     (`und3rstand_jax.model.sites`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
     the tokens they attend to, which in cross-attention are view 2's; then view 2's.
 
-    `pred1` and `pred2` are the model's own pointmaps, both in view 1's frame, or None. `image_sizes` are the
-    (height, width) of both views, which cannot be told from the tokens alone.
+    `pointmaps` is what the model's own heads make of each view, all in view 1's frame, and empty where no head was run; `pred1` and
+    `pred2` are the first two, or None. `image_sizes` are the (height, width) of the views, which cannot be told from the tokens alone.
 
     It is a pytree (jit, vmap and device_get take it); the ids and sizes are its static part.
     """
 
-    def __init__(
-        self,
-        activations: Mapping[str, Activation],
-        image_sizes: ImageSizes,
-        pred1: Pointmap | None = None,
-        pred2: Pointmap | None = None,
-    ) -> None:
+    def __init__(self, activations: Mapping[str, Activation], image_sizes: ImageSizes, pointmaps: Iterable[Pointmap] = ()) -> None:
         self.activations = dict(activations)
         self.image_sizes = image_sizes
-        self.pred1 = pred1
-        self.pred2 = pred2
+        self.pointmaps = tuple(pointmaps)
+
+    @property
+    def pred1(self) -> Pointmap | None:
+        """View 1's pointmap; None where no head was run."""
+        return self.pointmaps[0] if self.pointmaps else None
+
+    @property
+    def pred2(self) -> Pointmap | None:
+        """View 2's."""
+        return self.pointmaps[1] if self.pointmaps else None
 
     @property
     def preds(self) -> tuple[Pointmap, Pointmap]:
-        """Both pointmaps of a pass whose head was run."""
-        assert self.pred1 is not None and self.pred2 is not None, "the head was run"
-        return self.pred1, self.pred2
+        """Both pointmaps of a pass over a pair whose head was run."""
+        assert self.pointmaps, "the head was run"
+        return pair(self.pointmaps)
 
     def __getitem__(self, layer_id: str) -> Activation:
         try:
@@ -79,17 +82,17 @@ class BackboneOutput(Mapping[str, Activation]):
         return len(self.activations)
 
     def __repr__(self) -> str:
-        heads = "with" if self.pred1 is not None else "without"
+        heads = "with" if self.pointmaps else "without"
         return f"BackboneOutput({len(self)} layers {heads} pointmaps, image sizes {self.image_sizes})"
 
     def tree_flatten(self) -> tuple[tuple[object, ...], tuple[tuple[str, ...], ImageSizes]]:
         """Arrays, then the static part; layers keep network order, which a dict as a pytree would not."""
-        return (tuple(self.activations.values()), self.pred1, self.pred2), (tuple(self.activations), self.image_sizes)
+        return (tuple(self.activations.values()), self.pointmaps), (tuple(self.activations), self.image_sizes)
 
     @classmethod
     def tree_unflatten(cls, static: tuple[tuple[str, ...], ImageSizes], children: tuple) -> "BackboneOutput":
         """The inverse of `tree_flatten`; the leaves may be anything that JAX puts in the arrays' place."""
         output = cls({}, static[1])
-        tokens, output.pred1, output.pred2 = children
+        tokens, output.pointmaps = children
         output.activations = dict(zip(static[0], tokens, strict=True))
         return output

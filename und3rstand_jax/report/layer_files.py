@@ -31,8 +31,8 @@ def geometry_by_layer(features: BackboneOutput, probes: Probes | None, layers: S
     if probes is not None:
         for layer in layers:
             yield layer, pair(map(ViewGeometry.of, probes.read_layer(layer, features)))
-    if features.pred1 is not None and features.pred2 is not None:
-        yield HEAD, (ViewGeometry.of(features.pred1), ViewGeometry.of(features.pred2))
+    if features.pointmaps:
+        yield HEAD, pair(map(ViewGeometry.of, features.pointmaps))
 
 
 def write_layer(folder: Path, layer: str, views: Views, photos: Photos) -> dict[str, object]:

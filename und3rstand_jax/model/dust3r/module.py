@@ -101,8 +101,8 @@ class DUSt3R(nn.Module):
         if self.is_initializing():
             needed |= set(config.layer_ids)
         layers = self._trunk(views, begin, grids, needed, affines)
-        pred1, pred2 = (self.predict(heads, layers, grids, view) if heads else None for view in (0, 1))
-        return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, pred1, pred2)
+        pointmaps = (self.predict(heads, layers, grids, view) for view in range(len(grids))) if heads else ()
+        return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, pointmaps)
 
     def _images(self, view1: ArrayLike | None, view2: ArrayLike | None) -> tuple[Array, Array]:
         if view1 is None or view2 is None:

@@ -106,5 +106,4 @@ def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of:
 def pointmaps(module: DUSt3R, params: Params, images: tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]) -> tuple[Pointmap, Pointmap]:
     """The model's own pointmaps of a batch."""
     output = cast(BackboneOutput, module.apply({"params": params}, *images, head=POINTMAP))
-    assert output.pred1 is not None and output.pred2 is not None  # the heads were run
-    return output.pred1, output.pred2
+    return output.preds
