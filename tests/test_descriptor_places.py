@@ -10,10 +10,10 @@ from tests.made_pairs import wall_pairs
 from tests.test_mast3r import SMALL as MAST3R
 from tests.test_model_properties import backbone
 from und3rstand_jax.analysis.descriptor_places import places_by_descriptors, right_by_descriptors
-from und3rstand_jax.analysis.studies.heads import MEANING as HEADS_MEANING
-from und3rstand_jax.analysis.studies.heads import heads
-from und3rstand_jax.analysis.studies.heads_by_descriptors import RIGHT
-from und3rstand_jax.analysis.studies.layers import layers
+from und3rstand_jax.analysis.studies.heads.by_descriptors import RIGHT
+from und3rstand_jax.analysis.studies.heads.study import MEANING as HEADS_MEANING
+from und3rstand_jax.analysis.studies.heads.study import heads
+from und3rstand_jax.analysis.studies.layers.study import layers
 from und3rstand_jax.analysis.studies.lens.study import MEANING as LENS_MEANING
 from und3rstand_jax.analysis.studies.lens.study import lens
 from und3rstand_jax.analysis.studies.study import Setting

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from und3rstand_jax.analysis.inputs import scene_inputs
-from und3rstand_jax.analysis.studies.epipolar import correspondences_of, exact_matrix
+from und3rstand_jax.analysis.studies.epipolar.measures import correspondences_of, exact_matrix
 from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import Pair, View
 from und3rstand_jax.geometry.epipolar import (

@@ -18,8 +18,9 @@ from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
 from tests.test_model_properties import LINEAR, backbone
 from und3rstand_jax.analysis.held_out import pairs_of
-from und3rstand_jax.analysis.studies.epipolar import CONTROL, EXACT, TRAINED, UNTRAINED, cost, exact_matrix
-from und3rstand_jax.analysis.studies.epipolar import epipolar as study_of_epipolar
+from und3rstand_jax.analysis.studies.epipolar.measures import CONTROL, EXACT, TRAINED, UNTRAINED, exact_matrix
+from und3rstand_jax.analysis.studies.epipolar.study import cost
+from und3rstand_jax.analysis.studies.epipolar.study import epipolar as study_of_epipolar
 from und3rstand_jax.analysis.studies.study import EpipolarSet, Setting
 from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import Pair, View

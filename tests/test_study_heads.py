@@ -9,17 +9,9 @@ import pytest
 from tests.test_model_properties import LINEAR, backbone
 from tests.walls import GRID, wall, wall_pairs
 from und3rstand_jax.analysis.pair import Attention
-from und3rstand_jax.analysis.studies import heads as module
-from und3rstand_jax.analysis.studies.heads import (
-    CROSS,
-    SELF,
-    attention_statistics,
-    head_record,
-    heads,
-    label_of,
-    match_statistics,
-    measure_heads,
-)
+from und3rstand_jax.analysis.studies.heads import study
+from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF, attention_statistics, match_statistics, measure_heads
+from und3rstand_jax.analysis.studies.heads.study import head_record, heads, label_of
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
 
@@ -124,7 +116,7 @@ def test_batches_change_nothing(setting, found):
 
 def test_a_label_needs_both_more_than_a_threshold_and_its_control():
     base = {"mass": 0.9, "mass_other": 0.8, "sink": 0.1, "own": 0.2}
-    assert label_of(base) == module.OTHER
-    assert label_of(base | {"mass_other": 0.7}) == module.CORRESPONDENCE
-    assert label_of(base | {"sink": 0.2, "own": 0.9}) == module.SINK
+    assert label_of(base) == study.OTHER
+    assert label_of(base | {"mass_other": 0.7}) == study.CORRESPONDENCE
+    assert label_of(base | {"sink": 0.2, "own": 0.9}) == study.SINK
     assert head_record({"self_attn/sink": np.ones((2, 2, 1, 1)), "self_attn/own": np.ones((2, 2, 1, 1))}, SELF, 2, 0, 0)["label"] == "sink"

@@ -10,7 +10,7 @@ from tests.walls import wall_pairs
 from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.analysis.pair_measures import KNOWN, MATCHES, ROTATION, VIEW1, VIEW2
-from und3rstand_jax.analysis.studies.layers import layers, step_falls
+from und3rstand_jax.analysis.studies.layers.study import layers, step_falls
 from und3rstand_jax.analysis.studies.study import Control, Mean, Setting
 from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.model.layer_ids import HEAD

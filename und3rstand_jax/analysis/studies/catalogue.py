@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from und3rstand_jax.analysis.studies import epipolar, heads, layers
+from und3rstand_jax.analysis.studies.epipolar import study as epipolar
+from und3rstand_jax.analysis.studies.heads import study as heads
 from und3rstand_jax.analysis.studies.inputs import study as inputs
 from und3rstand_jax.analysis.studies.knock_out import study as knock_out
+from und3rstand_jax.analysis.studies.layers import study as layers
 from und3rstand_jax.analysis.studies.lens import study as lens
 from und3rstand_jax.analysis.studies.patching import study as patching
 from und3rstand_jax.analysis.studies.similarity import study as similarity

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from und3rstand_jax.analysis.ablations import Ablation, By, Place, controls, heads_of_same_blocks
-from und3rstand_jax.analysis.studies.heads import CROSS, SELF
+from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 
 MATCH, SINK, RANDOM, BOTTOM = "match", "sink", "random", "bottom"

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.ablations import MEANINGS
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2
-from und3rstand_jax.analysis.studies.heads import cost as cost_of_heads
-from und3rstand_jax.analysis.studies.heads import measure_heads
+from und3rstand_jax.analysis.studies.heads.measures import measure_heads
+from und3rstand_jax.analysis.studies.heads.study import cost as cost_of_heads
 from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.figures import curves_figure, layers_figure
 from und3rstand_jax.analysis.studies.knock_out.findings import findings_of, tables_of

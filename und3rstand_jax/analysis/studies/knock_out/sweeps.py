@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.ablation_study import MadeEdits
 from und3rstand_jax.analysis.ablations import Ablation, By, SiteView, Values, edits_of, replacements
 from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasure, PairTruth
-from und3rstand_jax.analysis.studies.heads import CROSS, SELF
+from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
 from und3rstand_jax.analysis.studies.knock_out.sets import STEPS, Taken, ways_of
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs
 from und3rstand_jax.analysis.sweep import Finish, sweep

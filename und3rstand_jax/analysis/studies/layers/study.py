@@ -6,33 +6,24 @@ As in "Understanding Multi-View Transformers" (arXiv 2510.24907). A probe reads 
 readable, not which step found it.
 """
 
-import functools
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from matplotlib.figure import Figure
+from jaxtyping import Float
 
-from und3rstand_jax.analysis.descriptor_places import RIGHT_MEANING, descriptor_head, right_by_descriptors
-from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
-from und3rstand_jax.analysis.pair_measures import (
-    DIRECTION,
-    KNOWN,
-    KNOWN_MEANING,
-    MATCHES,
-    MEANING,
-    ROTATION,
-    VIEW1,
-    VIEW2,
-    HeadFinish,
-    PairTruth,
+from und3rstand_jax.analysis.descriptor_places import RIGHT_MEANING, descriptor_head
+from und3rstand_jax.analysis.pair_measures import KNOWN, KNOWN_MEANING, MATCHES, MEANING, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.studies.layers.figure import control_figure, layers_figure
+from und3rstand_jax.analysis.studies.layers.measures import (
+    DESCRIPTORS,
+    METRICS,
+    control_errors,
+    layers_at_once,
+    measure_layers,
+    right_matches,
 )
 from und3rstand_jax.analysis.studies.study import (
     Cost,
@@ -44,25 +35,13 @@ from und3rstand_jax.analysis.studies.study import (
     mean_in,
     mean_of,
     median_of,
-    over_pairs,
-    pairs_at_once,
     plus_minus,
     share_text,
     text_in,
 )
-from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD, PAPER_STEPS, paper_layer_ids
-from und3rstand_jax.model.output import BackboneOutput, pair
-from und3rstand_jax.probes.config import ProbeConfig
-from und3rstand_jax.probes.probes import Probes, read_layer
 from und3rstand_jax.support.errors import CheckpointError
-
-_DESCRIPTORS = f"{HEAD}/descriptors"
-
-METRICS = (VIEW1, VIEW2, MATCHES, KNOWN, ROTATION, DIRECTION)
 
 FIRST_BLOCKS = (1, 2)
 """The blocks from which on the kinds of steps are compared: block 0's first step has no layer before it."""
@@ -87,7 +66,9 @@ def cost(setting: Setting) -> Cost:
     layers = len(setting.probes.layer_ids) + 1 if setting.probes else 0
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     passes = 3 + (descriptor_head(setting.backbone.config) is not None)
-    return Cost(passes * setting.count, 2 * _at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20)
+    return Cost(
+        passes * setting.count, 2 * layers_at_once(setting) * layers * pixels * 16, setting.count * layers * (len(METRICS) + 4) * 20
+    )
 
 
 def layers(setting: Setting) -> Study:
@@ -99,12 +80,12 @@ def layers(setting: Setting) -> Study:
     if setting.probes is None:
         raise CheckpointError("the study of layers reads probes, and this checkpoint has none; train them with --layers all")
     alignment = setting.alignment
-    by_pair = _measure(setting, setting.probes, alignment)
+    by_pair = measure_layers(setting, setting.probes, alignment)
     names = [*setting.probes.layer_ids, *([HEAD] if f"{HEAD}/{VIEW1}" in by_pair else [])]
     if setting.control is not None:
-        by_pair |= _control_errors(setting, alignment)
+        by_pair |= control_errors(setting, alignment)
     if descriptor_head(setting.backbone.config) is not None:
-        by_pair |= _by_descriptors(setting)
+        by_pair |= right_matches(setting)
     order = setting.backbone.config.layer_ids
     before = dict(zip(order[1:], order, strict=False))
     records = [_record(by_pair, layer, before.get(layer)) for layer in names]
@@ -125,92 +106,11 @@ def layers(setting: Setting) -> Study:
         _MEANING,
         records,
         _tables(records, falls, by_pair, names[-1], distances),
-        {"": _figure(records)} | ({"control": _control_figure(records)} if setting.control else {}),
+        {"": layers_figure(records)} | ({"control": control_figure(records)} if setting.control else {}),
         _findings(records, falls, turn),
         facts,
         by_pair | {"baseline": distances},
     )
-
-
-def _measure(setting: Setting, probes: Probes, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
-    """LAYER/METRIC of every pair."""
-    backbone, has_head = setting.backbone, bool(setting.backbone.config.heads)
-    finish = HeadFinish(setting.pairs.truths, with_known=True)
-
-    def compute(some: range) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-        read = _read_all(backbone.module, probes.config, alignment, has_head, True, backbone.params, probes.params, *_chunk(setting, some))
-        measured = {layer: {name: np.asarray(values) for name, values in of.items()} for layer, of in read.items()}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for layer, numbers in zip(measured, pool.map(lambda of: finish(of, list(some)), measured.values()), strict=True):
-                found |= {f"{layer}/{metric}": np.asarray(numbers[metric]) for metric in METRICS}
-        return found
-
-    return over_pairs(setting, "layers", compute, _at_once(setting))
-
-
-def _control_errors(setting: Setting, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
-    """LAYER/same1 and the like: both views' errors by probes with the control's training, on the model and on random weights."""
-    assert setting.control is not None, "there is a control"
-    control, found = setting.control, dict[str, np.ndarray]()
-    for name, backbone, probes in (("same", setting.backbone, control.same), ("random", control.backbone, control.probes)):
-
-        def compute(some: range, backbone=backbone, probes=probes) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
-            read = _read_all(
-                backbone.module, probes.config, alignment, False, False, backbone.params, probes.params, *_chunk(setting, some)
-            )
-            return {f"{layer}/{view}": np.asarray(of[view]) for layer, of in read.items() for view in (VIEW1, VIEW2)}
-
-        errors = over_pairs(setting, f"control: {name}", compute, _at_once(setting))
-        found |= {key.replace("/view", f"/{name}"): values for key, values in errors.items()}
-    return found
-
-
-def _by_descriptors(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
-    """How many of the descriptors' matches are right."""
-    backbone, head = setting.backbone, descriptor_head(setting.backbone.config)
-    assert head is not None, "the model makes descriptors"
-
-    def compute(some: range) -> dict[str, np.ndarray]:
-        pairs = setting.pairs.some(some)
-        return {_DESCRIPTORS: right_by_descriptors(backbone(*pairs.views, capture=(), head=head), pairs.truths)}
-
-    return over_pairs(setting, "descriptors", compute, _at_once(setting))
-
-
-def _chunk(setting: Setting, some: range) -> tuple[tuple[np.ndarray, np.ndarray], PairTruth]:
-    pairs = setting.pairs.some(some)
-    return pairs.views, pairs.truth
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _read_all(
-    module: DUSt3R,
-    config: ProbeConfig,
-    alignment: Alignment,
-    head: bool,
-    points: bool,
-    params: Any,
-    probe_params: Any,
-    views: tuple[Array, Array],
-    truth: PairTruth,
-) -> dict[str, dict[str, Array]]:
-    """Of every layer both views' errors and, with `points`, what `HeadFinish` goes on with."""
-    output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=config.layer_ids, head=head))
-    found: dict[str, dict[str, Array]] = {}
-
-    def measured(pred1: Pointmap, pred2: Pointmap) -> dict[str, Array]:
-        errors = aligned_errors(pred1, pred2, truth.truth, jnp.asarray(truth.unit), alignment)
-        kept = {"points1": pred1["pts3d"], "points2": pred2["pts3d"]} if points else {}
-        return {VIEW1: errors[0], VIEW2: errors[1], **kept, **({"confidence2": pred2["conf"]} if points and "conf" in pred2 else {})}
-
-    for number, group in enumerate(config.groups):
-        for index, layer in enumerate(group.layer_ids):
-            of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], probe_params[f"group{number}"])
-            found[layer] = measured(*read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config))
-    if head:
-        found[HEAD] = measured(*output.preds)
-    return found
 
 
 def _record(by_pair: Mapping[str, np.ndarray], layer: str, before: str | None) -> Record:
@@ -219,8 +119,8 @@ def _record(by_pair: Mapping[str, np.ndarray], layer: str, before: str | None) -
     if f"{before}/{VIEW1}" in by_pair:
         for name, view in (("adds1", VIEW1), ("adds2", VIEW2)):
             found[name] = mean_of(by_pair[f"{before}/{view}"] - by_pair[f"{layer}/{view}"])
-    if layer == HEAD and _DESCRIPTORS in by_pair:
-        found["descriptor_matches"] = mean_of(by_pair[_DESCRIPTORS])
+    if layer == HEAD and DESCRIPTORS in by_pair:
+        found["descriptor_matches"] = mean_of(by_pair[DESCRIPTORS])
     for name in ("same1", "same2", "random1", "random2"):
         if f"{layer}/{name}" in by_pair:
             found[name] = mean_of(by_pair[f"{layer}/{name}"])
@@ -243,13 +143,6 @@ def step_falls(by_pair: Mapping[str, np.ndarray], names: Sequence[str], first_bl
         return mean_of(sum((by_pair[f"{before}/{view}"] - by_pair[f"{after}/{view}"] for before, after in steps), np.zeros(1)))
 
     return {kind: (fall(kind, VIEW1), fall(kind, VIEW2)) for kind in PAPER_STEPS}
-
-
-def _at_once(setting: Setting) -> int:
-    """As many pairs as have half a GiB of points in all layers."""
-    layers = len(setting.probes.layer_ids) + 1 if setting.probes else 1
-    pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return pairs_at_once(setting, layers * pixels * 16)
 
 
 def _tables(
@@ -320,53 +213,3 @@ def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[
             f"{plus_minus(mean_in(last, 'random2'))} on the same layer of a backbone with random weights."
         )
     return found
-
-
-class _Point(NamedTuple):
-    """A record as the plots of layers take it."""
-
-    layer_id: str
-    record: Record
-
-    def of(self, name: str) -> float:
-        """A mean; NaN where there is none."""
-        return mean_in(self.record, name).mean
-
-
-def _drawn(records: Sequence[Record], panels: Sequence[Panel[_Point]]) -> Figure:
-    points = [_Point(str(record["layer"]), record) for record in records]
-    head = next((point for point in points if point.layer_id == HEAD), None)
-    return panels_figure(panels, [point for point in points if point.layer_id != HEAD], head)
-
-
-def _series(label: str, name: str, is_filled: bool = True) -> Series[_Point]:
-    return Series(label, lambda point: point.of(name), is_filled)
-
-
-_ERROR_UNIT = "distance, in units of the pair's\nmean distance to camera 1"
-
-
-def _figure(records: Sequence[Record]) -> Figure:
-    return _drawn(
-        records,
-        [
-            Panel("Point error", _ERROR_UNIT, (_series("view 1", VIEW1), _series("view 2", VIEW2, False))),
-            Panel("Right matches, of those whose true place view 2 sees", "share", (_series("right", MATCHES),), is_share=True),
-            Panel("Rotation error of view 2's pose", "degrees, median", (_series("rotation", "rotation_median"),), greatest=180.0),
-        ],
-    )
-
-
-def _control_figure(records: Sequence[Record]) -> Figure:
-    title = "View {}: probes trained in one way, on two backbones"
-    return _drawn(
-        [record for record in records if record["layer"] != HEAD],
-        [
-            Panel(
-                title.format(view),
-                _ERROR_UNIT,
-                (_series("the model", f"same{view}"), _series("random weights", f"random{view}", False)),
-            )
-            for view in (1, 2)
-        ],
-    )

@@ -1,0 +1,63 @@
+"""The figures of the study of layers: errors, matches and rotation over the layers, and the control's errors."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
+from und3rstand_jax.analysis.pair_measures import MATCHES, VIEW1, VIEW2
+from und3rstand_jax.analysis.studies.study import Record, mean_in
+from und3rstand_jax.model.layer_ids import HEAD
+
+
+class _Point(NamedTuple):
+    """A record as the plots of layers take it."""
+
+    layer_id: str
+    record: Record
+
+    def of(self, name: str) -> float:
+        """A mean; NaN where there is none."""
+        return mean_in(self.record, name).mean
+
+
+def _drawn(records: Sequence[Record], panels: Sequence[Panel[_Point]]) -> Figure:
+    points = [_Point(str(record["layer"]), record) for record in records]
+    head = next((point for point in points if point.layer_id == HEAD), None)
+    return panels_figure(panels, [point for point in points if point.layer_id != HEAD], head)
+
+
+def _series(label: str, name: str, is_filled: bool = True) -> Series[_Point]:
+    return Series(label, lambda point: point.of(name), is_filled)
+
+
+_ERROR_UNIT = "distance, in units of the pair's\nmean distance to camera 1"
+
+
+def layers_figure(records: Sequence[Record]) -> Figure:
+    """Errors of both views, right matches and rotation, layer by layer."""
+    return _drawn(
+        records,
+        [
+            Panel("Point error", _ERROR_UNIT, (_series("view 1", VIEW1), _series("view 2", VIEW2, False))),
+            Panel("Right matches, of those whose true place view 2 sees", "share", (_series("right", MATCHES),), is_share=True),
+            Panel("Rotation error of view 2's pose", "degrees, median", (_series("rotation", "rotation_median"),), greatest=180.0),
+        ],
+    )
+
+
+def control_figure(records: Sequence[Record]) -> Figure:
+    """Both views' errors by probes trained in one way, on the model and on random weights."""
+    title = "View {}: probes trained in one way, on two backbones"
+    return _drawn(
+        [record for record in records if record["layer"] != HEAD],
+        [
+            Panel(
+                title.format(view),
+                _ERROR_UNIT,
+                (_series("the model", f"same{view}"), _series("random weights", f"random{view}", False)),
+            )
+            for view in (1, 2)
+        ],
+    )
