@@ -45,7 +45,7 @@ test test-slow: export JAX_PLATFORMS ?= cpu
 test test-slow: export TPU_SKIP_MDS_QUERY ?= 1
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TEST_OPTIONS)
 
 test-newest:
 	@test -n "$(NEWEST)" || { echo "no Python 3.11 to 3.13 found"; exit 1; }

@@ -22,7 +22,7 @@ NEED_TORCH = {
     "test_backbone_step.py": 2,
     "test_convert.py": 7,
     "test_convert_failures.py": 8,
-    "test_edit_parity.py": 7,
+    "test_edit_parity.py": 6,
     "test_fuzz.py": 1,
     "test_gelu.py": 2,
     "test_original_names.py": 4,
