@@ -142,7 +142,7 @@ def write_page(
         path: of the HTML file; its folder must exist.
         analysis: what to show.
         use: of the same pair, what attention heads are used for.
-        lens: of the same pair, errors by layer from `und3rstand_jax.analysis.pair_lens`.
+        lens: of the same pair, errors by layer from `und3rstand_jax.analysis.own_head.lens_of_pair`.
 
     Raises:
         OptionError: the page would be larger than `LARGEST_PAGE`.
