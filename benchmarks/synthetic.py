@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from und3rstand_jax.data.records import Pair
+from und3rstand_jax.data.records import ViewSet
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
-from und3rstand_jax.data.synthetic.render import render_pairs
+from und3rstand_jax.data.synthetic.render import render_sets
 from und3rstand_jax.support.text import markdown_table
 
 SIDES = (128, 512)
@@ -24,15 +24,15 @@ BATCH_PIXELS = 2**20
 """Pixels of one view in a round."""
 
 
-def build(side: int, batch: int) -> tuple[Callable[[Array], Pair], float]:
+def build(side: int, batch: int) -> tuple[Callable[[Array], ViewSet], float]:
     """A compiled function from indices (batch,) to square pairs, and the seconds it took to trace and compile."""
     shape, config = (side, side), SyntheticConfig()
     start = time.perf_counter()
-    program = jax.jit(lambda indices: render_pairs(0, indices, shape, config)).lower(jnp.arange(batch)).compile()
+    program = jax.jit(lambda indices: render_sets(0, indices, shape, config)).lower(jnp.arange(batch)).compile()
     return program, time.perf_counter() - start
 
 
-def pairs_per_second(program: Callable[[Array], Pair], indices: Array) -> float:
+def pairs_per_second(program: Callable[[Array], ViewSet], indices: Array) -> float:
     """The rate of one batch, from the call until its result is ready."""
     start = time.perf_counter()
     jax.block_until_ready(program(indices))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, Shape, View
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, Shape, View, ViewSet
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.train.options import TrainOptions
 
@@ -42,7 +42,7 @@ class Workload:
     dtype: str = "float32"
 
 
-def given_pairs(work: Workload) -> Pair:
+def given_pairs(work: Workload) -> ViewSet:
     """The same pairs for both sides: noise, with every tenth depth missing; time and memory do not depend on what they show."""
     random = np.random.default_rng(0)
 
@@ -56,7 +56,7 @@ def given_pairs(work: Workload) -> Pair:
         image = random.integers(0, 256, (*size, 3)).astype(np.uint8)
         return View(image, depth.astype(np.float32), *(np.stack([matrix] * work.batch) for matrix in (intrinsics, cam2world)))
 
-    return Pair(view(), view())
+    return (view(), view())
 
 
 def build_torch(work: Workload, order: str) -> tuple[Callable[[], None], dict[str, Any]]:
@@ -89,7 +89,7 @@ def build_torch(work: Workload, order: str) -> tuple[Callable[[], None], dict[st
     given, loop = given_pairs(work), getattr(training, order)
 
     def run() -> None:
-        pair = Pair(*(View(*(torch.from_numpy(array).to(device) for array in view)) for view in given))
+        pair = tuple(View(*(torch.from_numpy(array).to(device) for array in view)) for view in given)
         with torch.no_grad():
             model(*training.images(pair, getattr(torch, work.dtype)), record=False)
         loop(probes, features, training.pair_truth(pair))

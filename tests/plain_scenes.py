@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.records import View
 
 
 def render_plain_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the renderer until the test ends."""
-    monkeypatch.setattr("und3rstand_jax.data.example.render_pair", _render_pair)
-    monkeypatch.setattr("und3rstand_jax.data.example.render_pairs", _render_pairs)
+    monkeypatch.setattr("und3rstand_jax.data.example.render_set", _render_pair)
+    monkeypatch.setattr("und3rstand_jax.data.example.render_sets", _render_pairs)
 
 
 def _render_pairs(seed, indices, shape, config):
@@ -21,4 +21,4 @@ def _render_pair(seed, index, shape, config):
     depth = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index), shape) + 1
     image = jnp.broadcast_to((depth[..., None] * 100).astype(jnp.uint8), (*shape, 3))
     view = View(image, depth, jnp.diag(jnp.array([90.0, 90.0, 1.0])), jnp.eye(4))
-    return Pair(view, view)
+    return (view, view)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from und3rstand_jax.data.example import to_example
-from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, View
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.probes.config import ProbeConfig, probe_config
@@ -57,7 +57,7 @@ class Case:
             module=DUSt3R(CONFIG),
             probes=self.probes,
             recipe=self.recipe,
-            example_of=lambda batch: to_example(batch.pair),
+            example_of=lambda batch: to_example(batch.views),
             total=total,
             micro_batches=self.micro_batches,
             side_by_side=self.side_by_side,
@@ -92,7 +92,7 @@ def batch(step: int, pairs: int = PAIRS) -> Batch:
         intrinsics = np.tile(np.array([[40.0, 0, 24], [0, 42, 16], [0, 0, 1]], np.float32), (pairs, 1, 1))
         return View(rng.integers(0, 256, (pairs, *SHAPE, 3)).astype(np.uint8), depth, intrinsics, pose)
 
-    return Batch(np.arange(pairs, dtype=np.uint32), np.full(pairs, NOT_RENDERED, np.int32), Pair(view(), view()))
+    return Batch(np.arange(pairs, dtype=np.uint32), np.full(pairs, NOT_RENDERED, np.int32), (view(), view()))
 
 
 WAYS = {"pmap": parallel, "shard_map": parallel_by_shard_map}

@@ -26,7 +26,7 @@ def case(noise=0.0):
 def errors(alignment, noise=0.0, change=lambda points: points):
     pairs, points = case(noise)
     preds = [Pointmap(pts3d=jnp.asarray(change(view), jnp.float32)) for view in points]
-    return np.array(aligned_errors(*preds, pairs.truth.truth, jnp.asarray(pairs.truth.unit), alignment))
+    return np.array(aligned_errors(preds, pairs.truth.truth, jnp.asarray(pairs.truth.unit), alignment))
 
 
 CHANGES = {
@@ -50,7 +50,7 @@ def test_an_error_does_not_see_what_its_alignment_may_change(alignment, change):
 def test_scale_is_the_normalised_error():
     pairs, points = case(0.1)
     preds = [Pointmap(pts3d=jnp.asarray(view, jnp.float32)) for view in points]
-    assert errors("scale", 0.1) == pytest.approx(np.array(normalised_errors(*preds, pairs.truth.truth)), rel=1e-6)
+    assert errors("scale", 0.1) == pytest.approx(np.array(normalised_errors(preds, pairs.truth.truth)), rel=1e-6)
 
 
 def test_without_alignment_the_error_is_in_units_of_the_true_mean_distance():
@@ -66,7 +66,7 @@ def test_a_misplaced_view_2_changes_the_scale_of_view_1_but_not_its_shape():
     def both(moved):
         preds = [Pointmap(pts3d=jnp.asarray(view, jnp.float32)) for view in (points[0], SCALE * points[1] @ ROTATION.T + moved)]
         given = *preds, pairs.truth.truth, jnp.asarray(pairs.truth.unit)
-        return np.array(aligned_errors(*given)), np.array(shape_errors(*given))
+        return np.array(aligned_errors(given)), np.array(shape_errors(given))
 
     (near, near_shape), (far, far_shape) = both(SHIFT), both(40 * SHIFT)
     assert (far[0] > 2 * near[0]).all()
@@ -114,9 +114,9 @@ def test_what_is_not_known_does_not_count_and_what_is_not_finite_does(alignment)
     known = truth._replace(valid=(truth.valid[0], hidden))
     points[1][0, :10] = np.nan
     preds = [Pointmap(pts3d=jnp.asarray(view, jnp.float32)) for view in points]
-    one, two = (np.array(error) for error in aligned_errors(*preds, known, unit, alignment))
+    one, two = (np.array(error) for error in aligned_errors(preds, known, unit, alignment))
     assert np.isfinite(one).all() and np.isfinite(two[0]) and np.isnan(two[1])
-    one, two = (np.array(error) for error in aligned_errors(*preds, truth, unit, alignment))
+    one, two = (np.array(error) for error in aligned_errors(preds, truth, unit, alignment))
     assert np.isinf([one[0], two[0]]).all() and np.isfinite([one[1], two[1]]).all()
 
 

@@ -35,7 +35,7 @@ BAR = 2e-5
 def _no_renderer():
     """All pairs are given, and to compile the renderer takes longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("und3rstand_jax.data.example.render_pair", nothing_rendered)
+        patch.setattr("und3rstand_jax.data.example.render_set", nothing_rendered)
         yield
 
 
@@ -118,13 +118,13 @@ def assert_close(ours, expected, before):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone):
     bad = batch(0)
-    far = jax.tree.map(np.array, bad.pair)
-    far.view1.cam2world[0, 0, 0] = np.nan
+    far = jax.tree.map(np.array, bad.views)
+    far[0].cam2world[0, 0, 0] = np.nan
     step = jax.jit(step_of(backbone))
     start = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     once, _ = step(start, batch(0))
     assert once.model.frozen_at == NOT_FROZEN
-    broken, losses = step(once, bad._replace(pair=far))
+    broken, losses = step(once, bad._replace(views=far))
     assert not np.isfinite(losses[MODEL].total[0]) and broken.model.frozen_at == 1
     after, _ = step(broken, batch(1))
     # The last parameters that gave a finite loss are those that the good step began with.
@@ -142,7 +142,7 @@ def test_validation_measures_each_pairs_own_regression_loss(backbone):
         with torch.no_grad():
             output = model(*images(pair, torch.float64))
             expected = pair_loss(output.pred1, output.pred2, pair_truth(pair))
-        np.testing.assert_allclose(errors[0, number], [float(expected.regression1), float(expected.regression2)], rtol=1e-4)
+        np.testing.assert_allclose(errors[0, number], list(map(float, expected.regressions)), rtol=1e-4)
 
 
 def test_a_view_without_a_valid_pixel_has_no_error(backbone):

@@ -26,9 +26,9 @@ def flat(shape, depth, confidence=2.0):
 
 
 def sheet_of(rows, shape1=(64, 64), shape2=(64, 64)):
-    sheet = ContactSheet(photo(*shape1), photo(*shape2, 160), rows=len(rows), title="test")
+    sheet = ContactSheet((photo(*shape1), photo(*shape2, 160)), rows=len(rows), title="test")
     for index, pair in enumerate(rows):
-        sheet.add_row(f"decoder.{index}.mlp", *pair)
+        sheet.add_row(f"decoder.{index}.mlp", pair)
     return sheet
 
 
@@ -130,9 +130,9 @@ def test_thirty_seven_rows_are_drawn_in_seconds_and_stay_under_15_megabytes(tmp_
         for _ in range(4)
     ]
     start = time.perf_counter()
-    sheet = ContactSheet(*photos, rows=37, title="test")
+    sheet = ContactSheet(photos, rows=37, title="test")
     for index in range(37):
-        sheet.add_row(f"decoder.{index // 3}.cross_attn", maps[index % 4], maps[(index + 1) % 4])
+        sheet.add_row(f"decoder.{index // 3}.cross_attn", (maps[index % 4], maps[(index + 1) % 4]))
     sheet.write(tmp_path / "sheet.png")
     assert time.perf_counter() - start < 10
     assert (tmp_path / "sheet.png").stat().st_size < 15e6

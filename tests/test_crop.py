@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from und3rstand_jax.data.files.file_pairs import JITTER, crop_view
+from und3rstand_jax.data.files.file_sets import JITTER, crop_view
 from und3rstand_jax.data.records import View
 
 IMAGE_SIZES = [(96, 128), (128, 96), (97, 131), (60, 200)]

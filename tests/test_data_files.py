@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.data_sets import make_views, write_blendedmvs, write_co3d, write_pairs, write_view
-from und3rstand_jax.data.files.file_pairs import KINDS, open_pairs
-from und3rstand_jax.data.records import UnreadablePair
+from und3rstand_jax.data.files.file_sets import KINDS, open_sets
+from und3rstand_jax.data.records import UnreadableSet
 from und3rstand_jax.support.errors import UserError
 
 SHAPE = (48, 64)
@@ -49,7 +49,7 @@ def assert_view(found, written, depth_atol, image_atol):
 
 def test_a_co3d_tree_gives_back_what_was_written(tmp_path, views):
     write_co3d(tmp_path, {"apple/a_1": views}, first_frame=7)
-    source = open_pairs("co3d", tmp_path, "train")
+    source = open_sets("co3d", tmp_path, "train")
     frames = [[int(files.image.stem[-6:]) - 7 for files in source.listing.files(index)] for index in range(len(source))]
     assert source.name == f"co3d:{tmp_path}"
     for index in (0, len(source) - 1):
@@ -66,7 +66,7 @@ def test_co3d_pairs_are_those_of_the_rule_in_both_orders(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         selected.setdefault(category, {})[sequence] = [3 * position + 2 for position in range(length)]
     (tmp_path / "selected_seqs_train.json").write_text(json.dumps(selected))
-    source = open_pairs("co3d", tmp_path, "train")
+    source = open_sets("co3d", tmp_path, "train")
     found = sorted(
         (str(one.folder.relative_to(tmp_path)), one.frame, two.frame)
         for one, two in (source.listing.files(index) for index in range(len(source)))
@@ -89,7 +89,7 @@ def test_co3d_pairs_are_those_of_the_rule_in_both_orders(tmp_path):
 def test_co3d_depth_outside_the_mask_is_unknown(tmp_path, views):
     masked = [view._replace(depth=np.where(np.arange(64) < 40, view.depth, 0)) for view in views]
     write_co3d(tmp_path, {"apple/a": masked})
-    found = open_pairs("co3d", tmp_path, "train").read(0).view1.depth
+    found = open_sets("co3d", tmp_path, "train").read(0)[0].depth
     assert not found[:, 40:].any() and (found[:, :40] > 0.5).all()
 
 
@@ -99,22 +99,22 @@ def test_a_co3d_mask_counts_above_a_tenth(tmp_path, views):
     mask[:, 10:] = 26
     for path in (tmp_path / "apple/a/masks").iterdir():
         Image.fromarray(mask).save(path)
-    found = open_pairs("co3d", tmp_path, "train").read(0).view1.depth
+    found = open_sets("co3d", tmp_path, "train").read(0)[0].depth
     assert not found[:, :10].any() and found[:, 10:].all()
 
 
 def test_the_validation_split_of_co3d_is_its_test_list(tmp_path, views):
     write_co3d(tmp_path, {"apple/a": views[:6]}, "train")
     write_co3d(tmp_path, {"apple/b": views[:7]}, "test")
-    assert {files.folder.name for files in open_pairs("co3d", tmp_path, "val").listing.files(0)} == {"b"}
-    assert (len(open_pairs("co3d", tmp_path, "train")), len(open_pairs("co3d", tmp_path, "val"))) == (2, 4)
+    assert {files.folder.name for files in open_sets("co3d", tmp_path, "val").listing.files(0)} == {"b"}
+    assert (len(open_sets("co3d", tmp_path, "train")), len(open_sets("co3d", tmp_path, "val"))) == (2, 4)
 
 
 def test_a_big_co3d_source_is_quick_to_send_to_a_worker(tmp_path):
     (tmp_path / "apple").mkdir()
     selected = {"apple": {f"{number}_{number * 7}": list(range(1, 103)) for number in range(2000)}}
     (tmp_path / "selected_seqs_train.json").write_text(json.dumps(selected))
-    source = open_pairs("co3d", tmp_path, "train")
+    source = open_sets("co3d", tmp_path, "train")
     sent = pickle.dumps(source)
     assert len(source) == 2000 * 990
     assert len(sent) < 1_000_000
@@ -125,7 +125,7 @@ def test_a_co3d_category_without_a_folder_fails(tmp_path, views):
     write_co3d(tmp_path, {"apple/a": views[:6]})
     edit(tmp_path / "selected_seqs_train.json", lambda selected: selected.update(pear={"x": [1, 2]}, plum={}))
     with pytest.raises(UserError, match="selected_seqs_train.json lists categories without a folder: pear$"):
-        open_pairs("co3d", tmp_path, "train")
+        open_sets("co3d", tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_co3d_list_of_another_form_fails(tmp_path, content):
     (tmp_path / "apple").mkdir()
     (tmp_path / "selected_seqs_train.json").write_text(content)
     with pytest.raises(UserError, match=r"^\S*selected_seqs_train.json is not what is expected: .*; expected \{.category[^\n]*$"):
-        open_pairs("co3d", tmp_path, "train")
+        open_sets("co3d", tmp_path, "train")
 
 
 # BlendedMVS
@@ -152,30 +152,30 @@ def blendedmvs(root, views):
 
 def test_a_blendedmvs_tree_gives_back_what_was_written(tmp_path, views):
     blendedmvs(tmp_path, views)
-    source = open_pairs("blendedmvs", tmp_path, "train")
+    source = open_sets("blendedmvs", tmp_path, "train")
     assert [files.image.relative_to(tmp_path).as_posix() for files in source.listing.files(0)] == [
         "0000005a1234567890abcdef/00000000.jpg",
         "0000005a1234567890abcdef/00000001.jpg",
     ]
     pair = source.read(1)
-    assert_view(pair.view1, views[2], depth_atol=1e-6, image_atol=2)
-    assert_view(pair.view2, views[0], depth_atol=1e-6, image_atol=2)
+    assert_view(pair[0], views[2], depth_atol=1e-6, image_atol=2)
+    assert_view(pair[1], views[0], depth_atol=1e-6, image_atol=2)
 
 
 def test_blendedmvs_is_split_by_sequence_and_counts_what_has_no_folder(tmp_path, views):
     blendedmvs(tmp_path, views)
-    train, val = open_pairs("blendedmvs", tmp_path, "train"), open_pairs("blendedmvs", tmp_path, "val")
+    train, val = open_sets("blendedmvs", tmp_path, "train"), open_sets("blendedmvs", tmp_path, "val")
     assert (len(train), len(val)) == (2, 1)
     assert train.notes == ("1 sequences", "1 more listed sequences have no folder: their 3 pairs are left out")
     assert val.notes == ("1 sequences",)
-    assert_view(val.read(0).view1, views[4], depth_atol=1e-6, image_atol=2)
+    assert_view(val.read(0)[0], views[4], depth_atol=1e-6, image_atol=2)
 
 
 def test_infinite_and_negative_depth_is_unknown(tmp_path, views):
     odd = views[0].depth.copy()
     odd[0, :3] = np.inf, np.nan, -1
     write_blendedmvs(tmp_path, {TRAIN: [views[0]._replace(depth=odd), views[1]]}, [(*TRAIN, 0, 1)])
-    found = open_pairs("blendedmvs", tmp_path, "train").read(0).view1.depth
+    found = open_sets("blendedmvs", tmp_path, "train").read(0)[0].depth
     assert not found[0, :3].any() and found[0, 3:].all() and found[1:].all()
 
 
@@ -184,7 +184,7 @@ def test_a_blendedmvs_list_without_the_fields_fails(tmp_path):
     with pytest.raises(
         UserError, match="expected the fields seq_high, seq_low, img1, img2, integers, found an array of fields seq_low, img1 of shape"
     ):
-        open_pairs("blendedmvs", tmp_path, "train")
+        open_sets("blendedmvs", tmp_path, "train")
 
 
 def test_blendedmvs_without_any_of_its_folders_fails(tmp_path, views):
@@ -193,7 +193,7 @@ def test_blendedmvs_without_any_of_its_folders_fails(tmp_path, views):
     (tmp_path / "full/blendedmvs_pairs.npy").rename(tmp_path / "bare/blendedmvs_pairs.npy")
     expected = "a folder for each sequence in blendedmvs_pairs.npy, such as 000000010000000000000003; the folder holds blendedmvs_pairs.npy"
     with pytest.raises(UserError, match=expected):
-        open_pairs("blendedmvs", tmp_path / "bare", "train")
+        open_sets("blendedmvs", tmp_path / "bare", "train")
 
 
 # pairs.json
@@ -209,16 +209,16 @@ def test_the_five_documented_lines_write_a_list_that_can_be_read(tmp_path, monke
         Image.new("RGB", (640, 480)).save(f"my_data/{name}.jpg")
         Image.fromarray(np.full((480, 640), 1500, np.uint16)).save(f"my_data/{name}.png")
     exec(lines, {"pose_of_b": views[1].cam2world})
-    pair = open_pairs("pairs", Path("my_data"), "train").load(0, (384, 512), None)
-    np.testing.assert_allclose(pair.view1.depth, 1.5)
-    np.testing.assert_allclose(pair.view2.intrinsics, [[420, 0, 255.5], [0, 420, 191.5], [0, 0, 1]])
-    np.testing.assert_allclose(np.linalg.inv(pair.view1.cam2world) @ pair.view2.cam2world, views[1].cam2world, atol=1e-6)
+    pair = open_sets("pairs", Path("my_data"), "train").load(0, (384, 512), None)
+    np.testing.assert_allclose(pair[0].depth, 1.5)
+    np.testing.assert_allclose(pair[1].intrinsics, [[420, 0, 255.5], [0, 420, 191.5], [0, 0, 1]])
+    np.testing.assert_allclose(np.linalg.inv(pair[0].cam2world) @ pair[1].cam2world, views[1].cam2world, atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", ["png", "npy"])
 def test_own_pairs_give_back_what_was_written(tmp_path, views, depth):
     write_pairs(tmp_path, views[:3], [(2, 1)], depth)
-    pair = open_pairs("pairs", tmp_path, "train").read(0)
+    pair = open_sets("pairs", tmp_path, "train").read(0)
     for view, written in zip(pair, (views[2], views[1]), strict=True):
         assert_view(view, written, depth_atol=5.1e-4 if depth == "png" else 1e-6, image_atol=0)
 
@@ -237,31 +237,31 @@ def test_all_three_forms_of_the_list_mean_the_same(tmp_path, views):
         for file in tmp_path.glob("[ab].*"):
             (path.parent / file.name).hardlink_to(file)
         path.write_text(text)
-        source = open_pairs("pairs", path.parent, "train")
+        source = open_sets("pairs", path.parent, "train")
         assert source.notes == ("2 pairs of 2 views are listed, 2 of them for 'train'",)
         pair = source.read(1)
-        assert_view(pair.view1, views[1], 5.1e-4, 0)
-        assert_view(pair.view2, views[0], 5.1e-4, 0)
+        assert_view(pair[0], views[1], 5.1e-4, 0)
+        assert_view(pair[1], views[0], 5.1e-4, 0)
 
 
 def test_depth_scale_is_the_unit_per_stored_step(tmp_path, views):
     write_pairs(tmp_path / "png", views[:2], [(0, 1)], "png", {"depth_scale": 0.25})
     write_pairs(tmp_path / "npy", views[:2], [(0, 1)], "npy", {"depth_scale": 3})
     stored = np.asarray(Image.open(tmp_path / "png/v0.png")).astype(float)
-    np.testing.assert_allclose(open_pairs("pairs", tmp_path / "png", "train").read(0).view1.depth, 0.25 * stored, rtol=1e-6)
-    np.testing.assert_allclose(open_pairs("pairs", tmp_path / "npy", "train").read(0).view1.depth, 3 * views[0].depth, rtol=1e-6)
+    np.testing.assert_allclose(open_sets("pairs", tmp_path / "png", "train").read(0)[0].depth, 0.25 * stored, rtol=1e-6)
+    np.testing.assert_allclose(open_sets("pairs", tmp_path / "npy", "train").read(0)[0].depth, 3 * views[0].depth, rtol=1e-6)
 
 
 def test_every_tenth_two_views_are_held_out_in_either_order_unless_entries_say(tmp_path, views):
     around = [(i % 12, (i + 1) % 12) for i in range(12)]
     listed = write_pairs(tmp_path, views, [*around, *(pair[::-1] for pair in around)])
-    found = {split: open_pairs("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")}
+    found = {split: open_sets("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")}
     assert found["val"] == [[9, 10], [10, 9]]
     assert len(found["train"]) == 22 and not any(sorted(pair) == [9, 10] for pair in found["train"])
     edit(
         listed, lambda content: content.update(pairs=[{"view1": "v0", "view2": f"v{i}", "split": s} for i, s in ((1, "train"), (2, "val"))])
     )
-    assert [open_pairs("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")] == [[[0, 1]], [[0, 2]]]
+    assert [open_sets("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")] == [[[0, 1]], [[0, 2]]]
 
 
 def faulty_view(**changes):
@@ -313,7 +313,7 @@ IDENTITY = np.eye(4).tolist()
 def test_every_fault_of_a_list_is_named(own, change, message):
     edit(own / "pairs.json", change)
     with pytest.raises(UserError, match=message):
-        open_pairs("pairs", own, "train")
+        open_sets("pairs", own, "train")
 
 
 def test_all_faults_of_a_list_are_reported_together_and_the_first_twenty_shown(tmp_path, views):
@@ -326,7 +326,7 @@ def test_all_faults_of_a_list_are_reported_together_and_the_first_twenty_shown(t
 
     edit(listed, spoil)
     with pytest.raises(UserError) as caught:
-        open_pairs("pairs", tmp_path, "train")
+        open_sets("pairs", tmp_path, "train")
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("has 32 faults:")
     assert lines[1].startswith("view 'v0': K has focal lengths")
@@ -337,19 +337,19 @@ def test_all_faults_of_a_list_are_reported_together_and_the_first_twenty_shown(t
 def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('\n{"view1": \n')
     with pytest.raises(UserError, match="pairs.jsonl: line 2 is not what is expected: invalid JSON"):
-        open_pairs("pairs", tmp_path, "train")
+        open_sets("pairs", tmp_path, "train")
 
 
 def test_two_lists_are_one_too_many(own):
     (own / "pairs.jsonl").write_text("")
     with pytest.raises(UserError, match="expected pairs.json or pairs.jsonl .*; both are in"):
-        open_pairs("pairs", own, "train")
+        open_sets("pairs", own, "train")
 
 
 def test_a_split_without_pairs_fails(tmp_path, views):
     write_pairs(tmp_path, views[:2], [(0, 1)])
     with pytest.raises(UserError, match=r"has no pairs for the split 'val' \(.*0 of them for 'val'\); name other data .* --val-data"):
-        open_pairs("pairs", tmp_path, "val")
+        open_sets("pairs", tmp_path, "val")
 
 
 # All kinds
@@ -371,13 +371,13 @@ def test_a_wrong_root_says_what_was_expected_and_what_is_there(tmp_path, kind, l
     cases[tmp_path / "other"] = "the folder holds a.txt, sub/"
     for root, found in cases.items():
         with pytest.raises(UserError, match=f"{kind}:{root}: expected {listed}.*; {found}$"):
-            open_pairs(kind, root, "train")
+            open_sets(kind, root, "train")
 
 
 def test_an_unknown_kind_fails(tmp_path):
     assert KINDS == ("co3d", "blendedmvs", "pairs")
     with pytest.raises(UserError, match="'scannet' is not a kind of data set; expected one of co3d, blendedmvs, pairs"):
-        open_pairs("scannet", tmp_path, "train")
+        open_sets("scannet", tmp_path, "train")
 
 
 @pytest.fixture
@@ -436,10 +436,10 @@ OTHERS = (
 )
 def test_a_missing_or_damaged_file_makes_its_pair_unreadable_and_is_named(trees, file, harm, message):
     root, kind = trees / file.split("/")[0], "pairs" if file.startswith("npy") else file.split("/")[0]
-    source = open_pairs(kind, root, "train")
+    source = open_sets(kind, root, "train")
     source.load(0, SHAPE, None)
     harm(trees / file)
-    with pytest.raises(UnreadablePair, match=f"{re.escape(file)}.*{message}"):
+    with pytest.raises(UnreadableSet, match=f"{re.escape(file)}.*{message}"):
         source.load(0, SHAPE, None)
 
 
@@ -463,8 +463,8 @@ def rewrite(path, **changes):
 def test_an_invalid_camera_makes_its_pair_unreadable(tmp_path, views, changes, message):
     write_blendedmvs(tmp_path, {TRAIN: views[:2]}, [(*TRAIN, 0, 1)])
     rewrite(tmp_path / "0000005a1234567890abcdef/00000001.npz", **changes)
-    with pytest.raises(UnreadablePair, match=f"00000001.*{message}"):
-        open_pairs("blendedmvs", tmp_path, "train").load(0, SHAPE, None)
+    with pytest.raises(UnreadableSet, match=f"00000001.*{message}"):
+        open_sets("blendedmvs", tmp_path, "train").load(0, SHAPE, None)
 
 
 def save_eight_bit_depth(root):
@@ -491,49 +491,49 @@ def save_turned_photo(root):
 )
 def test_a_file_of_another_kind_makes_its_pair_unreadable(own, harm, message):
     harm(own)
-    with pytest.raises(UnreadablePair, match=message):
-        open_pairs("pairs", own, "train").load(0, SHAPE, None)
+    with pytest.raises(UnreadableSet, match=message):
+        open_sets("pairs", own, "train").load(0, SHAPE, None)
 
 
 def test_a_photo_in_grey_or_with_transparency_is_read(own, views):
     Image.fromarray(views[0].image).convert("L").save(own / "v0.image.png")
     Image.fromarray(np.dstack([views[1].image, np.zeros((48, 64), np.uint8)])).save(own / "v1.image.png")
-    pair = open_pairs("pairs", own, "train").read(0)
-    assert (pair.view1.image[..., 0] == pair.view1.image[..., 2]).all() and pair.view1.image.std() > 10
-    np.testing.assert_array_equal(pair.view2.image, views[1].image)
+    pair = open_sets("pairs", own, "train").read(0)
+    assert (pair[0].image[..., 0] == pair[0].image[..., 2]).all() and pair[0].image.std() > 10
+    np.testing.assert_array_equal(pair[1].image, views[1].image)
 
 
 def test_depth_of_another_shape_is_refused(tmp_path, views):
     write_pairs(tmp_path, views[:2], [(0, 1)], "npy")
     np.save(tmp_path / "v0.npy", views[0].depth[None])
     with pytest.raises(
-        UnreadablePair, match=r"v0.npy: expected depth of shape \(height, width\), found an array of float64 of shape \(1, 48, 64\)"
+        UnreadableSet, match=r"v0.npy: expected depth of shape \(height, width\), found an array of float64 of shape \(1, 48, 64\)"
     ):
-        open_pairs("pairs", tmp_path, "train").read(0)
+        open_sets("pairs", tmp_path, "train").read(0)
 
 
 def test_a_principal_point_far_off_the_centre_is_read_but_not_cropped(own):
     edit(own / "pairs.json", lambda content: content["views"]["v1"].update(K=[[50, 0, 11], [0, 50, 24], [0, 0, 1]]))
-    source = open_pairs("pairs", own, "train")
-    assert source.read(0).view2.intrinsics[0, 2] == 11
-    with pytest.raises(UnreadablePair, match=r"v1.image.png: the principal point \(11, 24\) .* centre of the photo's 64×48 pixels"):
+    source = open_sets("pairs", own, "train")
+    assert source.read(0)[1].intrinsics[0, 2] == 11
+    with pytest.raises(UnreadableSet, match=r"v1.image.png: the principal point \(11, 24\) .* centre of the photo's 64×48 pixels"):
         source.load(0, SHAPE, None)
 
 
 def test_a_crop_without_any_known_depth_is_refused(tmp_path, views):
     only_above = views[1]._replace(depth=np.where(np.arange(48)[:, None] < 4, views[1].depth, 0))
     write_pairs(tmp_path, [views[0], only_above], [(0, 1), (0, 1)])
-    source = open_pairs("pairs", tmp_path, "train")
+    source = open_sets("pairs", tmp_path, "train")
     source.load(0, (48, 64), None)
-    with pytest.raises(UnreadablePair, match="v1.image.png: no pixel of its crop to 64×16 has a known depth"):
+    with pytest.raises(UnreadableSet, match="v1.image.png: no pixel of its crop to 64×16 has a known depth"):
         source.load(0, (16, 64), None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loading_gives_the_shape_asked_for_in_single_precision_and_depends_on_its_arguments_alone(trees, kind):
-    source = pickle.loads(pickle.dumps(open_pairs(kind, trees / kind, "train")))
+    source = pickle.loads(pickle.dumps(open_sets(kind, trees / kind, "train")))
     pair = source.load(0, (32, 80), np.random.default_rng(4))
-    again = open_pairs(kind, trees / kind, "train").load(0, (32, 80), np.random.default_rng(4))
+    again = open_sets(kind, trees / kind, "train").load(0, (32, 80), np.random.default_rng(4))
     other = source.load(0, (32, 80), np.random.default_rng(5))
     for view, same in zip(pair, again, strict=True):
         assert [(array.shape, array.dtype) for array in view] == [
@@ -544,20 +544,20 @@ def test_loading_gives_the_shape_asked_for_in_single_precision_and_depends_on_it
         ]
         for one, two in zip(view, same, strict=True):
             np.testing.assert_array_equal(one, two)
-    assert pair.view1.intrinsics[0, 0] != pair.view2.intrinsics[0, 0]  # each view draws its own jitter
-    assert pair.view1.intrinsics[0, 0] != other.view1.intrinsics[0, 0]
+    assert pair[0].intrinsics[0, 0] != pair[1].intrinsics[0, 0]  # each view draws its own jitter
+    assert pair[0].intrinsics[0, 0] != other[0].intrinsics[0, 0]
 
 
 def test_the_world_moves_to_camera_1_so_that_large_coordinates_lose_nothing(tmp_path, views):
     far = [view._replace(cam2world=view.cam2world + np.eye(4, k=3) * 6_400_000) for view in views[:2]]
     write_pairs(tmp_path, far, [(0, 1), (0, 1)])
-    pair = open_pairs("pairs", tmp_path, "train").load(0, SHAPE, None)
-    found = np.linalg.inv(pair.view1.cam2world.astype(float)) @ pair.view2.cam2world
+    pair = open_sets("pairs", tmp_path, "train").load(0, SHAPE, None)
+    found = np.linalg.inv(pair[0].cam2world.astype(float)) @ pair[1].cam2world
     np.testing.assert_allclose(found, np.linalg.inv(views[0].cam2world) @ views[1].cam2world, atol=1e-6)
-    np.testing.assert_allclose(pair.view1.cam2world[:3, 3], 0)
+    np.testing.assert_allclose(pair[0].cam2world[:3, 3], 0)
 
 
 def test_reading_needs_no_jax():
-    readers = "und3rstand_jax.data.inspect.inspection, und3rstand_jax.data.files.file_pairs"
+    readers = "und3rstand_jax.data.inspect.inspection, und3rstand_jax.data.files.file_sets"
     code = f"import sys, {readers}; sys.exit(any(name.split('.')[0] == 'jax' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,9 +12,9 @@ import pytest
 
 from tests.data_sets import make_views, write_co3d, write_pairs
 from und3rstand_jax.data import loader
-from und3rstand_jax.data.files.file_pairs import FilePairs
+from und3rstand_jax.data.files.file_sets import FileSets
 from und3rstand_jax.data.loader import Feed, open_sources, shape_of_step
-from und3rstand_jax.data.records import NOT_RENDERED, Pair, UnreadablePair, View
+from und3rstand_jax.data.records import NOT_RENDERED, UnreadableSet, View
 from und3rstand_jax.data.specification import DataSpec, parse_data
 from und3rstand_jax.support.errors import UserError
 
@@ -22,7 +22,7 @@ SHAPES = ((32, 48), (48, 32), (16, 16))
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbered(FilePairs):
+class Numbered(FileSets):
     """Pairs whose depth is their index, and whose focal length is the first number of the crop jitter."""
 
     name: str = "numbered"
@@ -35,20 +35,20 @@ class Numbered(FilePairs):
 
     def load(self, index, shape, rng):
         if index in self.broken:
-            raise UnreadablePair(f"frame{index}.jpg is not an image")
+            raise UnreadableSet(f"frame{index}.jpg is not an image")
         jitter = 0.0 if rng is None else rng.random()
         view = View(np.zeros((*shape, 3), np.uint8), np.full(shape, index, np.float32), np.eye(3, dtype=np.float32) * jitter, np.eye(4))
-        return Pair(view, view)
+        return (view, view)
 
 
 @pytest.fixture
 def numbered(monkeypatch):
     opened = {}
 
-    def open_pairs(kind, root, split):
+    def open_sets(kind, root, split):
         return opened.get(str(root), Numbered())
 
-    monkeypatch.setattr(loader, "open_pairs", open_pairs)
+    monkeypatch.setattr(loader, "open_sets", open_sets)
     return opened
 
 
@@ -71,14 +71,14 @@ def take(batches, count):
 
 
 def indices(deliveries):
-    return [int(depth[0, 0]) for delivery in deliveries for depth in delivery.batch.pair.view1.depth]
+    return [int(depth[0, 0]) for delivery in deliveries for depth in delivery.batch.views[0].depth]
 
 
 def equal(one, other):
     return all(
         np.array_equal(a, b)
         for x, y in zip(one, other, strict=True)
-        for a, b in zip([*x.batch[:2], *x.batch.pair.view1, x.shape], [*y.batch[:2], *y.batch.pair.view1, y.shape], strict=True)
+        for a, b in zip([*x.batch[:2], *x.batch.views[0], x.shape], [*y.batch[:2], *y.batch.views[0], y.shape], strict=True)
     )
 
 
@@ -100,10 +100,10 @@ def test_two_hosts_together_read_what_one_reads(numbered):
     for full, *parts in zip(whole, *halves, strict=True):
         assert [len(part.batch.position) for part in parts] == [2, 2]
         assert np.array_equal(full.batch.position, np.concatenate([part.batch.position for part in parts]))
-        depths = [part.batch.pair.view2.depth for part in parts]
-        assert np.array_equal(full.batch.pair.view2.depth, np.concatenate(depths))
-        jitters = [part.batch.pair.view1.intrinsics for part in parts]
-        assert np.array_equal(full.batch.pair.view1.intrinsics, np.concatenate(jitters))
+        depths = [part.batch.views[1].depth for part in parts]
+        assert np.array_equal(full.batch.views[1].depth, np.concatenate(depths))
+        jitters = [part.batch.views[0].intrinsics for part in parts]
+        assert np.array_equal(full.batch.views[0].intrinsics, np.concatenate(jitters))
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
@@ -120,7 +120,7 @@ def test_worker_processes_change_nothing(tmp_path):
     config = feed(f"pairs:{tmp_path}", shapes=SHAPES)
     with_workers = take(training_batches(dataclasses.replace(config, workers=2), 2), 3)
     assert equal(with_workers, take(training_batches(config, 2), 3))
-    assert with_workers[0].batch.pair.view1.depth.max() > 0
+    assert with_workers[0].batch.views[0].depth.max() > 0
 
 
 def test_a_mixture_has_the_weights_shares_and_renders_the_rest(numbered):
@@ -129,13 +129,13 @@ def test_a_mixture_has_the_weights_shares_and_renders_the_rest(numbered):
     scenes = np.concatenate([delivery.batch.scene for delivery in batches])
     assert (scenes != NOT_RENDERED).sum() == pytest.approx(60, abs=1)
     assert np.array_equal(scenes[scenes != NOT_RENDERED], np.arange((scenes != NOT_RENDERED).sum()))
-    files = np.concatenate([delivery.batch.pair.view1.intrinsics[:, 0, 0] for delivery in batches])
+    files = np.concatenate([delivery.batch.views[0].intrinsics[:, 0, 0] for delivery in batches])
     assert np.array_equal(files == 1, scenes != NOT_RENDERED)  # blanks where a scene is to be rendered, jitter elsewhere
 
 
 def test_scenes_alone_need_no_arrays_and_never_repeat():
     batches = take(training_batches(feed("synthetic"), 5), 3)
-    assert all(delivery.batch.pair is None for delivery in batches)
+    assert all(delivery.batch.views is None for delivery in batches)
     assert np.concatenate([delivery.batch.scene for delivery in batches]).tolist() == list(range(20, 32))
 
 
@@ -144,7 +144,7 @@ def test_a_batch_has_one_shape_and_all_shapes_come(numbered):
     batches = take(training_batches(config, 0), 30)
     assert {delivery.shape for delivery in batches} == set(SHAPES)
     for step, delivery in enumerate(batches):
-        assert delivery.batch.pair.view1.image.shape == (4, *delivery.shape, 3)
+        assert delivery.batch.views[0].image.shape == (4, *delivery.shape, 3)
         assert delivery.shape == shape_of_step(config, step)
 
 
@@ -171,7 +171,7 @@ def test_validation_takes_each_sources_share_evenly_spaced_without_jitter(number
     numbered["a"], numbered["b"] = Numbered(count=100), Numbered(count=40)
     batches = list(validation_batches(feed("pairs:a", "3*pairs:b", crop_jitter=False), 16))
     assert indices(batches) == [0, 25, 50, 75, *[int(i * 40 / 12) for i in range(12)]]
-    assert all((delivery.batch.pair.view1.intrinsics == 0).all() for delivery in batches)
+    assert all((delivery.batch.views[0].intrinsics == 0).all() for delivery in batches)
 
 
 def test_validation_takes_no_pair_twice_and_fills_the_last_batch_up(numbered):

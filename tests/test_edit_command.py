@@ -290,7 +290,7 @@ def flat(depth, confidence=2.0):
 
 def test_a_comparison_has_rows_of_both_runs_on_one_scale_and_of_differences_around_white():
     photo = np.full((64, 64, 3), 90, np.uint8)
-    sheet = ContactSheet(photo, photo, rows=6, title="test", notes="Edit: one\nEdit: two")
+    sheet = ContactSheet((photo, photo), rows=6, title="test", notes="Edit: one\nEdit: two")
     sheet.add_comparison("decoder.0.mlp", (flat(1), flat(4, 8)), (flat(1), flat(2, 2)))
     sheet.add_comparison("decoder.1.mlp", (flat(1), flat(3)), (flat(3), flat(np.nan)))
     assert [(row.label, row.below_label) for row in sheet._rows][:3] == [
@@ -320,7 +320,7 @@ def test_a_comparison_has_rows_of_both_runs_on_one_scale_and_of_differences_arou
 
 def test_differences_of_depth_are_in_each_layers_own_unit_and_of_confidence_logarithms():
     photo = np.full((64, 64, 3), 90, np.uint8)
-    sheet = ContactSheet(photo, photo, rows=6, title="test")
+    sheet = ContactSheet((photo, photo), rows=6, title="test")
     for unit in (1, 1000):
         sheet.add_comparison("any", (flat(1 * unit, 4), flat(3 * unit, 1)), (flat(2 * unit, 2), flat(3 * unit, 0)))
     for row in (2, 5):

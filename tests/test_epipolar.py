@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from und3rstand_jax.analysis.inputs import scene_inputs
 from und3rstand_jax.analysis.studies.epipolar.measures import correspondences_of, exact_matrix
 from und3rstand_jax.data.example import to_example
-from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.records import View
 from und3rstand_jax.geometry.epipolar import (
     fundamental_matrix,
     half_side,
@@ -158,7 +158,7 @@ def test_places_drawn_on_the_device_are_seen_and_satisfy_the_matrix(scene):
         )
         for view, pose in enumerate((np.eye(4), truth.pose))
     ]
-    example = to_example(Pair(*views))
+    example = to_example(tuple(views))
     keys = jax.random.split(jax.random.key(0), 1)
     places = seen_places(keys, example.targets, example.intrinsics[1], 200)
     assert places.seen.all()

@@ -22,7 +22,7 @@ from und3rstand_jax.analysis.evaluation_files import format_table, layers_figure
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.cameras import sampled_pixels
 from und3rstand_jax.geometry.loss import Target
-from und3rstand_jax.geometry.metrics import pair_errors
+from und3rstand_jax.geometry.metrics import set_errors
 from und3rstand_jax.geometry.pose import pose_errors
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import PointmapProbes, Probes, probe_shapes
@@ -206,7 +206,7 @@ def test_an_evaluation_is_a_plain_loop_over_layers(model, together):
     example = random_examples(4)
     features = backbone(*example.images, head=True)
     preds = [probes.read_layer(layer, features) for layer in probes.layer_ids] + [(features.pred1, features.pred2)]
-    measure = jax.jit(pair_errors)
+    measure = jax.jit(set_errors)
     expected = [[[np.nanmean(values) for values in view] for view in measure(*pair, *example.targets)] for pair in preds]
     np.testing.assert_allclose(figures(together), expected, rtol=1e-6)
     assert [result.layer_id for result in together.layers] == list(tiny.LAYERS)

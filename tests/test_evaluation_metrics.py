@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from und3rstand_jax.geometry.loss import Target, invariant_error
-from und3rstand_jax.geometry.metrics import mean_distance, pair_errors
+from und3rstand_jax.geometry.metrics import mean_distance, set_errors
 
 HEIGHTS, WIDTH, PAIRS = (6, 5), 8, 3  # the views differ in size
-ERRORS = jax.jit(pair_errors)
+ERRORS = jax.jit(set_errors)
 
 
 def turn(axis, degrees):
@@ -104,7 +104,7 @@ def test_a_view_without_a_valid_pixel_has_no_error_and_leaves_the_other_its_own(
     view1, view2 = errors([2 * view for view in points], targets(truth))
     assert np.isnan(np.stack(view2)[:, 1]).all() and not np.isnan(np.stack(view2)[:, [0, 2]]).any()
     np.testing.assert_allclose(view1, 0, atol=1e-5)
-    assert np.isfinite(mean_distance(*targets(truth))).all()
+    assert np.isfinite(mean_distance(targets(truth))).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
@@ -133,4 +133,4 @@ def test_pairs_have_the_same_errors_alone_and_in_a_batch(truth):
 def test_the_size_of_a_scene_is_the_mean_distance_of_valid_points_to_camera_1(truth):
     norms = [np.linalg.norm(view, axis=-1) for view in truth[0]]
     expected = [np.concatenate([n[pair][mask[pair]] for n, mask in zip(norms, truth[1], strict=True)]).mean() for pair in range(PAIRS)]
-    np.testing.assert_allclose(mean_distance(*targets(truth)), expected, rtol=1e-5)
+    np.testing.assert_allclose(mean_distance(targets(truth)), expected, rtol=1e-5)

@@ -19,9 +19,9 @@ from PIL import Image
 
 from tests.data_sets import make_views, write_blendedmvs, write_pairs, write_view
 from und3rstand_jax.data.files import reading
-from und3rstand_jax.data.files.file_pairs import open_pairs
+from und3rstand_jax.data.files.file_sets import open_sets
 from und3rstand_jax.data.files.reading import read_exr, read_mask, read_npy, read_npz, read_png16, read_rgb
-from und3rstand_jax.data.records import UnreadablePair
+from und3rstand_jax.data.records import UnreadableSet
 from und3rstand_jax.model.images import load_image, open_photo
 from und3rstand_jax.support.errors import DataError, ImageError
 
@@ -58,14 +58,14 @@ def test_a_photo_of_another_format_is_refused_by_name_whatever_it_is_called(tmp_
     path.write_bytes(content)
     with pytest.raises(ImageError, match=rf"photo.jpg is not an image in a format that is read \(JPEG, PNG, .*{found}"):
         load_image(path)
-    with pytest.raises(UnreadablePair, match=found):
+    with pytest.raises(UnreadableSet, match=found):
         read_rgb(path)
 
 
 @pytest.mark.parametrize("read", [read_png16, read_mask])
 def test_depth_and_masks_are_png_only(tmp_path, read):
     picture().convert("L").save(tmp_path / "depth.png", "TIFF")
-    with pytest.raises(UnreadablePair, match=r"depth.png is not an image in a format that is read \(PNG\)"):
+    with pytest.raises(UnreadableSet, match=r"depth.png is not an image in a format that is read \(PNG\)"):
         read(tmp_path / "depth.png")
 
 
@@ -74,7 +74,7 @@ def test_the_preview_of_a_raw_file_is_never_taken_for_the_photo(tmp_path, tags):
     picture(120, 160).save(tmp_path / "photo.tif", tiffinfo=tags)
     with pytest.raises(ImageError, match="is a camera's raw file, which begins with a preview of 160×120: develop it"):
         load_image(tmp_path / "photo.tif", size=32)
-    with pytest.raises(UnreadablePair, match="camera's raw file"):
+    with pytest.raises(UnreadableSet, match="camera's raw file"):
         read_rgb(tmp_path / "photo.tif")
     picture(120, 160).save(tmp_path / "photo.tif")
     assert read_rgb(tmp_path / "photo.tif").shape == (120, 160, 3)
@@ -119,7 +119,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch):
 )
 def test_a_pipe_is_refused_without_waiting(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UnreadablePair, match="pipe.* it is a pipe, expected a file"):
+    with pytest.raises(UnreadableSet, match="pipe.* it is a pipe, expected a file"):
         read(tmp_path / "pipe")
     with pytest.raises(ImageError, match="it is a pipe, expected a file"):
         load_image(tmp_path / "pipe")
@@ -132,7 +132,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path, read):
 def test_a_list_that_is_a_pipe_is_refused_without_waiting(tmp_path, kind, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=f"{name}.* it is a pipe, expected a file"):
-        open_pairs(kind, tmp_path, "train")
+        open_sets(kind, tmp_path, "train")
 
 
 # Sizes
@@ -154,7 +154,7 @@ def test_more_pixels_than_are_read_are_refused_before_they_are_unpacked(tmp_path
     (tmp_path / "grey.png").write_bytes(png(side, side, 16, 0))
     (tmp_path / "colour.png").write_bytes(png(side, side, 8, 2))
     for read, name in ((load_image, "grey"), (load_image, "colour"), (read_png16, "grey"), (read_mask, "grey"), (read_rgb, "colour")):
-        with pytest.raises((ImageError, UnreadablePair), match=r"has too many pixels \(.*at most 134 million are read\)"):
+        with pytest.raises((ImageError, UnreadableSet), match=r"has too many pixels \(.*at most 134 million are read\)"):
             read(tmp_path / f"{name}.png")
 
 
@@ -216,7 +216,7 @@ def test_an_npy_header_is_not_believed(tmp_path, content, message):
     (tmp_path / "depth.npy").write_bytes(content)
 
     def read():
-        with pytest.raises(UnreadablePair, match=f"depth.npy: .*{message}") as caught:
+        with pytest.raises(UnreadableSet, match=f"depth.npy: .*{message}") as caught:
             read_npy(tmp_path / "depth.npy")
         assert "\n" not in str(caught.value)
 
@@ -240,7 +240,7 @@ def test_an_npz_member_of_another_size_is_not_unpacked(tmp_path, member):
         archive.writestr("pose.npy", member)
 
     def read():
-        with pytest.raises(UnreadablePair, match=r"camera.npz: (expected pose of shape \(4, 4\), found|cannot be read)"):
+        with pytest.raises(UnreadableSet, match=r"camera.npz: (expected pose of shape \(4, 4\), found|cannot be read)"):
             read_npz(tmp_path / "camera.npz", {"pose": (4, 4)})
 
     assert peak_of(read)[1] < 2e6
@@ -258,7 +258,7 @@ def test_an_exr_with_too_many_values_is_refused_by_its_header(tmp_path, views, m
     [path, _] = sorted(tmp_path.rglob("*.exr"))
     np.testing.assert_array_equal(read_exr(path), views[0].depth.astype(np.float32))
     monkeypatch.setattr(reading, "LARGEST_PIXELS", 48 * 64 - 1)
-    with pytest.raises(UnreadablePair, match="million pixels, at most"):
+    with pytest.raises(UnreadableSet, match="million pixels, at most"):
         read_exr(path)
 
 
@@ -279,7 +279,7 @@ LISTED = [("seq_high", "<u8"), ("seq_low", "<u8"), ("img1", "<i4"), ("img2", "<i
 def test_a_blendedmvs_list_is_not_believed(tmp_path, content, message):
     (tmp_path / "blendedmvs_pairs.npy").write_bytes(content)
     with pytest.raises(DataError, match=f"blendedmvs_pairs.npy .*{message}") as caught:
-        open_pairs("blendedmvs", tmp_path, "train")
+        open_sets("blendedmvs", tmp_path, "train")
     assert "\n" not in str(caught.value)
 
 
@@ -309,23 +309,23 @@ def test_an_orientation_out_of_range_or_damaged_metadata_turn_nothing(tmp_path, 
 @pytest.mark.parametrize("kind", ["png", "npy"])
 def test_a_scale_that_overflows_is_named(tmp_path, views, kind):
     write_pairs(tmp_path, views[:2], [(0, 1)], kind, {"depth_scale": 1e300})
-    with pytest.raises(UnreadablePair, match=f"v0.{kind}: holds depths that its scale takes beyond 3.4e38"):
-        open_pairs("pairs", tmp_path, "train").read(0)
+    with pytest.raises(UnreadableSet, match=f"v0.{kind}: holds depths that its scale takes beyond 3.4e38"):
+        open_sets("pairs", tmp_path, "train").read(0)
 
 
 def test_depth_beyond_float32_is_named_and_infinite_depth_is_unknown(tmp_path):
     np.save(tmp_path / "depth.npy", np.array([[1.0, np.inf, np.nan]]))
     np.testing.assert_array_equal(read_npy(tmp_path / "depth.npy"), np.array([[1, np.inf, np.nan]], np.float32))
     np.save(tmp_path / "depth.npy", np.array([[1.0, 1e39]]))
-    with pytest.raises(UnreadablePair, match="beyond 3.4e38"):
+    with pytest.raises(UnreadableSet, match="beyond 3.4e38"):
         read_npy(tmp_path / "depth.npy")
 
 
 def test_a_depth_map_smaller_than_its_photo_gets_advice(tmp_path, views):
     write_pairs(tmp_path, views[:2], [(0, 1)], "npy")
     np.save(tmp_path / "v0.npy", views[0].depth[::2, ::2])
-    with pytest.raises(UnreadablePair, match="has 32×24 pixels, .* has 64×48; .*: shrink the photo to 32×24 and scale K"):
-        open_pairs("pairs", tmp_path, "train").read(0)
+    with pytest.raises(UnreadableSet, match="has 32×24 pixels, .* has 64×48; .*: shrink the photo to 32×24 and scale K"):
+        open_sets("pairs", tmp_path, "train").read(0)
 
 
 # Lists
@@ -336,7 +336,7 @@ def test_lines_of_a_list_may_hold_any_character_and_a_byte_order_mark(tmp_path, 
     text = json.dumps({"view1": one, "view2": two}, ensure_ascii=False) + "\n"
     assert "\u2028" in text
     (tmp_path / "pairs.jsonl").write_text(text, encoding="utf-8-sig")
-    assert len(open_pairs("pairs", tmp_path, "train")) == 1
+    assert len(open_sets("pairs", tmp_path, "train")) == 1
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_fault_of_a_view_is_one_line(tmp_path, views, view, message):
     content["views"]["v0"] = view and content["views"]["v0"] | view
     listed.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message) as caught:
-        open_pairs("pairs", tmp_path, "train")
+        open_sets("pairs", tmp_path, "train")
     head, fault = str(caught.value).splitlines()
     assert head.endswith("pairs.json has 1 fault:") and fault.startswith("view 'v0'")
 
@@ -368,5 +368,5 @@ def test_a_fault_of_a_view_is_one_line(tmp_path, views, view, message):
 def test_a_list_of_nonsense_is_told_in_one_line_each(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match=name) as caught:
-        open_pairs("pairs", tmp_path, "train")
+        open_sets("pairs", tmp_path, "train")
     assert len(str(caught.value).splitlines()) <= 2 and len(str(caught.value)) < 1000

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
-from und3rstand_jax.data.files.file_pairs import open_pairs
+from und3rstand_jax.data.files.file_sets import open_sets
 from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pair
 from und3rstand_jax.data.inspect.describe import describe
 from und3rstand_jax.data.inspect.diagnosis import explain
-from und3rstand_jax.data.inspect.inspection import Far, inspect_pairs
+from und3rstand_jax.data.inspect.inspection import Far, inspect_sets
 from und3rstand_jax.data.inspect.mistakes import INTRINSICS, POSES
-from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.records import View
 
 PAIRS = [(0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]
 SHAPE = (48, 64)
 
 
 def run_inspection(kind, root, split, count):
-    return describe(inspect_pairs(open_pairs(kind, root, split), count))
+    return describe(inspect_sets(open_sets(kind, root, split), count))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ MISTAKES = {
 def test_a_planted_mistake_is_the_one_named(tmp_path, views, mistake):
     plant, named = MISTAKES[mistake]
     write_pairs(tmp_path, [plant(view) for view in views], PAIRS, "npy")
-    inspection = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 20)
+    inspection = inspect_sets(open_sets("pairs", tmp_path, "train"), 20)
     report = describe(inspection)
     assert re.search(r"WRONG: \d+ % of the points that fall inside the other view agree", report)
     verdict = report.split("WRONG")[1].splitlines()[1]
@@ -148,7 +148,7 @@ def test_mistakes_that_cannot_be_told_apart_are_all_named(tmp_path, views):
 @pytest.mark.parametrize("spread", [0.6, 0.2, 0.05])
 def test_correct_geometry_is_never_corrected(seed, spread):
     made = make_views(6, SHAPE, seed=seed, spread=spread)
-    pairs = [thin_pair(Pair(made[first], made[second])) for first, second in PAIRS]
+    pairs = [thin_pair((made[first], made[second])) for first, second in PAIRS]
     assert explain(pairs) == []
     assert both_ways(pairs).share > {0.6: 0.6, 0.2: 0.8, 0.05: 0.9}[spread]
 
@@ -156,7 +156,7 @@ def test_correct_geometry_is_never_corrected(seed, spread):
 def test_noise_in_correct_depth_is_not_taken_for_a_mistake(views):
     rng = np.random.default_rng(0)
     noisy = [view._replace(depth=view.depth * rng.normal(1, 0.02, SHAPE)) for view in views]
-    assert explain([thin_pair(Pair(noisy[first], noisy[second])) for first, second in PAIRS]) == []
+    assert explain([thin_pair((noisy[first], noisy[second])) for first, second in PAIRS]) == []
 
 
 @pytest.mark.parametrize(("what", "spread"), [("rotations", 0.3), ("translations", 0.3), ("translations", 0.03)])
@@ -202,7 +202,7 @@ def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_pat
     content["views"]["v8"]["K"][0][2] = 10
     listed.write_text(json.dumps(content))
     (tmp_path / "v7.png").write_bytes(b"nothing")
-    inspection = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 100)
+    inspection = inspect_sets(open_sets("pairs", tmp_path, "train"), 100)
     assert (inspection.pairs, len(inspection.figures), len(inspection.unreadable), len(inspection.refused)) == (10, 9, 1, 1)
     lines = describe(inspection).splitlines()
     assert lines[:6] == [
@@ -238,7 +238,7 @@ def wall(offset, depth=2.0):
 @pytest.mark.parametrize("columns", [0, 2, 16, 40, 64])
 def test_overlap_of_a_wall_is_what_the_shift_leaves(columns):
     # A shift by b moves the picture by f·b/z = 32·b pixels.
-    found = agreement(thin_pair(Pair(wall(0), wall(columns / 32))))
+    found = agreement(thin_pair((wall(0), wall(columns / 32))))
     assert found.points == 24 * 32  # every other pixel
     assert found.overlap == pytest.approx(1 - columns / 64)
     assert found.compared == found.agreeing == 24 * (64 - columns) // 2
@@ -246,17 +246,17 @@ def test_overlap_of_a_wall_is_what_the_shift_leaves(columns):
 
 @pytest.mark.parametrize(("depth", "agrees"), [(2.0, True), (2.09, True), (1.91, True), (2.12, False), (1.89, False)])
 def test_depths_agree_within_five_percent_of_what_the_other_view_finds(depth, agrees):
-    found = agreement(thin_pair(Pair(wall(0, depth), wall(0, 2.0))))
+    found = agreement(thin_pair((wall(0, depth), wall(0, 2.0))))
     assert found.share == float(agrees)
     assert found.difference == pytest.approx(min(abs(depth / 2 - 1), 0.05))
 
 
 def test_what_lies_behind_the_camera_or_has_no_depth_is_not_compared():
     behind = wall(0)._replace(cam2world=look_at(np.zeros(3), np.array([0.0, 0, -1]), 0.0))
-    assert agreement(thin_pair(Pair(wall(0), behind))).compared == 0
+    assert agreement(thin_pair((wall(0), behind))).compared == 0
     half = wall(0)._replace(depth=np.where(np.arange(64) < 32, np.full(SHAPE, 2.0), 0.0))
-    assert agreement(thin_pair(Pair(wall(0), half)))[:3] == (768, 384, 384)
-    assert agreement(thin_pair(Pair(half, wall(0))))[:3] == (384, 384, 384)
+    assert agreement(thin_pair((wall(0), half)))[:3] == (768, 384, 384)
+    assert agreement(thin_pair((half, wall(0))))[:3] == (384, 384, 384)
 
 
 def test_a_thinned_pair_agrees_like_the_full_one():
@@ -267,8 +267,8 @@ def test_a_thinned_pair_agrees_like_the_full_one():
         ]
         for shape, scale in (((240, 320), 5), ((960, 1280), 20))
     )
-    full, thinned = both_ways([thin_pair(Pair(*small))]), both_ways([thin_pair(Pair(*large))])
-    assert thin_pair(Pair(*large))[0].depth.shape == (192, 256)
+    full, thinned = both_ways([thin_pair(tuple(small))]), both_ways([thin_pair(tuple(large))])
+    assert thin_pair(tuple(large))[0].depth.shape == (192, 256)
     assert thinned.share == pytest.approx(full.share, abs=0.03)
     assert thinned.score == pytest.approx(full.score, abs=0.03)
 
@@ -276,7 +276,7 @@ def test_a_thinned_pair_agrees_like_the_full_one():
 def test_figures_are_those_of_the_views(tmp_path):
     known = wall(0.5)._replace(depth=np.where(np.arange(64) < 16, 0.0, np.full(SHAPE, 2.0)))
     write_pairs(tmp_path, [wall(0), known], [(0, 1), (0, 1)], "npy")
-    figures = inspect_pairs(open_pairs("pairs", tmp_path, "train"), 5).figures[0]
+    figures = inspect_sets(open_sets("pairs", tmp_path, "train"), 5).figures[0]
     assert figures.name == f"{tmp_path / 'v0.image.png'} and {tmp_path / 'v1.image.png'}"
     assert figures.baseline_over_depth == pytest.approx(0.25)
     first, second = figures.views
@@ -302,7 +302,7 @@ def test_single_pairs_that_disagree_are_named(tmp_path, views):
 
 
 def test_corrected_poses_are_poses_and_all_different(views):
-    corrected = [mistake.correct(thin_pair(Pair(views[0], views[1]))) for mistake in POSES]
+    corrected = [mistake.correct(thin_pair((views[0], views[1]))) for mistake in POSES]
     np.testing.assert_allclose(np.linalg.det([view.cam2world for pair in corrected for view in pair]), 1)
     given = np.linalg.inv(views[0].cam2world) @ views[1].cam2world
     relative = np.stack([given, *(np.linalg.inv(view1.cam2world) @ view2.cam2world for view1, view2 in corrected)])
@@ -321,7 +321,7 @@ def test_intrinsics_of_another_size_are_scaled_to_the_photo_exactly(size, other)
     wrong = np.array([[right[0, 0] * x, 0, other_width * 0.51 - 0.5], [0, right[1, 1] * y, other_height * 0.49 - 0.5], [0, 0, 1]])
     view = View(np.zeros((*size, 3), np.uint8), np.ones(size), wrong, np.eye(4))
     [mistake] = [mistake for mistake in INTRINSICS if "another image size" in mistake.symptom]
-    np.testing.assert_allclose(mistake.correct(thin_pair(Pair(view, view)))[0].intrinsics, right)
+    np.testing.assert_allclose(mistake.correct(thin_pair((view, view)))[0].intrinsics, right)
 
 
 @pytest.mark.parametrize("far", [1e10, 65504.0, 65.535])
@@ -329,11 +329,11 @@ def test_inspect_names_depth_that_stands_for_background(tmp_path, views, far):
     with_sky = [view._replace(depth=np.where(np.arange(48)[:, None] < 10, far, view.depth)) for view in views]
     pairs = [(0, 1), (2, 3), (4, 5), (1, 0)]
     write_pairs(tmp_path / "sky", with_sky, pairs, "npy")
-    report = describe(inspect_pairs(open_pairs("pairs", tmp_path / "sky", "train"), 20))
+    report = describe(inspect_sets(open_sets("pairs", tmp_path / "sky", "train"), 20))
     assert "6 of 6 views have depth that looks like background or missing depth: 21 % of the known pixels" in report
     assert f"are at {far:.3g} or beyond, the others at most at" in report and "write 0" in report
     write_pairs(tmp_path / "none", views, pairs, "npy")
-    assert "background" not in describe(inspect_pairs(open_pairs("pairs", tmp_path / "none", "train"), 20))
+    assert "background" not in describe(inspect_sets(open_sets("pairs", tmp_path / "none", "train"), 20))
 
 
 def test_the_far_end_is_where_depth_jumps_or_many_pixels_share_the_greatest():

@@ -9,13 +9,13 @@ import pytest
 
 from tests import step_cases
 from und3rstand_jax.data.example import jitter_colours, to_example
-from und3rstand_jax.data.records import Pair
+from und3rstand_jax.data.records import ViewSet
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
-from und3rstand_jax.data.synthetic.render import RenderedPairs, render_pair
+from und3rstand_jax.data.synthetic.render import RenderedSets, render_set
 from und3rstand_jax.data.synthetic.textures import fractal_noise
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.loss import invariant_error
-from und3rstand_jax.geometry.metrics import pair_errors, point_errors
+from und3rstand_jax.geometry.metrics import point_errors, set_errors
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.images import as_view
 from und3rstand_jax.train.step.optimizer import Recipe, schedule
@@ -23,7 +23,7 @@ from und3rstand_jax.train.step.optimizer import Recipe, schedule
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (8, 9, 3)).astype(np.float32)
 
 
-def doubled(pair: Pair) -> Pair:
+def doubled(pair: ViewSet) -> ViewSet:
     """A batch's pairs as a reader may give them: NumPy's numbers are float64 unless told otherwise."""
     return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, pair)
 
@@ -47,13 +47,13 @@ def two_pointmaps():
 
 
 def rendered_pair():
-    return RenderedPairs(SyntheticConfig(), 3, "train", 2, (16, 24)).read(1)
+    return RenderedSets(SyntheticConfig(), 3, "train", 2, (16, 24)).read(1)
 
 
 EXACT = {
     "jittered colours": jax.jit(jittered),
     "examples": examples,
-    "errors": lambda: jax.jit(pair_errors)(*predictions(), *examples().targets),
+    "errors": lambda: jax.jit(set_errors)(*predictions(), *examples().targets),
     "errors of pointmaps": two_pointmaps,
     "learning rates": lambda: [schedule(Recipe(9, 3))(jnp.int32(step)) for step in range(9)],
 }
@@ -92,7 +92,7 @@ def test_x64_is_used_nowhere_in_a_rendered_pair_and_a_model():
     def work():
         image = as_view(np.random.default_rng(0).uniform(-1, 1, (1, 32, 48, 3)), 16, "image")
         params = module.init(jax.random.key(3), image, image)["params"]
-        return params, module.apply({"params": params}, image, image).pred1, render_pair(3, 1, (16, 24), SyntheticConfig())
+        return params, module.apply({"params": params}, image, image).pred1, render_set(3, 1, (16, 24), SyntheticConfig())
 
     usual = jax.eval_shape(work)
     with jax.enable_x64(True):

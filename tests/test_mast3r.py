@@ -197,7 +197,7 @@ def test_the_checkpoint_names_its_family_and_a_dust3rs_none(tmp_path):
 
 def test_descriptors_have_unit_length_and_a_confidence_of_their_own():
     output = backbone(SMALL)(*views())
-    for pred, (height, width) in zip(output.preds, output.image_sizes, strict=True):
+    for pred, (height, width) in zip(output.pointmaps, output.image_sizes, strict=True):
         assert {name: leaf.shape[1:] for name, leaf in pred.items()} == {
             "pts3d": (height, width, 3),
             "conf": (height, width),

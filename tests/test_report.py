@@ -9,7 +9,6 @@ from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, centred_int
 from und3rstand_jax.geometry.matching import mutual_matches, true_places
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.figures import salient_patch
 from und3rstand_jax.report.numbers import format_table
 from und3rstand_jax.support.progress import Stopwatch
@@ -96,8 +95,8 @@ def test_pixels_without_truth_change_no_error_whatever_a_layer_returns_there():
     valid = rng.random((2, 4, 6)) < 0.6
     expected = plain_errors(points, true, valid)
     points[~valid] = np.nan
-    views = pair(ViewGeometry(p, None) for p in points)
-    truth = pair(ViewTruth(t, v) for t, v in zip(true, valid, strict=True))
+    views = tuple(ViewGeometry(p, None) for p in points)
+    truth = tuple(ViewTruth(t, v) for t, v in zip(true, valid, strict=True))
     np.testing.assert_allclose(point_errors(views, truth), expected, rtol=1e-5)
 
 
@@ -106,10 +105,10 @@ def test_a_layer_that_is_not_finite_is_infinitely_wrong_and_a_view_without_truth
     known = np.ones((4, 6), bool)
     spoilt = true.copy()
     spoilt[0, 1, 2, 0] = np.nan
-    truth = pair(ViewTruth(view, known) for view in true)
-    assert point_errors(pair(ViewGeometry(p, None) for p in spoilt), truth) == (np.inf, np.inf)
+    truth = tuple(ViewTruth(view, known) for view in true)
+    assert point_errors(tuple(ViewGeometry(p, None) for p in spoilt), truth) == (np.inf, np.inf)
     unknown = (truth[0], ViewTruth(true[1], ~known))
-    np.testing.assert_array_equal(point_errors(pair(ViewGeometry(p, None) for p in true), unknown), (0, np.nan))
+    np.testing.assert_array_equal(point_errors(tuple(ViewGeometry(p, None) for p in true), unknown), (0, np.nan))
 
 
 def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_block():

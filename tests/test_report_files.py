@@ -21,7 +21,6 @@ from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.images import load_image, open_photo, to_uint8
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.report import layer_report
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
@@ -301,7 +300,7 @@ def test_a_scenes_true_points_lie_behind_the_pixels_that_see_them():
 def test_a_scene_that_is_told_by_its_truth_has_no_error():
     truth = scene_inputs(3, "synthetic", (32, 32)).truth.views
     views = [dataclasses.replace(view, points=view.points * 7) for view in truth]
-    np.testing.assert_allclose(point_errors(pair(map(as_layer, views)), truth), 0, atol=1e-6)
+    np.testing.assert_allclose(point_errors(tuple(map(as_layer, views)), truth), 0, atol=1e-6)
 
 
 def as_layer(view):

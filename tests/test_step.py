@@ -102,7 +102,7 @@ def test_the_probes_learn():
     losses = []
     for _ in range(60):
         state, loss = step(state, backbone(), batch(0))
-        losses.append(float(loss["group0"].regression1[0] + loss["group0"].regression2[0]))
+        losses.append(float(sum(view[0] for view in loss["group0"].regressions)))
     assert losses[-1] < 0.75 * losses[0]  # depths are noise: this much is in the mean of each pixel alone
     assert int(state.step) == 60
 
@@ -145,9 +145,10 @@ def test_a_probe_that_diverges_goes_back_to_its_last_good_parameters_and_the_oth
 def test_pairs_without_a_valid_pixel_move_nothing_by_nan():
     case = Case(layers=("decoder.0.mlp",))
     empty = batch(0)
-    blank = empty.pair.view1._replace(depth=np.zeros_like(empty.pair.view1.depth))
-    state, loss = one_device_step(case)(case.initial_state(), backbone(), empty._replace(pair=empty.pair._replace(view1=blank)))
-    assert float(loss["group0"].view1[0]) == 0 and np.isfinite(loss["group0"].view2).all()
+    one, two = empty.views
+    blank = one._replace(depth=np.zeros_like(one.depth))
+    state, loss = one_device_step(case)(case.initial_state(), backbone(), empty._replace(views=(blank, two)))
+    assert float(loss["group0"].views[0][0]) == 0 and np.isfinite(loss["group0"].views[1]).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.groups["group0"].params))
     assert state.groups["group0"].frozen_at.tolist() == [NOT_FROZEN]
 

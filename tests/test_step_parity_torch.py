@@ -14,7 +14,7 @@ from tests.golden_cases import relative_error
 from tests.tiny import CONFIG, LAYERS, backbone_tensors, save_backbone
 from tests.with_torch import HAS_TORCH, needs_torch
 from und3rstand_jax.data.example import assemble
-from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, View
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, View
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.train.step.optimizer import Recipe
@@ -50,8 +50,8 @@ def view(name, share_invalid):
 def batch_of_pairs(step):
     """Two pairs with different shares of invalid pixels; in the second step one view has no valid pixel at all."""
     pairs = [
-        Pair(view(f"{step}a1", 0.1), view(f"{step}a2", 1.0 if step == 1 else 0.6)),
-        Pair(view(f"{step}b1", 0.4), view(f"{step}b2", 0.0)),
+        (view(f"{step}a1", 0.1), view(f"{step}a2", 1.0 if step == 1 else 0.6)),
+        (view(f"{step}b1", 0.4), view(f"{step}b2", 0.0)),
     ]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *pairs)
 
@@ -88,7 +88,7 @@ def _state_dict(steps, params):
 
 
 def nothing_rendered(seed, scene, shape, scenes):
-    return Pair(*[View(jnp.zeros((*shape, 3), jnp.uint8), jnp.zeros(shape), jnp.zeros((3, 3)), jnp.zeros((4, 4)))] * 2)
+    return (View(jnp.zeros((*shape, 3), jnp.uint8), jnp.zeros(shape), jnp.zeros((3, 3)), jnp.zeros((4, 4))),) * 2
 
 
 def example_of(batch):
@@ -130,7 +130,7 @@ def run_torch(config, first, loop="step_probe_by_probe", optimizer=None):
         with torch.no_grad():
             features = dict(model(*training.images(pair, torch.float64)).activations)
         losses = getattr(training, loop)(probes, features, training.pair_truth(pair))
-        numbers = {layer: training.PairLoss(*map(float, loss)) for layer, loss in losses.items()}
+        numbers = {layer: training.SetLoss(*map(float, loss)) for layer, loss in losses.items()}
         history.append((numbers, {layer: _arrays(trained.probe) for layer, trained in probes.items()}))
     return history
 
@@ -147,7 +147,7 @@ def ours(tmp_path_factory):
     assert [group.widths[0] for group in config.groups] == [32, 16]
     with pytest.MonkeyPatch.context() as patch:
         # All pairs are given, and to compile the renderer takes longer than all the rest.
-        patch.setattr("und3rstand_jax.data.example.render_pair", nothing_rendered)
+        patch.setattr("und3rstand_jax.data.example.render_set", nothing_rendered)
         return config, *run_ours(backbone, config)
 
 

@@ -23,7 +23,7 @@ from und3rstand_jax.analysis.studies.epipolar.study import cost
 from und3rstand_jax.analysis.studies.epipolar.study import epipolar as study_of_epipolar
 from und3rstand_jax.analysis.studies.study import EpipolarSet, Setting
 from und3rstand_jax.data.example import to_example
-from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.records import View
 from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.probes.epipolar import (
     CONSTANT,
@@ -227,7 +227,7 @@ def setting():
         image = random.integers(0, 256, (count, HEIGHT, WIDTH, 3)).astype(np.uint8)
         return View(image, np.full((count, HEIGHT, WIDTH), DEPTH, np.float32), intrinsics, pose)
 
-    return Setting(backbone(LINEAR), None, pairs_of([to_example(Pair(view((0, 0)), view(SHIFT)))], count))
+    return Setting(backbone(LINEAR), None, pairs_of([to_example((view((0, 0)), view(SHIFT)))], count))
 
 
 def constant_probes(matrices):

@@ -102,7 +102,7 @@ def test_the_control_is_another_pairs_reading_against_this_pairs_truth():
     output = still()(*pairs.views, capture=(), head=True)
     others = [other_pair(number, len(pairs.truths)) for number in range(len(pairs.truths))]
     preds = [jax.tree.map(lambda leaf: leaf[np.array(others)], pred) for pred in (output.pred1, output.pred2)]
-    expected = normalised_errors(*preds, pairs.truth.truth)
+    expected = normalised_errors(preds, pairs.truth.truth)
     for view in (1, 2):
         np.testing.assert_allclose(found().by_pair[f"normed/other{view}"][:, -1], expected[view - 1], rtol=1e-5)
     # Probes as well: each pair's own and the control differ.
@@ -121,7 +121,7 @@ def test_the_scale_that_made_the_points_is_found():
     start.activations["decoder.norm"] = tuple(factor * view for view in start["decoder.norm"])
     points = still()(start=start, capture=(), head=True)
     targets = [Target(pred["pts3d"], jnp.tile(jnp.eye(4), (4, 1, 1)), jnp.ones((4, 48, 48), bool)) for pred in (points.pred1, points.pred2)]
-    truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(*targets), np.ones(4, np.float32)))
+    truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(targets), np.ones(4, np.float32)))
     here = dataclasses.replace(here, pairs=here.pairs._replace(truth=truth), probes=None)
     scales = fit_scales(here, "scale")
     assert scales.factors[index] == pytest.approx(factor, rel=1e-5) and not scales.at_edge[index]

@@ -14,7 +14,7 @@ import pytest
 
 from und3rstand_jax.analysis.held_out import held_out_pairs, twins_of
 from und3rstand_jax.data.loader import Feed
-from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.records import View, ViewSet
 from und3rstand_jax.data.specification import DataSpec, parse_data
 from und3rstand_jax.data.synthetic.cameras import sample_cameras, sample_intrinsics
 from und3rstand_jax.data.synthetic.config import SyntheticConfig, parse_synthetic
@@ -30,7 +30,7 @@ from und3rstand_jax.data.synthetic.intersect import (
     room_exit,
     sphere_entry,
 )
-from und3rstand_jax.data.synthetic.render import render_pair, render_pairs
+from und3rstand_jax.data.synthetic.render import render_set, render_sets
 from und3rstand_jax.data.synthetic.scene import SOLIDS, Light, Scene, Window, sample_scene
 from und3rstand_jax.data.synthetic.textures import coverage, value_noise
 from und3rstand_jax.support.errors import UserError
@@ -42,17 +42,17 @@ NARROW = SyntheticConfig(overlap=(0.55, 0.65), baseline=(0.3, 0.9))
 
 @functools.cache
 def renderer(shape, config):
-    return jax.jit(lambda seed, indices: render_pairs(seed, indices, shape, config))
+    return jax.jit(lambda seed, indices: render_sets(seed, indices, shape, config))
 
 
 @functools.cache
-def landscape(seed: int = SEED) -> Pair:
+def landscape(seed: int = SEED) -> ViewSet:
     """Pairs 0 … COUNT − 1 of the default config."""
     return jax.device_get(renderer(LANDSCAPE, SyntheticConfig())(np.uint32(seed), np.arange(COUNT)))
 
 
 @functools.cache
-def portrait() -> Pair:
+def portrait() -> ViewSet:
     return jax.device_get(renderer(PORTRAIT, NARROW)(np.uint32(SEED), np.arange(COUNT)))
 
 
@@ -63,14 +63,14 @@ def take(tree, i: int):
 # The same bits
 
 
-def assert_same_bits(one: Pair, other: Pair) -> None:
+def assert_same_bits(one: ViewSet, other: ViewSet) -> None:
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
 @pytest.mark.slow
 def test_a_pair_has_the_same_bits_alone_as_in_a_batch():
-    alone = jax.jit(lambda seed, index: render_pair(seed, index, LANDSCAPE, SyntheticConfig()))
+    alone = jax.jit(lambda seed, index: render_set(seed, index, LANDSCAPE, SyntheticConfig()))
     assert_same_bits(jax.device_get(alone(np.uint32(SEED), np.uint32(3))), take(landscape(), 3))
 
 
@@ -80,8 +80,8 @@ def test_a_pair_has_the_same_bits_on_each_of_several_devices(tmp_path: Path):
     code = f"""
 import jax, numpy as np
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
-from und3rstand_jax.data.synthetic.render import render_pairs
-render = jax.pmap(lambda indices: render_pairs({SEED}, indices, {LANDSCAPE}, SyntheticConfig()))
+from und3rstand_jax.data.synthetic.render import render_sets
+render = jax.pmap(lambda indices: render_sets({SEED}, indices, {LANDSCAPE}, SyntheticConfig()))
 pairs = jax.device_get(render(np.array([[1, 3, 7], [0, 2, 3], [3, 30, 5]])))
 np.savez({str(tmp_path / "pairs.npz")!r}, *jax.tree.leaves(pairs))
 """
@@ -94,9 +94,9 @@ np.savez({str(tmp_path / "pairs.npz")!r}, *jax.tree.leaves(pairs))
 
 @pytest.mark.slow
 def test_other_seeds_and_other_indices_give_other_pairs():
-    images = landscape().view1.image.astype(float)
+    images = landscape()[0].image.astype(float)
     assert min(np.abs(images[i] - images[j]).mean() for i in range(COUNT) for j in range(i)) > 10
-    assert np.abs(landscape(SEED + 1).view1.image - images).mean(axis=(1, 2, 3)).min() > 10
+    assert np.abs(landscape(SEED + 1)[0].image - images).mean(axis=(1, 2, 3)).min() > 10
 
 
 def test_lenses_depend_on_the_shape_by_its_aspect_ratio_alone():
@@ -234,7 +234,7 @@ def world_points(view: View) -> np.ndarray:
 class Reprojection:
     """View 1's pixels in view 2: where they fall, what view 2 has there, and which of them it sees."""
 
-    def __init__(self, pair: Pair, shift: float = 0.0):
+    def __init__(self, pair: ViewSet, shift: float = 0.0):
         first, second = pair
         cam2world, (self.height, self.width) = second.cam2world.astype(np.float64), second.depth.shape
         in_camera = (world_points(first) - cam2world[:3, 3]) @ cam2world[:3, :3]
@@ -290,7 +290,7 @@ def test_view_1_reprojected_has_the_depth_of_view_2(source):
 
 @pytest.mark.parametrize(("source", "config"), [(landscape, SyntheticConfig()), (portrait, NARROW)])
 def test_the_overlap_is_in_the_range_asked_for(source, config):
-    shares = np.array([r.seen.sum() / np.count_nonzero(take(source(), i).view1.depth) for i, r in enumerate(reprojections(source))])
+    shares = np.array([r.seen.sum() / np.count_nonzero(take(source(), i)[0].depth) for i, r in enumerate(reprojections(source))])
     # The renderer judges by a grid of 144 pixels.
     low, high = config.overlap
     assert np.mean((shares > low - 0.03) & (shares < high + 0.03)) >= 0.9
@@ -321,7 +321,7 @@ def test_lenses_have_moderate_angles_and_differ(source, shape):
         assert np.abs((cx - (width - 1) / 2) / width).max() < 0.041 and np.abs((cy - (height - 1) / 2) / height).max() < 0.041
         rest = view.intrinsics - np.stack([np.array([[a, 0, c], [0, b, d], [0, 0, 1]]) for a, b, c, d in zip(fx, fy, cx, cy, strict=True)])
         assert not rest.any()
-    assert (np.abs(source().view1.intrinsics - source().view2.intrinsics).max(axis=(1, 2)) > 0.1).all()
+    assert (np.abs(source()[0].intrinsics - source()[1].intrinsics).max(axis=(1, 2)) > 0.1).all()
 
 
 @pytest.mark.parametrize(("source", "shape"), [(landscape, LANDSCAPE), (portrait, PORTRAIT)])
@@ -350,7 +350,7 @@ def disagreement(reprojection: Reprojection, first: np.ndarray, second: np.ndarr
 
 @pytest.mark.parametrize("source", [landscape, portrait])
 def test_views_agree_in_colour_where_they_see_the_same_point(source):
-    first, second = source().view1.image, source().view2.image
+    first, second = source()[0].image, source()[1].image
     found = reprojections(source)
     same = np.array([disagreement(r, first[i], second[i]) for i, r in enumerate(found)])
     # Of 255; what remains is interpolation at the edges of patterns and shadows.
@@ -370,7 +370,7 @@ def test_images_use_the_range_of_colours_and_have_structure_at_several_scales():
     fine_steps, coarse_steps = (np.abs(np.diff(image, axis=2)).mean(axis=(1, 2)) for image in (gray, coarse))
     assert np.mean(fine_steps > 2) > 0.9 and np.mean(coarse_steps > 5) > 0.9
     # Hue too.
-    assert np.median(np.ptp(landscape().view1.image.astype(int), axis=-1).mean(axis=(1, 2))) > 15
+    assert np.median(np.ptp(landscape()[0].image.astype(int), axis=-1).mean(axis=(1, 2))) > 15
 
 
 def test_stripes_cover_pixels_by_the_share_that_lies_in_them():

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from benchmarks.accelerator_parts.plan import PRECISIONS, Training
 from und3rstand_jax.data.example import to_example
-from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, held_out_scenes, training_scenes
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, ViewSet, held_out_scenes, training_scenes
 from und3rstand_jax.loading import load_backbone
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.config import probe_config
@@ -28,7 +28,7 @@ LEARNING_RATE = 2e-3
 """That of `make demo`, with which the pocket model's probes learn in as few steps."""
 
 
-def errors_by_precision(folder: str, training: Training, render: Callable[[Array], Pair], at_once: int) -> dict[str, Any]:
+def errors_by_precision(folder: str, training: Training, render: Callable[[Array], ViewSet], at_once: int) -> dict[str, Any]:
     """Trains at every precision with every seed.
 
     Args:
@@ -107,29 +107,29 @@ def summary(errors: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
 
 def _given(batch: Batch) -> Any:
     """The example of a batch that holds its pairs; colours stay as they are."""
-    return to_example(batch.pair)
+    return to_example(batch.views)
 
 
-def _batch(pair: Pair) -> Batch:
-    position = jnp.arange(len(pair.view1.depth), dtype=jnp.uint32)
+def _batch(pair: ViewSet) -> Batch:
+    position = jnp.arange(len(pair[0].depth), dtype=jnp.uint32)
     return Batch(position, jnp.full(position.shape, NOT_RENDERED, jnp.int32), pair)
 
 
-def _rendered(training: Training, render: Callable[[Array], Pair], at_once: int) -> tuple[Pair, list[Batch]]:
+def _rendered(training: Training, render: Callable[[Array], ViewSet], at_once: int) -> tuple[ViewSet, list[Batch]]:
     """The pairs to train on, and the held-out ones in batches."""
 
-    def chunks(scenes: range) -> list[Pair]:
+    def chunks(scenes: range) -> list[ViewSet]:
         return [render(jnp.asarray(scenes[at : at + at_once], jnp.int32)) for at in range(0, len(scenes), at_once)]
 
     pool = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks(training_scenes()[: training.pairs]))
     return pool, [_batch(pair) for pair in chunks(held_out_scenes()[: training.held_out])]
 
 
-def _step(trunk: Any, pool: Pair, recipe: Recipe, precision: str, shared: dict[str, Any]) -> Callable[[Any, np.ndarray], Any]:
+def _step(trunk: Any, pool: ViewSet, recipe: Recipe, precision: str, shared: dict[str, Any]) -> Callable[[Any, np.ndarray], Any]:
     """(state, numbers of pairs in the pool) -> state, compiled when it is first called."""
 
     @jax.jit
-    def step(state: Any, trunk: Any, pool: Pair, chosen: Any) -> Any:
+    def step(state: Any, trunk: Any, pool: ViewSet, chosen: Any) -> Any:
         batch = _batch(jax.tree.map(lambda leaf: leaf[chosen], pool))
         return probe_step(
             state, trunk, batch, recipe=recipe, total=lambda values: values, precision=lax.Precision[precision.upper()], **shared

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hypothesis.strategies import SearchStrategy
 
-from und3rstand_jax.data.records import UnreadablePair
+from und3rstand_jax.data.records import UnreadableSet
 from und3rstand_jax.support.errors import UserError
 
 SECONDS = 15.0
@@ -84,7 +84,7 @@ def check(kind: Kind, folder: Path) -> Outcome:
                 raise
             error = caught
     seconds, megabytes = time.process_time() - start, _peak() - before
-    if isinstance(error, UserError | UnreadablePair):
+    if isinstance(error, UserError | UnreadableSet):
         broken += message_faults(error)
     elif error is not None:
         broken.append(f"{type(error).__name__}: {error}")

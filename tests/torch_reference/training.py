@@ -1,7 +1,7 @@
 """Training of probes as one writes it in PyTorch: hooks on the frozen backbone, a loop over the probes, an AdamW for each.
 
 Written from the published facts (DUSt3R's loss and recipe: Wang et al., CVPR 2024, section 3.3 and supplementary) without use of
-our own loss or step. A pair is a `und3rstand_jax.data.records.Pair` whose arrays are tensors; images go to the backbone as (B, 3, H, W).
+our own loss or step. A pair is a `und3rstand_jax.data.records.ViewSet` whose arrays are tensors; images go to the backbone as (B, 3, H, W).
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests.torch_reference.backbone import DUSt3RReference
 from tests.torch_reference.heads import Prediction
 from tests.torch_reference.probes import ProbeReference
-from und3rstand_jax.data.records import Pair, View
+from und3rstand_jax.data.records import View, ViewSet
 from und3rstand_jax.probes.config import ProbeConfig
 
 CONFIDENCE_WEIGHT = 0.2
@@ -28,7 +28,7 @@ Features = MutableMapping[str, Both]
 """Layer id to the tokens (B, N, C) of view 1 and view 2."""
 
 
-class PairLoss(NamedTuple):
+class SetLoss(NamedTuple):
     """A batch's loss, and of each view the two means that it is made of."""
 
     total: Tensor
@@ -45,21 +45,21 @@ class PairTruth(NamedTuple):
     valid: tuple[Bool[Tensor, "B H W"], Bool[Tensor, "B H W"]]
 
 
-def images(pair: Pair, dtype: torch.dtype = torch.float32) -> Both:
+def images(pair: ViewSet, dtype: torch.dtype = torch.float32) -> Both:
     """8-bit RGB (B, H, W, 3) as the backbone's (B, 3, H, W) in [-1, 1]."""
     one, two = ((view.image.to(dtype) / 255 - 0.5).div(0.5).permute(0, 3, 1, 2) for view in pair)
     return one, two
 
 
-def pair_truth(pair: Pair) -> PairTruth:
+def pair_truth(pair: ViewSet) -> PairTruth:
     """What every probe's predictions for this batch are compared with."""
-    to_camera1 = torch.linalg.inv(pair.view1.cam2world)
-    valid = (_valid(pair.view1), _valid(pair.view2))
-    points = (_points(pair.view1, to_camera1, valid[0]), _points(pair.view2, to_camera1, valid[1]))
+    to_camera1 = torch.linalg.inv(pair[0].cam2world)
+    valid = (_valid(pair[0]), _valid(pair[1]))
+    points = (_points(pair[0], to_camera1, valid[0]), _points(pair[1], to_camera1, valid[1]))
     return PairTruth(_jointly_normalised(points, valid), valid)
 
 
-def pair_loss(pred1: Prediction, pred2: Prediction, truth: PairTruth) -> PairLoss:
+def pair_loss(pred1: Prediction, pred2: Prediction, truth: PairTruth) -> SetLoss:
     """The confidence-weighted loss: per view the mean over the batch's valid pixels of conf·ℓ − 0.2·log conf, added up.
 
     ℓ is the distance of predicted and true point after each side was divided by its mean distance to the origin over the valid
@@ -72,7 +72,7 @@ def pair_loss(pred1: Prediction, pred2: Prediction, truth: PairTruth) -> PairLos
         weighted = conf * distance - CONFIDENCE_WEIGHT * conf.log()
         losses.append(_mean_over(valid, weighted))
         regressions.append(_mean_over(valid, distance))
-    return PairLoss(losses[0] + losses[1], *losses, *regressions)
+    return SetLoss(losses[0] + losses[1], *losses, *regressions)
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: float) -> float:
@@ -117,10 +117,10 @@ def hook_decoder(model: DUSt3RReference) -> Features:
     return features
 
 
-Loop = Callable[[Mapping[str, TrainedProbe], Features, PairTruth], dict[str, PairLoss]]
+Loop = Callable[[Mapping[str, TrainedProbe], Features, PairTruth], dict[str, SetLoss]]
 
 
-def step_after_all_outputs(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, PairLoss]:
+def step_after_all_outputs(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, SetLoss]:
     """All probes' outputs first, as the published probes give them, then for each its loss, gradient and update."""
     outputs = {layer: _output(trained, layer, features[layer], truth) for layer, trained in probes.items()}
     losses = {}
@@ -133,7 +133,7 @@ def step_after_all_outputs(probes: Mapping[str, TrainedProbe], features: Feature
     return losses
 
 
-def step_probe_by_probe(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, PairLoss]:
+def step_probe_by_probe(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, SetLoss]:
     """The leanest order: one probe's output, loss, gradient and update, and nothing of it is kept when the next one's turn comes."""
     losses = {}
     for layer, trained in probes.items():
@@ -161,8 +161,8 @@ def _output(trained: TrainedProbe, layer: str, tokens: Both, truth: PairTruth) -
     return output
 
 
-def _detached(loss: PairLoss) -> PairLoss:
-    return PairLoss(*(value.detach() for value in loss))
+def _detached(loss: SetLoss) -> SetLoss:
+    return SetLoss(*(value.detach() for value in loss))
 
 
 def _valid(view: View) -> Tensor:

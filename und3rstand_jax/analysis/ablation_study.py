@@ -249,7 +249,7 @@ def _values(
 
 
 def _scalar(view: int, output: BackboneOutput, truth: PairTruth, _: Any) -> Float[Array, " B"]:
-    return normalised_errors(*output.preds, truth.truth)[view]
+    return normalised_errors(output.pointmaps, truth.truth)[view]
 
 
 def _estimates(

@@ -30,7 +30,7 @@ MEANINGS: dict[By, str] = {
 }
 
 
-SiteView: TypeAlias = tuple[str, Literal[1, 2]]
+SiteView: TypeAlias = tuple[str, int]
 """A site, and the view in whose pass it is."""
 
 
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     """One thing to take away: a head, or a sublayer or layer as a whole (`head` is None); in one view's pass."""
 
     site: str
-    view: Literal[1, 2]
+    view: int
     head: int | None
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ def places_of(patterns: str, config: BackboneConfig) -> tuple[Place, ...]:
     found = []
     for pattern in (part.strip() for part in patterns.split(",") if part.strip()):
         edit = Edit(pattern)
-        views: tuple[Literal[1, 2], ...] = (1, 2) if edit.view == "both" else (edit.view,)
+        views = edit.views(2)
         for site in select_sites(pattern.partition("@")[0], config):
             if site.part in (SCORES, WEIGHTS):
                 raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; scores are blocked by an edit")
@@ -136,7 +136,7 @@ def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Valu
     return Edits(tuple(edits))
 
 
-def _gone(ablation: Ablation, site: str, view: Literal[1, 2], config: BackboneConfig) -> Bool[np.ndarray, "..."]:
+def _gone(ablation: Ablation, site: str, view: int, config: BackboneConfig) -> Bool[np.ndarray, "..."]:
     """Which heads go, (1, 1, H, 1); or whether all does, (1, 1, 1)."""
     if parse_site(site).part != HEADS:
         return np.full((1, 1, 1), Place(site, view, None) in ablation.places)
@@ -145,7 +145,7 @@ def _gone(ablation: Ablation, site: str, view: Literal[1, 2], config: BackboneCo
 
 def replacements(
     backbone: Backbone,
-    views: tuple[np.ndarray, np.ndarray],
+    views: tuple[np.ndarray, ...],
     sites: Sequence[SiteView],
     by: By,
     batch_size: int,

@@ -29,7 +29,7 @@ Scalar = Callable[[BackboneOutput, Any, Any], Float[Array, " B"]]
 
 def attribution(
     backbone: Backbone,
-    views: tuple[np.ndarray, np.ndarray],
+    views: tuple[np.ndarray, ...],
     places: str | Sequence[Place],
     scalar: Scalar,
     truth: Any = (),
@@ -72,7 +72,7 @@ def attribution(
     return {str(place): column for place, column in zip(places, np.concatenate(parts).T, strict=True)}
 
 
-def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig) -> dict[str, tuple[Array, Array]]:
+def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig) -> dict[str, tuple[Array, ...]]:
     """Of every site and view a scale of 1 for each pair and head."""
 
     def ones(site: str) -> Array:
@@ -88,13 +88,13 @@ def _gradient(
     scalar: Scalar,
     capture: tuple[str, ...],
     head: bool,
-    scales: dict[str, tuple[Array, Array]],
+    scales: dict[str, tuple[Array, ...]],
     params: dict,
-    views: tuple[Array, Array],
+    views: tuple[Array, ...],
     truth: Any,
     shared: Any,
-) -> dict[str, tuple[Array, Array]]:
-    def total(scales: dict[str, tuple[Array, Array]]) -> Float[Array, ""]:
+) -> dict[str, tuple[Array, ...]]:
+    def total(scales: dict[str, tuple[Array, ...]]) -> Float[Array, ""]:
         edits: SiteEdits = {
             site: (Affine(one, jnp.zeros_like(one)), Affine(two, jnp.zeros_like(two))) for site, (one, two) in scales.items()
         }

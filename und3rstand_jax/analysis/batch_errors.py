@@ -1,7 +1,7 @@
-"""Batches of pairs, and the errors of every probed layer on one of them.
+"""Batches of sets of views, and the errors of every probed layer on one of them.
 
 example ─▶ backbone, once ─▶ pointmaps, layer by layer ─▶ errors of their points        one program on the device
-                                        └─▶ a sample of view 2 ─▶ its pose by PnP      on the host
+                                        └─▶ a sample of each view after the first ─▶ its pose by PnP      on the host
 """
 
 import functools
@@ -22,7 +22,7 @@ from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.data.specification import scenes_of
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.geometry.cameras import sampling
-from und3rstand_jax.geometry.metrics import ViewErrors, mean_distance, pair_errors
+from und3rstand_jax.geometry.metrics import ViewErrors, mean_distance, set_errors
 from und3rstand_jax.geometry.pose import camera_errors, has_baseline, sampled_camera
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.module import DUSt3R
@@ -34,7 +34,7 @@ from und3rstand_jax.probes.probes import Probes, read_layer
 
 
 def assembled(feed: Feed, deliveries: Iterator[Delivery], pairs: int, skipped: list[str]) -> Iterator[Example]:
-    """The batches that hold the first `pairs` pairs, without augmentation; pairs of the last batch beyond those have no valid pixel.
+    """The batches that hold the first `pairs` sets, without augmentation; sets of the last batch beyond those have no valid pixel.
 
     Args:
         feed: what the batches are made of; its first shape counts.
@@ -51,34 +51,33 @@ def assembled(feed: Feed, deliveries: Iterator[Delivery], pairs: int, skipped: l
 def _assembled(batch: Batch, seed: int | Array, pairs: int | Array, shape: Shape, scenes: SyntheticConfig | None) -> Example:
     example = assemble(batch, seed, shape, scenes, colour_jitter=False)
     counts = (batch.position < pairs)[:, None, None]
-    one, two = (target._replace(valid=target.valid & counts) for target in example.targets)
-    return example._replace(targets=(one, two))
+    return example._replace(targets=tuple(target._replace(valid=target.valid & counts) for target in example.targets))
 
 
 class Sample(NamedTuple):
-    """View 2's pointmap at the pixels of `sampled_pixels`; `confidence` is None where a probe yields none. L is absent for one layer."""
+    """A view's pointmap at the pixels of `sampled_pixels`; `confidence` is None where a probe yields none. L is absent for one layer."""
 
     points: Float[Array, "*L B N 3"]
     confidence: Float[Array, "*L B N"] | None
 
 
 class LayerErrors(NamedTuple):
-    """Errors of both views, and the sample that the pose is found from: None where poses were not asked for.
+    """Errors of every view, and of each view after the first the sample that its pose is found from; no samples where none were asked for.
 
     Every array has a leading axis, one entry a layer, until `BatchErrors.by_layer` takes it apart.
     """
 
-    errors: tuple[ViewErrors, ViewErrors]
-    sample: Sample | None
+    errors: tuple[ViewErrors, ...]
+    samples: tuple[Sample, ...]
 
 
 class BatchErrors(NamedTuple):
-    """What the device finds on a batch of B pairs.
+    """What the device finds on a batch of B sets.
 
     Attributes:
         groups: of each group of probes, all its layers.
         head: of the model's own head, as a single layer; None where there is none.
-        scene_size: each pair's mean distance of true points to view 1's camera.
+        scene_size: each set's mean distance of true points to view 1's camera.
     """
 
     groups: tuple[LayerErrors, ...]
@@ -97,7 +96,7 @@ class BatchErrors(NamedTuple):
 
 
 def batch_errors(backbone: Backbone, probes: Probes, example: Example, pose: bool) -> BatchErrors:
-    """Errors of every layer on a batch of pairs; with `pose`, the samples that the pose of view 2 is found from too.
+    """Errors of every layer on a batch of sets; with `pose`, the samples that poses are found from too.
 
     Returns without waiting for the device.
     """
@@ -109,55 +108,59 @@ def _batch_errors(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict,
     has_head = bool(module.config.heads)
     features = cast(BackboneOutput, module.apply({"params": params}, *example.images, capture=config.layer_ids, head=has_head))
 
-    def layer_errors(pred1: Pointmap, pred2: Pointmap) -> LayerErrors:
-        errors = pair_errors(pred1, pred2, *example.targets)
-        if not pose:
-            return LayerErrors(errors, None)
-        pairs, height, width = pred2["pts3d"].shape[:3]
-        grid = (slice(None), sampling(height), sampling(width))
-        confidence = pred2["conf"][grid].reshape(pairs, -1) if "conf" in pred2 else None
-        return LayerErrors(errors, Sample(pred2["pts3d"][grid].reshape(pairs, -1, 3), confidence))
+    def layer_errors(preds: tuple[Pointmap, ...]) -> LayerErrors:
+        return LayerErrors(set_errors(preds, example.targets), tuple(map(_sample, preds[1:])) if pose else ())
 
     groups = []
     for index, group in enumerate(config.groups):
 
-        def of_layer(layer: tuple[dict, tuple[Array, Array]], group: ProbeGroup = group) -> LayerErrors:
-            return layer_errors(*read_layer(*layer, features.image_sizes, group, config))
+        def of_layer(layer: tuple[dict, tuple[Array, ...]], group: ProbeGroup = group) -> LayerErrors:
+            return layer_errors(read_layer(*layer, features.image_sizes, group, config))
 
-        tokens = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in (0, 1))
+        tokens = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in range(len(example.images)))
         groups.append(lax.map(of_layer, (probe_params[f"group{index}"], tokens)))
     head = None
     if features.pointmaps:
-        head = jax.tree.map(lambda leaf: leaf[None], layer_errors(*features.preds))
-    return BatchErrors(tuple(groups), head, mean_distance(*example.targets))
+        head = jax.tree.map(lambda leaf: leaf[None], layer_errors(features.pointmaps))
+    return BatchErrors(tuple(groups), head, mean_distance(example.targets))
+
+
+def _sample(pred: Pointmap) -> Sample:
+    sets, height, width = pred["pts3d"].shape[:3]
+    grid = (slice(None), sampling(height), sampling(width))
+    confidence = pred["conf"][grid].reshape(sets, -1) if "conf" in pred else None
+    return Sample(pred["pts3d"][grid].reshape(sets, -1, 3), confidence)
 
 
 class PoseTruth(NamedTuple):
-    """What the poses of a batch are measured against: of each pair camera 2 to camera 1, the scene's size, and view 2's intrinsics.
-
-    `image_size` is view 2's (height, width).
+    """What the poses of a batch are measured against: of each set its size, and of every view after the first its camera to camera 1,
+    its intrinsics, and its image's (height, width).
     """
 
-    poses: Float[np.ndarray, "B 4 4"]
     scene_sizes: Float[np.ndarray, " B"]
-    intrinsics: Float[np.ndarray, "B 3 3"]
-    image_size: tuple[int, int]
+    poses: tuple[Float[np.ndarray, "B 4 4"], ...]
+    intrinsics: tuple[Float[np.ndarray, "B 3 3"], ...]
+    image_sizes: tuple[tuple[int, int], ...]
 
     @property
     def without_baseline(self) -> int:
-        """Number of pairs whose cameras stand in one place or whose ground truth is all invalid."""
-        return sum(not has_baseline(pose, float(size)) for pose, size in zip(self.poses, self.scene_sizes, strict=True))
+        """Number of cameras that stand where view 1's does, or whose set's ground truth is all invalid."""
+        return sum(not has_baseline(pose, float(size)) for poses in self.poses for pose, size in zip(poses, self.scene_sizes, strict=True))
 
 
 def pose_truth(example: Example, scene_sizes: Float[np.ndarray, " B"]) -> PoseTruth:
-    """The true poses of an example's pairs."""
-    camera1, camera2 = (np.asarray(target.cam2world, np.float64) for target in example.targets)
-    size = (example.images[1].shape[1], example.images[1].shape[2])
-    return PoseTruth(np.linalg.inv(camera1) @ camera2, scene_sizes, np.asarray(example.intrinsics[1], np.float64), size)
+    """The true poses of an example's sets."""
+    camera1, *others = (np.asarray(target.cam2world, np.float64) for target in example.targets)
+    return PoseTruth(
+        scene_sizes,
+        tuple(np.linalg.inv(camera1) @ camera for camera in others),
+        tuple(np.asarray(intrinsics, np.float64) for intrinsics in example.intrinsics[1:]),
+        tuple((image.shape[1], image.shape[2]) for image in example.images[1:]),
+    )
 
 
 class PoseError(NamedTuple):
-    """Degrees between estimated and true pose of a pair; `direction`, of the translation, is NaN without a baseline."""
+    """Degrees between estimated and true pose of a view; `direction`, of the translation, is NaN without a baseline."""
 
     rotation: float
     direction: float
@@ -165,15 +168,14 @@ class PoseError(NamedTuple):
 
 
 def layer_pose_errors(layers: Mapping[str, LayerErrors], truth: PoseTruth, pool: Executor) -> Iterator[tuple[str, PoseError]]:
-    """Every layer's pose errors, pair by pair. OpenCV releases the interpreter's lock, so that threads keep every core busy."""
-    layers_and_pairs = [(layer, index) for layer in layers for index in range(len(truth.poses))]
+    """Every layer's pose errors, set by set and view by view. OpenCV releases the interpreter's lock: threads keep every core busy."""
+    wanted = [(layer, index, view) for layer in layers for index in range(len(truth.scene_sizes)) for view in range(len(truth.poses))]
 
-    def pose_error(layer_and_pair: tuple[str, int]) -> PoseError:
-        layer, index = layer_and_pair
-        sample = layers[layer].sample
-        assert sample is not None, "poses were asked for"
+    def pose_error(of: tuple[str, int, int]) -> PoseError:
+        layer, index, view = of
+        sample = layers[layer].samples[view]
         confidence = None if sample.confidence is None else np.asarray(sample.confidence[index])
-        estimated = sampled_camera(np.asarray(sample.points[index]), confidence, truth.image_size, truth.intrinsics[index])
-        return PoseError(*camera_errors(estimated, truth.poses[index], float(truth.scene_sizes[index])), estimated is None)
+        estimated = sampled_camera(np.asarray(sample.points[index]), confidence, truth.image_sizes[view], truth.intrinsics[view][index])
+        return PoseError(*camera_errors(estimated, truth.poses[view][index], float(truth.scene_sizes[index])), estimated is None)
 
-    return zip((layer for layer, _ in layers_and_pairs), pool.map(pose_error, layers_and_pairs), strict=True)
+    return zip((layer for layer, _, _ in wanted), pool.map(pose_error, wanted), strict=True)

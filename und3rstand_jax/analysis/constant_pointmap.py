@@ -10,13 +10,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.data.example import Example
-from und3rstand_jax.geometry.loss import Target, Truth, normalised_truth
-from und3rstand_jax.model.output import pair
+from und3rstand_jax.geometry.loss import Targets, Truth, normalised_truth
 from und3rstand_jax.support.errors import DataError
 from und3rstand_jax.support.progress import progress_bar
 
-Constant = tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W 3"]]
-"""Both views' points in view 1's frame, in units of the pair's mean distance to view 1's camera."""
+Constant = tuple[Float[np.ndarray, "_H _W 3"], ...]
+"""Every view's points in view 1's frame, in units of the set's mean distance to view 1's camera."""
 
 _SMOOTHING = 1e-4  # in the same unit: a distance d counts as √(d² + s²), so that a median does not get stuck on one of the points
 _MOST_ITERATIONS = 200
@@ -57,14 +56,14 @@ def best_constant(examples: Iterable[Example], pairs: int, progress: bool = Fals
             if missing.all():
                 raise DataError(f"view {number} has no valid pixel in {pairs} training pairs; check the data's depth")
             medians[missing] = medians[~missing].mean(axis=0)
-    return pair(constant)
+    return tuple(constant)
 
 
 @jax.jit
-def _points_or_nan(targets: tuple[Target, Target]) -> tuple[Array, Array]:
-    truth = normalised_truth(*targets)
+def _points_or_nan(targets: Targets) -> tuple[Array, ...]:
+    truth = normalised_truth(targets)
     points = (jnp.stack(view, axis=-1) for view in truth.points)
-    return pair(jnp.where(valid[..., None], view, jnp.nan) for view, valid in zip(points, truth.valid, strict=True))
+    return tuple(jnp.where(valid[..., None], view, jnp.nan) for view, valid in zip(points, truth.valid, strict=True))
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Errors of every probed layer, and of the model's own head, averaged over held-out pairs.
+"""Errors of every probed layer, and of the model's own head, averaged over held-out pairs, or sets of more views.
 
 The device measures a batch (`und3rstand_jax.analysis.batch_errors`) while the host finds the poses of the one before.
 """
@@ -30,9 +30,9 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ViewResult:
-    """Errors of one view (see `ViewErrors`): means over the pairs in which it has a valid pixel, NaN if there is none.
+    """Errors of one view (see `ViewErrors`): means over the sets in which it has a valid pixel, NaN if there is none.
 
-    Infinite where the layer's prediction was not finite for a pair.
+    Infinite where the layer's prediction was not finite for a set.
     """
 
     invariant: float
@@ -42,14 +42,14 @@ class ViewResult:
 
 @dataclasses.dataclass(frozen=True)
 class PoseResult:
-    """Error of view 2's pose, by PnP on its pointmap; a pair whose pose was not found counts as 180° off.
+    """Error of the poses of all views after the first, by PnP on their pointmaps; a pose that was not found counts as 180° off.
 
     Attributes:
-        rotation_degrees: median over pairs.
-        translation_degrees: angle between true and estimated direction of the translation, median over the pairs whose cameras are
-            apart; NaN if there is none.
-        accuracy_15: share of pairs with both below 15° (rotation alone for a pair without a baseline).
-        failed: number of pairs whose pose was not found.
+        rotation_degrees: median over poses, one for each pair, or as many for each set as it has views after the first.
+        translation_degrees: angle between true and estimated direction of the translation, median over the cameras that stand elsewhere
+            than view 1's; NaN if there is none.
+        accuracy_15: share of poses with both below 15° (rotation alone for a camera without a baseline).
+        failed: number of poses that were not found.
     """
 
     rotation_degrees: float
@@ -63,28 +63,32 @@ class LayerResult:
     """One layer, by its layer id, or the model's own head ("head"). `pose` is None where poses were not asked for."""
 
     layer_id: str
-    view1: ViewResult
-    view2: ViewResult
+    views: tuple[ViewResult, ...]
     pose: PoseResult | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Results over a number of pairs.
+    """Results over a number of pairs, or of sets of more views.
 
     Attributes:
         layers: the probed layers, in network order.
         head: the model's own head, None if it has none.
         pairs: how many were measured.
-        without_valid: of each view, the number of pairs without a valid pixel, which have no error in any layer.
-        without_baseline: the number of pairs whose cameras stand in one place or whose ground truth is all invalid.
+        without_valid: of each view, the number of sets without a valid pixel, which have no error in any layer.
+        without_baseline: the number of cameras that stand where view 1's does, or whose set's ground truth is all invalid.
     """
 
     layers: tuple[LayerResult, ...]
     head: LayerResult | None
     pairs: int
-    without_valid: tuple[int, int]
+    without_valid: tuple[int, ...]
     without_baseline: int
+
+    @property
+    def views(self) -> int:
+        """How many a set has."""
+        return len(self.without_valid)
 
 
 def evaluate_on(backbone: Backbone, probes: Probes, feed: Feed, sources: Sources, pairs: int, progress: bool) -> tuple[Evaluation, int]:
@@ -126,14 +130,14 @@ def evaluate(
         probes: on layers of that model, of any shapes.
         examples: batches of pairs; each new batch shape is compiled for.
         total: the number of pairs, for the progress bar; None if unknown.
-        pose: whether to estimate the pose of view 2 from each layer's pointmap.
+        pose: whether to estimate the poses of the views after the first from each layer's pointmaps.
         progress: whether a terminal shows a progress bar.
 
     Raises:
         DataError: there are no pairs.
         LayerError: a probed layer is not one of the model's.
     """
-    errors: dict[str, list[tuple[ViewErrors, ViewErrors]]] = defaultdict(list)
+    errors: dict[str, list[tuple[ViewErrors, ...]]] = defaultdict(list)
     poses: dict[str, list[PoseError]] = defaultdict(list)
     pairs = without_baseline = 0
     with ThreadPoolExecutor() as pool, progress_bar("evaluating", total, "pair", progress) as advance:
@@ -145,18 +149,18 @@ def evaluate(
             for layer, error in layer_pose_errors(layers, truth, pool) if pose else ():
                 poses[layer].append(error)
             without_baseline += truth.without_baseline
-            pairs += len(truth.poses)
-            advance(len(truth.poses))
+            pairs += len(truth.scene_sizes)
+            advance(len(truth.scene_sizes))
     if not pairs:
         raise DataError("there is no pair to evaluate on; expected at least one: check the data's folder and split")
     results = {layer: _layer_result(layer, errors[layer], poses[layer]) for layer in errors}
     any_layer = next(iter(errors.values()))
-    without_valid = [sum(int(np.isnan(batch[view].invariant).sum()) for batch in any_layer) for view in (0, 1)]
+    without_valid = tuple(sum(int(np.isnan(batch.invariant).sum()) for batch in of_view) for of_view in zip(*any_layer, strict=True))
     return Evaluation(
         layers=tuple(results[layer] for layer in probes.layer_ids),
         head=results.get(HEAD),
         pairs=pairs,
-        without_valid=(without_valid[0], without_valid[1]),
+        without_valid=without_valid,
         without_baseline=without_baseline,
     )
 
@@ -175,20 +179,21 @@ def _one_ahead(backbone: Backbone, probes: Probes, examples: Iterable[Example], 
         yield waiting[0], jax.device_get(waiting[1])
 
 
-def _layer_result(layer: str, errors: Sequence[tuple[ViewErrors, ViewErrors]], poses: Sequence[PoseError]) -> LayerResult:
-    def view_result(view: int) -> ViewResult:
+def _layer_result(layer: str, errors: Sequence[tuple[ViewErrors, ...]], poses: Sequence[PoseError]) -> LayerResult:
+    def view_result(of_view: Sequence[ViewErrors]) -> ViewResult:
         means = []
-        for batches in zip(*(batch[view] for batch in errors), strict=True):
+        for batches in zip(*of_view, strict=True):
             values = np.concatenate(batches).astype(np.float64)
             known = values[~np.isnan(values)]
             means.append(float(known.mean()) if known.size else float("nan"))
         return ViewResult(*means)
 
-    return LayerResult(layer, view_result(0), view_result(1), pose_result(*zip(*poses, strict=True)) if poses else None)
+    views = tuple(map(view_result, zip(*errors, strict=True)))
+    return LayerResult(layer, views, pose_result(*zip(*poses, strict=True)) if poses else None)
 
 
 def pose_result(rotation: Sequence[float], direction: Sequence[float], failed: Sequence[bool]) -> PoseResult:
-    """Sums up one layer's pose errors: degrees of each pair, the direction's NaN for a pair without a baseline."""
+    """Sums up one layer's pose errors: degrees of each pose, the direction's NaN for a camera without a baseline."""
     rotations, directions = np.asarray(rotation), np.asarray(direction)
     has_direction: Bool[np.ndarray, " B"] = ~np.isnan(directions)
     accurate = (rotations < ACCURATE_DEGREES) & ((directions < ACCURATE_DEGREES) | ~has_direction)

@@ -21,20 +21,23 @@ FORMAT = "und3rstand_jax evaluation"
 
 _MEANING = {
     "invariant": "mean distance after shift along z and scale are taken out, in the ground truth's unit; mean over pairs",
-    "relative_mean": "mean over valid pixels of |s p - g| / |g|, g seen from view 1's camera, s the pair's joint scale; mean over pairs",
+    "relative_mean": "mean over valid pixels of |s p - g| / |g|, g seen from view 1's camera, s the set's joint scale; mean over sets",
     "relative_median": "median over valid pixels of the same; mean over pairs",
-    "rotation_degrees": "view 2's rotation relative to view 1, by PnP on its pointmap; median over pairs, one that fails counts as 180",
-    "translation_degrees": "direction of view 2's translation; median over the pairs with a baseline",
-    "accuracy_15": "share of pairs with rotation and translation direction both below 15 degrees",
-    "failed": "pairs whose pose was not found",
+    "rotation_degrees": "turn of each view after the first against view 1, by PnP on its pointmap; median, one that fails counts as 180",
+    "translation_degrees": "direction of their translations; median over those with a baseline",
+    "accuracy_15": "share of poses with rotation and translation direction both below 15 degrees",
+    "failed": "poses that were not found",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """One metric of a view or of the pose; `best` chooses among layers, None where no value is better than another."""
+    """One metric of a view, of the mean over the views after the first, or of the pose.
 
-    part: Literal["view1", "view2", "pose"]
+    `best` chooses among layers, None where no value is better than another.
+    """
+
+    part: int | Literal["others", "pose"]
     metric: str
     heading: str
     format: str
@@ -42,18 +45,25 @@ class _Column:
 
     def value(self, result: LayerResult) -> float | None:
         """The metric; None where it is NaN or was not measured."""
-        part = getattr(result, self.part)
-        value = None if part is None else getattr(part, self.metric)
+        if self.part == "pose":
+            value = None if result.pose is None else getattr(result.pose, self.metric)
+        elif self.part == "others":
+            known = [value for view in result.views[1:] if not math.isnan(value := getattr(view, self.metric))]
+            value = sum(known) / len(known) if known else None
+        else:
+            value = getattr(result.views[self.part - 1], self.metric)
         return None if value is None or math.isnan(value) else value
 
 
-_COLUMNS = (
-    _Column("view1", "invariant", "view 1\nmetric", "#.4g"),
-    _Column("view1", "relative_mean", "view 1\nmean rel", ".4f"),
-    _Column("view1", "relative_median", "view 1\nmed rel", ".4f"),
-    _Column("view2", "invariant", "view 2\nmetric", "#.4g"),
-    _Column("view2", "relative_mean", "view 2\nmean rel", ".4f"),
-    _Column("view2", "relative_median", "view 2\nmed rel", ".4f"),
+def _of_view(part: int | Literal["others"], heading: str) -> tuple[_Column, ...]:
+    return (
+        _Column(part, "invariant", f"{heading}\nmetric", "#.4g"),
+        _Column(part, "relative_mean", f"{heading}\nmean rel", ".4f"),
+        _Column(part, "relative_median", f"{heading}\nmed rel", ".4f"),
+    )
+
+
+_POSE = (
     _Column("pose", "rotation_degrees", "pose\nrot °", ".1f"),
     _Column("pose", "translation_degrees", "pose\ntransl °", ".1f"),
     _Column("pose", "accuracy_15", "pose\n< 15°", ".0%", max),
@@ -68,19 +78,32 @@ def write_results(folder: Path, evaluation: Evaluation, record: JsonObject) -> N
     """
     with fresh_file(folder / TABLE) as file:
         writer = csv.writer(file)
-        writer.writerow(["layer", *(f"{column.part}_{column.metric}" for column in _COLUMNS)])
+        columns = [*(column for view in range(1, evaluation.views + 1) for column in _of_view(view, "")), *_POSE]
+        named = (f"view{column.part}" if isinstance(column.part, int) else column.part for column in columns)
+        writer.writerow(["layer", *(f"{part}_{column.metric}" for part, column in zip(named, columns, strict=True))])
         for result in _rows(evaluation):
-            values = [column.value(result) for column in _COLUMNS]
+            values = [column.value(result) for column in columns]
             writer.writerow([result.layer_id, *("" if value is None else repr(value) for value in values)])
     with fresh_file(folder / PLOT, "wb") as picture:
         layers_figure(evaluation).savefig(picture, format="png")
     head = {"format": FORMAT, "version": VERSION, "files": [METRICS, TABLE, PLOT]}
-    replace_text(folder / METRICS, to_json({**head, "facts": record, **dataclasses.asdict(evaluation), "meaning": _MEANING}))
+    replace_text(folder / METRICS, to_json({**head, "facts": record, **_as_json(evaluation), "meaning": _MEANING}))
+
+
+def _as_json(evaluation: Evaluation) -> JsonObject:
+    def result(of: LayerResult) -> JsonObject:
+        views = {f"view{number}": dataclasses.asdict(view) for number, view in enumerate(of.views, start=1)}
+        return {"layer_id": of.layer_id, **views, "pose": None if of.pose is None else dataclasses.asdict(of.pose)}
+
+    head = None if evaluation.head is None else result(evaluation.head)
+    return {**dataclasses.asdict(evaluation), "layers": [result(layer) for layer in evaluation.layers], "head": head}
 
 
 def format_table(evaluation: Evaluation) -> str:
     """Aligned text, a line for each layer, the best layer in each column marked with *; the model's own head comes last, unmarked."""
-    columns = [column for column in _COLUMNS if column.part != "pose" or any(result.pose is not None for result in _rows(evaluation))]
+    others = _of_view(2, "view 2") if evaluation.views == 2 else _of_view("others", f"views 2–{evaluation.views}")
+    poses = _POSE if any(result.pose is not None for result in _rows(evaluation)) else ()
+    columns = [*_of_view(1, "view 1"), *others, *poses]
     best: dict[_Column, LayerResult] = {}
     for column in columns:
         known = [(value, result) for result in evaluation.layers if (value := column.value(result)) is not None and math.isfinite(value)]
@@ -94,10 +117,15 @@ def format_table(evaluation: Evaluation) -> str:
         return "–" if value is None else ("*" if result is best.get(column) else "") + format(value, column.format)
 
     rows = [[layer_name(result.layer_id), *(cell(column, result) for column in columns)] for result in _rows(evaluation)]
-    notes = [f"{evaluation.pairs} pairs; * the best layer; metric in the ground truth's unit; rel: relative point error, mean and median"]
+    things = "pairs" if evaluation.views == 2 else f"sets of {evaluation.views} views"
+    notes = [
+        f"{evaluation.pairs} {things}; * the best layer; metric in the ground truth's unit; rel: relative point error, mean and median"
+    ]
     notes += [f"view {view} has no valid pixel in {count}" for view, count in enumerate(evaluation.without_valid, start=1) if count]
     if evaluation.without_baseline:
-        notes.append(f"{evaluation.without_baseline} {'pair has' if evaluation.without_baseline == 1 else 'pairs have'} no baseline")
+        of = "pair" if evaluation.views == 2 else "camera"
+        many = f"{of} has" if evaluation.without_baseline == 1 else f"{of}s have"
+        notes.append(f"{evaluation.without_baseline} {many} no baseline")
     return "\n".join([text_table(["layer", *(column.heading for column in columns)], rows, numbers_from=1), "; ".join(notes)])
 
 
@@ -106,19 +134,22 @@ def _rows(evaluation: Evaluation) -> tuple[LayerResult, ...]:
 
 
 def layers_figure(evaluation: Evaluation) -> Figure:
-    """The layer at which geometry appears: errors of both views' points and, where poses were estimated, of view 2's pose."""
+    """The layer at which geometry appears: errors of the views' points and, where poses were estimated, of the later views' poses."""
 
     def pose_series(label: str, metric: str, is_filled: bool) -> Series[LayerResult]:
         return Series(label, lambda result: getattr(result.pose, metric, math.nan), is_filled)
 
+    def point_series(view: int) -> Series[LayerResult]:
+        return Series(f"view {view + 1}", lambda result: result.views[view].invariant, not view)
+
     points: Panel[LayerResult] = Panel(
         "Error of each layer's points",
         "distance in the ground truth's unit,\nscale and depth shift taken out",
-        (Series("view 1", lambda result: result.view1.invariant, True), Series("view 2", lambda result: result.view2.invariant, False)),
+        tuple(map(point_series, range(evaluation.views))),
     )
     pose: Panel[LayerResult] = Panel(
-        "Error of the second camera's pose that each layer's points imply",
-        "angle in degrees, median over pairs",
+        f"Error of the {'second camera' if evaluation.views == 2 else 'later cameras'}'s pose that each layer's points imply",
+        "angle in degrees, median over cameras",
         (pose_series("rotation", "rotation_degrees", True), pose_series("direction of translation", "translation_degrees", False)),
         greatest=180.0,
     )

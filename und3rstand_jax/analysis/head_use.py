@@ -21,7 +21,6 @@ from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.geometry.pose import Pose, second_camera
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.edits import Edits, knock_out
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import size_text
 
@@ -109,11 +108,11 @@ class HeadUse:
 
     measure: Measure
     cost: Mapping[str, Float[np.ndarray, "2 blocks heads 2"]]
-    unedited: tuple[float, float] | None
+    unedited: tuple[float, ...] | None
     sink: Mapping[str, Float[np.ndarray, "2 blocks heads"]]
     mass: Float[np.ndarray, "2 blocks heads"] | None
     elsewhere: Float[np.ndarray, "2 blocks heads"] | None
-    even: tuple[float, float] | None
+    even: tuple[float, ...] | None
     self_attention: tuple[SelfAttention, ...]
     without: tuple[WithoutHead, ...]
 
@@ -165,7 +164,7 @@ def use_of_heads(model: Backbone, inputs: Inputs, analysis: PairAnalysis, kept: 
         sink={CROSS: _sinks(analysis.attention), SELF: _sinks(own)},
         mass=None if places is None else attention_on(analysis.attention, places),
         elsewhere=None if places is None else attention_elsewhere(analysis.attention, places),
-        even=None if places is None else pair(place.uniform_share for place in places),
+        even=None if places is None else tuple(place.uniform_share for place in places),
         self_attention=own,
         without=_without(model, inputs, analysis.intrinsics, [heads[number] for number in order]),
     )
@@ -175,7 +174,7 @@ def places_of(analysis: PairAnalysis) -> BothPlaces | None:
     """The true places of both views' tokens; None without ground truth."""
     if analysis.truth is None or analysis.true_pose is None or analysis.intrinsics is None:
         return None
-    return both_true_places(GroundTruth(analysis.truth, analysis.true_pose, analysis.intrinsics), analysis.grids)
+    return both_true_places(GroundTruth(analysis.truth, (np.eye(4), analysis.true_pose), analysis.intrinsics), analysis.grids)
 
 
 def _sinks(attention: Sequence[Attention] | Sequence[SelfAttention]) -> Float[np.ndarray, "2 blocks heads"]:
@@ -186,13 +185,13 @@ def _sinks(attention: Sequence[Attention] | Sequence[SelfAttention]) -> Float[np
 def _self_attention(model: Backbone, inputs: Inputs) -> tuple[SelfAttention, ...]:
     names = [f"decoder.{block}.self_attn.weights" for block in range(model.config.dec_depth)]
     output = model(*inputs.views, capture=names, head=False)
-    weights = (pair(np.asarray(view, np.float32)[0] for view in output[name]) for name in names)
+    weights = (tuple(np.asarray(view, np.float32)[0] for view in output[name]) for name in names)
     return tuple(SelfAttention(block, *views) for block, views in enumerate(weights))
 
 
 def _costs(
     model: Backbone, inputs: Inputs, analysis: PairAnalysis, heads: Sequence[Head], progress: bool
-) -> tuple[Float[np.ndarray, "heads 2"], tuple[float, float]]:
+) -> tuple[Float[np.ndarray, "heads V"], tuple[float, ...]]:
     """Of each head; and what the same measure gives without an edit."""
     truth = analysis.truth
     # The unedited run of the same program: a head that does nothing costs exactly nothing.

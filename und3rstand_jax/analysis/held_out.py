@@ -17,7 +17,6 @@ from und3rstand_jax.data.loader import Feed, held_out, open_sources, validation_
 from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.geometry.loss import in_camera1, normalised_truth
 from und3rstand_jax.geometry.metrics import mean_distance
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.errors import DataError
 from und3rstand_jax.support.progress import with_progress
 
@@ -30,22 +29,24 @@ def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
     def joined(parts: Sequence[Any]) -> np.ndarray:
         return np.concatenate([np.asarray(part) for part in parts])[:count]
 
-    views = pair(joined([example.images[view] for example in examples]) for view in (0, 1))
-    targets = pair(jax.tree.map(lambda *parts: joined(parts), *(example.targets[view] for example in examples)) for view in (0, 1))
-    intrinsics = [joined([example.intrinsics[view] for example in examples]).astype(np.float64) for view in (0, 1)]
-    points = [np.asarray(view) for view in in_camera1(*targets)]
-    camera1, camera2 = (np.asarray(target.cam2world, np.float64) for target in targets)
-    poses = np.linalg.inv(camera1) @ camera2
+    count_of_views = range(len(examples[0].images))
+    views = tuple(joined([example.images[view] for example in examples]) for view in count_of_views)
+    targets = tuple(jax.tree.map(lambda *parts: joined(parts), *(example.targets[view] for example in examples)) for view in count_of_views)
+    intrinsics = [joined([example.intrinsics[view] for example in examples]).astype(np.float64) for view in count_of_views]
+    points = [np.asarray(view) for view in in_camera1(targets)]
+    cameras = [np.asarray(target.cam2world, np.float64) for target in targets]
+    to_first = np.linalg.inv(cameras[0])
+    poses = [np.broadcast_to(np.eye(4), to_first.shape), *(to_first @ camera for camera in cameras[1:])]
     truths = tuple(
         GroundTruth(
-            pair(ViewTruth(points[view][i], np.asarray(targets[view].valid[i])) for view in (0, 1)),
-            poses[i],
-            pair(intrinsics[view][i] for view in (0, 1)),
+            tuple(ViewTruth(points[view][i], np.asarray(targets[view].valid[i])) for view in count_of_views),
+            tuple(pose[i] for pose in poses),
+            tuple(intrinsics[view][i] for view in count_of_views),
         )
-        for i in range(len(poses))
+        for i in range(len(to_first))
     )
     on_device = jax.tree.map(jnp.asarray, targets)
-    truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(*on_device), mean_distance(*on_device)))
+    truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(on_device), mean_distance(on_device)))
     return Pairs(views, truth, truths)
 
 

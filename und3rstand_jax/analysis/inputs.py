@@ -10,7 +10,6 @@ from PIL.Image import Image
 
 from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.model.images import Preprocessing, load_image, to_uint8
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import JsonObject, printable
 
@@ -23,22 +22,27 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """The geometry of a rendered pair.
+    """The geometry of a rendered set.
 
     Attributes:
-        views: both views' points in view 1's frame, in metres.
-        pose: camera 2 to camera 1, in metres.
-        intrinsics: of both cameras in pixels, pixel centres at integers.
+        views: all views' points in view 1's frame, in metres.
+        poses: every view's camera to camera 1, in metres; the first is the identity.
+        intrinsics: of all cameras in pixels, pixel centres at integers.
     """
 
-    views: tuple[ViewTruth, ViewTruth]
-    pose: Float[np.ndarray, "4 4"]
-    intrinsics: tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]
+    views: tuple[ViewTruth, ...]
+    poses: tuple[Float[np.ndarray, "4 4"], ...]
+    intrinsics: tuple[Float[np.ndarray, "3 3"], ...]
+
+    @property
+    def pose(self) -> Float[np.ndarray, "4 4"]:
+        """Camera 2 to camera 1."""
+        return self.poses[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Both views and what is known of them.
+    """The views and what is known of them.
 
     Attributes:
         title: one line for headings.
@@ -48,47 +52,49 @@ class Inputs:
     """
 
     title: str
-    views: tuple[Float[np.ndarray, "1 H1 W1 3"], Float[np.ndarray, "1 H2 W2 3"]]
+    views: tuple[Float[np.ndarray, "1 _H _W 3"], ...]
     truth: GroundTruth | None
     provenance: JsonObject
 
     @property
-    def images(self) -> tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]:
-        """Both views as 8-bit RGB."""
-        return to_uint8(self.views[0][0]), to_uint8(self.views[1][0])
+    def images(self) -> tuple[UInt8[np.ndarray, "_H _W 3"], ...]:
+        """The views as 8-bit RGB."""
+        return tuple(to_uint8(view[0]) for view in self.views)
 
     @property
-    def sizes(self) -> tuple[Size, Size]:
-        """Of both views."""
-        return pair((view.shape[1], view.shape[2]) for view in self.views)
+    def sizes(self) -> tuple[Size, ...]:
+        """Of every view."""
+        return tuple((view.shape[1], view.shape[2]) for view in self.views)
 
 
-def photo_inputs(paths: tuple[Path, Path], photos: tuple[Image, Image], preprocessing: Preprocessing, side: int) -> Inputs:
-    """Two open photos, resized as `und3rstand_jax.model.images.load_image` does.
+def photo_inputs(paths: tuple[Path, ...], photos: tuple[Image, ...], preprocessing: Preprocessing, side: int) -> Inputs:
+    """Open photos, resized as `und3rstand_jax.model.images.load_image` does.
 
     Args:
         paths: the photos' files, for the title and the provenance; nothing is read from them.
-        photos: both of them.
+        photos: all of them.
         preprocessing: how they are resized and cropped.
         side: the size to bring them to, in pixels.
 
     Raises:
         ImageError: nothing is left of a photo at this size.
     """
-    views = pair(load_image(photo, preprocessing, side) for photo in photos)
+    views = tuple(load_image(photo, preprocessing, side) for photo in photos)
     images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, views, strict=True)]
-    title = " and ".join(printable(path.name) for path in paths)
+    *first, last = (printable(path.name) for path in paths)
+    title = f"{', '.join(first)} and {last}"
     return Inputs(title, views, None, {"images": images, "preprocessing": preprocessing})
 
 
-def scene_inputs(number: int, data: str, size: Size) -> Inputs:
+def scene_inputs(number: int, data: str, size: Size, views: int = 2) -> Inputs:
     """A held-out synthetic scene, rendered, with its ground truth.
 
     Args:
         number: counts the held-out scenes of seed 0, from 0.
         data: camera placement, in the syntax of the training option `--data`: `synthetic`,
             `synthetic:overlap=0.5-0.9,baseline=0.1-1`.
-        size: of both views.
+        size: of every view.
+        views: how many cameras there are.
 
     Raises:
         OptionError: the number is out of range, or `data` does not describe synthetic scenes.
@@ -97,28 +103,25 @@ def scene_inputs(number: int, data: str, size: Size) -> Inputs:
     from und3rstand_jax.data.example import model_input
     from und3rstand_jax.data.records import held_out_scenes
     from und3rstand_jax.data.specification import parse_data, scenes_of
-    from und3rstand_jax.data.synthetic.render import RenderedPairs
+    from und3rstand_jax.data.synthetic.render import RenderedSets
 
-    scenes = scenes_of(parse_data((data,)))
+    scenes = scenes_of(parse_data((data,), views=views))
     if scenes is None:
         raise OptionError(f"--data {data!r}: a scene is rendered; expected synthetic or synthetic:overlap=LOW-HIGH,baseline=LOW-HIGH")
     count = len(held_out_scenes())
     if not 0 <= number < count:
         raise OptionError(f"--scene {number}: expected the number of a held-out scene, 0 to {count - 1}")
-    views = RenderedPairs(scenes, SCENES_SEED, "val", number + 1, size).read(number)
-    camera1, camera2 = (np.asarray(view.cam2world, np.float64) for view in views)
-    pose = np.linalg.inv(camera1) @ camera2
-    intrinsics = pair(np.asarray(view.intrinsics, np.float64) for view in views)
-    points = (
-        view_truth(views.view1.depth, intrinsics[0], np.eye(4)),
-        view_truth(views.view2.depth, intrinsics[1], pose),
-    )
+    rendered = RenderedSets(scenes, SCENES_SEED, "val", number + 1, size).read(number)
+    cameras = [np.asarray(view.cam2world, np.float64) for view in rendered]
+    poses = (np.eye(4), *(np.linalg.inv(cameras[0]) @ camera for camera in cameras[1:]))
+    intrinsics = tuple(np.asarray(view.intrinsics, np.float64) for view in rendered)
+    points = tuple(view_truth(view.depth, *of_camera) for view, *of_camera in zip(rendered, intrinsics, poses, strict=True))
     provenance = {
         "scene": {"number": number, "seed": SCENES_SEED, "data": data, "cameras": dataclasses.asdict(scenes)},
-        "images": [{"height": size[0], "width": size[1]}] * 2,
+        "images": [{"height": size[0], "width": size[1]}] * views,
     }
-    images = pair(np.asarray(model_input(view.image))[None] for view in views)
-    return Inputs(f"held-out synthetic scene {number}", images, GroundTruth(points, pose, intrinsics), provenance)
+    images = tuple(np.asarray(model_input(view.image))[None] for view in rendered)
+    return Inputs(f"held-out synthetic scene {number}", images, GroundTruth(points, poses, intrinsics), provenance)
 
 
 def view_truth(depth: Float[np.ndarray, "H W"], intrinsics: Float[np.ndarray, "3 3"], pose: Float[np.ndarray, "4 4"]) -> ViewTruth:

@@ -23,7 +23,7 @@ from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.head_choice import POINTMAP, head_layers
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import network_order, paper_layer_ids
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 
 NORM = "decoder.norm"
 
@@ -39,9 +39,7 @@ def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
     return "decoder.embed", *paper_layer_ids(config.dec_depth)
 
 
-def lens_of_pair(
-    model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ViewTruth]
-) -> dict[str, tuple[float, float]]:
+def lens_of_pair(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
     """Both views' errors of what the head reads, with norm (see `LENS`), from layers of one pair, as `geometry.metrics.point_errors`.
 
     One pass, then the head alone for each layer.
@@ -60,7 +58,7 @@ def lens_of_pair(
     found = {}
     for layer in read:
         seen = model(start=lens_start(output, layer, config, norm=True), capture=(), head=POINTMAP)
-        found[layer] = point_errors(pair(map(ViewGeometry.of, seen.preds)), reference)
+        found[layer] = point_errors(tuple(map(ViewGeometry.of, seen.pointmaps)), reference)
     return found
 
 
@@ -110,16 +108,16 @@ def lens_errors(
     last = max(start.activations, key=network_order)
 
     def scaled(scale: Float[Array, ""]) -> dict[str, Array]:
-        tokens = pair(jnp.asarray(scale * jnp.asarray(view, jnp.float32), view.dtype) for view in start[last])
+        tokens = tuple(jnp.asarray(scale * jnp.asarray(view, jnp.float32), view.dtype) for view in start[last])
         at = BackboneOutput(dict(start.activations) | {last: tokens}, start.image_sizes)
         output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=POINTMAP, start=at))
-        return errors_of(*output.preds, truth, other, alignment, with_points)
+        return errors_of(output.pointmaps, truth, other, alignment, with_points)
 
     return jax.lax.map(scaled, jnp.asarray(scales))
 
 
 def errors_of(
-    pred1: Pointmap, pred2: Pointmap, truth: PairTruth, other: PairTruth, alignment: Alignment, with_points: bool
+    preds: tuple[Pointmap, ...], truth: PairTruth, other: PairTruth, alignment: Alignment, with_points: bool
 ) -> dict[str, Float[Array, "B ..."]]:
     """Both views' errors against the true points, `view1` and `view2`, and against other pairs', `other1` and `other2`.
 
@@ -127,8 +125,8 @@ def errors_of(
     """
     found: dict[str, Array] = {}
     for prefix, of in (("view", truth), ("other", other)):
-        errors = aligned_errors(pred1, pred2, of.truth, jnp.asarray(of.unit), alignment)
+        errors = aligned_errors(preds, of.truth, jnp.asarray(of.unit), alignment)
         found |= {f"{prefix}{number}": error for number, error in enumerate(errors, start=1)}
     if with_points:
-        found |= {"points": pred2["pts3d"]} | ({"confidence": pred2["conf"]} if "conf" in pred2 else {})
+        found |= {"points": preds[1]["pts3d"]} | ({"confidence": preds[1]["conf"]} if "conf" in preds[1] else {})
     return found

@@ -23,7 +23,7 @@ from und3rstand_jax.geometry.pose import PoseEstimate, pose_against, second_came
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.model.output import BackboneOutput, Grids, pair
+from und3rstand_jax.model.output import BackboneOutput, Grids
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.progress import Stopwatch, with_progress
 from und3rstand_jax.support.text import JsonObject
@@ -31,8 +31,8 @@ from und3rstand_jax.support.text import JsonObject
 GROUND_TRUTH, OWN_POINTMAPS = "ground truth", "the model's own final pointmaps"
 """What layers may be measured against: values of `PairAnalysis.reference`."""
 
-Views = tuple[ViewGeometry, ViewGeometry]
-Intrinsics = tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]
+Views = tuple[ViewGeometry, ...]
+Intrinsics = tuple[Float[np.ndarray, "3 3"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Layer:
 
     layer_id: str
     views: Views
-    errors: tuple[float, float]
+    errors: tuple[float, ...]
     pose: PoseEstimate
     correspondences: Correspondences
     accuracy: float | None
@@ -92,11 +92,11 @@ class PairAnalysis:
     """
 
     title: str
-    images: tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]
+    images: tuple[UInt8[np.ndarray, "_H _W 3"], ...]
     grids: Grids
     layers: tuple[Layer, ...]
     attention: tuple[Attention, ...]
-    truth: tuple[ViewTruth, ViewTruth] | None
+    truth: tuple[ViewTruth, ...] | None
     true_pose: Float[np.ndarray, "4 4"] | None
     intrinsics: Intrinsics | None
     reference: str
@@ -104,7 +104,7 @@ class PairAnalysis:
     record: JsonObject
 
     @property
-    def reference_points(self) -> tuple[ViewTruth, ViewTruth]:
+    def reference_points(self) -> tuple[ViewTruth, ...]:
         """What `reference` names: the true points, or else the last layer's."""
         return as_truth(self.layers[-1].views) if self.truth is None else self.truth
 
@@ -139,7 +139,7 @@ def analyse_pair(
     with stopwatch.time("probes"):
         geometry = _geometry_by_layer(probes, layers, features, progress)
         attention = tuple(
-            Attention(block, *pair(np.asarray(weights, np.float32)[0] for weights in features[layer]))
+            Attention(block, *tuple(np.asarray(weights, np.float32)[0] for weights in features[layer]))
             for block, layer in enumerate(_weights_ids(model))
         )
     del features
@@ -149,7 +149,7 @@ def analyse_pair(
     return PairAnalysis(
         title=inputs.title,
         images=inputs.images,
-        grids=pair((height // patch, width // patch) for height, width in inputs.sizes),
+        grids=tuple((height // patch, width // patch) for height, width in inputs.sizes),
         layers=_measured(geometry, reference, truth, threshold, stopwatch, progress),
         attention=attention,
         truth=None if truth is None else truth.views,
@@ -171,9 +171,9 @@ def _geometry_by_layer(probes: Probes | None, layers: Sequence[str], features: B
     geometry: dict[str, Views] = {}
     if probes is not None:
         for layer in with_progress(layers, "reading layers", len(layers), "layer", progress):
-            geometry[layer] = pair(map(ViewGeometry.of, probes.read_layer(layer, features)))
+            geometry[layer] = tuple(map(ViewGeometry.of, probes.read_layer(layer, features)))
     if features.pointmaps:
-        geometry[HEAD] = pair(map(ViewGeometry.of, features.pointmaps))
+        geometry[HEAD] = tuple(map(ViewGeometry.of, features.pointmaps))
     return geometry
 
 
@@ -209,7 +209,7 @@ class _Reference(NamedTuple):
     """What layers are measured against. `estimated` says how the intrinsics were found, where they were not given."""
 
     name: str
-    points: tuple[ViewTruth, ViewTruth]
+    points: tuple[ViewTruth, ...]
     pose: Float[np.ndarray, "4 4"] | None
     intrinsics: Intrinsics | None
     estimated: str | None = None
@@ -229,9 +229,9 @@ class _Reference(NamedTuple):
         return found if self.estimated is None else {**found, "estimated": self.estimated}
 
 
-def as_truth(views: Views) -> tuple[ViewTruth, ViewTruth]:
+def as_truth(views: Views) -> tuple[ViewTruth, ...]:
     """Predicted points as what others are measured against: known where they are finite."""
-    return pair(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
+    return tuple(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)
 
 
 def _own_geometry(geometry: Mapping[str, Views]) -> _Reference:
@@ -244,6 +244,6 @@ def _own_geometry(geometry: Mapping[str, Views]) -> _Reference:
         return _Reference(name, points, None, None)
     # One camera is assumed to have taken both photos. View 2's points lie in view 1's frame: its own focal length would take another
     # pass with the views swapped.
-    cameras = pair(centred_intrinsics(focal, (view.points.shape[0], view.points.shape[1])) for view in views)
+    cameras = tuple(centred_intrinsics(focal, (view.points.shape[0], view.points.shape[1])) for view in views)
     estimated = f"focal length from view 1's points of {name}, for both views"
     return _Reference(name, points, second_camera(views[1], cameras[1]), cameras, estimated)

@@ -19,7 +19,7 @@ from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
 from und3rstand_jax.geometry.pose import camera_errors, second_camera
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import read_layer
 
@@ -47,7 +47,7 @@ class PairTruth(NamedTuple):
 class Pairs(NamedTuple):
     """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], the truth that errors need, and each pair's whole."""
 
-    views: tuple[Float[np.ndarray, "S H W 3"], Float[np.ndarray, "S H W 3"]]
+    views: tuple[Float[np.ndarray, "S _H _W 3"], ...]
     truth: PairTruth
     truths: tuple[GroundTruth, ...]
 
@@ -66,8 +66,8 @@ class HeadMeasure:
 
     def __call__(self, output: BackboneOutput, truth: PairTruth, _: Any) -> dict[str, Array]:
         """Both views' errors, and the points that `HeadFinish` goes on with."""
-        one, two = output.preds
-        errors = aligned_errors(one, two, truth.truth, jnp.asarray(truth.unit), self.alignment)
+        one, two = output.pointmaps
+        errors = aligned_errors(output.pointmaps, truth.truth, jnp.asarray(truth.unit), self.alignment)
         points = {"points1": one["pts3d"], "points2": two["pts3d"], "confidence2": two["conf"]}
         return {VIEW1: errors[0], VIEW2: errors[1], **points}
 
@@ -122,7 +122,7 @@ class ProbesMeasure:
             for index, layer in enumerate(group.layer_ids):
                 if layer in output.activations:
                     of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
-                    preds = read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, self.config)
-                    errors = aligned_errors(*preds, truth.truth, jnp.asarray(truth.unit), self.alignment)
+                    preds = read_layer(of_layer, tuple(map(jnp.asarray, output[layer])), output.image_sizes, group, self.config)
+                    errors = aligned_errors(preds, truth.truth, jnp.asarray(truth.unit), self.alignment)
                     found |= {f"{layer}/{view}": error for view, error in zip((VIEW1, VIEW2), errors, strict=True)}
         return found

@@ -82,7 +82,7 @@ def _unchanged(config: BackboneConfig) -> Edits:
 
 
 def _points(output: BackboneOutput, truth: Any, shared: Any) -> dict[str, Array]:
-    both = enumerate(output.preds, start=1)
+    both = enumerate(output.pointmaps, start=1)
     return {f"{name}{view}": jnp.asarray(values) for view, of_view in both for name, values in of_view.items()}
 
 

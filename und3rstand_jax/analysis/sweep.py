@@ -66,7 +66,7 @@ class Group:
 
 def sweep(
     backbone: Backbone,
-    views: tuple[Image, Image],
+    views: tuple[Image, ...],
     edits: Sequence[Edits],
     measure: Measure,
     truth: Any = (),
@@ -128,7 +128,7 @@ def sweep(
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in found]
 
 
-def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray, np.ndarray]) -> list[Group]:
+def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray, ...]) -> list[Group]:
     """The edits by the program that they run; the earliest start first.
 
     Raises:

@@ -21,11 +21,10 @@ from und3rstand_jax.analysis.batch_errors import assembled
 from und3rstand_jax.analysis.constant_pointmap import Constant, best_constant
 from und3rstand_jax.data.example import Example, batch_size
 from und3rstand_jax.data.loader import Delivery, Feed, Sources, held_out, training_batches, validation_batches
-from und3rstand_jax.geometry.loss import Target, confidence_sums, normalised_truth, valid_counts
+from und3rstand_jax.geometry.loss import Targets, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError, DataError, UserError
 from und3rstand_jax.support.progress import progress_bar
@@ -56,9 +55,9 @@ _MEANING = {
 }
 
 Image = Array | np.ndarray
-Images = tuple[Float[Image, "B H1 W1 3"], Float[Image, "B H2 W2 3"]]
+Images = tuple[Float[Image, "B _H _W 3"], ...]
 
-Predict = Callable[[Image, Image], tuple[Pointmap, Pointmap]]
+Predict = Callable[[Image, Image], tuple[Pointmap, ...]]
 """From both views' images (B, H, W, 3) in [-1, 1] to both views' pointmaps, with confidence."""
 
 
@@ -145,9 +144,9 @@ def predictor(backbone: Backbone) -> Predict:
     if not backbone.config.heads:
         raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a model with its head")
 
-    def predict(view1: Image, view2: Image) -> tuple[Pointmap, Pointmap]:
+    def predict(view1: Image, view2: Image) -> tuple[Pointmap, ...]:
         output = backbone(view1, view2, capture=(), head=POINTMAP)
-        return output.preds
+        return output.pointmaps
 
     return predict
 
@@ -157,11 +156,11 @@ def errors_of(predict: Predict, constant: Constant, examples: Iterable[Example])
     totals: dict[str, np.ndarray] = {}
     count = np.zeros(2)
     for example in examples:
-        sums = {name: _model_sums(*predict(*images), example.targets) for name, images in conditions(example.images).items()}
+        sums = {name: _model_sums(predict(*images), example.targets) for name, images in conditions(example.images).items()}
         sums[CONSTANT] = _constant_sums(constant, example.targets)
         for name, of_batch in jax.device_get(sums).items():
             totals[name] = totals.get(name, 0) + np.array(of_batch, np.float64)
-        count += np.array(jax.device_get(valid_counts(*example.targets)), np.float64)
+        count += np.array(jax.device_get(valid_counts(example.targets)), np.float64)
     with np.errstate(invalid="ignore"):
         means = {name: totals[name] / count for name in (MODEL, CONSTANT, OTHER_VIEW2, GREY_VIEW1, GREY_VIEW2)}
     return {name: ViewPair(*map(float, mean)) for name, mean in means.items()}, ViewPair(*map(float, count))
@@ -179,17 +178,17 @@ def conditions(images: Images) -> dict[str, Images]:
 
 
 @jax.jit
-def _model_sums(pred1: Pointmap, pred2: Pointmap, targets: tuple[Target, Target]) -> tuple[Array, Array]:
-    sums = confidence_sums(planes_of(pred1), planes_of(pred2), normalised_truth(*targets))
-    return sums.regression1, sums.regression2
+def _model_sums(preds: tuple[Pointmap, ...], targets: Targets) -> tuple[Array, ...]:
+    sums = confidence_sums(tuple(map(planes_of, preds)), normalised_truth(targets))
+    return sums.regressions
 
 
 @jax.jit
-def _constant_sums(constant: tuple[Array, Array], targets: tuple[Target, Target]) -> tuple[Array, Array]:
+def _constant_sums(constant: tuple[Array, ...], targets: Targets) -> tuple[Array, ...]:
     """As `_model_sums`, without normalising the prediction, which is normalised already."""
-    truth = normalised_truth(*targets)
+    truth = normalised_truth(targets)
     distances = [jnp.linalg.norm(points - jnp.stack(true, axis=-1), axis=-1) for points, true in zip(constant, truth.points, strict=True)]
-    return pair(jnp.sum(jnp.where(valid, distance, 0.0)) for distance, valid in zip(distances, truth.valid, strict=True))
+    return tuple(jnp.sum(jnp.where(valid, distance, 0.0)) for distance, valid in zip(distances, truth.valid, strict=True))
 
 
 def format_result(result: TwoViewResult) -> str:

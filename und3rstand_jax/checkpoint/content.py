@@ -1,6 +1,7 @@
 """What the `config.json` of a converted checkpoint holds, as types that it is checked against when it is read.
 
-Fields are those of the configs; what is missing is damage, what is unknown is ignored.
+Fields are those of the configs; what is missing is damage, but for fields that came later and have a default, and what is unknown is
+ignored.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -43,6 +44,7 @@ class Probes(TypedDict):
     patch_size: int
     depth_mode: StoredMode
     conf_mode: StoredMode
+    view_count: NotRequired[int]
 
 
 class Layout(TypedDict):

@@ -35,9 +35,9 @@ def inspect(options: InspectOptions) -> None:
         OptionError: an option is out of its range.
         DataError: a source's folder or its list of pairs is unusable.
     """
-    from und3rstand_jax.data.files.file_pairs import open_pairs
+    from und3rstand_jax.data.files.file_sets import open_sets
     from und3rstand_jax.data.inspect.describe import describe
-    from und3rstand_jax.data.inspect.inspection import InspectedPairs, inspect_pairs
+    from und3rstand_jax.data.inspect.inspection import InspectedSets, inspect_sets
     from und3rstand_jax.data.specification import parse_data
     from und3rstand_jax.support.errors import OptionError
     from und3rstand_jax.support.option_values import check_seed, parse_image_size
@@ -47,12 +47,12 @@ def inspect(options: InspectOptions) -> None:
     seed = check_seed(options.seed)
     shape = parse_image_size(options.resolution, 16, "--resolution")
     for spec in parse_data(options.data):
-        source: InspectedPairs
+        source: InspectedSets
         if spec.scenes is not None:
             # Files need no JAX, and are read without it.
-            from und3rstand_jax.data.synthetic.render import RenderedPairs
+            from und3rstand_jax.data.synthetic.render import RenderedSets
 
-            source = RenderedPairs(spec.scenes, seed, options.split, options.pairs, shape)
+            source = RenderedSets(spec.scenes, seed, options.split, options.pairs, shape)
         else:
-            source = open_pairs(spec.kind, spec.root or Path(), options.split)
-        show(describe(inspect_pairs(source, options.pairs, shape, progress=True)))
+            source = open_sets(spec.kind, spec.root or Path(), options.split)
+        show(describe(inspect_sets(source, options.pairs, shape, progress=True)))

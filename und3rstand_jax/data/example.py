@@ -1,7 +1,7 @@
 """What the device makes of a batch: scenes are rendered, colours jittered, depth unprojected; the result is what model and loss take.
 
 Colour jitter changes brightness, contrast, saturation and hue by random amounts in random order. Its ranges are DUSt3R's: a factor of
-0.5 to 1.5 for the first three, a shift of up to a tenth of the colour circle for hue. The two views of a pair are jittered
+0.5 to 1.5 for the first three, a shift of up to a tenth of the colour circle for hue. The views of a set are jittered
 independently, so that a network cannot match them by colour alone.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from und3rstand_jax.data.records import Batch, Pair, Shape, View
+from und3rstand_jax.data.records import Batch, Shape, View, ViewSet
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
-from und3rstand_jax.data.synthetic.render import render_pair, render_pairs
-from und3rstand_jax.geometry.loss import Target
+from und3rstand_jax.data.synthetic.render import render_set, render_sets
+from und3rstand_jax.geometry.loss import Target, Targets
 
 FACTORS = (0.5, 1.5)
 """Range of the factors of brightness, contrast and saturation."""
@@ -31,60 +31,59 @@ Number: TypeAlias = Float[Array, ""] | float
 
 
 class Example(NamedTuple):
-    """A batch of pairs as model and loss take it: of each view the image in [-1, 1] (B, H, W, 3), the ground truth, and the
+    """A batch of sets as model and loss take it: of each view the image in [-1, 1] (B, H, W, 3), the ground truth, and the
     intrinsics (B, 3, 3).
     """
 
-    images: tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]
-    targets: tuple[Target, Target]
-    intrinsics: tuple[Float[Array, "B 3 3"], Float[Array, "B 3 3"]]
+    images: tuple[Float[Array, "B _H _W 3"], ...]
+    targets: Targets
+    intrinsics: tuple[Float[Array, "B 3 3"], ...]
 
 
 def assemble(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool) -> Example:
-    """The example of a batch; pure. What a pair becomes depends on the seed, its position and its scene, not on the batch it is in.
+    """The example of a batch; pure. What a set becomes depends on the seed, its position and its scene, not on the batch it is in.
 
     Args:
         batch: from the loader; its arrays may be traced.
         seed: of scenes and colours.
-        shape: of both views; static, like all that follows.
+        shape: of every view; static, like all that follows.
         scenes: how scenes are rendered; None if there are none, which spares the compiler the renderer.
         colour_jitter: whether each view's colours are jittered.
     """
     if scenes is None:
-        if batch.pair is None:
+        if batch.views is None:
             raise ValueError("a batch without files needs scenes")
-        pair = batch.pair
-    elif batch.pair is None:
-        pair = render_pairs(seed, batch.scene, shape, scenes)
+        views = batch.views
+    elif batch.views is None:
+        views = render_sets(seed, batch.scene, shape, scenes)
     else:
 
-        def rendered_or_read(item: tuple[Array, Pair]) -> Pair:
+        def rendered_or_read(item: tuple[Array, ViewSet]) -> ViewSet:
             scene, read = item
             # Under lax.map, unlike under vmap, only the branch that is taken runs.
-            return lax.cond(scene >= 0, lambda: render_pair(seed, jnp.maximum(scene, 0), shape, scenes), lambda: read)
+            return lax.cond(scene >= 0, lambda: render_set(seed, jnp.maximum(scene, 0), shape, scenes), lambda: read)
 
-        pair = lax.map(rendered_or_read, (batch.scene, batch.pair))
-    example = to_example(pair)
+        views = lax.map(rendered_or_read, (batch.scene, batch.views))
+    example = to_example(views)
     if not colour_jitter:
         return example
     keys = jax.vmap(lambda position: jax.random.fold_in(jax.random.key(seed), position))(batch.position)
-    views = [jax.vmap(jax.random.fold_in, (0, None))(keys, view) for view in (0, 1)]
-    one, two = (lax.map(lambda item: jitter_colours(*item), item) for item in zip(views, example.images, strict=True))
-    return example._replace(images=(one, two))
+    of_views = [jax.vmap(jax.random.fold_in, (0, None))(keys, view) for view in range(len(views))]
+    images = [lax.map(lambda item: jitter_colours(*item), item) for item in zip(of_views, example.images, strict=True)]
+    return example._replace(images=tuple(images))
 
 
-def to_example(pair: Pair) -> Example:
+def to_example(views: ViewSet) -> Example:
     """The example of a batch of records, without colour jitter; pure."""
-    views = (pair.view1, pair.view2)
     return Example(
-        images=(model_input(views[0].image), model_input(views[1].image)),
-        targets=(target(views[0]), target(views[1])),
-        intrinsics=(jnp.asarray(views[0].intrinsics, jnp.float32), jnp.asarray(views[1].intrinsics, jnp.float32)),
+        images=tuple(model_input(view.image) for view in views),
+        targets=tuple(target(view) for view in views),
+        intrinsics=tuple(jnp.asarray(view.intrinsics, jnp.float32) for view in views),
     )
 
 
 def batch_size(example: Example) -> int:
-    """How many pairs an example holds."""
+    """How many sets an example holds."""
     return jax.tree.leaves(example.images)[0].shape[0]
 
 

@@ -1,6 +1,6 @@
 """Batches in an order that the seed determines, read by grain's worker processes. No JAX: the workers import this.
 
-Every pair has a position in one endless sequence. Batch s of B pairs holds positions s·B … s·B + B − 1, and host h of H reads the
+Every set of views has a position in one endless sequence. Batch s of B sets holds positions s·B … s·B + B − 1, and host h of H reads the
 h-th of H equal parts of it. What a step sees thus depends neither on the number of hosts nor on where a run was interrupted.
 """
 
@@ -17,30 +17,30 @@ import grain
 import numpy as np
 from absl import flags
 
-from und3rstand_jax.data.files.file_pairs import FilePairs, open_pairs
-from und3rstand_jax.data.records import NOT_RENDERED, Batch, Pair, Shape, Split, UnreadablePair, View, held_out_scenes, training_scenes
+from und3rstand_jax.data.files.file_sets import FileSets, open_sets
+from und3rstand_jax.data.records import NOT_RENDERED, Batch, Shape, Split, UnreadableSet, View, ViewSet, held_out_scenes, training_scenes
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.support.errors import DataError, OptionError
 from und3rstand_jax.support.text import printable
 
 Unreadable: TypeAlias = Literal["skip", "fail"]
 
-Sources: TypeAlias = tuple[FilePairs | None, ...]
+Sources: TypeAlias = tuple[FileSets | None, ...]
 """One for each spec, None for rendered scenes."""
 
 Place: TypeAlias = tuple[int, int]
-"""A pair: (number of its source, index in that source)."""
+"""A set: (number of its source, index in that source)."""
 
 _ATTEMPTS = 20
-"""Pairs of one source tried in place of an unreadable one before the source as a whole counts as unreadable."""
+"""Sets of one source tried in place of an unreadable one before the source as a whole counts as unreadable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
     """What batches are made of.
 
-    `batch_size` counts the pairs of all hosts. Each batch has one of `shapes`. `crop_jitter` turns on DUSt3R's crop augmentation.
-    `unreadable` pairs are either skipped, each reported and replaced by another of its source, or end the run.
+    `batch_size` counts the sets of all hosts. Each batch has one of `shapes`. `crop_jitter` turns on DUSt3R's crop augmentation.
+    `unreadable` sets are either skipped, each reported and replaced by another of its source, or end the run.
     `workers` processes read files; with 0, threads of this process do.
     """
 
@@ -54,9 +54,19 @@ class Feed:
     host: int = 0
     hosts: int = 1
 
+    @property
+    def views(self) -> int:
+        """How many a set has, in every source."""
+        return self.specs[0].views
+
+    @property
+    def things(self) -> str:
+        """What messages call its sets: "pairs" or "sets of 4 views"."""
+        return "pairs" if self.views == 2 else f"sets of {self.views} views"
+
 
 class Delivery(NamedTuple):
-    """One host's part of a batch, its shape, and the pairs skipped on the way as (source, message)."""
+    """One host's part of a batch, its shape, and the sets skipped on the way as (source, message)."""
 
     batch: Batch
     shape: Shape
@@ -64,12 +74,12 @@ class Delivery(NamedTuple):
 
 
 def open_sources(specs: Sequence[DataSpec], split: Split) -> Sources:
-    """Opens the sources of a feed. Their `notes` say what was left out of their lists of pairs.
+    """Opens the sources of a feed. Their `notes` say what was left out of their lists.
 
     Raises:
-        DataError: a folder does not hold such a data set, or its list of pairs is faulty.
+        DataError: a folder does not hold such a data set, or its list is faulty.
     """
-    return tuple(None if spec.root is None else open_pairs(spec.kind, spec.root, split) for spec in specs)
+    return tuple(None if spec.root is None else open_sets(spec.kind, spec.root, split, spec.views) for spec in specs)
 
 
 def training_batches(feed: Feed, sources: Sources, start: int) -> Generator[Delivery, None, None]:
@@ -83,7 +93,7 @@ def training_batches(feed: Feed, sources: Sources, start: int) -> Generator[Deli
         start: number of the first batch.
 
     Raises:
-        DataError: pairs cannot be read.
+        DataError: sets cannot be read.
         OptionError: the batch size is not a multiple of the number of hosts.
     """
     parts = []
@@ -98,7 +108,7 @@ def training_batches(feed: Feed, sources: Sources, start: int) -> Generator[Deli
 
 
 def held_out(feed: Feed, sources: Sources, pairs: int) -> list[Place]:
-    """The held-out pairs to validate on: each source's share of `pairs`, evenly spaced over it, or all it has if that is fewer."""
+    """The held-out sets to validate on: each source's share of `pairs`, evenly spaced over it, or all it has if that is fewer."""
     shares = np.array([spec.weight for spec in feed.specs])
     ends = np.floor(np.cumsum(shares) / shares.sum() * pairs + 0.5).astype(int)
     places: list[Place] = []
@@ -112,30 +122,30 @@ def held_out(feed: Feed, sources: Sources, pairs: int) -> list[Place]:
 
 
 def validation_batches(feed: Feed, sources: Sources, places: Sequence[Place]) -> Generator[Delivery, None, None]:
-    """Batches of these pairs, in order. The last one is filled up with the first pairs again, at positions ≥ len(places)."""
+    """Batches of these sets, in order. The last one is filled up with the first sets again, at positions ≥ len(places)."""
     batches = -(-len(places) // feed.batch_size)
     filled = [places[i % len(places)] for i in range(batches * feed.batch_size)]
     return _batches(grain.MapDataset.source(filled), sources, feed, 0)
 
 
 def shape_of_step(feed: Feed, step: int) -> Shape:
-    """The shape of all pairs of a batch."""
+    """The shape of all views of a batch."""
     return feed.shapes[int(np.random.default_rng((feed.seed, step)).integers(len(feed.shapes)))]
 
 
 class _Loaded(NamedTuple):
-    """A pair at its position, or why it could not be read."""
+    """A set at its position, or why it could not be read."""
 
     position: int
     scene: int
-    pair: Pair | None
+    views: ViewSet | None
     skipped: tuple[tuple[str, str], ...]
     failure: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Reads the pair of a position; grain sends it to its workers."""
+    """Reads the set of a position; grain sends it to its workers."""
 
     sources: Sources
     feed: Feed
@@ -147,25 +157,25 @@ class _Load:
             return _Loaded(position, index, None, (), None)
         shape = shape_of_step(self.feed, position // self.feed.batch_size)
         skipped: list[tuple[str, str]] = []
-        # Replacements are drawn at random: neighbours of a pair in a damaged sequence would be damaged as well.
+        # Replacements are drawn at random: neighbours of a set in a damaged sequence would be damaged as well.
         draws = np.random.default_rng((self.feed.seed, position))
         for _ in range(_ATTEMPTS):
             try:
-                pair = source.load(index, shape, draws if self.feed.crop_jitter else None)
-                return _Loaded(position, NOT_RENDERED, pair, tuple(skipped), None)
-            except UnreadablePair as error:
+                views = source.load(index, shape, draws if self.feed.crop_jitter else None)
+                return _Loaded(position, NOT_RENDERED, views, tuple(skipped), None)
+            except UnreadableSet as error:
                 skipped.append((printable(source.name), str(error)))
                 if self.feed.unreadable == "fail":
                     return _Loaded(position, NOT_RENDERED, None, (), f"{error} (--unreadable skip continues without it)")
                 index = int(draws.integers(len(source)))
-        failure = f"{skipped[-1][0]}: {_ATTEMPTS} pairs in a row could not be read, the last because {skipped[-1][1]}"
+        failure = f"{skipped[-1][0]}: {_ATTEMPTS} {self.feed.things} in a row could not be read, the last because {skipped[-1][1]}"
         return _Loaded(position, NOT_RENDERED, None, (), failure)
 
 
 def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int) -> Generator[Delivery, None, None]:
-    """Reads the pairs at the places, in order, and batches them."""
+    """Reads the sets at the places, in order, and batches them."""
     if feed.batch_size % feed.hosts:
-        raise OptionError(f"a batch of {feed.batch_size} pairs does not divide among {feed.hosts} hosts")
+        raise OptionError(f"a batch of {feed.batch_size} {feed.things} does not divide among {feed.hosts} hosts")
     loaded = places.map_with_index(_Load(sources, feed))
     parts = loaded.batch(feed.batch_size // feed.hosts, drop_remainder=True, batch_fn=functools.partial(_collate, feed))
     own = parts[feed.host + start * feed.hosts :: feed.hosts]
@@ -195,21 +205,21 @@ def _place(number: int, index: int) -> Place:
 
 
 def _collate(feed: Feed, loaded: Sequence[_Loaded]) -> Delivery | str:
-    """A batch of pairs, or why there is none: grain would wrap an exception in one of its own and bury the message."""
+    """A batch of sets, or why there is none: grain would wrap an exception in one of its own and bury the message."""
     failures = [item.failure for item in loaded if item.failure]
     if failures:
         return failures[0]
     shape = shape_of_step(feed, loaded[0].position // feed.batch_size)
-    pair = None
+    views = None
     if any(spec.kind != SYNTHETIC for spec in feed.specs):
         placeholder = View(
             np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32), np.eye(3, dtype=np.float32), np.eye(4, dtype=np.float32)
         )
-        pairs = [item.pair or Pair(placeholder, placeholder) for item in loaded]
-        pair = Pair(*(View(*(np.stack(arrays) for arrays in zip(*views, strict=True))) for views in zip(*pairs, strict=True)))
+        sets = [item.views or (placeholder,) * feed.views for item in loaded]
+        views = tuple(View(*(np.stack(arrays) for arrays in zip(*of_view, strict=True))) for of_view in zip(*sets, strict=True))
     positions = np.array([item.position for item in loaded], np.uint32)
     scenes = np.array([item.scene for item in loaded], np.int32)
-    return Delivery(Batch(positions, scenes, pair), shape, tuple(skip for item in loaded for skip in item.skipped))
+    return Delivery(Batch(positions, scenes, views), shape, tuple(skip for item in loaded for skip in item.skipped))
 
 
 def prepare_worker(worker: int, workers: int) -> None:

@@ -1,4 +1,7 @@
-"""What travels through this floor: a pair of views with depth and cameras, and a batch of pairs. No JAX: loader processes import this."""
+"""What travels through this floor: sets of views with depth and cameras, and batches of sets. No JAX: loader processes import this.
+
+A pair is a set of two views.
+"""
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -13,7 +16,7 @@ Split: TypeAlias = Literal["train", "val"]
 """What is trained on, and what is held out for validation."""
 
 NOT_RENDERED = -1
-"""`Batch.scene` of a pair that comes from files."""
+"""`Batch.scene` of a set that comes from files."""
 
 Array: TypeAlias = Any
 """NumPy's on the host, JAX's on the device; not written out, because that would import JAX."""
@@ -33,15 +36,12 @@ class View(NamedTuple):
     cam2world: Float[Array, "*B 4 4"]
 
 
-class Pair(NamedTuple):
-    """Two views of one scene, in one world and one unit."""
-
-    view1: View
-    view2: View
+ViewSet: TypeAlias = tuple[View, ...]
+"""Views of one scene, in one world and one unit."""
 
 
-class UnreadablePair(Exception):
-    """A pair whose files are missing, damaged or unusable. The message names the file and what is wrong with it.
+class UnreadableSet(Exception):
+    """A set whose files are missing, damaged or unusable. The message names the file and what is wrong with it.
 
     It is one printable line, whatever the file's name or a library's error holds: it is written to lists that are read line by line.
     """
@@ -51,16 +51,16 @@ class UnreadablePair(Exception):
 
 
 class Batch(NamedTuple):
-    """B pairs as the loader hands them to the device, which renders scenes and jitters colours.
+    """B sets as the loader hands them to the device, which renders scenes and jitters colours.
 
-    `position` (B,) is each pair's place in the endless sequence that the seed determines; a pair's random draws depend on the seed
-    and this alone. `scene` (B,) is the index of a rendered scene, or NOT_RENDERED for a pair of files. `pair` holds arrays
+    `position` (B,) is each set's place in the endless sequence that the seed determines; a set's random draws depend on the seed
+    and this alone. `scene` (B,) is the index of a rendered scene, or NOT_RENDERED for a set of files. `views` hold arrays
     (B, …), placeholders where a scene is to be rendered; it is None where no source reads files.
     """
 
     position: UInt32[Array, " B"]
     scene: Int32[Array, " B"]
-    pair: Pair | None
+    views: ViewSet | None
 
 
 def training_scenes() -> range:

@@ -1,4 +1,4 @@
-"""Where pairs come from: sources and their weights, as `--data` gives them. No JAX: loader processes import this.
+"""Where sets of views come from: sources and their weights, as `--data` gives them. No JAX: loader processes import this.
 
 [WEIGHT*]synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH]    [WEIGHT*]co3d:DIR    [WEIGHT*]blendedmvs:DIR    [WEIGHT*]pairs:DIR
 """
@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from und3rstand_jax.data.files.file_pairs import KINDS
-from und3rstand_jax.data.synthetic.config import SyntheticConfig, parse_synthetic
+from und3rstand_jax.data.files.file_sets import KINDS
+from und3rstand_jax.data.synthetic.config import SyntheticConfig, check_views, parse_synthetic
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.files import in_home
 
@@ -21,28 +21,34 @@ _EXPECTED = f"{SYNTHETIC}, {', '.join(f'{kind}:DIR' for kind in KINDS)}, each wi
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """One source: a data set's folder `root`, or how `scenes` are rendered; `weight` is its share of the pairs, relative to the others'."""
+    """One source: a data set's folder `root`, or how `scenes` are rendered.
+
+    `weight` is its share of the sets, relative to the others'. `views` is how many views a set has, two in a pair.
+    """
 
     kind: str
     root: Path | None
     scenes: SyntheticConfig | None
     weight: float = 1.0
+    views: int = 2
 
     def __str__(self) -> str:
         return self.kind if self.root is None else f"{self.kind}:{self.root}"
 
 
-def parse_data(texts: Sequence[str], option: str = "--data") -> tuple[DataSpec, ...]:
+def parse_data(texts: Sequence[str], option: str = "--data", views: int = 2) -> tuple[DataSpec, ...]:
     """The sources that a repeatable option names; at most one of them synthetic.
 
     Args:
         texts: one source each.
         option: what messages call the option.
+        views: how many views a set has, in all sources.
 
     Raises:
-        OptionError: there is no source, a text does not name one, or several are synthetic.
+        OptionError: sets have fewer than two views; there is no source, a text does not name one, or several are synthetic.
     """
-    specs = tuple(_parse_source(text, option) for text in texts)
+    check_views(views)
+    specs = tuple(_parse_source(text, option, views) for text in texts)
     if not specs:
         raise OptionError(f"{option} names no source; expected {_EXPECTED}")
     if sum(spec.kind == SYNTHETIC for spec in specs) > 1:
@@ -55,7 +61,7 @@ def scenes_of(specs: Sequence[DataSpec]) -> SyntheticConfig | None:
     return next((spec.scenes for spec in specs if spec.scenes is not None), None)
 
 
-def _parse_source(text: str, option: str) -> DataSpec:
+def _parse_source(text: str, option: str, views: int) -> DataSpec:
     matched = re.fullmatch(r"(?:(?P<weight>[^*:]+)\*)?(?P<kind>[^:*]+)(?::(?P<rest>.*))?", text.strip(), re.DOTALL)
     if matched is None:
         raise OptionError(f"{option} {text!r} is not [WEIGHT*]KIND[:DIR]; expected {_EXPECTED}")
@@ -67,11 +73,11 @@ def _parse_source(text: str, option: str) -> DataSpec:
     if not 0 < weight < math.inf:
         raise OptionError(f"{option} {text!r}: expected a positive number as weight, found {matched['weight']!r}")
     if kind == SYNTHETIC:
-        return DataSpec(kind, None, parse_synthetic(rest or ""), weight)
+        return DataSpec(kind, None, parse_synthetic(rest or "", views), weight, views)
     if kind not in KINDS:
         raise OptionError(f"{option} {text!r}: there is no source {kind!r}; expected {_EXPECTED}")
     if rest and "\0" in rest:
         raise OptionError(f"{option} {text!r}: the name of a folder holds no null character")
     if not rest:
         raise OptionError(f"{option} {text!r} needs a folder: {kind}:DIR")
-    return DataSpec(kind, in_home(rest), None, weight)
+    return DataSpec(kind, in_home(rest), None, weight, views)

@@ -3,6 +3,8 @@
 A prediction without a unit needs a scale at least. What an alignment is allowed to change, the error does not see.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import jax
@@ -13,7 +15,6 @@ from jaxtyping import Array, Bool, Float
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.heads import Pointmap, length, split_axis
-from und3rstand_jax.model.output import pair
 
 Alignment: TypeAlias = Literal["none", "scale", "median", "similarity"]
 
@@ -21,34 +22,32 @@ ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 ALIGNMENT_MEANING: dict[Alignment, str] = {
     "none": "the prediction as it is, taken to be in the unit of the true points",
-    "scale": "both views' points divided by their joint mean distance to camera 1, as the true ones are (DUSt3R's loss)",
-    "median": "shifted along z by the median of both views, then scaled by the median distance to the median point (DUSt3R's test metric)",
-    "similarity": "moved, rotated and scaled by the one transformation of both views with the least squared distance (Umeyama 1991)",
+    "scale": "all views' points divided by their joint mean distance to camera 1, as the true ones are (DUSt3R's loss)",
+    "median": "shifted along z by the median of all views, then scaled by the median distance to the median point (DUSt3R's test metric)",
+    "similarity": "moved, rotated and scaled by the one transformation of all views with the least squared distance (Umeyama 1991)",
 }
 
 _LEAST = 1e-8
 
 
 def aligned_errors(
-    pred1: Pointmap, pred2: Pointmap, truth: Truth, unit: Float[Array, " B"], alignment: Alignment = "scale"
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Mean distance of each pair's points to the true ones, over a view's valid pixels, in units of the pair's mean distance to camera 1.
+    preds: Sequence[Pointmap], truth: Truth, unit: Float[Array, " B"], alignment: Alignment = "scale"
+) -> tuple[Float[Array, " B"], ...]:
+    """Mean distance of each set's points to the true ones, over a view's valid pixels, in units of the set's mean distance to camera 1.
 
-    One transformation is found for both views of a pair, from their valid pixels. NaN for a view without one; infinity for both views if
+    One transformation is found for all views of a set, from their valid pixels. NaN for a view without one; infinity for all views if
     a point in a valid pixel is not finite. Pure, for use under `jit`.
 
     Args:
-        pred1, pred2: both views' points in view 1's frame.
+        preds: every view's points in view 1's frame.
         truth: from `und3rstand_jax.geometry.loss.normalised_truth`.
-        unit: each pair's mean distance of true points to camera 1, by which `truth` was divided.
+        unit: each set's mean distance of true points to camera 1, by which `truth` was divided.
         alignment: see `ALIGNMENT_MEANING`.
     """
     if alignment == "scale":
-        return normalised_errors(pred1, pred2, truth)
+        return normalised_errors(preds, truth)
 
-    def of_pair(
-        points: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], truth: Truth, unit: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def of_set(points: tuple[Float[Array, "_H _W 3"], ...], truth: Truth, unit: Float[Array, ""]) -> tuple[Float[Array, ""], ...]:
         valid = jnp.concatenate([mask.reshape(-1) for mask in truth.valid])
         true = jnp.concatenate([jnp.stack(view, axis=-1).reshape(-1, 3) for view in truth.points])
         given = jnp.concatenate([view.reshape(-1, 3) for view in points])
@@ -56,21 +55,23 @@ def aligned_errors(
         given = jnp.where(valid[:, None] & jnp.isfinite(given), given, 0.0)
         laid = given / jnp.maximum(unit, _LEAST) if alignment == "none" else _laid_over(given, true, valid, alignment)
         distance = _norm(laid - true)
-        first = truth.valid[0].size
-        errors = (_mean(distance[part], valid[part]) for part in (slice(None, first), slice(first, None)))
-        return pair(jnp.where(usable, error, jnp.inf) for error in errors)
+        bounds = itertools.accumulate((mask.size for mask in truth.valid), initial=0)
+        errors = (_mean(distance[low:high], valid[low:high]) for low, high in itertools.pairwise(bounds))
+        return tuple(jnp.where(usable, error, jnp.inf) for error in errors)
 
-    return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), truth, unit)
+    return jax.vmap(of_set)(tuple(pred["pts3d"] for pred in preds), truth, unit)
 
 
-def shape_errors(pred1: Pointmap, pred2: Pointmap, truth: Truth, unit: Float[Array, " B"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+def shape_errors(preds: Sequence[Pointmap], truth: Truth, unit: Float[Array, " B"]) -> tuple[Float[Array, " B"], ...]:
     """The same of each view by itself, laid over its true points by a similarity of its own: its shape, wherever the view is placed.
 
-    In one alignment of both views a misplaced view 2 changes the scale, and with it view 1's error; here it does not.
+    In one alignment of all views a misplaced one changes the scale, and with it the others' errors; here it does not.
     """
-    one, two = truth.valid
-    alone = (truth._replace(valid=(one, jnp.zeros_like(two))), truth._replace(valid=(jnp.zeros_like(one), two)))
-    return pair(aligned_errors(pred1, pred2, of_view, unit, "similarity")[view] for view, of_view in enumerate(alone))
+
+    def alone(view: int) -> Truth:
+        return truth._replace(valid=tuple(mask if own == view else jnp.zeros_like(mask) for own, mask in enumerate(truth.valid)))
+
+    return tuple(aligned_errors(preds, alone(view), unit, "similarity")[view] for view in range(len(preds)))
 
 
 def _laid_over(

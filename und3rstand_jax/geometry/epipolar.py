@@ -110,7 +110,7 @@ def smallest_singular_value(matrix: Float[Array, "*B 3 3"]) -> Float[Array, "*B"
     return jnp.linalg.svd(matrix / jnp.maximum(norm, _LEAST), compute_uv=False)[..., -1]
 
 
-def seen_places(keys: Key[Array, " B"], targets: tuple[Target, Target], intrinsics2: Float[Array, "B 3 3"], count: int) -> SeenPlaces:
+def seen_places(keys: Key[Array, " B"], targets: tuple[Target, ...], intrinsics2: Float[Array, "B 3 3"], count: int) -> SeenPlaces:
     """Up to `count` pixels of view 1 that view 2 sees too, drawn at random without replacement, and where they are in view 2.
 
     A point is seen where its true depth in view 2 is that of view 2's surface at the nearest pixel, to 2 %, as in
@@ -135,7 +135,8 @@ def seen_places(keys: Key[Array, " B"], targets: tuple[Target, Target], intrinsi
         here, there = (jnp.asarray(normalised_places(places, size)) for places, size in pixels)
         return SeenPlaces(here, there, known)
 
-    return jax.vmap(of_pair)(keys, *targets, intrinsics2)
+    one, two = targets
+    return jax.vmap(of_pair)(keys, one, two, intrinsics2)
 
 
 def _projected(one: Target, two: Target, intrinsics: Float[Array, "3 3"]) -> tuple[Float[Array, "H W 2"], Bool[Array, "H W"]]:

@@ -1,11 +1,14 @@
 """DUSt3R's training loss and its shift- and scale-invariant test metric (Wang et al., CVPR 2024, section 3.3).
 
-Both compare the two pointmaps of a pair with ground truth, over valid pixels only; what an invalid pixel holds, NaN included, has no
-influence on value or gradient. All functions are pure and run under `jit`, `vmap` and `grad`; the two views may differ in size.
+Both compare the pointmaps of a set of views with ground truth, over valid pixels only; what an invalid pixel holds, NaN included, has no
+influence on value or gradient. DUSt3R's sets are pairs; for more views everything that it takes over both views, such as the scale, is
+taken over all. All functions are pure and run under `jit`, `vmap` and `grad`; the views may differ in size.
 
 The training loss is computed on planes, one array a coordinate, of pixels in any order: it is a sum over them.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,17 +18,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from und3rstand_jax.model.heads import Plane, Planes, Pointmap, length, planes_of, split_axis
-from und3rstand_jax.model.output import pair
 
 CONFIDENCE_WEIGHT = 0.2  # α of the confidence term
 _LEAST_SCALE = 1e-8
 _SCALE_RANGE = (1e-3, 1e3)
 
-Points = tuple[Float[Array, "B H1 W1 3"], Float[Array, "B H2 W2 3"]]
-"""The points of both views."""
+Points = tuple[Float[Array, "B _H _W 3"], ...]
+"""The points of every view."""
 
-Valid = tuple[Bool[Array, "B H1 W1"], Bool[Array, "B H2 W2"]]
-"""Which pixels of both views have a true point."""
+Valid = tuple[Bool[Array, "B _H _W"], ...]
+"""Which pixels of every view have a true point."""
 
 
 class Target(NamedTuple):
@@ -39,14 +41,21 @@ class Target(NamedTuple):
     valid: Bool[Array, "B H W"]
 
 
-class PairLoss(NamedTuple):
-    """A loss over a batch of pairs: its total, and each view's means over the batch's valid pixels."""
+Targets = tuple[Target, ...]
+"""Ground truth of every view, in one world and one unit."""
+
+
+class SetLoss(NamedTuple):
+    """A loss over a batch of sets: its total, which is the sum over views, and of each view the means over the batch's valid pixels."""
 
     total: Float[Array, ""]
-    view1: Float[Array, ""]
-    view2: Float[Array, ""]
-    regression1: Float[Array, ""]
-    regression2: Float[Array, ""]
+    views: tuple[Float[Array, ""], ...]
+    regressions: tuple[Float[Array, ""], ...]
+
+    def named(self) -> dict[str, Float[Array, "..."]]:
+        """Its parts as logs call them: `total`, `view1`, `view2`, …, `regression1`, …"""
+        by_view = {f"view{view}": value for view, value in enumerate(self.views, start=1)}
+        return {"total": self.total, **by_view, **{f"regression{view}": value for view, value in enumerate(self.regressions, start=1)}}
 
 
 Coordinates = tuple[Plane, Plane, Plane]
@@ -55,92 +64,97 @@ Coordinates = tuple[Plane, Plane, Plane]
 Mask = Bool[Array, "B ..."]
 """Which of one view's pixels have a true point."""
 
+Counts = tuple[Float[Array, ""], ...]
+"""Of each view, how many valid pixels it has in a batch: what its loss is a mean over."""
+
 
 class Truth(NamedTuple):
-    """What predictions are compared with: both views' points in view 1's frame, jointly normalised, 0 where invalid.
+    """What predictions are compared with: all views' points in view 1's frame, jointly normalised, 0 where invalid.
 
     Every leaf is an array of one view's pixels, (B, H, W) from `normalised_truth`: mapped over the tree, a change of their order or shape
     reorders them all.
     """
 
-    points: tuple[Coordinates, Coordinates]
-    valid: tuple[Mask, Mask]
+    points: tuple[Coordinates, ...]
+    valid: tuple[Mask, ...]
 
 
-class PairSums(NamedTuple):
+class SetSums(NamedTuple):
     """Each view's loss and distance, summed over valid pixels: the sums of micro-batches add up to the batch's."""
 
-    view1: Float[Array, ""]
-    view2: Float[Array, ""]
-    regression1: Float[Array, ""]
-    regression2: Float[Array, ""]
+    views: tuple[Float[Array, ""], ...]
+    regressions: tuple[Float[Array, ""], ...]
+
+    @classmethod
+    def zeros(cls, views: int, shape: tuple[int, ...] = ()) -> "SetSums":
+        """Sums of nothing; with a shape, of many at once."""
+        return cls(*((jnp.zeros(shape, jnp.float32),) * views for _ in cls._fields))
 
 
-def confidence_loss(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> PairLoss:
+def confidence_loss(preds: Sequence[Pointmap], targets: Targets) -> SetLoss:
     """Confidence-weighted regression with joint normalisation.
 
-    Predictions (both in view 1's frame) and ground truth are each divided by the mean distance to the origin over the valid pixels of
-    both views. A view's loss is the mean of conf·ℓ − 0.2·log(conf), ℓ the distance of a predicted point to the true one.
+    Predictions (all in view 1's frame) and ground truth are each divided by the mean distance to the origin over the valid pixels of
+    all views. A view's loss is the mean of conf·ℓ − 0.2·log(conf), ℓ the distance of a predicted point to the true one.
     """
-    sums = confidence_sums(planes_of(pred1), planes_of(pred2), normalised_truth(target1, target2))
-    return mean_loss(sums, valid_counts(target1, target2))
+    return mean_loss(confidence_sums(tuple(map(planes_of, preds)), normalised_truth(targets)), valid_counts(targets))
 
 
-def normalised_truth(target1: Target, target2: Target) -> Truth:
+def normalised_truth(targets: Targets) -> Truth:
     """The ground truth's side of `confidence_loss`, which is the same for every prediction of a batch."""
-    valid = (target1.valid, target2.valid)
-    return Truth(_normalised(pair(_coordinates(points) for points in in_camera1(target1, target2)), valid), valid)
+    valid = tuple(target.valid for target in targets)
+    return Truth(_normalised(tuple(_coordinates(points) for points in in_camera1(targets)), valid), valid)
 
 
-def valid_counts(target1: Target, target2: Target) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def valid_counts(targets: Targets) -> Counts:
     """How many valid pixels each view has in the batch: the counts of micro-batches add up to the batch's."""
-    return jnp.sum(target1.valid).astype(jnp.float32), jnp.sum(target2.valid).astype(jnp.float32)
+    return tuple(jnp.sum(target.valid).astype(jnp.float32) for target in targets)
 
 
-def confidence_sums(pred1: Planes, pred2: Planes, truth: Truth) -> PairSums:
+def confidence_sums(preds: Sequence[Planes], truth: Truth) -> SetSums:
     """The sums over pixels from which `mean_loss` computes `confidence_loss`.
 
     The pixels of predictions and truth are in the same order and shape. Predictions must have a confidence.
     """
-    assert pred1.conf is not None and pred2.conf is not None, "the loss is weighted by the confidence"
-    points = _normalised(pair(_masked_planes(pred, mask) for pred, mask in zip((pred1, pred2), truth.valid, strict=True)), truth.valid)
+    points = _normalised(tuple(_masked_planes(pred, mask) for pred, mask in zip(preds, truth.valid, strict=True)), truth.valid)
     losses, regressions = [], []
-    for conf, ours, true, mask in zip((pred1.conf, pred2.conf), points, truth.points, truth.valid, strict=True):
+    for pred, ours, true, mask in zip(preds, points, truth.points, truth.valid, strict=True):
         distance = length(*(a - b for a, b in zip(ours, true, strict=True)))
-        confidence = jnp.where(mask, conf, 1.0)
+        assert pred.conf is not None, "the loss is weighted by the confidence"
+        confidence = jnp.where(mask, pred.conf, 1.0)
         losses.append(_sum(confidence * distance - CONFIDENCE_WEIGHT * jnp.log(confidence), mask))
         regressions.append(_sum(distance, mask))
-    return PairSums(*losses, *regressions)
+    return SetSums(tuple(losses), tuple(regressions))
 
 
-def mean_loss(sums: PairSums, counts: tuple[Float[Array, ""], Float[Array, ""]]) -> PairLoss:
+def mean_loss(sums: SetSums, counts: Counts) -> SetLoss:
     """The loss of a batch from its sums and counts; a view without valid pixels adds 0."""
-    views = [jnp.maximum(count, 1.0) for count in (*counts, *counts)]
-    means = [total / count for total, count in zip(sums, views, strict=True)]
-    return PairLoss(means[0] + means[1], *means)
+    least = [jnp.maximum(count, 1.0) for count in counts]
+    views, regressions = (tuple(total / count for total, count in zip(totals, least, strict=True)) for totals in sums)
+    return SetLoss(functools.reduce(jnp.add, views), views, regressions)
 
 
-def invariant_error(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> PairLoss:
+def invariant_error(preds: Sequence[Pointmap], targets: Targets) -> SetLoss:
     """The test metric: mean distance after removing shift along z and scale, in the ground truth's unit.
 
-    z is taken relative to its median over both views' valid points, and the prediction is scaled so that the median distance of its
+    z is taken relative to its median over all views' valid points, and the prediction is scaled so that the median distance of its
     points to their component-wise median is the ground truth's.
     """
-    valid = (target1.valid, target2.valid)
-    truth = _shifted(in_camera1(target1, target2), valid)
-    points = _shifted(_masked((pred1["pts3d"], pred2["pts3d"]), valid), valid)
+    valid = tuple(target.valid for target in targets)
+    truth = _shifted(in_camera1(targets), valid)
+    points = _shifted(_masked(tuple(pred["pts3d"] for pred in preds), valid), valid)
     factor = _spread(truth, valid) / jnp.clip(_spread(points, valid), *_SCALE_RANGE)
     factor = factor[:, None, None, None]
-    errors = [
+    errors = tuple(
         _sum(_norm(ours * factor - true), mask) / jnp.maximum(jnp.sum(mask), 1)
         for ours, true, mask in zip(points, truth, valid, strict=True)
-    ]
-    return PairLoss(errors[0] + errors[1], *errors, *errors)
+    )
+    return SetLoss(functools.reduce(jnp.add, errors), errors, errors)
 
 
-def in_camera1(target1: Target, target2: Target) -> Points:
-    """Both views' true points in the frame of view 1's camera; 0 where invalid."""
-    rotation, origin = target1.cam2world[:, :3, :3], target1.cam2world[:, :3, 3]
+def in_camera1(targets: Targets) -> Points:
+    """All views' true points in the frame of view 1's camera; 0 where invalid."""
+    rotation, origin = targets[0].cam2world[:, :3, :3], targets[0].cam2world[:, :3, 3]
 
     def moved(target: Target) -> Float[Array, "B H W 3"]:
         points = jnp.where(target.valid[..., None], target.pts3d, 0.0) - origin[:, None, None]
@@ -148,11 +162,11 @@ def in_camera1(target1: Target, target2: Target) -> Points:
         in_camera = jnp.einsum("bji,bhwj->bhwi", rotation, points, precision=lax.Precision.HIGHEST)
         return jnp.where(target.valid[..., None], in_camera, 0.0)
 
-    return moved(target1), moved(target2)
+    return tuple(map(moved, targets))
 
 
 def _masked(points: Points, valid: Valid) -> Points:
-    return pair(jnp.where(mask[..., None], p, 0.0) for p, mask in zip(points, valid, strict=True))
+    return tuple(jnp.where(mask[..., None], p, 0.0) for p, mask in zip(points, valid, strict=True))
 
 
 def _coordinates(points: Float[Array, "B H W 3"]) -> Coordinates:
@@ -165,35 +179,35 @@ def _masked_planes(pred: Planes, valid: Mask) -> Coordinates:
     return x, y, z
 
 
-def _normalised(points: tuple[Coordinates, Coordinates], valid: tuple[Array, Array]) -> tuple[Coordinates, Coordinates]:
-    """Points over their mean distance to the origin, over both views of each pair; invalid ones are 0 and add nothing."""
-    total = sum(_sum_of_pair(length(*view)) for view in points)
-    count = sum(_sum_of_pair(mask.astype(jnp.float32)) for mask in valid)
+def _normalised(points: tuple[Coordinates, ...], valid: tuple[Mask, ...]) -> tuple[Coordinates, ...]:
+    """Points over their mean distance to the origin, over all views of each set; invalid ones are 0 and add nothing."""
+    total = sum(_sum_of_set(length(*view)) for view in points)
+    count = sum(_sum_of_set(mask.astype(jnp.float32)) for mask in valid)
     scale = jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)
-    return pair(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
+    return tuple(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
 
 
-def _sum_of_pair(values: Plane) -> Float[Array, " B"]:
+def _sum_of_set(values: Plane) -> Float[Array, " B"]:
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 def _shifted(points: Points, valid: Valid) -> Points:
-    """Points with the median z of both views at 0."""
-    median = _median(_joined(pair(p[..., 2] for p in points)), _joined(valid))
+    """Points with the median z of all views at 0."""
+    median = _median(_joined(tuple(p[..., 2] for p in points)), _joined(valid))
     shift = jnp.stack([jnp.zeros_like(median), jnp.zeros_like(median), median], axis=-1)[:, None, None]
-    return points[0] - shift, points[1] - shift
+    return tuple(view - shift for view in points)
 
 
 def _spread(points: Points, valid: Valid) -> Float[Array, " B"]:
-    """Median distance of a pair's valid points to their component-wise median."""
+    """Median distance of a set's valid points to their component-wise median."""
     mask = _joined(valid)
-    coordinates = [_joined(pair(p[..., axis] for p in points)) for axis in range(3)]
+    coordinates = [_joined(tuple(p[..., axis] for p in points)) for axis in range(3)]
     centred = jnp.stack([values - _median(values, mask)[:, None] for values in coordinates], axis=-1)
     return _median(_norm(centred), mask)
 
 
-def _joined(views: tuple[Shaped[Array, "B H1 W1"], Shaped[Array, "B H2 W2"]]) -> Shaped[Array, "B H1*W1+H2*W2"]:
-    """The pixels of both views of each pair in one row."""
+def _joined(views: tuple[Shaped[Array, "B _H _W"], ...]) -> Shaped[Array, "B _N"]:
+    """The pixels of all views of each set in one row."""
     return jnp.concatenate([view.reshape(len(view), -1) for view in views], axis=1)
 
 

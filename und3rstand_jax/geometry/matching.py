@@ -56,7 +56,7 @@ def mutual_matches(
     return np.stack([columns1, rows1], axis=-1), np.stack([columns2, rows2], axis=-1)
 
 
-def correspondences(views: tuple[ViewGeometry, ViewGeometry], true_places: Float[np.ndarray, "H1 W1 2"] | None = None) -> Correspondences:
+def correspondences(views: tuple[ViewGeometry, ...], true_places: Float[np.ndarray, "H1 W1 2"] | None = None) -> Correspondences:
     """A layer's mutual matches and, given where view 1's pixels are in view 2 (`true_places`), how many pixels they are off."""
     return matched(*mutual_matches(views[0].points, views[1].points), true_places)
 
@@ -72,7 +72,7 @@ def matched(
 
 
 def true_places(
-    truth: tuple[ViewTruth, ViewTruth], true_pose: Float[np.ndarray, "4 4"], intrinsics2: Float[np.ndarray, "3 3"]
+    truth: tuple[ViewTruth, ...], true_pose: Float[np.ndarray, "4 4"], intrinsics2: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "H1 W1 2"]:
     """Where in view 2, (x, y), each pixel of view 1 is: its true point projected into view 2's camera.
 

@@ -1,10 +1,11 @@
-"""Errors of predicted pointmaps, of each pair on its own, so that how pairs are batched changes no figure.
+"""Errors of predicted pointmaps, of each set of views on its own, so that how sets are batched changes no figure.
 
 Whatever an invalid pixel holds, NaN included, changes nothing. A view without a valid pixel has the error NaN, to be left out of
-averages. A pair whose prediction is not finite in a valid pixel (or too large to be squared) has the error infinity in both views, which
+averages. A set whose prediction is not finite in a valid pixel (or too large to be squared) has the error infinity in all views, which
 must not be left out.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,19 +14,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
-from und3rstand_jax.geometry.loss import Points, Target, Truth, confidence_sums, in_camera1, invariant_error, normalised_truth
+from und3rstand_jax.geometry.loss import Points, Target, Targets, Truth, confidence_sums, in_camera1, invariant_error, normalised_truth
 from und3rstand_jax.model.heads import Pointmap, planes_of
-from und3rstand_jax.model.output import pair
 
 _LEAST = 1e-8
 
 
 class ViewErrors(NamedTuple):
-    """Errors of one view, for each pair.
+    """Errors of one view, for each set.
 
     `invariant` is the test metric (`geometry.loss.invariant_error`) in the ground truth's unit. `relative_mean` and `relative_median`,
     over the view's valid pixels, are of ‖s·p − g‖ / ‖g‖: predicted point p and true point g in the frame of view 1's camera, s the ratio of
-    their mean distances to the origin over both views' valid pixels, as in training.
+    their mean distances to the origin over all views' valid pixels, as in training.
     """
 
     invariant: Float[Array, " B"]
@@ -33,48 +33,44 @@ class ViewErrors(NamedTuple):
     relative_median: Float[Array, " B"]
 
 
-def pair_errors(pred1: Pointmap, pred2: Pointmap, target1: Target, target2: Target) -> tuple[ViewErrors, ViewErrors]:
-    """The errors of both views of each pair. Pure, for use under `jit`; the views may differ in size."""
-    return jax.vmap(_errors_of_pair)(pred1["pts3d"], pred2["pts3d"], target1, target2)
+def set_errors(preds: Sequence[Pointmap], targets: Targets) -> tuple[ViewErrors, ...]:
+    """The errors of every view of each set. Pure, for use under `jit`; the views may differ in size."""
+    return jax.vmap(_errors_of_set)(tuple(pred["pts3d"] for pred in preds), targets)
 
 
-def normalised_errors(pred1: Pointmap, pred2: Pointmap, truth: Truth) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Each pair's normalised point error of both views: the regression part of DUSt3R's loss (Wang et al., CVPR 2024, section 3.2).
+def normalised_errors(preds: Sequence[Pointmap], truth: Truth) -> tuple[Float[Array, " B"], ...]:
+    """Each set's normalised point error of every view: the regression part of DUSt3R's loss (Wang et al., CVPR 2024, section 3.2).
 
-    Both views' points are divided by their mean distance to the origin over both views' valid pixels, as those of `truth` are; the error
-    is the mean distance between the two over a view's valid pixels. NaN for a view without one; infinity for both views if a point in a
+    All views' points are divided by their mean distance to the origin over all views' valid pixels, as those of `truth` are; the error
+    is the mean distance between the two over a view's valid pixels. NaN for a view without one; infinity for all views if a point in a
     valid pixel is not finite. Pure, for use under `jit`.
     """
 
-    def of_pair(points: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], truth: Truth) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def of_set(points: tuple[Float[Array, "_H _W 3"], ...], truth: Truth) -> tuple[Float[Array, ""], ...]:
         points, truth = jax.tree.map(lambda leaf: leaf[None], (points, truth))
         # The regression, which alone is read here, does not depend on the confidence.
         planes = [planes_of(Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1], jnp.float32))) for view in points]
-        sums = confidence_sums(planes[0], planes[1], truth)
+        sums = confidence_sums(planes, truth)
         finite = [jnp.isfinite(plane) | ~mask for view, mask in zip(planes, truth.valid, strict=True) for plane in view.points]
         usable = jnp.all(jnp.stack([jnp.all(known) for known in finite]))
         counts = [jnp.sum(mask) for mask in truth.valid]
-        errors = (
-            jnp.where(count > 0, total / count, jnp.nan) for total, count in zip((sums.regression1, sums.regression2), counts, strict=True)
-        )
-        return pair(jnp.where(usable, error, jnp.inf) for error in errors)
+        errors = (jnp.where(count > 0, total / count, jnp.nan) for total, count in zip(sums.regressions, counts, strict=True))
+        return tuple(jnp.where(usable, error, jnp.inf) for error in errors)
 
-    return jax.vmap(of_pair)((pred1["pts3d"], pred2["pts3d"]), truth)
+    return jax.vmap(of_set)(tuple(pred["pts3d"] for pred in preds), truth)
 
 
-def mean_distance(target1: Target, target2: Target) -> Float[Array, " B"]:
-    """Each pair's mean distance of true points to view 1's camera, over both views' valid pixels, in the ground truth's unit."""
-    return jax.vmap(_mean_norm)(in_camera1(target1, target2), (target1.valid, target2.valid))
+def mean_distance(targets: Targets) -> Float[Array, " B"]:
+    """Each set's mean distance of true points to view 1's camera, over all views' valid pixels, in the ground truth's unit."""
+    return jax.vmap(_mean_norm)(in_camera1(targets), tuple(target.valid for target in targets))
 
 
-def _errors_of_pair(
-    points1: Float[Array, "H1 W1 3"], points2: Float[Array, "H2 W2 3"], target1: Target, target2: Target
-) -> tuple[ViewErrors, ViewErrors]:
-    valid = (target1.valid, target2.valid)
-    (one, two), batch = jax.tree.map(lambda leaf: leaf[None], ((points1, points2), (target1, target2)))
-    metric = invariant_error({"pts3d": one}, {"pts3d": two}, *batch)
-    truth = pair(view[0] for view in in_camera1(*batch))
-    preds = pair(jnp.where(mask[..., None], view, 0.0) for view, mask in zip((points1, points2), valid, strict=True))
+def _errors_of_set(points: tuple[Float[Array, "_H _W 3"], ...], targets: Targets) -> tuple[ViewErrors, ...]:
+    valid = tuple(target.valid for target in targets)
+    batch_points, batch = jax.tree.map(lambda leaf: leaf[None], (points, targets))
+    metric = invariant_error(tuple(Pointmap(pts3d=view) for view in batch_points), batch)
+    truth = tuple(view[0] for view in in_camera1(batch))
+    preds = tuple(jnp.where(mask[..., None], view, 0.0) for view, mask in zip(points, valid, strict=True))
     distance = _mean_norm(preds, valid)
     scale = _mean_norm(truth, valid) / jnp.maximum(distance, _LEAST)
 
@@ -90,45 +86,43 @@ def _errors_of_pair(
         usable = (count > 0) & jnp.isfinite(distance)
         return ViewErrors(*(jnp.where(usable, error, failure) for error in (invariant, mean, median)))
 
-    return pair(map(view_errors, (metric.view1, metric.view2), preds, truth, valid))
+    return tuple(map(view_errors, metric.views, preds, truth, valid))
 
 
-def _mean_norm(
-    points: tuple[Float[Array, "H1 W1 3"], Float[Array, "H2 W2 3"]], valid: tuple[Bool[Array, "H1 W1"], Bool[Array, "H2 W2"]]
-) -> Float[Array, ""]:
-    """Mean distance to the origin of one pair's valid points; invalid ones are 0 and add nothing."""
+def _mean_norm(points: tuple[Float[Array, "_H _W 3"], ...], valid: tuple[Bool[Array, "_H _W"], ...]) -> Float[Array, ""]:
+    """Mean distance to the origin of one set's valid points; invalid ones are 0 and add nothing."""
     total = sum(jnp.sum(jnp.linalg.norm(view, axis=-1)) for view in points)
     return jnp.asarray(total) / jnp.maximum(sum(jnp.sum(mask) for mask in valid), 1)
 
 
-def point_errors(views: tuple[ViewGeometry, ViewGeometry], reference: tuple[ViewTruth, ViewTruth]) -> tuple[float, float]:
+def point_errors(views: tuple[ViewGeometry, ...], reference: tuple[ViewTruth, ...]) -> tuple[float, ...]:
     """Mean distance of each view's points to the reference's, over the pixels where the reference is known.
 
-    As `normalised_errors`: the error has no unit and does not depend on scale. A view without a known pixel has the error NaN; both
+    As `normalised_errors`: the error has no unit and does not depend on scale. A view without a known pixel has the error NaN; all
     views have the error infinity if a point in a known pixel is not finite.
     """
     # The points are in view 1's frame already, so its camera stands at the origin.
     camera = jnp.eye(4, dtype=jnp.float32)[None]
-    targets = pair(Target(jnp.asarray(true.points)[None], camera, jnp.asarray(true.valid)[None]) for true in reference)
-    return pair(float(error[0]) for error in _errors(pair(jnp.asarray(view.points)[None] for view in views), targets))
+    targets = tuple(Target(jnp.asarray(true.points)[None], camera, jnp.asarray(true.valid)[None]) for true in reference)
+    return tuple(float(error[0]) for error in _errors(tuple(jnp.asarray(view.points)[None] for view in views), targets))
 
 
 @jax.jit
-def _errors(points: Points, targets: tuple[Target, Target]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    return normalised_errors(Pointmap(pts3d=points[0]), Pointmap(pts3d=points[1]), normalised_truth(*targets))
+def _errors(points: Points, targets: tuple[Target, ...]) -> tuple[Float[Array, " B"], ...]:
+    return normalised_errors(tuple(Pointmap(pts3d=view) for view in points), normalised_truth(targets))
 
 
-def mean_point_distance(views: tuple[ViewGeometry, ViewGeometry]) -> float:
-    """Mean distance of both views' finite points to view 1's camera: the unit of a pair of pointmaps. NaN without a finite point."""
+def mean_point_distance(views: tuple[ViewGeometry, ...]) -> float:
+    """Mean distance of all views' finite points to view 1's camera: the unit of a set of pointmaps. NaN without a finite point."""
     points = np.concatenate([view.points.reshape(-1, 3) for view in views]).astype(np.float64)
     finite = points[np.isfinite(points).all(axis=-1)]
     return max(float(np.linalg.norm(finite, axis=-1).mean()), _LEAST) if len(finite) else np.nan
 
 
-def mean_displacements(views: tuple[ViewGeometry, ViewGeometry], before: tuple[ViewGeometry, ViewGeometry]) -> tuple[float, float]:
+def mean_displacements(views: tuple[ViewGeometry, ...], before: tuple[ViewGeometry, ...]) -> tuple[float, ...]:
     """How far each view's points have moved: their mean distance to the same pixels' points before, over `mean_point_distance(before)`.
 
-    Neither pair is rescaled: points that all move away from the camera have moved. Counted are pixels whose earlier points are finite:
+    Neither set is rescaled: points that all move away from the camera have moved. Counted are pixels whose earlier points are finite:
     a view without one has NaN, and a view infinity where one of them is not finite any more.
     """
     unit = mean_point_distance(before)
@@ -140,4 +134,4 @@ def mean_displacements(views: tuple[ViewGeometry, ViewGeometry], before: tuple[V
             return np.inf if len(points) else np.nan
         return float(np.linalg.norm(points - start, axis=-1).mean()) / unit
 
-    return pair(map(moved, views, before))
+    return tuple(map(moved, views, before))

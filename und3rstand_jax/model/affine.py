@@ -21,7 +21,7 @@ class Affine(NamedTuple):
     shift: Numbers
 
 
-ViewAffines: TypeAlias = tuple[Affine | None, Affine | None]
+ViewAffines: TypeAlias = tuple[Affine | None, ...]
 """Of each view, None where it is not edited."""
 
 SiteEdits: TypeAlias = dict[str, ViewAffines]
@@ -49,5 +49,5 @@ def as_one_batch(views: Sequence[Affine | None], batch: int) -> Affine | None:
         axes = np.broadcast_shapes(*(part.shape[1:] for part in parts))
         return jnp.concatenate([jnp.broadcast_to(part, (batch, *axes)) for part in parts])
 
-    both = [affine or neutral_like(some) for affine in views]
-    return Affine(joined([affine.scale for affine in both]), joined([affine.shift for affine in both]))
+    every = [affine or neutral_like(some) for affine in views]
+    return Affine(joined([affine.scale for affine in every]), joined([affine.shift for affine in every]))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import jax
@@ -17,13 +17,12 @@ from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.head_choice import HeadChoice, choose_heads
-from und3rstand_jax.model.images import as_view
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.images import as_views
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.site_edits import resolve_edits
 from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.model.start import as_start, token_grids
-from und3rstand_jax.support.errors import OptionError
 
 Image = jax.Array | npt.ArrayLike
 """A batch of images in anything NumPy reads, a torch tensor for example."""
@@ -57,14 +56,13 @@ class Backbone:
 
     def __call__(
         self,
-        view1: Image | None = None,
-        view2: Image | None = None,
+        *views: Image,
         capture: str | Iterable[str] | None = None,
         head: HeadChoice | None = None,
         edits: Edits | SiteEdits | None = None,
         start: BackboneOutput | None = None,
     ) -> BackboneOutput:
-        """Runs both views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1]; see `DUSt3R.__call__`, also for what it raises.
+        """Runs all views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1] each; see `DUSt3R.__call__`, also for what it raises.
 
         By default it captures the probed layers and runs no head; a backbone without probes runs all of its heads. Other places and
         numbers at the same sites run the same compiled program.
@@ -74,27 +72,25 @@ class Backbone:
         if head is None:
             head = not self.probed_layers.layer_ids and bool(self.config.heads)
         captured = select_captures(capture, self.config)
-        one, two = (view if view is None or isinstance(view, jax.Array) else np.asarray(view) for view in (view1, view2))
+        images = tuple(view if isinstance(view, jax.Array) else np.asarray(view) for view in views)
         if edits is not None and not isinstance(edits, dict):
-            edits = self.resolve(edits, (one, two) if start is None else start)
+            edits = self.resolve(edits, images if start is None else start)
         heads = tuple(chosen.name for chosen in choose_heads(head, self.config))
-        return _apply(self.module, self.params, one, two, captured, heads, edits, start)
+        return _apply(self.module, self.params, images, captured, heads, edits, start)
 
-    def resolve(self, edits: Edits, inputs: tuple[Image | None, Image | None] | BackboneOutput) -> SiteEdits:
+    def resolve(self, edits: Edits, inputs: Sequence[Image] | BackboneOutput) -> SiteEdits:
         """Edits as the numbers that the compiled program takes, for images like these or for a start.
 
         Raises:
             LayerError, EditError: as from `und3rstand_jax.model.site_edits.resolve_edits`.
-            ImageError, OptionError: these are no images, or one is missing.
+            ImageError, OptionError: these are no images, or too few or too many.
         """
         if isinstance(inputs, BackboneOutput):
             start = as_start(inputs, self.config, jnp.dtype(self.module.dtype))
             sizes, batch = start.image_sizes, start.batch
         else:
-            if inputs[0] is None or inputs[1] is None:
-                raise OptionError("a pass takes both views' images, or start= and none")
-            views = [_as_view(view, self.config.patch_size, f"view{number}") for number, view in enumerate(inputs, start=1)]
-            sizes, batch = pair((view.shape[1], view.shape[2]) for view in views), len(views[0])
+            views = as_views([view if isinstance(view, jax.Array) else np.asarray(view) for view in inputs], self.config)
+            sizes, batch = tuple((view.shape[1], view.shape[2]) for view in views), len(views[0])
         return resolve_edits(edits, self.config, token_grids(sizes, self.config), batch)
 
 
@@ -110,20 +106,15 @@ def _random_params(module: DUSt3R, key: jax.Array) -> Params:
     return cast(Params, module.init(key, image, image, head=bool(module.config.heads))["params"])
 
 
-def _as_view(image: Image | None, patch_size: int, name: str) -> jax.Array:
-    return as_view(image if isinstance(image, jax.Array) else np.asarray(image), patch_size, name)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _apply(
     module: DUSt3R,
     params: Params,
-    view1: jax.Array | np.ndarray | None,
-    view2: jax.Array | np.ndarray | None,
+    views: tuple[jax.Array | np.ndarray, ...],
     capture: tuple[str, ...],
     head: tuple[str, ...],
     edits: SiteEdits | None,
     start: BackboneOutput | None,
 ) -> BackboneOutput:
-    output = module.apply({"params": params}, view1, view2, capture=capture, head=head, edits=edits, start=start)
+    output = module.apply({"params": params}, *views, capture=capture, head=head, edits=edits, start=start)
     return cast(BackboneOutput, output)

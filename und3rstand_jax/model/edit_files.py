@@ -14,9 +14,10 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeAlias
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import ArrayLike
 from typing_extensions import TypedDict
 
@@ -38,7 +39,7 @@ class EditSpec(TypedDict):
     __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]
 
     site: str
-    view: NotRequired[Literal[1, 2, "both"]]
+    view: NotRequired[Annotated[int, Ge(1)] | Literal["all", "both"]]
     heads: NotRequired[list[int]]
     tokens: NotRequired[list[int]]
     queries: NotRequired[list[int]]

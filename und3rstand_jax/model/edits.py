@@ -1,6 +1,6 @@
 """Edits: what to change while the model runs, said in places and numbers.
 
-Every edit is x ← scale · x + shift at a site (`und3rstand_jax.model.sites`), in one view or both, at all places or some:
+Every edit is x ← scale · x + shift at a site (`und3rstand_jax.model.sites`), in one view or all, at all places or some:
 
     edits = u3d.knock_out("decoder.4.cross_attn.heads:0", view=2) + u3d.steer("decoder.2.mlp", direction, view=2, tokens=[5, 6])
     output = backbone(view1, view2, edits=edits)
@@ -11,6 +11,7 @@ an attention knock-out a shift of −∞ on scores, whose weight the softmax the
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -21,8 +22,9 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.sites import HEADS, SCORES, UPDATE, WEIGHTS, Site, parse_site
 from und3rstand_jax.support.errors import EditError
 
-View: TypeAlias = Literal[1, 2, "both"]
-"""Whose values are edited: in an attention those of the view whose tokens ask, in the encoder those of the view's own tokens."""
+View: TypeAlias = int | Literal["all", "both"]
+"""Whose values are edited, 1 for the first view's, or all; of two views "both" says the same. In an attention they are those of the view
+whose tokens ask, in the encoder those of the view's own tokens."""
 
 Places: TypeAlias = Sequence[int] | None
 """Indices from 0, none twice; None for all."""
@@ -34,10 +36,11 @@ class Edit:
 
     Attributes:
         site: an id or pattern as for `capture`, with heads (`:0-3`) and view (`@2`) if those are not given by themselves.
-        view: 1, 2 or "both", each with the same numbers.
+        view: 1, 2, … or "all", each with the same numbers.
         heads: of `.heads` and `.scores`.
         tokens: of layers, `.update` and `.heads`, row by row over the view's grid.
-        queries, keys: of `.scores`: tokens that attend, tokens attended to.
+        queries, keys: of `.scores`: tokens that attend, tokens attended to. Those of cross-attention are the other views', one view's after
+            another's.
         pairs: of `.scores`, in place of queries and keys: (query, key), for each chosen head.
         scale, shift: numbers, or arrays that broadcast to the chosen places: (B, tokens, C), (B, tokens, heads, D) or
             (B, heads, queries, keys). With `pairs`, numbers. A shift of −∞ is for scores alone.
@@ -48,7 +51,7 @@ class Edit:
     """
 
     site: str
-    view: View = "both"
+    view: View = "all"
     heads: Places = None
     tokens: Places = None
     queries: Places = None
@@ -58,15 +61,12 @@ class Edit:
     shift: ArrayLike = 0.0
 
     def __post_init__(self) -> None:
-        pattern, at, view = self.site.partition("@")
+        pattern, at, behind = self.site.partition("@")
+        object.__setattr__(self, "view", _view(self.view, self.site))
         if at:
-            if view not in ("1", "2") or self.view not in ("both", int(view)):
-                raise EditError(f"{self.site!r}: the view behind @ is 1 or 2, and not another one than view={self.view!r}")
-            object.__setattr__(self, "view", int(view))
-        if isinstance(self.view, bool) or self.view not in (1, 2, "both"):
-            raise EditError(f'{self.site!r}: view must be 1, 2 or "both"; found {self.view!r}')
-        if self.view != "both":
-            object.__setattr__(self, "view", int(self.view))  # of NumPy's numbers too, which JSON does not take
+            if not re.fullmatch("[1-9][0-9]{0,8}", behind) or self.view not in ("all", int(behind)):
+                raise EditError(f"{self.site!r}: the view behind @ is 1, 2, …, and not another one than view={self.view!r}")
+            object.__setattr__(self, "view", int(behind))
         if not pattern.strip():
             raise EditError(f"{self.site!r} names no site; give a layer id, or a part of a step such as decoder.3.cross_attn.heads")
         site = parse_site(pattern)
@@ -82,6 +82,23 @@ class Edit:
             )
         for name in ("heads", "tokens", "queries", "keys", "pairs"):
             object.__setattr__(self, name, self._checked(name, site))
+
+    @property
+    def one_view(self) -> int | None:
+        """The one view whose values are edited; None for all views'."""
+        return self.view if isinstance(self.view, int) else None
+
+    def views(self, count: int) -> tuple[int, ...]:
+        """The numbers of the views whose values are edited, where there are so many views.
+
+        Raises:
+            EditError: there is no such view.
+        """
+        if self.one_view is None:
+            return tuple(range(1, count + 1))
+        if self.one_view > count:
+            raise EditError(f"{self.site!r}: there are {count} views, 1 to {count}; found view {self.one_view}")
+        return (self.one_view,)
 
     def _checked(self, name: str, site: Site) -> tuple | None:
         chosen = getattr(self, name)
@@ -130,30 +147,30 @@ class Edits:
         return len(self.edits)
 
 
-def knock_out(site: str, view: View = "both", heads: Places = None, tokens: Places = None) -> Edits:
+def knock_out(site: str, view: View = "all", heads: Places = None, tokens: Places = None) -> Edits:
     """Sets a site, or the chosen heads or tokens of it, to zero."""
     return Edits((Edit(site, view, heads, tokens, scale=0.0),))
 
 
-def skip(step: str, view: View = "both", tokens: Places = None) -> Edits:
+def skip(step: str, view: View = "all", tokens: Places = None) -> Edits:
     """Leaves out what a step adds to the residual stream: `skip("decoder.3.cross_attn")`. Takes layers of blocks and patterns of them."""
     layer, at, of = step.partition("@")
     return knock_out(f"{layer}.{UPDATE}{at}{of}", view, tokens=tokens)
 
 
-def replace(site: str, value: ArrayLike, view: View = "both", heads: Places = None, tokens: Places = None) -> Edits:
+def replace(site: str, value: ArrayLike, view: View = "all", heads: Places = None, tokens: Places = None) -> Edits:
     """Puts a value in place of a site's own, by the mean over data for a mean ablation; it broadcasts as `Edit` says."""
     return Edits((Edit(site, view, heads, tokens, scale=0.0, shift=value),))
 
 
-def steer(site: str, vector: ArrayLike, view: View = "both", heads: Places = None, tokens: Places = None) -> Edits:
+def steer(site: str, vector: ArrayLike, view: View = "all", heads: Places = None, tokens: Places = None) -> Edits:
     """Adds a vector, (C,) for streams and (D,) for heads, or anything else that broadcasts as `Edit` says."""
     return Edits((Edit(site, view, heads, tokens, shift=vector),))
 
 
 def block_attention(
     attention: str,
-    view: View = "both",
+    view: View = "all",
     heads: Places = None,
     queries: Places = None,
     keys: Places = None,
@@ -168,7 +185,7 @@ def block_attention(
     return Edits((Edit(f"{layer}.{SCORES}{colon}{group}{at}{of}", view, heads, None, queries, keys, pairs, shift=-math.inf),))
 
 
-def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: Places = None) -> Edits:
+def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: Places = None) -> Edits:
     """Puts the values that another run has captured at a site in place of this run's: activation patching.
 
     Args:
@@ -181,12 +198,14 @@ def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: P
         KeyError: it was not captured; the message lists what was.
         EditError: there is no such view, or no such token.
     """
-    chosen = Edit(site, view, tokens=tokens).view
+    chosen = Edit(site, view, tokens=tokens).one_view
     site = site.partition("@")[0]
-    views: tuple[Literal[1, 2], ...] = (1, 2) if chosen == "both" else (chosen,)
+    of_views = output[site]
+    if chosen is not None and chosen > len(of_views):
+        raise EditError(f"{site!r}: the other run has {len(of_views)} views, 1 to {len(of_views)}; found view {chosen}")
     edits = []
-    for number in views:
-        values = output[site][number - 1]
+    for number in range(1, len(of_views) + 1) if chosen is None else (chosen,):
+        values = of_views[number - 1]
         if beyond := [token for token in tokens or () if token >= values.shape[1]]:
             raise EditError(f"{site!r}, view {number}: there are {values.shape[1]} tokens, 0 to {values.shape[1] - 1}; found {beyond}")
         edits.append(Edit(site, number, tokens=tokens, scale=0.0, shift=values if tokens is None else values[:, list(tokens)]))
@@ -196,6 +215,19 @@ def patch_from(output: BackboneOutput, site: str, view: View = "both", tokens: P
 def listed_places(places: Sequence[object]) -> str:
     """Places for a message, the first few of them."""
     return f"[{', '.join(map(str, list(places)[:10]))}{', …' if len(places) > 10 else ''}]"
+
+
+def _view(view: Any, site: str) -> int | Literal["all"]:
+    """A view as it is kept: its number, of NumPy's numbers too, which JSON does not take."""
+    if isinstance(view, str) and view in ("all", "both"):
+        return "all"
+    try:
+        number = 0 if isinstance(view, bool) else view.__index__()
+    except (AttributeError, TypeError):
+        number = 0
+    if number < 1:
+        raise EditError(f'{site!r}: view must be 1, 2, … or "all"; found {view!r}')
+    return number
 
 
 def _whole(place: Any, name: str, site: str) -> int:

@@ -9,7 +9,7 @@ import functools
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -67,8 +67,12 @@ class Family:
     def stored(self) -> Any:
         """What the backbone's entry in a `config.json` must hold: the fields of the config, as strict JSON has them."""
         hints = typing.get_type_hints(self.config)
-        fields = {field.name: hints[field.name] for field in dataclasses.fields(self.config)}
-        return TypedDict("Backbone", {name: StoredMode if kind == Mode else kind for name, kind in fields.items()})  # type: ignore[operator]
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(self.config):
+            kind = StoredMode if hints[field.name] == Mode else hints[field.name]
+            # Checkpoints of earlier versions lack what came later.
+            fields[field.name] = NotRequired[kind] if field.metadata.get("came_later") else kind
+        return TypedDict("Backbone", fields)  # type: ignore[operator]
 
 
 DUST3R = Family(

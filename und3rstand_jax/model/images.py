@@ -5,7 +5,8 @@ square. "dust3r" is the loader of DUSt3R (Wang et al., CVPR 2024), which keeps t
 """
 
 import os
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,19 @@ Photo = str | os.PathLike[str] | Image.Image
 """A photo's file, in a format of `support.image_files.PHOTO_FORMATS`, or an open Pillow image."""
 
 PATCH_SIZE = 16
+
+
+@runtime_checkable
+class TakesViews(Protocol):
+    """A config that says which images its model takes."""
+
+    @property
+    def patch_size(self) -> int:
+        """Of which the sides are multiples."""
+
+    def check_view_count(self, count: int) -> None:
+        """Raises OptionError where the model does not take so many views."""
+
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -163,6 +177,23 @@ def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampl
         raise ImageError(f"{found} would be resized to {width}×{height}, which is too large; crop it or use a smaller size")
     # Pillow's filters widen with the scale when they shrink, which is the antialiasing asked for.
     return image.resize((width, height), resample)
+
+
+def as_views(images: Sequence[ArrayLike], config: TakesViews) -> tuple[Float[Array, "B _H _W 3"], ...]:
+    """The images of every view of B sets, each as `as_view` has it.
+
+    Raises:
+        OptionError: the model takes fewer or more views.
+        ImageError: one is not a batch of images, or the views' batches differ in size.
+    """
+    if not images:
+        raise OptionError("a pass takes the views' images, or start= and none")
+    config.check_view_count(len(images))
+    views = tuple(as_view(image, config.patch_size, f"view{number}") for number, image in enumerate(images, start=1))
+    for number, view in enumerate(views, start=1):
+        if len(view) != len(views[0]):
+            raise ImageError(f"view1 holds {len(views[0])} images and view{number} {len(view)}; sets need as many of each")
+    return views
 
 
 def as_view(image: ArrayLike, patch_size: int, name: str) -> Float[Array, "B H W 3"]:

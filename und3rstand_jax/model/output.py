@@ -1,7 +1,6 @@
 """What a forward pass returns, and the types it is made of."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -9,38 +8,30 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.model.heads import Pointmap
 
-T = TypeVar("T")
+ViewTokens = tuple[Float[Array, "B _N C"], ...]
+"""The tokens of one layer, of every view."""
 
-ViewTokens = tuple[Float[Array, "B N1 C"], Float[Array, "B N2 C"]]
-"""The tokens of one layer, of both views."""
-
-Activation = tuple[Float[Array | np.ndarray, "B ..."], Float[Array | np.ndarray, "B ..."]]
-"""What one id captures, of both views: tokens (B, N, C), or attention weights (B, heads, N, M). NumPy's after `jax.device_get`."""
+Activation = tuple[Float[Array | np.ndarray, "B ..."], ...]
+"""What one id captures, of every view: tokens (B, N, C), or attention weights (B, heads, N, M). NumPy's after `jax.device_get`."""
 
 Grid = tuple[int, int]
 """(rows, columns) of a view's tokens."""
 
-Grids = tuple[Grid, Grid]
+Grids = tuple[Grid, ...]
 """(rows, columns) of each view's tokens."""
 
-ImageSizes = tuple[tuple[int, int], tuple[int, int]]
+ImageSizes = tuple[tuple[int, int], ...]
 """(height, width) of each view in pixels."""
-
-
-def pair(items: Iterable[T]) -> tuple[T, T]:
-    """Two items, one for each view, as a pair."""
-    first, second = items
-    return first, second
 
 
 @jax.tree_util.register_pytree_node_class
 class BackboneOutput(Mapping[str, Activation]):
     """The captured layers, and the pointmaps if the heads were run.
 
-    A mapping from layer id to (tokens of view 1, tokens of view 2), each (B, N, C), in network order; `activations`
-    is the same mapping as a plain dict. Captured attention weights are in it under their ids
-    (`und3rstand_jax.model.sites`) as pairs of (B, heads, N, M), float32, every row summing to 1: view 1's tokens over
-    the tokens they attend to, which in cross-attention are view 2's; then view 2's.
+    A mapping from layer id to the tokens of view 1, view 2, …, each (B, N, C), in network order; `activations` is the same mapping
+    as a plain dict. Captured attention weights are in it under their ids (`und3rstand_jax.model.sites`), (B, heads, N, M) of each view,
+    float32, every row summing to 1: a view's tokens over the tokens they attend to, which in cross-attention are the other views', one
+    view's after another's.
 
     `pointmaps` is what the model's own heads make of each view, all in view 1's frame, and empty where no head was run; `pred1` and
     `pred2` are the first two, or None. `image_sizes` are the (height, width) of the views, which cannot be told from the tokens alone.
@@ -62,12 +53,6 @@ class BackboneOutput(Mapping[str, Activation]):
     def pred2(self) -> Pointmap | None:
         """View 2's."""
         return self.pointmaps[1] if self.pointmaps else None
-
-    @property
-    def preds(self) -> tuple[Pointmap, Pointmap]:
-        """Both pointmaps of a pass over a pair whose head was run."""
-        assert self.pointmaps, "the head was run"
-        return pair(self.pointmaps)
 
     def __getitem__(self, layer_id: str) -> Activation:
         try:

@@ -28,14 +28,14 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
     Args:
         edits: as they are said; what is resolved already is returned as it is.
         config: the backbone.
-        grids: (rows, columns) of both views' tokens.
-        batch: number of pairs.
+        grids: (rows, columns) of each view's tokens.
+        batch: number of sets of views.
 
     Raises:
         LayerError: a site's pattern matches nothing, or names heads that do not exist.
-        EditError: these are no edits; a chosen place does not exist; a number's shape does not fit its places; a scale is not finite, or
-            a shift is NaN or +∞, or −∞ outside of scores; every key of a query is blocked. Numbers that are being traced are not looked
-            at.
+        EditError: these are no edits; a view or a chosen place does not exist; a number's shape does not fit its places; a scale is not
+            finite, or a shift is NaN or +∞, or −∞ outside of scores; every key of a query is blocked. Numbers that are being traced are
+            not looked at.
     """
     if edits is None:
         return {}
@@ -47,11 +47,11 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
     for number, edit in enumerate(edits):
         where = f"edit {number}, {edit.site!r}"
         for site in select_sites(edit.site, config):
-            views = list(found.get(site.id, (None, None)))
-            for view in (0, 1) if edit.view == "both" else (edit.view - 1,):
-                shape = _shape(site, config, grids, view, batch)
-                views[view] = _composed(views[view], _affine(edit, site, shape, where), f"{where}, view {view + 1}")
-            found[site.id] = (views[0], views[1])
+            views = list(found.get(site.id, (None,) * len(grids)))
+            for number in edit.views(len(grids)):
+                shape = _shape(site, config, grids, number - 1, batch)
+                views[number - 1] = _composed(views[number - 1], _affine(edit, site, shape, where), f"{where}, view {number}")
+            found[site.id] = tuple(views)
     for site_id, affines in found.items():
         for view, affine in enumerate(affines, start=1):
             if affine is not None and site_id.endswith(f".{SCORES}") and not isinstance(affine.shift, jax.core.Tracer):
@@ -84,10 +84,11 @@ def first_edited_layer(edits: Edits, config: BackboneConfig) -> str:
 
 def _shape(site: Site, config: BackboneConfig, grids: Grids, view: int, batch: int) -> tuple[int, ...]:
     """Of one view's values at a site."""
-    own, other = (rows * columns for rows, columns in (grids[view], grids[1 - view]))
+    tokens = [rows * columns for rows, columns in grids]
+    own = tokens[view]
     width, heads = config.layer_width(site.layer_id), head_count(site.layer_id, config)
     if site.part == SCORES:
-        return batch, heads, own, other if site.layer_id.endswith("cross_attn") else own
+        return batch, heads, own, sum(tokens) - own if site.layer_id.endswith("cross_attn") else own
     return (batch, own, heads, width // heads) if site.part == HEADS else (batch, own, width)
 
 

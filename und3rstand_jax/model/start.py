@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.head_choice import HeadChoice, head_layers
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, network_order
-from und3rstand_jax.model.output import BackboneOutput, Grids, ImageSizes, ViewTokens, pair
+from und3rstand_jax.model.output import BackboneOutput, Grids, ImageSizes, ViewTokens
 from und3rstand_jax.model.sites import parse_site, select_sites
 from und3rstand_jax.support.errors import EditError, LayerError
 
@@ -22,9 +22,9 @@ class Start(NamedTuple):
 
     Attributes:
         layer_id: the layer after which it begins.
-        layers: tokens of both views of this layer, and of others before it.
-        image_sizes: (height, width) of both views.
-        batch: number of pairs.
+        layers: tokens of every view of this layer, and of others before it.
+        image_sizes: (height, width) of every view.
+        batch: number of sets of views.
     """
 
     layer_id: str
@@ -44,7 +44,7 @@ class Start(NamedTuple):
             return None
         if needed not in self.layers:
             raise LayerError(
-                f"a pass from {self.layer_id} on needs {needed} too, which the other view's cross-attention reads; capture "
+                f"a pass from {self.layer_id} on needs {needed} too, which the other views' cross-attention reads; capture "
                 f"{', '.join(start_layers(self.layer_id, config, head=False))}"
             )
         return self.layers[needed]
@@ -74,11 +74,13 @@ def as_start(output: BackboneOutput, config: BackboneConfig, dtype: jnp.dtype) -
 
     Raises:
         LayerError: it holds no layer of this model.
+        OptionError: the model does not take so many views.
         EditError: tokens have another shape than this model's layers have for these image sizes.
     """
     layers = {layer: tokens for layer, tokens in output.activations.items() if layer in config.layer_ids}
     if not layers:
         raise LayerError(f"expected a start with a captured layer of this model to begin at; captured are: {', '.join(output) or 'none'}")
+    config.check_view_count(len(output.image_sizes))
     batch = len(next(iter(layers.values()))[0])
     grids = token_grids(output.image_sizes, config)
     for layer, views in layers.items():
@@ -87,7 +89,7 @@ def as_start(output: BackboneOutput, config: BackboneConfig, dtype: jnp.dtype) -
             if tokens.shape != expected:
                 raise EditError(f"start: expected tokens of {layer}, view {number}, of shape {expected}; found {tuple(tokens.shape)}")
     last = max(layers, key=network_order)
-    return Start(last, {layer: pair(jnp.asarray(x, dtype) for x in views) for layer, views in layers.items()}, output.image_sizes, batch)
+    return Start(last, {layer: tuple(jnp.asarray(x, dtype) for x in views) for layer, views in layers.items()}, output.image_sizes, batch)
 
 
 def start_layers(layer_id: str, config: BackboneConfig, head: HeadChoice = True) -> tuple[str, ...]:
@@ -119,5 +121,5 @@ def _before_block(layer_id: str) -> str | None:
 
 
 def token_grids(image_sizes: ImageSizes, config: BackboneConfig) -> Grids:
-    """(rows, columns) of both views' tokens."""
-    return pair((height // config.patch_size, width // config.patch_size) for height, width in image_sizes)
+    """(rows, columns) of each view's tokens."""
+    return tuple((height // config.patch_size, width // config.patch_size) for height, width in image_sizes)

@@ -25,7 +25,7 @@ OUTPUT_LAYOUTS = ("channels_first", "channels_last")
 CHANNELS = 4  # x, y, z and the raw confidence
 
 # The most that is accepted, far above what anybody probes with: a config may be a stranger's, and costs memory and time as it says.
-_WIDEST, _LONGEST, _MOST_LAYERS, _LARGEST_PATCH = 65536, 1000, 10_000, 128
+_WIDEST, _LONGEST, _MOST_LAYERS, _LARGEST_PATCH, _MOST_VIEWS = 65536, 1000, 10_000, 128, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ProbeGroup:
 class ProbeConfig:
     """A set of probes, at most one per layer.
 
-    `views` is "shared" if one MLP reads both views and "separate" if each view has its own.
+    `views` is "shared" if one MLP reads all views and "separate" if each of `view_count` views has its own.
     `output_layout` is how a token's outputs make up its patch: "channels_first" is channel·p² + row·p + column (DUSt3R's
     linear head), "channels_last" is (row·p + column)·channels + channel. Channels are x, y, z and, if there are
     four, the raw confidence. `residual` adds a skip around every hidden linear layer (with the norms and the
@@ -83,6 +83,7 @@ class ProbeConfig:
     patch_size: int = 16
     depth_mode: Mode = ("exp", -math.inf, math.inf)
     conf_mode: Mode = ("exp", 1.0, math.inf)
+    view_count: int = 2
 
     def __post_init__(self) -> None:
         complaints = [
@@ -98,6 +99,8 @@ class ProbeConfig:
         complaints += mode_faults(self)
         if not 1 <= self.patch_size <= _LARGEST_PATCH:
             raise ConfigError(f"probe config: patch_size is 1 to {_LARGEST_PATCH}; found {number_text(self.patch_size)}")
+        if not 1 <= self.view_count <= _MOST_VIEWS:
+            raise ConfigError(f"probe config: view_count is 1 to {_MOST_VIEWS}; found {number_text(self.view_count)}")
         if len(self.groups) > _LONGEST:
             raise ConfigError(f"probe config: there are at most {_LONGEST} groups of probes; found {len(self.groups)}")
         pixels = self.patch_size**2
@@ -126,6 +129,7 @@ def probe_config(
     activation: str = "gelu",
     norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm",
     views: Literal["shared", "separate"] = "shared",
+    view_count: int = 2,
 ) -> ProbeConfig:
     """A probe for each of `layers`, all of one form; the output activations are the backbone's own.
 
@@ -136,7 +140,8 @@ def probe_config(
         depth: linear layers; the paper has five.
         activation: between linear layers.
         norm: what a token goes through first; the scale of the residual stream grows with depth, and a norm removes it.
-        views: whether one MLP reads both views, or each has its own.
+        views: whether one MLP reads all views, or each has its own.
+        view_count: how many views have one, in the latter case.
 
     Raises:
         LayerError: there are no layers.
@@ -157,6 +162,7 @@ def probe_config(
     return ProbeConfig(
         groups=tuple(groups),
         views=views,
+        view_count=view_count if views == "separate" else ProbeConfig.view_count,
         activation=activation,
         norm="rmsnorm" if norm == "rmsnorm" else "layernorm",
         patch_size=backbone.patch_size,

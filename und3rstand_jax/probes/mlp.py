@@ -1,7 +1,5 @@
 """The MLP of one probe, on each token alone, and its parameters."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -80,9 +78,9 @@ def _add(x: Float[Array, "*T C"], other: Float[Array, "*#T C"] | None) -> Float[
     return x if other is None else x + other
 
 
-def init_group(key: jax.Array, group: ProbeGroup, views: Literal["shared", "separate"]) -> dict[str, dict[str, Array]]:
+def init_group(key: jax.Array, group: ProbeGroup, config: ProbeConfig) -> dict[str, dict[str, Array]]:
     """Fresh parameters: kernels LeCun normal, drawn independently for each probe, biases 0, norm scales 1."""
-    lead = (len(group.layer_ids), 2) if views == "separate" else (len(group.layer_ids),)
+    lead = (len(group.layer_ids), *([config.view_count] if config.views == "separate" else []))
     kernel_init = nn.initializers.lecun_normal(batch_axis=tuple(range(len(lead))))
     params: dict[str, dict[str, Array]] = {}
     linears = norms = 0

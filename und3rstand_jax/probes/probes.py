@@ -6,6 +6,7 @@ probe sees a single token, so what it reads must be in that token: it cannot sol
 
 import dataclasses
 import functools
+import itertools
 import zlib
 from collections.abc import Sequence
 from typing import cast
@@ -17,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from und3rstand_jax.model.heads import Planes, Pointmap, shuffle_pixels, split_axis, to_planes, to_pointmap
-from und3rstand_jax.model.output import BackboneOutput, ImageSizes, ViewTokens, pair
+from und3rstand_jax.model.output import BackboneOutput, ImageSizes, ViewTokens
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.mlp import init_group, run_mlp
@@ -28,14 +29,14 @@ class PointmapProbes(nn.Module):
     """A set of probes.
 
     The parameters of group g are `group{g}/linear{i}` and `group{g}/norm{j}`, stacked over its layers and, if each view
-    has its own MLP, over the two views.
+    has its own MLP, over the views.
     """
 
     config: ProbeConfig
 
     @nn.compact
-    def __call__(self, features: BackboneOutput) -> tuple[tuple[Pointmap, Pointmap], ...]:
-        """Pointmaps of both views from every probed layer, in network order; both in view 1's frame.
+    def __call__(self, features: BackboneOutput) -> tuple[tuple[Pointmap, ...], ...]:
+        """Pointmaps of every view from every probed layer, in network order; all in view 1's frame.
 
         Args:
             features: a forward pass that captured at least the probed layers.
@@ -49,10 +50,10 @@ class PointmapProbes(nn.Module):
         missing = [layer for layer in self.config.layer_ids if layer not in features]
         if missing:
             raise LayerError(f"these layers have a probe and were not captured: {', '.join(missing)}; pass them as capture")
-        found: dict[str, tuple[Pointmap, Pointmap]] = {}
+        found: dict[str, tuple[Pointmap, ...]] = {}
         for index, group in enumerate(self.config.groups):
-            params = self.param(f"group{index}", init_group, group, self.config.views)
-            views = pair(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in (0, 1))
+            params = self.param(f"group{index}", init_group, group, self.config)
+            views = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in range(len(features.image_sizes)))
             preds = read_group(params, views, features.image_sizes, group, self.config)
             for i, layer in enumerate(group.layer_ids):
                 found[layer] = jax.tree.map(lambda leaf, i=i: leaf[i], preds)
@@ -61,7 +62,7 @@ class PointmapProbes(nn.Module):
 
 def read_group(
     params: Params, views: Sequence[Float[Array, "L B _ C"]], image_sizes: ImageSizes, group: ProbeGroup, config: ProbeConfig
-) -> tuple[Pointmap, Pointmap]:
+) -> tuple[Pointmap, ...]:
     """`read_layer` of L layers at once, every array with a leading layer axis."""
     return jax.vmap(lambda weights, *tokens: read_layer(weights, tokens, image_sizes, group, config))(params, *views)
 
@@ -73,15 +74,15 @@ def read_layer(
     group: ProbeGroup,
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> tuple[Pointmap, Pointmap]:
-    """Pointmaps of both views from one layer's tokens, by a probe of the group. The names of the group's layers are not used."""
+) -> tuple[Pointmap, ...]:
+    """Pointmaps of every view from one layer's tokens, by a probe of the group. The names of the group's layers are not used."""
     p = config.patch_size
 
     def decode(outputs: Float[Array, "B N O"], image_size: tuple[int, int]) -> Pointmap:
         maps = outputs.reshape(-1, image_size[0] // p, image_size[1] // p, outputs.shape[-1])
         return to_pointmap(shuffle_pixels(maps, p, config.output_layout), config.depth_mode, config.conf_mode)
 
-    return pair(map(decode, run_probe(params, views, group, config, precision), image_sizes))
+    return tuple(map(decode, run_probe(params, views, group, config, precision), image_sizes))
 
 
 def read_planes(
@@ -90,7 +91,7 @@ def read_planes(
     group: ProbeGroup,
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> tuple[Planes, Planes]:
+) -> tuple[Planes, ...]:
     """What `read_layer` reads, its pixels where the tokens have them: planes (B, N, p²), as `by_token` lays out an image."""
 
     def decode(outputs: Float[Array, "B N O"]) -> Planes:
@@ -101,7 +102,7 @@ def read_planes(
             raw = split_axis(outputs.reshape(*outputs.shape[:2], pixels, -1), 3)
         return to_planes(raw, config.depth_mode, config.conf_mode)
 
-    return pair(map(decode, run_probe(params, views, group, config, precision)))
+    return tuple(map(decode, run_probe(params, views, group, config, precision)))
 
 
 def by_token(image: Shaped[Array, "B H W"], patch_size: int) -> Shaped[Array, "B N {patch_size}*{patch_size}"]:
@@ -117,21 +118,34 @@ def run_probe(
     group: ProbeGroup,
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> tuple[Float[Array, "B N1 O"], Float[Array, "B N2 O"]]:
-    """The raw outputs of one layer's probe on the tokens of both views."""
+) -> tuple[Float[Array, "B _N O"], ...]:
+    """The raw outputs of one layer's probe on the tokens of every view.
+
+    Raises:
+        OptionError: each view has an MLP of its own, and there are more views than MLPs.
+    """
     # As rows of one matrix: the products of their gradient are a quarter faster than those of an array of three axes.
     rows = [tokens.reshape(-1, tokens.shape[-1]) for tokens in views]
     if config.views == "separate":
+        if len(views) > config.view_count:
+            raise OptionError(
+                f"these probes have an MLP for each of {config.view_count} views; found {len(views)} views: train probes on as many"
+            )
         outputs = [run_mlp(jax.tree.map(lambda leaf, i=i: leaf[i], params), own, group, config, precision) for i, own in enumerate(rows)]
     else:
-        outputs = jnp.split(run_mlp(params, jnp.concatenate(rows), group, config, precision), [len(rows[0])])
-    return pair(output.reshape(*tokens.shape[:2], -1) for output, tokens in zip(outputs, views, strict=True))
+        outputs = jnp.split(run_mlp(params, jnp.concatenate(rows), group, config, precision), _ends(rows))
+    return tuple(output.reshape(*tokens.shape[:2], -1) for output, tokens in zip(outputs, views, strict=True))
+
+
+def _ends(rows: Sequence[Float[Array, "_N C"]]) -> list[int]:
+    """Where each but the last of these ends when they are concatenated."""
+    return list(itertools.accumulate(map(len, rows)))[:-1]
 
 
 def probe_shapes(config: ProbeConfig) -> Params:
     """The parameter tree as `jax.ShapeDtypeStruct`s, without computing it."""
     key = jax.random.key(0)
-    return {f"group{i}": jax.eval_shape(lambda k, g=g: init_group(k, g, config.views), key) for i, g in enumerate(config.groups)}
+    return {f"group{i}": jax.eval_shape(lambda k, g=g: init_group(k, g, config), key) for i, g in enumerate(config.groups)}
 
 
 def init_probes(config: ProbeConfig, seed: int) -> Params:
@@ -141,7 +155,7 @@ def init_probes(config: ProbeConfig, seed: int) -> Params:
         key = jax.random.key(seed)
         keys = [jax.random.fold_in(key, zlib.crc32(layer.encode())) for layer in group.layer_ids]
         alone = ProbeGroup(("",), group.widths, group.steps, group.biases, group.norm_biases)
-        return jax.vmap(lambda k: jax.tree.map(lambda leaf: leaf[0], init_group(k, alone, config.views)))(jnp.stack(keys))
+        return jax.vmap(lambda k: jax.tree.map(lambda leaf: leaf[0], init_group(k, alone, config)))(jnp.stack(keys))
 
     return {f"group{number}": jax.jit(group_params, static_argnums=0)(group) for number, group in enumerate(config.groups)}
 
@@ -163,12 +177,12 @@ class Probes:
         """The probed layers, in the order of the outputs."""
         return self.config.layer_ids
 
-    def __call__(self, features: BackboneOutput) -> tuple[tuple[Pointmap, Pointmap], ...]:
-        """Pointmaps of both views from every probed layer; see `PointmapProbes.__call__`."""
+    def __call__(self, features: BackboneOutput) -> tuple[tuple[Pointmap, ...], ...]:
+        """Pointmaps of every view from every probed layer; see `PointmapProbes.__call__`."""
         return _probe(self.module, self.params, features)
 
-    def read_layer(self, layer_id: str, features: BackboneOutput) -> tuple[Pointmap, Pointmap]:
-        """Pointmaps of both views from one probed layer. Layer by layer, all of them need the memory of one.
+    def read_layer(self, layer_id: str, features: BackboneOutput) -> tuple[Pointmap, ...]:
+        """Pointmaps of every view from one probed layer. Layer by layer, all of them need the memory of one.
 
         Raises:
             LayerError: the layer has no probe, or was not captured.
@@ -187,12 +201,12 @@ class Probes:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _probe(module: PointmapProbes, params: Params, features: BackboneOutput) -> tuple[tuple[Pointmap, Pointmap], ...]:
-    return cast(tuple[tuple[Pointmap, Pointmap], ...], module.apply({"params": params}, features))
+def _probe(module: PointmapProbes, params: Params, features: BackboneOutput) -> tuple[tuple[Pointmap, ...], ...]:
+    return cast(tuple[tuple[Pointmap, ...], ...], module.apply({"params": params}, features))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
 def _read_layer(
     group: ProbeGroup, config: ProbeConfig, params: Params, tokens: ViewTokens, image_sizes: ImageSizes
-) -> tuple[Pointmap, Pointmap]:
+) -> tuple[Pointmap, ...]:
     return read_layer(params, tokens, image_sizes, group, config)

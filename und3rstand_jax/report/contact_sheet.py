@@ -1,4 +1,4 @@
-"""One picture of what every layer knows: depth and confidence of both views beside the photos, one row per layer.
+"""One picture of what every layer knows: depth and confidence of every view beside the photos, one row per layer.
 
 Two runs are compared in three rows per layer: of the one, of the other, and of their differences.
 
@@ -8,7 +8,7 @@ A scale spans the 2nd to 98th percentile; confidence, which DUSt3R computes as 1
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Column = tuple[str, int]
 """What a column shows ("photo", "depth", "confidence") and of which view."""
 
-Views = tuple[ViewGeometry, ViewGeometry]
+Views = tuple[ViewGeometry, ...]
 
 _INK, _FAINT, _PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 # All in pixels.
@@ -49,13 +49,11 @@ class _Row:
 class ContactSheet:
     """Collects rows of maps, at thumbnail size, then draws them all with common scales."""
 
-    def __init__(
-        self, photo1: UInt8[np.ndarray, "H1 W1 3"], photo2: UInt8[np.ndarray, "H2 W2 3"], rows: int, title: str, notes: str = ""
-    ) -> None:
+    def __init__(self, photos: Sequence[UInt8[np.ndarray, "_H _W 3"]], rows: int, title: str, notes: str = "") -> None:
         """A sheet without rows yet.
 
         Args:
-            photo1, photo2: the pixels of the views, which may differ in size.
+            photos: the pixels of the views, which may differ in size.
             rows: number of rows to come; a short sheet gets larger pictures.
             title: printed at the top.
             notes: lines to print under it.
@@ -63,18 +61,18 @@ class ContactSheet:
         side = 320 if rows <= 6 else 208
         self._title, self._notes = title, notes
         self._photos = []
-        for photo in (photo1, photo2):
+        for photo in photos:
             height, width = photo.shape[:2]
             size = tuple(max(1, round(length * side / max(height, width))) for length in (width, height))
             self._photos.append(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
         self._rows: list[_Row] = []
 
-    def add_row(self, label: str, view1: ViewGeometry, view2: ViewGeometry) -> None:
-        """Adds one layer's geometry of both views."""
-        self._rows.append(_Row(label, "", "values", 0, self._thumbnails((view1, view2))))
+    def add_row(self, label: str, views: Views) -> None:
+        """Adds one layer's geometry of all views."""
+        self._rows.append(_Row(label, "", "values", 0, self._thumbnails(views)))
 
     def add_comparison(self, label: str, unedited: Views, edited: Views) -> None:
-        """Adds three rows of one layer: both views' geometry in either run, and the differences, edited minus unedited.
+        """Adds three rows of one layer: all views' geometry in either run, and the differences, edited minus unedited.
 
         Layers differ in their unit: differences of depth are in that of the unedited pair, its mean distance to view 1's camera.
         """
@@ -86,7 +84,7 @@ class ContactSheet:
         ]
 
     def _thumbnails(self, views: Views) -> dict[Column, Float[np.ndarray, "h w"]]:
-        """Depth and confidence of both views at the sizes of the sheet's photos."""
+        """Depth and confidence of every view at the sizes of the sheet's photos."""
         maps = {}
         for view, (geometry, photo) in enumerate(zip(views, self._photos, strict=True), start=1):
             depth = geometry.points[..., 2]
@@ -127,7 +125,7 @@ class ContactSheet:
         rows = [row.maps for row in self._rows if row.shown == shown]
         return {
             (kind, view): look.scale(np.concatenate([maps[kind, view].ravel() for maps in rows]))
-            for view in (1, 2)
+            for view in range(1, len(self._photos) + 1)
             for kind, look in LOOKS[shown].items()
         }
 

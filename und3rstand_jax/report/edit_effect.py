@@ -23,8 +23,8 @@ MEANING = {
 }
 """Of each number in a record, what it is."""
 
-Views = tuple[ViewGeometry, ViewGeometry]
-OfViews = tuple[float, float]
+Views = tuple[ViewGeometry, ...]
+OfViews = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class LayerEffect:
     unedited_errors: OfViews | None = None
 
     @classmethod
-    def of(cls, layer_id: str, unedited: Views, edited: Views, truth: tuple[ViewTruth, ViewTruth] | None) -> "LayerEffect":
+    def of(cls, layer_id: str, unedited: Views, edited: Views, truth: tuple[ViewTruth, ...] | None) -> "LayerEffect":
         """Compares a layer's geometry in both runs, and with the truth where that is known."""
         moved = mean_displacements(edited, unedited)
         return cls(layer_id, moved) if truth is None else cls(layer_id, moved, point_errors(edited, truth), point_errors(unedited, truth))

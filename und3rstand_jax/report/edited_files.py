@@ -166,7 +166,7 @@ def _write_outputs(
 ) -> tuple[list[LayerEffect], dict[str, JsonObject]]:
     """Writes each layer's files as it comes, then the contact sheet; returns what was measured, and each layer's entry in run.json."""
     notes = "\n".join(f"Edit: {line}" for line in _edit_lines(edits))
-    sheet = ContactSheet(*inputs.images, rows=3 * count, title=f"What edits change on {inputs.title}", notes=notes)
+    sheet = ContactSheet(inputs.images, rows=3 * count, title=f"What edits change on {inputs.title}", notes=notes)
     truth = None if inputs.truth is None else inputs.truth.views
     effects: list[LayerEffect] = []
     outputs: dict[str, JsonObject] = {}

@@ -55,9 +55,9 @@ def write_figures(folder: Path, analysis: PairAnalysis, progress: bool = False) 
         figure = draw(analysis)
         for kind in ("png", "svg"):
             figure.savefig(folder / f"{name}.{kind}")
-    sheet = ContactSheet(*analysis.images, rows=len(analysis.layers), title=f"What each layer knows about {analysis.title}")
+    sheet = ContactSheet(analysis.images, rows=len(analysis.layers), title=f"What each layer knows about {analysis.title}")
     for layer in analysis.layers:
-        sheet.add_row(layer_name(layer.layer_id), *layer.views)
+        sheet.add_row(layer_name(layer.layer_id), layer.views)
     sheet.write(folder / "depth_and_confidence.png")
 
 

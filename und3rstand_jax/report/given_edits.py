@@ -8,7 +8,6 @@ from und3rstand_jax.model.affine import SiteEdits, neutral_like
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edit_files import read_edits
 from und3rstand_jax.model.edits import Edit, Edits, knock_out, listed_places, skip
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.options import EditOptions
 from und3rstand_jax.support.errors import OptionError
 
@@ -49,7 +48,7 @@ def changeable(layers: tuple[str, ...], first: str, config: BackboneConfig) -> t
 def neutral(edits: SiteEdits) -> SiteEdits:
     """Edits of the same sites that leave all values as they are, and run the same compiled program."""
 
-    return {site: pair(affine and neutral_like(affine) for affine in views) for site, views in edits.items()}
+    return {site: tuple(affine and neutral_like(affine) for affine in views) for site, views in edits.items()}
 
 
 def edit_text(edit: Edit) -> str:

@@ -15,13 +15,13 @@ from jaxtyping import Float, UInt8
 
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.probes import Probes
 
 FRAME = "camera frame of the first photo: x right, y down, z forward; the model's own unit of length"
 
-Photos = tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]
-Views = tuple[ViewGeometry, ViewGeometry]
+Photos = tuple[UInt8[np.ndarray, "_H _W 3"], ...]
+Views = tuple[ViewGeometry, ...]
 
 _logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ def geometry_by_layer(features: BackboneOutput, probes: Probes | None, layers: S
     """Both views' geometry on the host, one layer after the other, the head's last. Of all layers only the tokens are held at once."""
     if probes is not None:
         for layer in layers:
-            yield layer, pair(map(ViewGeometry.of, probes.read_layer(layer, features)))
+            yield layer, tuple(map(ViewGeometry.of, probes.read_layer(layer, features)))
     if features.pointmaps:
-        yield HEAD, pair(map(ViewGeometry.of, features.pointmaps))
+        yield HEAD, tuple(map(ViewGeometry.of, features.pointmaps))
 
 
 def write_layer(folder: Path, layer: str, views: Views, photos: Photos) -> dict[str, object]:

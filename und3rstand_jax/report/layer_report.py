@@ -51,7 +51,7 @@ class Uses(NamedTuple):
     """What the model uses on the pair: each attention head, and each layer through the model's own head."""
 
     heads: HeadUse
-    lens: Mapping[str, tuple[float, float]]
+    lens: Mapping[str, tuple[float, ...]]
 
 
 def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:

@@ -17,7 +17,7 @@ from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
 _GAP, _ROW_WIDTH = 0.06, 7.2
 _CORRECT, _WRONG, _UNKNOWN = "#0072b2", "#d55e00", "#a1a1aa"  # from the colour-blind safe palette of Okabe and Ito
 
-Images = tuple[UInt8[np.ndarray, "H1 W1 3"], UInt8[np.ndarray, "H2 W2 3"]]
+Images = tuple[UInt8[np.ndarray, "_H _W 3"], ...]
 
 
 class Row(NamedTuple):

@@ -54,7 +54,7 @@ _KEYS = {
 
 
 def write_numbers(
-    path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, float]] | None = None
+    path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, ...]] | None = None
 ) -> None:
     """Writes `report.json`: strict JSON, in which NaN is null and an infinity a string. It lists the files beside it, so it comes last.
 

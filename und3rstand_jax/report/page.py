@@ -24,7 +24,6 @@ from und3rstand_jax.analysis.pair import Attention, Layer, PairAnalysis
 from und3rstand_jax.geometry.cameras import centred_intrinsics
 from und3rstand_jax.geometry.matching import drawn_matches
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.page_arrays import packed_size
 from und3rstand_jax.report.page_attention import PackedAttention, pack_attention, pooled_marks
 from und3rstand_jax.report.page_geometry import PackedGeometry, pack_geometry
@@ -51,7 +50,7 @@ def page_values(
     attention: PackedAttention | None,
     use: HeadUse | None = None,
     self_attention: PackedAttention | None = None,
-    lens: Mapping[str, tuple[float, float]] | None = None,
+    lens: Mapping[str, tuple[float, ...]] | None = None,
 ) -> dict[str, object]:
     """Everything the page's scripts read besides the packed arrays and the images, as JSON values.
 
@@ -59,7 +58,7 @@ def page_values(
     """
     # Where no focal length is known, only view 1 has a camera: it is drawn with a focal length of one image width.
     unknown = (centred_intrinsics(float(image.shape[1]), (image.shape[0], image.shape[1])) for image in analysis.images)
-    intrinsics = analysis.intrinsics or pair(unknown)
+    intrinsics = analysis.intrinsics or tuple(unknown)
     errors = [error for layer in analysis.layers for error in layer.errors if math.isfinite(error)]
     # 256 colours as hexadecimal digits.
     maps = _COLORMAPS | ({} if use is None else {"cost": _COST_COLORMAPS[use.measure]})
@@ -131,9 +130,7 @@ def script_json(value: object) -> str:
     return to_json(value, indent=None).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def write_page(
-    path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, float]] | None = None
-) -> None:
+def write_page(path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, ...]] | None = None) -> None:
     """Writes the page.
 
     Points and attention are as fine as `LARGEST_PAGE` allows; the page says where it shows fewer pixels or tokens than there are.
@@ -151,7 +148,7 @@ def write_page(
     path.write_text(page_text(analysis, use, lens), encoding="ascii")
 
 
-def page_text(analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, float]] | None = None) -> str:
+def page_text(analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, ...]] | None = None) -> str:
     """The page's HTML, in ASCII; see `write_page`.
 
     Raises:

@@ -91,10 +91,10 @@ def _write_outputs(
     folder: Path, photos: Photos, geometry: Iterator[tuple[str, Views]], count: int, progress: bool
 ) -> dict[str, dict[str, object]]:
     """Writes each layer's files as it comes, then the contact sheet; returns each layer's entry in run.json."""
-    sheet = ContactSheet(*photos, rows=count, title="What each layer knows about the scene")
+    sheet = ContactSheet(photos, rows=count, title="What each layer knows about the scene")
     outputs: dict[str, dict[str, object]] = {}
     for layer, views in with_progress(geometry, "writing", count, "layer", progress):
         outputs[layer] = write_layer(folder, layer, views, photos)
-        sheet.add_row(layer_name(layer), *views)
+        sheet.add_row(layer_name(layer), views)
     sheet.write(folder / SHEET)
     return outputs

@@ -4,7 +4,6 @@ from PIL.Image import Image
 
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import parse_image_size
@@ -41,4 +40,4 @@ def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: Backbon
         return scene_inputs(options.scene, "synthetic" if options.data is None else options.data, (height, width))
     if options.size is not None and height != width:
         raise OptionError(f"--size {options.size}: photos are resized to one side, in pixels, such as {max(height, width)}")
-    return photo_inputs(pair(options.images), pair(photos), options.preprocessing, max(height, width))
+    return photo_inputs(tuple(options.images), tuple(photos), options.preprocessing, max(height, width))

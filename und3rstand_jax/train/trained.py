@@ -112,11 +112,11 @@ def write_trained_backbone(
 
 
 def torch_leaves(config: ProbeConfig) -> dict[str, Leaf]:
-    """The PyTorch tensors of every leaf: `probes.{number}.mlp.{step}`, or `probes.{number}.view{1,2}.mlp.{step}` for separate views.
+    """The PyTorch tensors of every leaf: `probes.{number}.mlp.{step}`, or `probes.{number}.view{1,2,…}.mlp.{step}` for separate views.
 
     `number` counts the probed layers in network order, `step` the modules of a Sequential, activations included.
     """
-    prefixes = ("view1.mlp", "view2.mlp") if config.views == "separate" else ("mlp",)
+    prefixes = [f"view{view}.mlp" for view in range(1, config.view_count + 1)] if config.views == "separate" else ["mlp"]
     number = {layer: i for i, layer in enumerate(config.layer_ids)}
     names: dict[str, list[list[str]]] = {}
     for index, group in enumerate(config.groups):

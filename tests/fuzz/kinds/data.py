@@ -20,12 +20,12 @@ def _reader(kind: str) -> Callable[[Path], None]:
     """Opens a list, and reads, crops and inspects what it lists."""
 
     def read(folder: Path) -> None:
-        from und3rstand_jax.data.files.file_pairs import open_pairs
+        from und3rstand_jax.data.files.file_sets import open_sets
         from und3rstand_jax.data.inspect.describe import describe
-        from und3rstand_jax.data.inspect.inspection import inspect_pairs
+        from und3rstand_jax.data.inspect.inspection import inspect_sets
 
-        pairs = open_pairs(kind, folder, "train")
-        describe(inspect_pairs(pairs, 2, SHAPE))
+        pairs = open_sets(kind, folder, "train")
+        describe(inspect_sets(pairs, 2, SHAPE))
         pairs.load(0, SHAPE, np.random.default_rng(0))
 
     return read

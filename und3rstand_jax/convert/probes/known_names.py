@@ -1,7 +1,7 @@
 """Probes under the names that training here gives them, read directly.
 
-    probes.{n}.mlp.{step}            both views share an MLP
-    probes.{n}.view{1,2}.mlp.{step}  each view has its own
+    probes.{n}.mlp.{step}              all views share an MLP
+    probes.{n}.view{1,2,…}.mlp.{step}  each view has its own
 
 `n` counts the layer ids that the config lists, `step` the modules of a Sequential, activations included: a norm where there is one, then
 linear layers with an activation between every two.
@@ -16,7 +16,7 @@ from und3rstand_jax.convert.probes.statements import Statements
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.probes.config import Step
 
-_MODULE = re.compile(r"(?P<prefix>probes\.(?P<number>0|[1-9]\d*)(?:\.(?P<view>view[12]))?\.mlp)\.(?P<step>0|[1-9]\d*)")
+_MODULE = re.compile(r"(?P<prefix>probes\.(?P<number>0|[1-9]\d*)(?:\.(?P<view>view[1-9]\d{0,3}))?\.mlp)\.(?P<step>0|[1-9]\d*)")
 
 
 def read_known_names(modules: Sequence[Module], widths: Widths, statements: Statements, backbone: BackboneConfig) -> Reading | None:
@@ -33,14 +33,16 @@ def read_known_names(modules: Sequence[Module], widths: Widths, statements: Stat
         sequentials[int(match["number"]), match["view"] or "", match["prefix"]][int(match["step"])] = module
 
     mlps = {(number, view): _mlp(prefix, steps, widths) for (number, view, prefix), steps in sequentials.items()}
-    views = ("view1", "view2") if (0, "view1") in mlps else ("",)
+    views = tuple(f"view{view}" for view in range(1, 1 + max(2, len(mlps) // len(ids)))) if (0, "view1") in mlps else ("",)
     probes = [tuple(mlp for view in views if (mlp := mlps.get((number, view)))) for number in range(len(ids))]
     complete = len(mlps) == len(ids) * len(views) == sum(map(len, probes))
     # A probe that lacks a bias which its siblings have has lost it.
     alike = {(mlp.widths[0], mlp.relative_tensors()) for mlp in mlps.values() if mlp}
     if not complete or len(alike) > len({width for width, _ in alike}):
         return None
-    view_evidence = "the names count two views" if len(views) == 2 else "the names hold no second index of two"
+    view_evidence = (
+        f"the names count {'two' if len(views) == 2 else len(views)} views" if len(views) > 1 else "the names hold no second index of two"
+    )
     layer_evidence = f"the config's {listed.key}, in the order of the MLPs"
     return Reading.of(ids, probes, backbone, ("read", layer_evidence), ("read", view_evidence))
 

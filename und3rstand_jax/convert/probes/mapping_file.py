@@ -66,12 +66,12 @@ def parse_mapping(content: Mapping[str, object], available: Sequence[str]) -> tu
         unknown = unknown_layer(layer, available)
         if unknown:
             faults += unknown
-        elif isinstance(views, list | tuple) and len(views) in (1, 2) and all(isinstance(prefix, str) for prefix in views):
+        elif isinstance(views, list | tuple) and views and all(isinstance(prefix, str) for prefix in views):
             layers[layer] = tuple(prefix.rstrip(".") for prefix in views)
         else:
-            faults.append(f"gives {layer} {prefixes!r}; expected a prefix or a list of two (view 1, view 2)")
+            faults.append(f"gives {layer} {prefixes!r}; expected a prefix or a list of them (view 1, view 2, …)")
     if len({len(views) for views in layers.values()}) > 1:
-        faults.append("gives some layers one prefix and others two; expected one for each layer, or one for each layer and view")
+        faults.append("gives layers different numbers of prefixes; expected one for each layer, or one for each layer and view")
     settings = {key: content[key] for key in SETTINGS if content.get(key) is not None}
     mapping = ProbeMapping(layers, None if steps is None else tuple(steps), tuple(prefix.rstrip(".") for prefix in unused), settings)
     return mapping, [Complaint("the mapping file", fault) for fault in faults]

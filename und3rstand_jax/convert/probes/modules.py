@@ -170,7 +170,7 @@ def chain_fault(linears: Sequence[Module], widths: Widths) -> str | None:
 
 
 Views = tuple[Mlp, ...]
-"""A layer's probe: one MLP for both views, or one for each."""
+"""A layer's probe: one MLP for all views, or one for each."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Reading:
     ) -> "Reading":
         """Puts layers in any order into network order, and adds those whose width is not the probe's to the faults."""
         shortened = ", ".join(ids) if len(ids) <= 3 else f"{ids[0]} … {ids[-1]} ({len(ids)})"
-        separate = any(len(views) == 2 for views in probes)
+        separate = any(len(views) > 1 for views in probes)
         findings = (
             Finding("layer_ids", shortened, *layer_evidence),
             Finding("views", "separate" if separate else "shared", *view_evidence),

@@ -10,7 +10,7 @@ not decided but a fault, shown with the table of what was seen and the option th
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Literal
+from typing import Any
 
 from und3rstand_jax.checkpoint.trees import flatten
 from und3rstand_jax.convert.findings import MOST_SHOWN, Complaint, Finding, How, grouped_by_pattern, in_one_line, least_certain, natural_key
@@ -91,8 +91,8 @@ def plan_probes(source: Source, names: Iterable[str], backbone: BackboneConfig, 
         problem = f"probe checkpoint: {listed(grouped_by_pattern(complaints), '; ', MOST_SHOWN, 600)}"
     else:
         groups = group_probes(reading.ids, probes)
-        sharing: Literal["shared", "separate"] = "separate" if len(probes[0]) == 2 else "shared"
-        config = ProbeConfig(tuple(group for group, _ in groups), views=sharing, patch_size=backbone.patch_size, **settings.values)
+        of_views: dict[str, Any] = {"views": "separate", "view_count": len(probes[0])} if len(probes[0]) > 1 else {"views": "shared"}
+        config = ProbeConfig(tuple(group for group, _ in groups), **of_views, patch_size=backbone.patch_size, **settings.values)
         leaves = probe_leaves(group_names(groups))
         from und3rstand_jax.probes.probes import probe_shapes  # here for the sake of --help: it imports JAX
 
@@ -162,7 +162,7 @@ def _read_layers(
 
 
 def view_faults(probes: Sequence[Views]) -> list[Complaint]:
-    """Layers whose two views have MLPs of different shapes."""
+    """Layers whose views have MLPs of different shapes."""
     return [
         Complaint(views[1].prefix, f"has another shape than view 1's {views[0].prefix}; expected two MLPs of one shape")
         for views in probes

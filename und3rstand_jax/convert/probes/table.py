@@ -20,7 +20,7 @@ def show_table(reading: Reading, outside: Sequence[Module], unused: Mapping[str,
     rows: dict[tuple[str, ...], list[tuple[str, Mlp]]] = defaultdict(list)
     for layer, views in zip(reading.ids or ("?",) * len(reading.probes), reading.probes, strict=True):
         for view, mlp in enumerate(views, start=1):
-            which = str(view) if len(views) == 2 else "both"
+            which = str(view) if len(views) > 1 else "all"
             kinds = groupby(f"{norm.outputs}{'' if norm.has_bias else ' without bias'}" for norm in mlp.norms)
             runs = [(kind, len(list(run))) for kind, run in kinds]
             norms = ", ".join(kind if count == 1 else f"{count} of {kind}" for kind, count in runs) or "none"

@@ -30,7 +30,7 @@ class BlendedMvsView:
     image: Path
 
     def read(self) -> View:
-        """The view. Raises UnreadablePair."""
+        """The view. Raises UnreadableSet."""
         depth_path = self.image.with_suffix(".exr")
         intrinsics, rotation, position = read_npz(
             self.image.with_suffix(".npz"), {"intrinsics": (3, 3), "R_cam2world": (3, 3), "t_cam2world": (3,)}
@@ -59,7 +59,7 @@ class BlendedMvsListing:
         return BlendedMvsView(folder / f"{frame1:08d}.jpg"), BlendedMvsView(folder / f"{frame2:08d}.jpg")
 
 
-def open_blendedmvs(root: Path, split: Split) -> BlendedMvsListing:
+def open_blendedmvs(root: Path, split: Split, views: int = 2) -> BlendedMvsListing:
     """The listed pairs of the sequences whose seq_low is a multiple of 10 ("val") or not ("train").
 
     The list covers all parts of BlendedMVS. Pairs of sequences without a folder are left out and counted in the notes.

@@ -51,7 +51,7 @@ class Co3dView:
     def read(self) -> View:
         """The view; depth outside the object's mask counts as unknown, since Co3D's is reliable on the object only.
 
-        Raises UnreadablePair.
+        Raises UnreadableSet.
         """
         depth_path = self.folder / "depths" / f"{self.image.name}.geometric.png"
         mask_path = self.folder / "masks" / f"{self.image.stem}.png"
@@ -93,7 +93,7 @@ class Co3dListing:
         return Co3dView(folder, frame1), Co3dView(folder, frame2)
 
 
-def open_co3d(root: Path, split: Split) -> Co3dListing:
+def open_co3d(root: Path, split: Split, views: int = 2) -> Co3dListing:
     """The pairs of the sequences in the split's list: positions i, j below 100, |i - j| 5, 10, … or 30, in both orders.
 
     Raises:

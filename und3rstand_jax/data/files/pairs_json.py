@@ -45,7 +45,7 @@ class JsonView:
     cam2world: Float[np.ndarray, "4 4"]
 
     def read(self) -> View:
-        """The view. Raises UnreadablePair."""
+        """The view. Raises UnreadableSet."""
         if self.depth.suffix.lower() == ".png":
             depth = looked_up(read_png16(self.depth), np.arange(2**16) * self.depth_scale, self.depth)
         else:
@@ -84,7 +84,7 @@ class JsonListing:
         return view1, view2
 
 
-def open_pairs_json(root: Path, split: Split) -> JsonListing:
+def open_pairs_json(root: Path, split: Split, views: int = 2) -> JsonListing:
     """The pairs of the list in `root` that belong to the split: as their entries say, or else every 10th pair of views is "val".
 
     Raises:
@@ -108,16 +108,16 @@ def open_pairs_json(root: Path, split: Split) -> JsonListing:
     else:
         held_out = [pair.split == "val" for pair in pairs]
     chosen = [pair.views for pair, is_held_out in zip(pairs, held_out, strict=True) if is_held_out == (split == "val")]
-    views = checker.views
+    listed = checker.views
     return JsonListing(
         root,
-        images=tuple(view.image for view in views),
-        depths=tuple(view.depth for view in views),
-        depth_scales=np.array([view.scale for view in views], np.float64),
-        intrinsics=np.array([view.K for view in views], np.float64).reshape(-1, 3, 3),
-        cam2world=np.array([view.cam2world for view in views], np.float64).reshape(-1, 4, 4),
+        images=tuple(view.image for view in listed),
+        depths=tuple(view.depth for view in listed),
+        depth_scales=np.array([view.scale for view in listed], np.float64),
+        intrinsics=np.array([view.K for view in listed], np.float64).reshape(-1, 3, 3),
+        cam2world=np.array([view.cam2world for view in listed], np.float64).reshape(-1, 4, 4),
         pairs=np.array(chosen, np.int32).reshape(-1, 2),
-        notes=(f"{len(pairs)} pairs of {len(views)} views are listed, {len(chosen)} of them for {split!r}",),
+        notes=(f"{len(pairs)} pairs of {len(listed)} views are listed, {len(chosen)} of them for {split!r}",),
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads photos, depth and cameras from files. Whatever is wrong with a file becomes an UnreadablePair that names it.
+"""Reads photos, depth and cameras from files. Whatever is wrong with a file becomes an UnreadableSet that names it.
 
 What a file unpacks to is read from its header and bounded before anything is unpacked.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64, Shaped, UInt8, UInt16
 from PIL import Image
 
 from und3rstand_jax.data.files.npy import read_array, read_header
-from und3rstand_jax.data.records import UnreadablePair, View
+from und3rstand_jax.data.records import UnreadableSet, View
 from und3rstand_jax.geometry.cameras import intrinsics_fault, pose_fault
 from und3rstand_jax.support.errors import ImageError
 from und3rstand_jax.support.files import open_regular
@@ -58,7 +58,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         turn = orientation(image)
         if turn != 1:
             remedy = "rotate the pixels to match depth and intrinsics, or remove the tag"
-            raise UnreadablePair(f"{path}: an EXIF tag rotates the photo (orientation {turn}): {remedy}")
+            raise UnreadableSet(f"{path}: an EXIF tag rotates the photo (orientation {turn}): {remedy}")
         return np.asarray(image.convert("RGB"))
 
 
@@ -80,10 +80,10 @@ def looked_up(stored: UInt16[np.ndarray, "H W"], depths: Float64[np.ndarray, "65
     """Depth of 16 bits, by the depth that each stored value stands for; without float64 arrays of the image's size.
 
     Raises:
-        UnreadablePair: a stored value stands for a depth beyond float32.
+        UnreadableSet: a stored value stands for a depth beyond float32.
     """
     if (depths[: int(stored.max(initial=0)) + 1] > _LARGEST_DEPTH).any():
-        raise UnreadablePair(_beyond(path))
+        raise UnreadableSet(_beyond(path))
     values = depths.clip(-_LARGEST_DEPTH, _LARGEST_DEPTH).astype(np.float32)
     found = np.empty(stored.shape, np.float32)
     flat, depth = stored.reshape(-1), found.reshape(-1)
@@ -97,7 +97,7 @@ def read_npy(path: Path) -> Float32[np.ndarray, "H W"]:
     with _naming(path), open_regular(path) as stream:
         header = read_header(stream)
         if header.dtype.kind not in "iuf" or len(header.shape) != 2:
-            raise UnreadablePair(f"{path}: expected depth of shape (height, width), found {header}")
+            raise UnreadableSet(f"{path}: expected depth of shape (height, width), found {header}")
         _require_pixels(path, math.prod(header.shape))
         return scaled(read_array(stream, os.fstat(stream.fileno()).st_size), 1.0, path)
 
@@ -106,14 +106,14 @@ def scaled(stored: Shaped[np.ndarray, "H W"], scale: float, path: Path) -> Float
     """`stored` times `scale`, in float32.
 
     Raises:
-        UnreadablePair: a depth is finite in the file and beyond the largest float32, 3.4e38, afterwards.
+        UnreadableSet: a depth is finite in the file and beyond the largest float32, 3.4e38, afterwards.
     """
     depth = np.empty(stored.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         # Multiplied in float64, a few values at a time, and rounded once.
         np.multiply(stored, np.float64(scale), out=depth, dtype=np.float64, casting="same_kind")
     if (np.isinf(depth) & np.isfinite(stored)).any():
-        raise UnreadablePair(_beyond(path))
+        raise UnreadableSet(_beyond(path))
     return depth
 
 
@@ -133,7 +133,7 @@ def read_exr(path: Path) -> Float32[np.ndarray, "H W"]:
             names = [channel.name for channel in file.header()["channels"]]
             values = sum(_exr_values(part.header) for part in file.parts)
         if len(names) != 1:
-            raise UnreadablePair(f"{path}: expected one channel of depth, found {listed(names, most=LISTED) or 'none'}")
+            raise UnreadableSet(f"{path}: expected one channel of depth, found {listed(names, most=LISTED) or 'none'}")
         _require_pixels(path, values)
         with OpenEXR.File(str(path), separate_channels=True) as file:
             [channel] = file.channels().values()
@@ -154,15 +154,15 @@ def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[Float64[
     with _naming(path), open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if any(name not in names for name in shapes):
-            raise UnreadablePair(f"{path}: expected the arrays {', '.join(shapes)}, found {listed(names, most=LISTED) or 'none'}")
+            raise UnreadableSet(f"{path}: expected the arrays {', '.join(shapes)}, found {listed(names, most=LISTED) or 'none'}")
         for name, shape in shapes.items():
             size = archive.getinfo(f"{name}.npy").file_size
             if size > _LARGEST_MEMBER:
-                raise UnreadablePair(f"{path}: expected {name} of shape {shape}, found {size / 2**20:.0f} MiB")
+                raise UnreadableSet(f"{path}: expected {name} of shape {shape}, found {size / 2**20:.0f} MiB")
             with archive.open(f"{name}.npy") as member:
                 header = read_header(member)
                 if math.prod(header.shape) != math.prod(shape) or header.dtype.kind not in "iuf":
-                    raise UnreadablePair(f"{path}: expected {name} of shape {shape}, found {header}")
+                    raise UnreadableSet(f"{path}: expected {name} of shape {shape}, found {header}")
                 arrays.append(read_array(member, size).astype(np.float64).reshape(shape))
     return arrays
 
@@ -180,7 +180,7 @@ def to_view(
     """
     for what, fault in (("the intrinsics matrix", intrinsics_fault(intrinsics)), ("the cam2world pose", pose_fault(cam2world))):
         if fault:
-            raise UnreadablePair(f"{image_path}: {what} {fault}")
+            raise UnreadableSet(f"{image_path}: {what} {fault}")
     image = read_rgb(image_path)
     require_one_size(depth, depth_path, image, image_path)
     depth[~(np.isfinite(depth) & (depth > 0))] = 0
@@ -188,7 +188,7 @@ def to_view(
 
 
 def require_one_size(found: Shaped[np.ndarray, "..."], path: Path, expected: Shaped[np.ndarray, "..."], expected_path: Path) -> None:
-    """Raises UnreadablePair unless two images have one size."""
+    """Raises UnreadableSet unless two images have one size."""
     if found.shape[:2] == expected.shape[:2]:
         return
     size, expected_size = (f"{width}×{height}" for height, width in (found.shape[:2], expected.shape[:2]))
@@ -197,34 +197,34 @@ def require_one_size(found: Shaped[np.ndarray, "..."], path: Path, expected: Sha
     # Of one scene, seen by a depth sensor or a network of lower resolution: the sides have one proportion.
     if height < expected_height and abs(width / height * expected_height / expected_width - 1) < 0.02:
         message += f": shrink the photo to {size} and scale K with it, or enlarge this file, each pixel repeated rather than interpolated"
-    raise UnreadablePair(message)
+    raise UnreadableSet(message)
 
 
 def _require_pixels(path: Path, count: int) -> None:
     if count > LARGEST_PIXELS:
-        raise UnreadablePair(f"{path}: has {count / 1e6:.0f} million pixels, at most {LARGEST_PIXELS / 1e6:.0f} million are read")
+        raise UnreadableSet(f"{path}: has {count / 1e6:.0f} million pixels, at most {LARGEST_PIXELS / 1e6:.0f} million are read")
 
 
 def _require_mode(image: Image.Image, path: Path, modes: Sequence[str], expected: str) -> None:
     if image.mode not in modes:
-        raise UnreadablePair(f"{path}: expected {expected}, found pixels of mode {image.mode}")
+        raise UnreadableSet(f"{path}: expected {expected}, found pixels of mode {image.mode}")
 
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever the block raises into an UnreadablePair that names the file."""
+    """Turns whatever the block raises into an UnreadableSet that names the file."""
     try:
         yield
-    except UnreadablePair:
+    except UnreadableSet:
         raise
     except ImageError as error:
-        raise UnreadablePair(str(error)) from error
+        raise UnreadableSet(str(error)) from error
     except FileNotFoundError:
-        raise UnreadablePair(f"{path}: there is no such file") from None
+        raise UnreadableSet(f"{path}: there is no such file") from None
     except UnicodeEncodeError:
-        raise UnreadablePair(f"{path}: OpenEXR reads no file whose name is not UTF-8: rename it") from None
+        raise UnreadableSet(f"{path}: OpenEXR reads no file whose name is not UTF-8: rename it") from None
     # Damaged files make Pillow, numpy, zipfile and OpenEXR raise nearly anything (OSError, SyntaxError, zlib.error, KeyError, …).
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
-            raise UnreadablePair(f"{path}: cannot be read: {error.strerror}") from error
-        raise UnreadablePair(f"{path}: cannot be read, it seems damaged ({one_line(error) or type(error).__name__})") from error
+            raise UnreadableSet(f"{path}: cannot be read: {error.strerror}") from error
+        raise UnreadableSet(f"{path}: cannot be read, it seems damaged ({one_line(error) or type(error).__name__})") from error

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from und3rstand_jax.data.records import Pair, Shape, View
+from und3rstand_jax.data.records import Shape, View, ViewSet
 
 TOLERANCE = 0.05
 """Relative difference below which depths agree."""
@@ -81,9 +81,10 @@ class Agreement(NamedTuple):
         return self.closeness / (self.compared + 0.01 * self.points + 1)
 
 
-def thin_pair(pair: Pair) -> ThinPair:
+def thin_pair(views: ViewSet) -> ThinPair:
     """The subsampled geometry of both views."""
-    return ThinView.of(pair.view1), ThinView.of(pair.view2)
+    one, two = views
+    return ThinView.of(one), ThinView.of(two)
 
 
 def agreement(pair: ThinPair) -> Agreement:

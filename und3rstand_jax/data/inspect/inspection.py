@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from und3rstand_jax.data.inspect.agreement import Agreement, agreement, baseline_over_depth, both_ways, thin_pair, total
 from und3rstand_jax.data.inspect.diagnosis import Explanation, explain
-from und3rstand_jax.data.records import Pair, Shape, UnreadablePair, View
+from und3rstand_jax.data.records import Shape, UnreadableSet, View, ViewSet
 from und3rstand_jax.support.progress import with_progress
 
 DEFAULT_SHAPE = (384, 512)
@@ -17,8 +17,8 @@ _FAR_BEYOND, _FAR_SHARE = 10.0, 0.01
 
 
 @runtime_checkable
-class InspectedPairs(Protocol):
-    """A numbered list of pairs that can be read and cropped: `FilePairs` or `RenderedPairs`."""
+class InspectedSets(Protocol):
+    """A numbered list of pairs that can be read and cropped: `FileSets` or `RenderedSets`."""
 
     @property
     def name(self) -> str:
@@ -32,16 +32,16 @@ class InspectedPairs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pair_name(self, index: int) -> str:
+    def set_name(self, index: int) -> str:
         """What the report calls a pair."""
         ...
 
-    def read(self, index: int) -> Pair:
-        """A pair as it is. Raises UnreadablePair."""
+    def read(self, index: int) -> ViewSet:
+        """A set as it is. Raises UnreadableSet."""
         ...
 
-    def fit(self, index: int, pair: Pair, shape: Shape, rng: np.random.Generator | None) -> Pair:
-        """That pair as training takes it. Raises UnreadablePair."""
+    def fit(self, index: int, views: ViewSet, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
+        """That set as training takes it. Raises UnreadableSet."""
         ...
 
 
@@ -104,13 +104,13 @@ class ViewFigures:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairFigures:
+class SetFigures:
     """One pair in figures: its name, its views, how view 1's points agree with view 2 (`forward`) and both views with each other
     (`both`), and the distance between the cameras over the median depth.
     """
 
     name: str
-    views: tuple[ViewFigures, ViewFigures]
+    views: tuple[ViewFigures, ...]
     forward: Agreement
     both: Agreement
     baseline_over_depth: float
@@ -129,14 +129,14 @@ class Inspection:
     pairs: int
     notes: tuple[str, ...]
     shape: Shape
-    figures: tuple[PairFigures, ...]
+    figures: tuple[SetFigures, ...]
     unreadable: tuple[str, ...]
     refused: tuple[str, ...]
     agreement: Agreement
     explanations: tuple[Explanation, ...]
 
 
-def inspect_pairs(source: InspectedPairs, count: int, shape: Shape = DEFAULT_SHAPE, progress: bool = False) -> Inspection:
+def inspect_sets(source: InspectedSets, count: int, shape: Shape = DEFAULT_SHAPE, progress: bool = False) -> Inspection:
     """Reads a random sample of a source's pairs, always the same one, and checks its geometry.
 
     Geometry is judged on the views as their files have them; cropping to `shape`, as training does, is only tried. Mistakes are looked
@@ -153,16 +153,16 @@ def inspect_pairs(source: InspectedPairs, count: int, shape: Shape = DEFAULT_SHA
     for index in with_progress(chosen, "reading pairs", len(chosen), "pair", progress):
         try:
             pair = source.read(index)
-        except UnreadablePair as error:
+        except UnreadableSet as error:
             unreadable.append(str(error))
             continue
         thin = thin_pair(pair)
         thin_pairs.append(thin)
-        views = ViewFigures.of(pair.view1), ViewFigures.of(pair.view2)
-        figures.append(PairFigures(source.pair_name(index), views, agreement(thin), both_ways([thin]), baseline_over_depth(thin)))
+        views = tuple(map(ViewFigures.of, pair))
+        figures.append(SetFigures(source.set_name(index), views, agreement(thin), both_ways([thin]), baseline_over_depth(thin)))
         try:
             source.fit(index, pair, shape, None)
-        except UnreadablePair as error:
+        except UnreadableSet as error:
             refused.append(str(error))
     return Inspection(
         name=source.name,

@@ -1,9 +1,11 @@
-"""Where the two cameras of a pair stand, and the lenses they have."""
+"""Where the cameras of a scene stand, and the lenses they have."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from und3rstand_jax.data.records import Shape
@@ -25,7 +27,7 @@ from und3rstand_jax.data.synthetic.intersect import (
 from und3rstand_jax.data.synthetic.scene import SOLIDS, Scene, span, uniform
 
 FIRST_CANDIDATES, SECOND_CANDIDATES = 16, 80
-"""Cameras drawn for each view, of which the best is taken."""
+"""Cameras drawn for the first view and for each later one, of which the best is taken."""
 
 GRID = 12
 """Candidates are judged by GRID² of their pixels."""
@@ -51,27 +53,41 @@ class Glimpse(NamedTuple):
 
 
 def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: SyntheticConfig) -> Camera:
-    """Two cameras, along the leading axis; both depend on the shape through its aspect ratio only.
+    """The cameras, along the leading axis; they depend on the shape through its aspect ratio only.
 
     The first looks at one of the solids. The second is the candidate whose overlap with it is nearest to a draw from `config.overlap`.
     Each `config.second` has other places to choose from and its own draw of the overlap; the first camera and both lenses are the same.
+    A further one is chosen in the same way around an earlier camera, drawn at random: the first two are those of a pair.
     """
     lens_key, first_key, second_key, overlap_key = jax.random.split(key, 4)
     lenses = sample_intrinsics(lens_key, 1 + SECOND_CANDIDATES, shape)
     first, glimpse = _first_camera(first_key, scene, lenses[0], shape)
 
-    def choose(second_key: PRNGKeyArray, overlap_key: PRNGKeyArray, lenses: Float[Array, "N 3 3"]) -> Camera:
-        candidates = Camera(lenses, _second_poses(second_key, first.cam2world, glimpse, config))
-        shares = jax.vmap(lambda camera: overlap(scene, glimpse, camera, shape))(candidates)
+    def choose(place_key: PRNGKeyArray, overlap_key: PRNGKeyArray, lenses: Float[Array, "N 3 3"], earlier: Camera, seen: Glimpse) -> Camera:
+        candidates = Camera(lenses, _later_poses(place_key, earlier.cam2world, seen, config))
+        shares = jax.vmap(lambda camera: overlap(scene, seen, camera, shape))(candidates)
         wanted = span(uniform(overlap_key), *config.overlap)
         best = jnp.argmin(jnp.abs(shares - wanted) + _crowding(scene, candidates.cam2world))
         return jax.tree.map(lambda many: many[best], candidates)
 
-    second = choose(second_key, overlap_key, lenses[1:])
+    second = choose(second_key, overlap_key, lenses[1:], first, glimpse)
     if config.second:
         second_key, overlap_key = (jax.random.fold_in(key, config.second) for key in (second_key, overlap_key))
-        second = choose(second_key, overlap_key, jnp.broadcast_to(second.intrinsics, lenses[1:].shape))
-    return jax.tree.map(lambda one, two: jnp.stack([one, two]), first, second)
+        second = choose(second_key, overlap_key, jnp.broadcast_to(second.intrinsics, lenses[1:].shape), first, glimpse)
+    pair = jax.tree.map(lambda one, two: jnp.stack([one, two]), first, second)
+    if config.views == 2:
+        return pair
+
+    def add(number: ArrayLike, cameras: Camera) -> Camera:
+        lens_key, place_key, overlap_key, earlier_key = jax.random.split(jax.random.fold_in(key, number), 4)
+        earlier = jax.random.randint(earlier_key, (), 0, number)
+        beside = jax.tree.map(lambda many: many[earlier], cameras)
+        lenses = sample_intrinsics(lens_key, SECOND_CANDIDATES, shape)
+        chosen = choose(place_key, overlap_key, lenses, beside, look(scene, beside, shape))
+        return jax.tree.map(lambda many, one: many.at[number].set(one), cameras, chosen)
+
+    room_for_all = jax.tree.map(lambda two: jnp.concatenate([two, jnp.broadcast_to(two[:1], (config.views - 2, *two.shape[1:]))]), pair)
+    return lax.fori_loop(2, config.views, add, room_for_all)
 
 
 def sample_intrinsics(key: PRNGKeyArray, count: int, shape: Shape) -> Float[Array, "N 3 3"]:
@@ -91,6 +107,15 @@ def pixel_rays(camera: Camera, u: Reals, v: Reals) -> tuple[Vector, Vector]:
     (fx, cx), (fy, cy) = ((camera.intrinsics[i, i], camera.intrinsics[i, 2]) for i in (0, 1))
     right, down, forward = frame(camera.cam2world[:3, :3].T)
     return components(camera.cam2world[:3, 3]), along(along(forward, right, (u - cx) / fx), down, (v - cy) / fy)
+
+
+def look(scene: Scene, camera: Camera, shape: Shape) -> Glimpse:
+    """What a camera sees of a scene."""
+    v, u = (((jnp.arange(GRID) + 0.5) * (side / GRID) - 0.5) for side in shape)
+    origin, direction = pixel_rays(camera, *(a.ravel() for a in jnp.meshgrid(u, v)))
+    depth, solid = nearest_surface(scene, origin, direction)
+    point = along(origin, direction, depth)
+    return Glimpse(point, depth, solid != ROOM, (solid == ROOM) & in_window(scene, point))
 
 
 def overlap(scene: Scene, glimpse: Glimpse, camera: Camera, shape: Shape) -> Float[Array, ""]:
@@ -117,14 +142,7 @@ def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], sh
     yaw, pitch = _angles(minus(components(target), position))
     poses = _poses(position, yaw, jnp.clip(pitch, -0.7, 0.35), span(u[7], -0.06, 0.06))
 
-    def look(pose: Float[Array, "4 4"]) -> Glimpse:
-        v, u = (((jnp.arange(GRID) + 0.5) * (side / GRID) - 0.5) for side in shape)
-        origin, direction = pixel_rays(Camera(lens, pose), *(a.ravel() for a in jnp.meshgrid(u, v)))
-        depth, solid = nearest_surface(scene, origin, direction)
-        point = along(origin, direction, depth)
-        return Glimpse(point, depth, solid != ROOM, (solid == ROOM) & in_window(scene, point))
-
-    glimpses = jax.vmap(look)(poses)
+    glimpses = jax.vmap(lambda pose: look(scene, Camera(lens, pose), shape))(poses)
     # Each term is capped: without that, the best view would always be the one from a corner.
     quality = (
         jnp.minimum(jnp.mean(glimpses.depth > 1.5, axis=1, dtype=jnp.float32), 0.8)
@@ -135,13 +153,13 @@ def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], sh
     return Camera(lens, poses[best]), jax.tree.map(lambda a: a[best], glimpses)
 
 
-def _second_poses(key: PRNGKeyArray, first: Float[Array, "4 4"], glimpse: Glimpse, config: SyntheticConfig) -> Float[Array, "N 4 4"]:
-    """Places around the first camera, near and far, each looking at what that one sees or more or less past it."""
+def _later_poses(key: PRNGKeyArray, earlier: Float[Array, "4 4"], glimpse: Glimpse, config: SyntheticConfig) -> Float[Array, "N 4 4"]:
+    """Places around an earlier camera, near and far, each looking at what that one sees or more or less past it."""
     u = uniform(key, (7, SECOND_CANDIDATES))
     low, high = config.baseline
     azimuth, elevation = 2 * jnp.pi * u[1], span(u[2], -0.2, 0.2)
     step = jnp.cos(elevation) * jnp.cos(azimuth), jnp.cos(elevation) * jnp.sin(azimuth), jnp.sin(elevation)
-    position = along(components(first[:3, 3]), step, span(u[0] ** 1.5, low, high))
+    position = along(components(earlier[:3, 3]), step, span(u[0] ** 1.5, low, high))
     x, y, z = (jnp.mean(a) for a in glimpse.point)
     yaw, pitch = _angles(minus((x, y, z), position))
     # Squared, as the baseline's draw is raised to 1.5: overlap changes fastest near the easy end.

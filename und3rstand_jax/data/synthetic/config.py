@@ -1,4 +1,4 @@
-"""What can be asked of rendered pairs. No JAX: command lines read this before a device is chosen."""
+"""What can be asked of rendered scenes. No JAX: command lines read this before a device is chosen."""
 
 import dataclasses
 import math
@@ -8,29 +8,34 @@ from und3rstand_jax.support.errors import OptionError
 
 Range: TypeAlias = tuple[float, float]
 
+LEAST_VIEWS, MOST_VIEWS = 2, 256
+"""Views in a set."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """How the two cameras of a pair are placed.
+    """How the cameras of a scene are placed: `views` of them, of which all but the first stand around an earlier one.
 
-    `overlap` is the range from which each pair's overlap is drawn, uniformly: the fraction of view 1's pixels with depth whose points
-    view 2 sees. `baseline` is the range of the distance between the two cameras, in metres: at the same overlap, a short one
-    leaves little parallax and an easier pair.
+    `overlap` is the range from which each of those draws its overlap with that earlier one, uniformly: the fraction of the earlier view's
+    pixels with depth whose points the later one sees. `baseline` is the range of the distance between the two cameras, in metres: at the
+    same overlap, a short one leaves little parallax and an easier pair.
 
     `second` counts the second cameras of a scene: pairs that differ in it alone share the room, view 1 and both lenses, and the second
     camera stands in another place, at its own draw of the overlap. Command lines ask for number 0.
 
     Raises:
-        OptionError: no pair can lie in a range, or there is no such second camera.
+        OptionError: no pair can lie in a range, there is no such second camera, or there are too few or too many views.
     """
 
     overlap: Range = (0.25, 0.9)
     baseline: Range = (0.1, 3.0)
     second: int = 0
+    views: int = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.second < 2**32:
             raise OptionError(f"second: expected the number of a second camera, 0 to 4294967295, found {self.second}")
+        check_views(self.views)
         bounds = (
             ("overlap", self.overlap, 0.0, 1.0, "fractions of view 1's pixels between 0 and 1"),
             ("baseline", self.baseline, 0.1, 10.0, "distances in metres between 0.1 and 10"),
@@ -43,6 +48,16 @@ class SyntheticConfig:
             raise OptionError(f"baseline: expected it to begin at 1 m or less, since rooms are small, found {self.baseline[0]:g}; lower it")
 
 
+def check_views(views: int) -> None:
+    """Refuses sets of fewer than two views, or of more than anybody trains with.
+
+    Raises:
+        OptionError: it is one of those.
+    """
+    if not LEAST_VIEWS <= views <= MOST_VIEWS:
+        raise OptionError(f"--views {views}: expected {LEAST_VIEWS} to {MOST_VIEWS} views in a set")
+
+
 _DEFAULTS = {"overlap": SyntheticConfig.overlap, "baseline": SyntheticConfig.baseline}
 
 
@@ -51,10 +66,10 @@ def _example(name: str) -> str:
     return f"{name}={low:g}-{high:g}"
 
 
-def parse_synthetic(text: str) -> SyntheticConfig:
+def parse_synthetic(text: str, views: int = 2) -> SyntheticConfig:
     """Options as a command line gives them, comma-separated: `overlap=0.5-0.9,baseline=0.1-1`.
 
-    "" gives the defaults; one number stands for the range of itself.
+    "" gives the defaults; one number stands for the range of itself. `views` is how many cameras a scene has.
 
     Raises:
         OptionError: an option is unknown or given twice, or its value is not a range in its bounds.
@@ -75,4 +90,4 @@ def parse_synthetic(text: str) -> SyntheticConfig:
             raise OptionError(f"{name}: expected a range of two numbers, found {value!r}; write {_example(name)}")
         options[name] = numbers
     chosen = _DEFAULTS | options
-    return SyntheticConfig(chosen["overlap"], chosen["baseline"])
+    return SyntheticConfig(chosen["overlap"], chosen["baseline"], views=views)

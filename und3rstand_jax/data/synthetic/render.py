@@ -1,4 +1,4 @@
-"""Pairs of views, rendered by casting a ray through every pixel. All of it is a pure function of (seed, index)."""
+"""Sets of views, rendered by casting a ray through every pixel. All of it is a pure function of (seed, index)."""
 
 import dataclasses
 from functools import partial
@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from und3rstand_jax.data.records import Pair, Shape, Split, View, held_out_scenes, training_scenes
+from und3rstand_jax.data.records import Shape, Split, View, ViewSet, held_out_scenes, training_scenes
 from und3rstand_jax.data.synthetic.cameras import Camera, pixel_rays, sample_cameras
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.data.synthetic.intersect import components, dot, first_entry, minus, nearest_surface
@@ -24,8 +24,8 @@ BAND = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderedPairs:
-    """The first `count` scenes of a split as a list of pairs on the host, like `FilePairs`."""
+class RenderedSets:
+    """The first `count` scenes of a split as a list of sets on the host, like `FileSets`."""
 
     scenes: SyntheticConfig
     seed: int
@@ -38,37 +38,37 @@ class RenderedPairs:
     def __len__(self) -> int:
         return self.count
 
-    def pair_name(self, index: int) -> str:
-        """What a report calls a pair."""
+    def set_name(self, index: int) -> str:
+        """What a report calls a set."""
         return f"scene {index}"
 
-    def read(self, index: int) -> Pair:
-        """One pair."""
+    def read(self, index: int) -> ViewSet:
+        """One set."""
         number = (training_scenes if self.split == "train" else held_out_scenes)()[index]
         return jax.tree.map(np.asarray, _render_jitted(self.seed, number, self.shape, self.scenes))
 
-    def fit(self, index: int, pair: Pair, shape: Shape, rng: np.random.Generator | None) -> Pair:
-        """The pair itself: scenes are rendered at the shape asked for."""
-        return pair
+    def fit(self, index: int, views: ViewSet, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
+        """The set itself: scenes are rendered at the shape asked for."""
+        return views
 
 
-def render_pair(seed: int | Array, index: int | Array, shape: Shape, config: SyntheticConfig) -> Pair:
-    """Two views of one room, (height, width) = `shape`: pure, for use under `jit` with `seed` and `index` (both in [0, 2³²)) traced.
+def render_set(seed: int | Array, index: int | Array, shape: Shape, config: SyntheticConfig) -> ViewSet:
+    """The views of one room, (height, width) = `shape`: pure, for use under `jit` with `seed` and `index` (both in [0, 2³²)) traced.
 
     Depth is exact to float32, and 0 only where a window shows the sky. The unit is the metre, the world frame that of `scene.py`. The
-    room does not depend on the shape, the cameras depend on its aspect ratio only. Colours are Lambertian: both views agree wherever they
-    see the same point, except for detail that only one of them resolves.
+    room does not depend on the shape, the cameras depend on its aspect ratio only. Colours are Lambertian: views agree wherever they see
+    the same point, except for detail that only some of them resolve.
     """
-    return jax.tree.map(lambda array: array[0], render_pairs(seed, jnp.asarray(index)[None], shape, config))
+    return jax.tree.map(lambda array: array[0], render_sets(seed, jnp.asarray(index)[None], shape, config))
 
 
-_render_jitted = jax.jit(render_pair, static_argnums=(2, 3))
+_render_jitted = jax.jit(render_set, static_argnums=(2, 3))
 
 
-def render_pairs(seed: int | Array, indices: Int[Array, " B"], shape: Shape, config: SyntheticConfig) -> Pair:
-    """`render_pair` for several indices, along a leading axis.
+def render_sets(seed: int | Array, indices: Int[Array, " B"], shape: Shape, config: SyntheticConfig) -> ViewSet:
+    """`render_set` for several indices, along a leading axis.
 
-    Pairs are rendered one after the other, so that a pair has the same bits in any batch and on any number of devices of one kind.
+    Sets are rendered one after the other, so that a set has the same bits in any batch and on any number of devices of one kind.
     """
     indices = jnp.asarray(indices).astype(jnp.uint32)
     count, (height, width) = len(indices), shape
@@ -79,16 +79,16 @@ def render_pairs(seed: int | Array, indices: Int[Array, " B"], shape: Shape, con
         cam2world=jnp.zeros((count, 4, 4), jnp.float32),
     )
 
-    # If XLA knew that there is a single pair, it would drop the loop, fuse the pair's arithmetic with its surroundings, and round it
-    # differently. The barrier hides the number of turns, the padding that every turn renders the same pair.
+    # If XLA knew that there is a single set, it would drop the loop, fuse the set's arithmetic with its surroundings, and round it
+    # differently. The barrier hides the number of turns, the padding that every turn renders the same set.
     turns = lax.optimization_barrier(jnp.int32(count))
     padded = jnp.concatenate([indices, indices[:1]])
 
-    def add(turn: ArrayLike, pairs: Pair) -> Pair:
-        pair = _render(seed, padded[turn], shape, config)
-        return jax.tree.map(lambda array, entry: array.at[turn].set(entry), pairs, pair)
+    def add(turn: ArrayLike, sets: ViewSet) -> ViewSet:
+        views = _render(seed, padded[turn], shape, config)
+        return jax.tree.map(lambda array, entry: array.at[turn].set(entry), sets, views)
 
-    return lax.fori_loop(0, turns, add, Pair(view, view))
+    return lax.fori_loop(0, turns, add, (view,) * config.views)
 
 
 class _World(NamedTuple):
@@ -99,7 +99,7 @@ class _World(NamedTuple):
     texture: Texture
 
 
-def _render(seed: int | Array, index: Array, shape: Shape, config: SyntheticConfig) -> Pair:
+def _render(seed: int | Array, index: Array, shape: Shape, config: SyntheticConfig) -> ViewSet:
     key = jax.random.key(0, impl="threefry2x32")
     for number in (seed, index):
         key = jax.random.fold_in(key, jnp.asarray(number, jnp.uint32))
@@ -126,7 +126,7 @@ def _render(seed: int | Array, index: Array, shape: Shape, config: SyntheticConf
         return View(image.reshape(-1, width, 3)[:height], depth.reshape(-1, width)[:height], *camera)
 
     views = jax.vmap(render_view)(cameras)
-    return Pair(jax.tree.map(lambda array: array[0], views), jax.tree.map(lambda array: array[1], views))
+    return tuple(jax.tree.map(lambda array, view=view: array[view], views) for view in range(config.views))
 
 
 def _shade(world: _World, seen: Seen) -> UInt8[Array, "H W 3"]:

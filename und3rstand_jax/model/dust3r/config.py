@@ -9,13 +9,16 @@ from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES, only, r
 from und3rstand_jax.model.head_choice import POINTMAP, Head
 from und3rstand_jax.model.layer_ids import layer_ids
 from und3rstand_jax.model.output_modes import Mode, mode_faults
-from und3rstand_jax.support.errors import ConfigError
+from und3rstand_jax.support.errors import ConfigError, OptionError
 from und3rstand_jax.support.text import listed, number_text
 
 # The largest that is accepted, far above any model's: a config may be a stranger's, and costs memory and time as it says.
 _LARGEST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 128, "mlp_ratio": 64}
 LARGEST_SIDE = 65536
 """Pixels of an image's side."""
+
+LEAST_VIEWS = 2
+"""Cross-attention reads other views."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,9 @@ class BackboneConfig:
 
     `img_size` is (height, width) of the training images and only a record: the model takes any multiples of the patch size.
     `head_type` is None for a trunk without a head (CroCo, or a checkpoint whose head is not known).
+    `max_views` is how many views a call takes at most, None for any number. A DUSt3R takes two; one that is trained on sets of more sends
+    every view after the first through the second decoder and its heads, and each view's tokens attend to those of all others, as in
+    MV-DUSt3R (Tang et al., CVPR 2025, section 3.2).
 
     A class of configs is a family of models; `und3rstand_jax.model.families` has what belongs to it.
 
@@ -46,6 +52,7 @@ class BackboneConfig:
     head_type: str | None = "dpt"
     depth_mode: Mode = ("exp", -math.inf, math.inf)
     conf_mode: Mode = ("exp", 1.0, math.inf)
+    max_views: int | None = dataclasses.field(default=2, metadata={"came_later": True})
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in SIZES}
@@ -72,6 +79,8 @@ class BackboneConfig:
             complaints.append(f"patch_size {self.patch_size} is not supported with the DPT head, which enlarges tokens 16 times")
         if not 1 < self.rope_base < math.inf:
             complaints.append(f"RoPE's base must be a finite number above 1; found {self.rope_base:g}")
+        if self.max_views is not None and self.max_views < LEAST_VIEWS:
+            complaints.append(f"max_views is {LEAST_VIEWS} or more, or None for any number; found {number_text(self.max_views)}")
         complaints += self._other_faults()
         if complaints:
             raise ConfigError("backbone config: " + listed(complaints, "; ", 20, 400))
@@ -96,6 +105,18 @@ class BackboneConfig:
         # Of [encoder, block 1, …, block dec_depth], a DPT head reads 0, 1/2, 3/4 and all of the depth.
         middle = (f"decoder.{depth - 1}.mlp" for depth in (self.dec_depth // 2, 3 * self.dec_depth // 4))
         return (Head(POINTMAP, "head", ("encoder.norm", *middle, last), ("pts3d", "conf")),)
+
+    def check_view_count(self, count: int) -> None:
+        """Refuses so many views.
+
+        Raises:
+            OptionError: the model takes fewer or more.
+        """
+        if self.max_views == LEAST_VIEWS and count != LEAST_VIEWS:
+            raise OptionError(f"this model takes two views; found {count}")
+        if count < LEAST_VIEWS or (self.max_views is not None and count > self.max_views):
+            most = "more" if self.max_views is None else f"up to {self.max_views}"
+            raise OptionError(f"this model takes two views or {most}; found {count}")
 
     @property
     def layer_ids(self) -> tuple[str, ...]:

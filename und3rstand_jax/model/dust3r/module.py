@@ -1,4 +1,4 @@
-"""DUSt3R as a pure function of its parameters and two views (Wang et al., CVPR 2024, section 3.1).
+"""DUSt3R as a pure function of its parameters and two views, or more (Wang et al., CVPR 2024, section 3.1).
 
     (params, view1, view2, edits) -> (pointmaps, activations)
 
@@ -22,12 +22,12 @@ from und3rstand_jax.model.dust3r.trunk import Decoder, Encoder, Traced, edited_l
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.head_choice import Head, HeadChoice, choose_heads
 from und3rstand_jax.model.heads import DPTHead, LinearHead, Pointmap, to_pointmap
-from und3rstand_jax.model.images import as_view
-from und3rstand_jax.model.output import BackboneOutput, Grids, pair
+from und3rstand_jax.model.images import as_views
+from und3rstand_jax.model.output import BackboneOutput, Grids
 from und3rstand_jax.model.site_edits import resolve_edits
 from und3rstand_jax.model.sites import select_captures
 from und3rstand_jax.model.start import Start, as_start, token_grids
-from und3rstand_jax.support.errors import ImageError, OptionError
+from und3rstand_jax.support.errors import OptionError
 
 
 class DUSt3R(nn.Module):
@@ -54,18 +54,17 @@ class DUSt3R(nn.Module):
     @nn.compact
     def __call__(
         self,
-        view1: ArrayLike | None = None,
-        view2: ArrayLike | None = None,
+        *views: ArrayLike,
         capture: str | Iterable[str] = (),
         head: HeadChoice = True,
         edits: Edits | SiteEdits | None = None,
         start: BackboneOutput | None = None,
     ) -> BackboneOutput:
-        """Runs both views through the model.
+        """Runs all views of B sets through the model.
 
         Args:
-            view1, view2: RGB in [-1, 1], (B, H, W, 3) or (B, 3, H, W); sides are multiples of the patch size (16), the
-                views' sizes may differ. Left out where the pass begins at a layer.
+            views: RGB in [-1, 1], (B, H, W, 3) or (B, 3, H, W) each, as many as the config allows; sides are multiples of the patch
+                size (16), the views' sizes may differ. Left out where the pass begins at a layer.
             capture: patterns of layers (`und3rstand_jax.model.layer_ids`) and of what is inside them, see `und3rstand_jax.model.sites`;
                 the output holds exactly the sites that they match, as they are after edits. Attention weights and scores add
                 4·B·heads·N·M bytes for each view and block.
@@ -76,22 +75,22 @@ class DUSt3R(nn.Module):
                 that layer apply to the tokens given.
 
         Returns:
-            What was captured and what the heads make of each view; both pointmaps are in view 1's frame.
+            What was captured and what the heads make of each view; all pointmaps are in view 1's frame.
 
         Raises:
             LayerError: a pattern matches nothing, or a site lies before the start and is not in it.
             EditError: an edit cannot be made; see `und3rstand_jax.model.site_edits.resolve_edits`.
             ImageError: a view is not a batch of images, or the views' batches differ in size.
-            OptionError: there is no such head to run, or both images and a start are given, or neither.
+            OptionError: there is no such head to run; the model takes fewer or more views; both images and a start are given, or neither.
         """
         config = self.config
         heads = choose_heads(head, config)
         if start is None:
-            views = self._images(view1, view2)
-            begin, sizes, batch = None, pair((view.shape[1], view.shape[2]) for view in views), len(views[0])
-        elif view1 is None and view2 is None:
+            inputs = as_views(views, config)
+            begin, sizes, batch = None, tuple((view.shape[1], view.shape[2]) for view in inputs), len(inputs[0])
+        elif not views:
             begin = as_start(start, config, jnp.dtype(self.dtype))
-            views, sizes, batch = begin.tokens, begin.image_sizes, begin.batch
+            inputs, sizes, batch = begin.tokens, begin.image_sizes, begin.batch
         else:
             raise OptionError("a pass from start= on takes no images; leave them out, or start")
         grids = token_grids(sizes, config)
@@ -100,21 +99,11 @@ class DUSt3R(nn.Module):
         needed = {*captured, *(layer for head in heads for layer in head.layers)}
         if self.is_initializing():
             needed |= set(config.layer_ids)
-        layers = self._trunk(views, begin, grids, needed, affines)
+        layers = self._trunk(inputs, begin, grids, needed, affines)
         pointmaps = (self.predict(heads, layers, grids, view) for view in range(len(grids))) if heads else ()
         return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, pointmaps)
 
-    def _images(self, view1: ArrayLike | None, view2: ArrayLike | None) -> tuple[Array, Array]:
-        if view1 is None or view2 is None:
-            raise OptionError("a pass takes both views' images, or start= and none")
-        one, two = (as_view(view, self.config.patch_size, name) for view, name in ((view1, "view1"), (view2, "view2")))
-        if len(one) != len(two):
-            raise ImageError(f"view1 holds {len(one)} images and view2 {len(two)}; pairs need as many of each")
-        return one, two
-
-    def _trunk(
-        self, views: tuple[Array, Array], begin: Start | None, grids: Grids, needed: set[str], edits: SiteEdits
-    ) -> dict[str, Traced]:
+    def _trunk(self, views: tuple[Array, ...], begin: Start | None, grids: Grids, needed: set[str], edits: SiteEdits) -> dict[str, Traced]:
         """At least the needed sites, and nothing after the last of them; from the images, or from the tokens at the start."""
         layers: dict[str, Traced] = {}
         since, before, tokens = None, None, views
@@ -140,11 +129,11 @@ class DUSt3R(nn.Module):
         return layers
 
     def predict(self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int) -> Pointmap:
-        """What a view's own heads make of its token maps."""
+        """What a view's heads make of its token maps: the first view's own, or those that all others share."""
         prediction = Pointmap()
         for head in heads:
             maps = [layers[layer][view].reshape(-1, *grids[view], self.config.layer_width(layer)) for layer in head.layers]
-            prediction |= self.run_head(head, f"{head.scope}{view + 1}", maps)
+            prediction |= self.run_head(head, f"{head.scope}{min(view + 1, 2)}", maps)
         return prediction
 
     def run_head(self, head: Head, name: str, maps: Sequence[Float[Array, "B h w _"]]) -> Pointmap:

@@ -1,13 +1,14 @@
-"""DUSt3R's trunk: one encoder for both views, and a decoder for each, which reads the other view's stream.
+"""DUSt3R's trunk: one encoder for all views, a decoder for the first and one for the others, which read the other views' streams.
 
     images ─▶ Encoder ─▶ encoder.norm ─▶ Decoder ─▶ decoder.norm
 
 Both run from where they are entered as far as the needed sites require, and return what they come by there.
 """
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -18,16 +19,18 @@ from und3rstand_jax.model.block_sites import BlockSites
 from und3rstand_jax.model.blocks import Arithmetic, DecoderBlock, EncoderBlock, run_block
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, ENCODER_STEPS, stack_positions
-from und3rstand_jax.model.output import Grids, ViewTokens, pair
+from und3rstand_jax.model.output import Grids, ViewTokens
 from und3rstand_jax.model.sites import with_insides
 from und3rstand_jax.model.stack import BlockEdits, Entry, Params, Run, Streams, plan_runs, run_stack, stacked
 
-Traced = tuple[Float[Array, "B ..."], Float[Array, "B ..."]]
-"""What one site has, of both views, while the model runs; see `und3rstand_jax.model.sites` for its shape."""
+T = TypeVar("T")
+
+Traced = tuple[Float[Array, "B ..."], ...]
+"""What one site has, of every view, while the model runs; see `und3rstand_jax.model.sites` for its shape."""
 
 
 class Encoder(nn.Module):
-    """One ViT for both views: patch embedding, blocks and norm."""
+    """One ViT for all views: patch embedding, blocks and norm."""
 
     arithmetic: Arithmetic
     config: BackboneConfig
@@ -36,25 +39,25 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Streams, grids: Grids, needed: Collection[str], edits: SiteEdits, since: str | None) -> dict[str, Traced]:
-        """Runs both views as far as the needed sites (ids `encoder.…`) require, and returns those.
+        """Runs all views as far as the needed sites (ids `encoder.…`) require, and returns those.
 
         Args:
-            inputs: both views' images (B, H, W, 3), or their tokens after the layer `since`.
-            grids: (rows, columns) of both views' tokens.
+            inputs: the views' images (B, H, W, 3) each, or their tokens after the layer `since`.
+            grids: (rows, columns) of each view's tokens.
             needed: sites behind `since`.
             edits: of sites behind `since`.
             since: a layer of the blocks, or None to begin with the images.
         """
         config, arithmetic = self.config, self.arithmetic
         head_dim, batch = config.enc_embed_dim // config.enc_num_heads, len(inputs[0])
-        same_size = grids[0] == grids[1]
+        same_size = len(set(grids)) == 1
         inputs = (jnp.concatenate(inputs),) if same_size else inputs
         rotations = [rotation(grid, head_dim, config.rope_base) for grid in (grids[:1] if same_size else grids)]
         block = EncoderBlock(arithmetic, config.enc_num_heads, config.mlp_ratio, parent=None)
         token, origin = jnp.zeros((1, 1, config.enc_embed_dim), jnp.float32), rotation((1, 1), head_dim, config.rope_base)
         blocks = self.param("blocks", stacked(lambda key: _init(block, key, token, origin), config.enc_depth))
 
-        def run_both(params: Params, streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
+        def run_all(params: Params, streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
             kept = [
                 run_block(block, params, x, turn, sites=run.sites(edits, stream))
                 for stream, (x, turn) in enumerate(zip(streams, rotations, strict=True))
@@ -78,17 +81,17 @@ class Encoder(nn.Module):
             }
         entry = stack_entry(since, ENCODER_STEPS)
         runs = plan_runs(with_insides(ENCODER_STEPS, {site for _, site in positions}), config.enc_depth, positions, of_blocks, entry)
-        kept = run_stack(run_both, blocks, tokens, runs, self.unroll, of_blocks, remat=self.remat)
+        kept = run_stack(run_all, blocks, tokens, runs, self.unroll, of_blocks, remat=self.remat)
         layers = {f"encoder.{index}.{site}": streams for (index, site), streams in kept.items()}
         if "encoder.norm" in needed:
             norm = arithmetic.layer_norm("norm")
             layers["encoder.norm"] = tuple(norm(x) for x in kept.get(last, tokens))
-        split = {layer: pair(jnp.split(streams[0], 2) if same_size else streams) for layer, streams in layers.items()}
+        split = {layer: tuple(jnp.split(streams[0], len(grids)) if same_size else streams) for layer, streams in layers.items()}
         return edited_layer("encoder.norm", split, edits)
 
 
 class Decoder(nn.Module):
-    """Embedding and norm shared by the views, and a stack of blocks for each view, which reads the other view."""
+    """Embedding and norm shared by the views, and two stacks of blocks: view 1's, and that of all others. Each reads the other views."""
 
     arithmetic: Arithmetic
     config: BackboneConfig
@@ -105,11 +108,11 @@ class Decoder(nn.Module):
         since: str | None,
         before: ViewTokens | None,
     ) -> dict[str, Traced]:
-        """Runs both views' tokens as far as the needed sites (ids `decoder.…`) require; returns those and, at its place, `decoder.embed`.
+        """Runs the views' tokens as far as the needed sites (ids `decoder.…`) require; returns those and, at its place, `decoder.embed`.
 
         Args:
             inputs: tokens of `encoder.norm`, or those after the layer `since`.
-            grids: (rows, columns) of both views' tokens.
+            grids: (rows, columns) of each view's tokens.
             needed: sites behind `since`.
             edits: of sites behind `since`.
             since: `decoder.embed` or a layer of the blocks, or None to begin with the encoder's tokens.
@@ -117,18 +120,22 @@ class Decoder(nn.Module):
         """
         config, arithmetic = self.config, self.arithmetic
         head_dim = config.dec_embed_dim // config.dec_num_heads
-        turn1, turn2 = (rotation(grid, head_dim, config.rope_base) for grid in grids)
+        turns = [rotation(grid, head_dim, config.rope_base) for grid in grids]
+        other_turns = [_others(turns, view, 0) for view in range(len(grids))]
         block = DecoderBlock(arithmetic, config.dec_num_heads, config.mlp_ratio, parent=None)
         token, origin = jnp.zeros((1, 1, config.dec_embed_dim), jnp.float32), rotation((1, 1), head_dim, config.rope_base)
         init = stacked(lambda key: _init(block, key, token, token, origin, origin), config.dec_depth)
         blocks = (self.param("blocks1", init), self.param("blocks2", init))
 
-        def run_both(params: tuple[Params, Params], streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
-            # The blocks of both views read the views as they were before either block.
-            (x1, x2), (y1, y2) = streams, before
-            kept1 = run_block(block, params[0], x1, y2, turn1, turn2, sites=run.sites(edits, 0))
-            kept2 = run_block(block, params[1], x2, y1, turn2, turn1, sites=run.sites(edits, 1))
-            return {site: (kept1[site], kept2[site]) for site in kept1}
+        def run_all(params: tuple[Params, Params], streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
+            # The blocks of all views read the views as they were before any block.
+            kept = [
+                run_block(
+                    block, params[min(view, 1)], x, _others(before, view, 1), turns[view], other_turns[view], sites=run.sites(edits, view)
+                )
+                for view, x in enumerate(streams)
+            ]
+            return {site: tuple(of_view[site] for of_view in kept) for site in kept[0]}
 
         positions, last = stack_positions("decoder", needed), (config.dec_depth - 1, "mlp")
         if "decoder.norm" in needed and since != "decoder.{}.{}".format(*last):
@@ -136,16 +143,22 @@ class Decoder(nn.Module):
         layers: dict[str, Traced] = {}
         if since is None:
             embed = arithmetic.dense(config.dec_embed_dim, "embed")
-            layers = edited_layer("decoder.embed", {"decoder.embed": pair(embed(tokens) for tokens in inputs)}, edits)
+            layers = edited_layer("decoder.embed", {"decoder.embed": tuple(embed(tokens) for tokens in inputs)}, edits)
         tokens = inputs if since is not None else layers["decoder.embed"]
         of_blocks, entry = block_edits("decoder", edits), stack_entry(since, DECODER_STEPS)
         runs = plan_runs(with_insides(DECODER_STEPS, {site for _, site in positions}), config.dec_depth, positions, of_blocks, entry)
-        kept = run_stack(run_both, blocks, tokens, runs, self.unroll, of_blocks, before, self.remat)
-        layers |= {f"decoder.{index}.{site}": pair(streams) for (index, site), streams in kept.items()}
+        kept = run_stack(run_all, blocks, tokens, runs, self.unroll, of_blocks, before, self.remat)
+        layers |= {f"decoder.{index}.{site}": tuple(streams) for (index, site), streams in kept.items()}
         if "decoder.norm" in needed:
             norm = arithmetic.layer_norm("norm")
-            layers["decoder.norm"] = pair(norm(x) for x in kept.get(last, tokens))
+            layers["decoder.norm"] = tuple(norm(x) for x in kept.get(last, tokens))
         return edited_layer("decoder.norm", layers, edits)
+
+
+def _others(of_views: Sequence[T], view: int, axis: int) -> T:
+    """What a view's cross-attention reads: all other views' tokens, or their rotations, along the axis of tokens."""
+    others = [of_view for number, of_view in enumerate(of_views) if number != view]
+    return others[0] if len(others) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *others)
 
 
 def block_edits(stack: str, edits: SiteEdits) -> dict[int, BlockEdits]:
@@ -162,7 +175,7 @@ def edited_layer(layer_id: str, layers: dict[str, Traced], edits: SiteEdits) -> 
     if layer_id not in layers or layer_id not in edits:
         return layers
     views = zip(layers[layer_id], edits[layer_id], strict=True)
-    return layers | {layer_id: pair(x if affine is None else apply_affine(affine, x) for x, affine in views)}
+    return layers | {layer_id: tuple(x if affine is None else apply_affine(affine, x) for x, affine in views)}
 
 
 def stack_entry(since: str | None, steps: tuple[str, ...]) -> Entry:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from und3rstand_jax.data.example import Example
-from und3rstand_jax.data.records import Batch, Pair, Shape, View
+from und3rstand_jax.data.records import Batch, Shape, View
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.loading import stored_dtype
 from und3rstand_jax.model.dust3r.module import DUSt3R
@@ -41,7 +41,7 @@ def step_arguments(task: ProbesTask, pairs: int) -> Arguments:
     shape = planned_shape(task)
     view = View(array(np.uint8, *shape, 3), array(np.float32, *shape), array(np.float32, 3, 3), array(np.float32, 4, 4))
     from_files = any(spec.root is not None for spec in task.feed.specs)
-    batch = Batch(array(np.uint32), array(np.int32), Pair(view, view) if from_files else None)
+    batch = Batch(array(np.uint32), array(np.int32), (view,) * task.feed.views if from_files else None)
     return Arguments(jax.eval_shape(task.initial_state), trunk(task.module), batch)
 
 

@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.loss import PairLoss, Truth
+from und3rstand_jax.geometry.loss import SetLoss, Truth
 from und3rstand_jax.train.plan.chips import Chip
 from und3rstand_jax.train.plan.shapes import Arguments, intermediates, planned_shape, tree_bytes
 from und3rstand_jax.train.probes_task import ProbesTask
@@ -85,7 +85,7 @@ def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Par
     made = intermediates(task, arguments)
     example_of, micro_batches = task.example_of(planned_shape(task)), task.options.accumulate
 
-    def prepare(part: Batch) -> tuple[tuple[jax.Array, jax.Array], Truth]:
+    def prepare(part: Batch) -> tuple[tuple[jax.Array, ...], Truth]:
         example = example_of(part)
         return example.images, truth_by_token(task.probes, example)
 
@@ -94,6 +94,7 @@ def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Par
         # Examples of micro-batches are made twice: valid pixels of all of them are counted before the first gradient.
         pairs += count(example_of, made.part)
     backbone = count(functools.partial(captured_tokens, task.module, task.probes), arguments.backbone, made.example)
+    views = len(made.example.images)
     scalar = jnp.zeros((), jnp.float32)
     probes, updates = Count(), Count(traffic=2 * tree_bytes(arguments.state))
     for name, group in named_groups(task.probes).items():
@@ -101,10 +102,10 @@ def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Par
         layers = state.frozen_at.shape[0]
         layer, own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, tokens))
         gradient = functools.partial(layer_gradient, group, task.probes, task.precision)
-        probes += count(gradient, layer.params, own, made.truth, (scalar, scalar)).times(layers)
-        updates += count(functools.partial(update, task.recipe), layer, layer.params, PairLoss(*[scalar] * 5), arguments.state.step).times(
-            layers
-        )
+        probes += count(gradient, layer.params, own, made.truth, (scalar,) * views).times(layers)
+        updates += count(
+            functools.partial(update, task.recipe), layer, layer.params, SetLoss(scalar, *[(scalar,) * views] * 2), arguments.state.step
+        ).times(layers)
     parts = [
         Part("examples: rendering, colours", pairs.times(micro_batches)),
         Part("backbone, forward", backbone.times(micro_batches)),

@@ -105,7 +105,7 @@ class LossWindow:
         """Adds the losses of a step, by layer."""
         self.steps += 1
         for layer, loss in losses.items():
-            values = loss._asdict()
+            values = loss.named()
             held = self._sums.setdefault(layer, dict.fromkeys(values, 0.0))
             for name, value in values.items():
                 held[name] += float(value)

@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.loss import PairLoss, PairSums, Target, confidence_sums, mean_loss, normalised_truth, valid_counts
+from und3rstand_jax.geometry.loss import Counts, SetLoss, SetSums, Targets, confidence_sums, mean_loss, normalised_truth, valid_counts
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
-from und3rstand_jax.train.step.loops import Counts, ExampleOf, accumulate
+from und3rstand_jax.train.step.loops import ExampleOf, accumulate
 from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
 
 MODEL = "model"
@@ -58,12 +58,12 @@ def backbone_step(
     example_of: ExampleOf,
     total: Total,
     micro_batches: int = 1,
-) -> tuple[BackboneState, dict[str, PairLoss]]:
+) -> tuple[BackboneState, dict[str, SetLoss]]:
     """One step on this device's share of the batch.
 
     Args:
         state: the same on every device.
-        batch: this device's pairs.
+        batch: this device's sets.
         module: the backbone.
         recipe: how it is updated.
         example_of: makes model inputs and ground truth of a batch.
@@ -74,15 +74,16 @@ def backbone_step(
         The next state, and the loss over the whole batch, every entry (1,), under the name MODEL.
     """
 
-    def add(sums: tuple[Params, PairSums], example: Example, counts: Counts) -> tuple[Params, PairSums]:
-        def loss(params: Params) -> tuple[Float[Array, ""], PairSums]:
-            pred1, pred2 = pointmaps(module, params, example.images)
-            sums = confidence_sums(planes_of(pred1), planes_of(pred2), normalised_truth(*example.targets))
+    def add(sums: tuple[Params, SetSums], example: Example, counts: Counts) -> tuple[Params, SetSums]:
+        def loss(params: Params) -> tuple[Float[Array, ""], SetSums]:
+            preds = pointmaps(module, params, example.images)
+            sums = confidence_sums(tuple(map(planes_of, preds)), normalised_truth(example.targets))
             return mean_loss(sums, counts).total, sums
 
         return jax.tree.map(jnp.add, sums, jax.grad(loss, has_aux=True)(state.params))
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params), PairSums(*[jnp.float32(0)] * 4)
+    views = jax.eval_shape(lambda: example_of(batch)).images
+    zeros = jax.tree.map(jnp.zeros_like, state.params), SetSums.zeros(len(views))
     sums, counts = accumulate(add, zeros, batch, micro_batches, example_of, total)
     gradient, sums_of_loss = total(sums)
     loss = mean_loss(sums_of_loss, counts)
@@ -90,20 +91,20 @@ def backbone_step(
     return BackboneState(state.step + 1, model), {MODEL: jax.tree.map(lambda value: value[None], loss)}
 
 
-def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of: ExampleOf) -> dict[str, Float[Array, "1 B 2"]]:
-    """The normalised point error of each pair and view: DUSt3R's regression loss of that pair alone; NaN where nothing is valid."""
+def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of: ExampleOf) -> dict[str, Float[Array, "1 B V"]]:
+    """The normalised point error of each set and view: DUSt3R's regression loss of that set alone; NaN where nothing is valid."""
     example = example_of(batch)
     predicted = pointmaps(module, params, example.images)
 
-    def of_pair(item: tuple[tuple[Pointmap, Pointmap], tuple[Target, Target]]) -> Float[Array, " 2"]:
-        (one, two), targets = jax.tree.map(lambda leaf: leaf[None], item)
-        sums, counts = confidence_sums(planes_of(one), planes_of(two), normalised_truth(*targets)), valid_counts(*targets)
-        return jnp.stack([sums.regression1 / counts[0], sums.regression2 / counts[1]])
+    def of_set(item: tuple[tuple[Pointmap, ...], Targets]) -> Float[Array, " V"]:
+        preds, targets = jax.tree.map(lambda leaf: leaf[None], item)
+        sums = confidence_sums(tuple(map(planes_of, preds)), normalised_truth(targets))
+        return jnp.stack([total / count for total, count in zip(sums.regressions, valid_counts(targets), strict=True)])
 
-    return {MODEL: jax.vmap(of_pair)((predicted, example.targets))[None]}
+    return {MODEL: jax.vmap(of_set)((predicted, example.targets))[None]}
 
 
-def pointmaps(module: DUSt3R, params: Params, images: tuple[Float[Array, "B H W 3"], Float[Array, "B H W 3"]]) -> tuple[Pointmap, Pointmap]:
+def pointmaps(module: DUSt3R, params: Params, images: tuple[Float[Array, "B _H _W 3"], ...]) -> tuple[Pointmap, ...]:
     """The model's own pointmaps of a batch."""
     output = cast(BackboneOutput, module.apply({"params": params}, *images, head=POINTMAP))
-    return output.preds
+    return output.pointmaps

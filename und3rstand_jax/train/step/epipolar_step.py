@@ -46,6 +46,10 @@ class EpipolarLoss(NamedTuple):
     root: Float[Array, "..."]
     singular: Float[Array, "..."]
 
+    def named(self) -> dict[str, Float[Array, "..."]]:
+        """Its parts as logs call them."""
+        return self._asdict()
+
 
 class EpipolarState(NamedTuple):
     """The whole state: steps done, and each group's probes under its name in the parameter tree."""

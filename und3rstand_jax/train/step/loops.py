@@ -9,15 +9,12 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.loss import valid_counts
+from und3rstand_jax.geometry.loss import Counts, valid_counts
 from und3rstand_jax.train.step.optimizer import Total
-
-Counts = tuple[Float[Array, ""], Float[Array, ""]]
-"""Valid pixels of each view in the whole batch, over all devices: what its loss is a mean over."""
 
 ExampleOf = Callable[[Batch], Example]
 """Renders a batch and changes its colours: `data.example.assemble` with everything but the batch given."""
@@ -31,7 +28,7 @@ Outputs = TypeVar("Outputs")
 def counted_example(batch: Batch, example_of: ExampleOf, total: Total) -> tuple[Example, Counts]:
     """This device's examples, and the counts of all devices."""
     example = example_of(batch)
-    return example, total(valid_counts(*example.targets))
+    return example, total(valid_counts(example.targets))
 
 
 def accumulate(
@@ -45,7 +42,7 @@ def accumulate(
     Args:
         add: (sums so far, examples of a micro-batch, counts) -> sums with that micro-batch.
         zeros: sums of nothing.
-        batch: this device's share, of a number of pairs that `micro_batches` divides.
+        batch: this device's share, of a number of sets that `micro_batches` divides.
         micro_batches: how many; with one, examples are made once.
         example_of: see `ExampleOf`.
         total: adds up over devices.
@@ -57,7 +54,7 @@ def accumulate(
         example, counts = counted_example(batch, example_of, total)
         return add(zeros, example, counts), counts
     parts = jax.tree.map(lambda leaf: leaf.reshape(micro_batches, -1, *leaf.shape[1:]), batch)
-    counts = total(jax.tree.map(jnp.sum, lax.map(lambda part: valid_counts(*example_of(part).targets), parts)))
+    counts = total(jax.tree.map(jnp.sum, lax.map(lambda part: valid_counts(example_of(part).targets), parts)))
     sums, _ = lax.scan(lambda sums, part: (add(sums, example_of(part), counts), None), zeros, parts)
     return sums, counts
 

@@ -43,7 +43,7 @@ class Loss(Protocol):
         """What is minimised."""
         ...
 
-    def _asdict(self) -> dict[str, Any]:
+    def named(self) -> dict[str, Any]:
         """Every figure by its name."""
         ...
 

@@ -18,21 +18,21 @@ from jaxtyping import Array, Float, Int
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.loss import PairLoss, PairSums, Truth, confidence_sums, mean_loss, normalised_truth
-from und3rstand_jax.geometry.metrics import pair_errors
+from und3rstand_jax.geometry.loss import Counts, SetLoss, SetSums, Truth, confidence_sums, mean_loss, normalised_truth
+from und3rstand_jax.geometry.metrics import set_errors
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.layer_ids import STACKS
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import by_token, init_probes, read_layer, read_planes
-from und3rstand_jax.train.step.loops import Counts, ExampleOf, accumulate, counted_example, over_layers
+from und3rstand_jax.train.step.loops import ExampleOf, accumulate, counted_example, over_layers
 from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
 
-Tokens = tuple[Float[Array, "... B _N _C"], Float[Array, "... B _N _C"]]
-"""A layer's tokens of both views, (B, N, C) each; with a leading axis L those of all layers of a group."""
+Tokens = tuple[Float[Array, "... B _N _C"], ...]
+"""A layer's tokens of every view, (B, N, C) each; with a leading axis L those of all layers of a group."""
 
-LayerGradient = tuple[Params, PairSums]
+LayerGradient = tuple[Params, SetSums]
 """A probe's gradient, and the sums that its loss is made of; stacked, every leaf (L, …). Both add up over micro-batches and devices."""
 
 
@@ -74,13 +74,13 @@ def probe_step(
     micro_batches: int = 1,
     side_by_side: int = 1,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> tuple[ProbesState, dict[str, PairLoss]]:
+) -> tuple[ProbesState, dict[str, SetLoss]]:
     """One step on this device's share of the batch.
 
     Args:
         state: of all probes, the same on every device.
         trunk: the backbone's parameters, of which only encoder and decoder are read.
-        batch: this device's pairs.
+        batch: this device's sets.
         module: the backbone.
         probes: the probes on it.
         recipe: how they are updated.
@@ -99,8 +99,9 @@ def probe_step(
         example, counts = counted_example(batch, example_of, total)
         inputs, truth = captured_tokens(module, probes, trunk, example), truth_by_token(probes, example)
     else:
+        views = jax.eval_shape(lambda: example_of(batch)).images
         zeros = {
-            name: (jax.tree.map(jnp.zeros_like, group.params), PairSums(*[jnp.zeros(group.frozen_at.shape, jnp.float32)] * 4))
+            name: (jax.tree.map(jnp.zeros_like, group.params), SetSums.zeros(len(views), group.frozen_at.shape))
             for name, group in state.groups.items()
         }
         add = functools.partial(
@@ -111,7 +112,7 @@ def probe_step(
     new, losses = {}, {}
     for name, group in named_groups(probes).items():
 
-        def train_layer(layer: TrainState, own: Tokens | LayerGradient, group: ProbeGroup = group) -> tuple[TrainState, PairLoss]:
+        def train_layer(layer: TrainState, own: Tokens | LayerGradient, group: ProbeGroup = group) -> tuple[TrainState, SetLoss]:
             # Without micro-batches a layer's gradient is computed here, just before its update: only one is ever in memory.
             computed = own if truth is None else layer_gradient(group, probes, precision, layer.params, cast(Tokens, own), truth, counts)
             gradient, sums = total(cast(LayerGradient, computed))
@@ -155,18 +156,18 @@ def layer_errors(
     probes: ProbeConfig,
     example_of: ExampleOf,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> dict[str, Float[Array, "_L B 2"]]:
-    """Of each group, the shift- and scale-invariant error of its layers on each pair and view, in the ground truth's unit."""
+) -> dict[str, Float[Array, "_L B V"]]:
+    """Of each group, the shift- and scale-invariant error of its layers on each set and view, in the ground truth's unit."""
     example = example_of(batch)
     tokens = captured_tokens(module, probes, trunk, example)
-    sizes = pair((target.valid.shape[1], target.valid.shape[2]) for target in example.targets)
+    sizes = tuple((target.valid.shape[1], target.valid.shape[2]) for target in example.targets)
     errors = {}
     for name, group in named_groups(probes).items():
 
-        def measure(layer: tuple[Params, Array, Array], group: ProbeGroup = group) -> Float[Array, "B 2"]:
+        def measure(layer: tuple[Params, *tuple[Array, ...]], group: ProbeGroup = group) -> Float[Array, "B V"]:
             weights, *views = layer
-            view1, view2 = pair_errors(*read_layer(weights, views, sizes, group, probes, precision), *example.targets)
-            return jnp.stack([view1.invariant, view2.invariant], axis=-1)
+            found = set_errors(read_layer(weights, views, sizes, group, probes, precision), example.targets)
+            return jnp.stack([view.invariant for view in found], axis=-1)
 
         errors[name] = lax.map(measure, (params[name], *tokens[name]))
     return errors
@@ -183,26 +184,26 @@ def trunk_params(params: Params) -> Params:
 
 
 def captured_tokens(module: DUSt3R, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:
-    """Of each group, the tokens (L, B, N, C) of its layers, of both views."""
+    """Of each group, the tokens (L, B, N, C) of its layers, of every view."""
     output = cast(BackboneOutput, module.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
     return {
-        name: pair(jnp.stack([output[layer][view] for layer in group.layer_ids]) for view in (0, 1))
+        name: tuple(jnp.stack([output[layer][view] for layer in group.layer_ids]) for view in range(len(example.images)))
         for name, group in named_groups(probes).items()
     }
 
 
 def truth_by_token(probes: ProbeConfig, example: Example) -> Truth:
     """What the probes' predictions are compared with, (B, N, p²): laid out once as all probes yield it, not each of them as an image."""
-    return jax.tree.map(lambda plane: by_token(plane, probes.patch_size), normalised_truth(*example.targets))
+    return jax.tree.map(lambda plane: by_token(plane, probes.patch_size), normalised_truth(example.targets))
 
 
 def layer_gradient(
     group: ProbeGroup, probes: ProbeConfig, precision: lax.Precision, params: Params, tokens: Tokens, truth: Truth, counts: Counts
 ) -> LayerGradient:
-    """One probe's gradient on these pairs; the truth is that of `truth_by_token`."""
+    """One probe's gradient on these sets; the truth is that of `truth_by_token`."""
 
-    def loss(params: Params) -> tuple[Float[Array, ""], PairSums]:
-        sums = confidence_sums(*read_planes(params, tokens, group, probes, precision), truth)
+    def loss(params: Params) -> tuple[Float[Array, ""], SetSums]:
+        sums = confidence_sums(read_planes(params, tokens, group, probes, precision), truth)
         return mean_loss(sums, counts).total, sums
 
     return jax.grad(loss, has_aux=True)(params)

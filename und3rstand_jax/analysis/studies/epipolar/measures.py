@@ -87,7 +87,7 @@ def correspondences_of(
 
 def exact_matrix(truth: GroundTruth) -> Float[np.ndarray, "3 3"]:
     """F of the pair's cameras for places normalised to the images; NaN where they stand in one place."""
-    return normalised(fundamental_matrix(*truth.intrinsics, truth.pose), _size(truth, 0), _size(truth, 1))
+    return normalised(fundamental_matrix(truth.intrinsics[0], truth.intrinsics[1], truth.pose), _size(truth, 0), _size(truth, 1))
 
 
 def _size(truth: GroundTruth, view: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from und3rstand_jax.analysis.descriptor_places import descriptor_head, places_by
 from und3rstand_jax.analysis.studies.study import Record, Setting, mean_in, mean_of, over_pairs, pairs_at_once, share_text
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces, both_true_places, stacked_places, strongest_in
 from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 
 NEAR = "near_descriptor"
 MEANING = {
@@ -82,7 +82,7 @@ def _near(
         near, seen = placed[view].near, placed[view].seen
         return jnp.stack([strongest_in(jnp.asarray(output[name][view]), near, seen) for name in names], axis=1)
 
-    return jnp.stack(pair(map(of_view, (0, 1))), axis=1)
+    return jnp.stack(tuple(map(of_view, (0, 1))), axis=1)
 
 
 def _share_right(placed: BothPlaces, true: BothPlaces) -> list[float]:

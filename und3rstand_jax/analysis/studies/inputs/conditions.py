@@ -31,11 +31,10 @@ def conditions_of(pairs: Pairs, others: Pairs) -> dict[str, Condition]:
     own = np.array([_own_units(truth) for truth in pairs.truths])
     units_of_others = np.array([_own_units(truth) for truth in others.truths])
     swapped = [_swapped(truth) for truth in pairs.truths]
-    doubled = [
-        GroundTruth((truth.views[0], truth.views[0]), np.eye(4), (truth.intrinsics[0], truth.intrinsics[0])) for truth in pairs.truths
-    ]
+    stay = np.eye(4), np.eye(4)
+    doubled = [GroundTruth((truth.views[0],) * 2, stay, (truth.intrinsics[0],) * 2) for truth in pairs.truths]
     unrelated = [
-        GroundTruth((one.views[0], two.views[1]), np.eye(4), (one.intrinsics[0], two.intrinsics[1]))
+        GroundTruth((one.views[0], two.views[1]), stay, (one.intrinsics[0], two.intrinsics[1]))
         for one, two in zip(pairs.truths, others.truths, strict=True)
     ]
     one, two = pairs.views
@@ -55,7 +54,7 @@ def _swapped(truth: GroundTruth) -> GroundTruth:
         return ViewTruth(np.where(view.valid[..., None], points, 0).astype(np.float32), view.valid)
 
     one, two = map(moved, truth.views)
-    return GroundTruth((two, one), np.linalg.inv(truth.pose), truth.intrinsics[::-1])
+    return GroundTruth((two, one), (np.eye(4), np.linalg.inv(truth.pose)), truth.intrinsics[::-1])
 
 
 def _pairs(view1: Float[np.ndarray, "S H W 3"], view2: Float[np.ndarray, "S H W 3"], truths: list[GroundTruth]) -> Pairs:
@@ -66,7 +65,7 @@ def _pairs(view1: Float[np.ndarray, "S H W 3"], view2: Float[np.ndarray, "S H W 
         return Target(jnp.asarray(points), camera, jnp.asarray(valid))
 
     targets = target(0), target(1)
-    return Pairs((view1, view2), jax.tree.map(np.asarray, PairTruth(normalised_truth(*targets), mean_distance(*targets))), tuple(truths))
+    return Pairs((view1, view2), jax.tree.map(np.asarray, PairTruth(normalised_truth(targets), mean_distance(targets))), tuple(truths))
 
 
 def _own_units(truth: GroundTruth) -> tuple[float, float]:

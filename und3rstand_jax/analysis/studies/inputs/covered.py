@@ -19,7 +19,7 @@ QUERIES = 4
 
 _NEIGHBOURS = 1  # rows and columns of tokens around the match
 
-Points: TypeAlias = tuple[np.ndarray, np.ndarray]
+Points: TypeAlias = tuple[np.ndarray, ...]
 """Both views' predicted points, (B, H, W, 3)."""
 
 Window: TypeAlias = tuple[slice, slice]
@@ -129,7 +129,7 @@ def _changes(before: np.ndarray, after: np.ndarray, pairs: Pairs, index: int, to
     }
 
 
-def _normalised(points: tuple[np.ndarray, np.ndarray], truth: GroundTruth) -> Float[np.ndarray, "H W 3"]:
+def _normalised(points: Points, truth: GroundTruth) -> Float[np.ndarray, "H W 3"]:
     """View 2's points over the mean distance of both views' to camera 1, as the true ones are normalised."""
     distances = np.concatenate([np.linalg.norm(view[true.valid], axis=-1) for view, true in zip(points, truth.views, strict=True)])
     return points[1] / distances.mean()

@@ -36,7 +36,7 @@ from und3rstand_jax.analysis.studies.study import (
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
 from und3rstand_jax.model.head_choice import POINTMAP
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
 BINS = 4
@@ -126,7 +126,7 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
         raise OptionError(f"an unrelated view 2 is that of another pair; expected two pairs or more, found {setting.count}")
 
     def run(view1: np.ndarray, view2: np.ndarray) -> Points:
-        return pair(np.asarray(pred["pts3d"]) for pred in setting.backbone(view1, view2, capture=(), head=POINTMAP).preds)
+        return tuple(np.asarray(pred["pts3d"]) for pred in setting.backbone(view1, view2, capture=(), head=POINTMAP).pointmaps)
 
     def compute(some: range) -> dict[str, np.ndarray]:
         pairs = setting.pairs.some(some)
@@ -136,7 +136,7 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
             output = setting.backbone(*condition.pairs.views, capture=(), head=POINTMAP)
             found |= {f"{name}/{key}": values for key, values in _measured(output, condition, setting.alignment).items()}
             if name == "straight":
-                straight = pair(np.asarray(pred["pts3d"]) for pred in output.preds)
+                straight = tuple(np.asarray(pred["pts3d"]) for pred in output.pointmaps)
         seeds = [setting.seed + number for number in some]
         found |= measured_covers(pairs, setting.grids, seeds, run, straight)
         return found | {"overlap": np.array([float(both_true_places(truth, setting.grids)[1].seen.mean()) for truth in pairs.truths])}
@@ -166,9 +166,9 @@ def _measured(output: BackboneOutput, condition: Condition, alignment: Alignment
 @functools.partial(jax.jit, static_argnums=2)
 def _on_device(output: BackboneOutput, truth: PairTruth, alignment: Alignment) -> dict[str, Array]:
     """What `HeadFinish` goes on with, each view's error by itself, and mean confidences."""
-    preds = output.preds
+    preds = output.pointmaps
     found = dict(HeadMeasure(alignment)(output, truth, ()))
-    found["shape1"], found["shape2"] = shape_errors(*preds, truth.truth, jnp.asarray(truth.unit))
+    found["shape1"], found["shape2"] = shape_errors(preds, truth.truth, jnp.asarray(truth.unit))
     found["confidence1"], found["mean_confidence2"] = (jnp.mean(pred["conf"], axis=(1, 2)) for pred in preds)
     return found
 

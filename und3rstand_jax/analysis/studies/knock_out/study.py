@@ -26,7 +26,6 @@ from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, S
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.model.heads import Pointmap
-from und3rstand_jax.model.output import pair
 from und3rstand_jax.support.errors import CheckpointError
 
 UNEDITED, CONSTANT = "unedited", "constant"
@@ -140,7 +139,7 @@ def leave_one_out_errors(setting: Setting, numbers: range) -> dict[str, Float[np
 
     def compute(some: range) -> Mapping[str, np.ndarray]:
         chosen = [numbers[number] for number in some]
-        points = pair(np.stack([of_others(view, number) for number in chosen]) for view in (0, 1))
+        points = tuple(np.stack([of_others(view, number) for number in chosen]) for view in (0, 1))
         errors = _errors(alignment, points, *setting.pairs.some(chosen).truth)
         known = np.array([np.isfinite(one).all() and np.isfinite(two).all() for one, two in zip(*points, strict=True)])
         return {name: np.where(known, error, np.nan) for name, error in zip((VIEW1, VIEW2), errors, strict=True)}
@@ -150,9 +149,9 @@ def leave_one_out_errors(setting: Setting, numbers: range) -> dict[str, Float[np
 
 @functools.partial(jax.jit, static_argnums=0)
 def _errors(
-    alignment: Alignment, points: tuple[Float[Array, "B H1 W1 3"], Float[Array, "B H2 W2 3"]], truth: Truth, unit: Float[Array, " B"]
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    return aligned_errors(Pointmap(pts3d=points[0]), Pointmap(pts3d=points[1]), truth, unit, alignment)
+    alignment: Alignment, points: tuple[Float[Array, "B _H _W 3"], ...], truth: Truth, unit: Float[Array, " B"]
+) -> tuple[Float[Array, " B"], ...]:
+    return aligned_errors(tuple(Pointmap(pts3d=view) for view in points), truth, unit, alignment)
 
 
 def _facts(

@@ -59,7 +59,7 @@ class MeasureWithShapes:
 
     def __call__(self, output: BackboneOutput, truth: PairTruth, shared: Any) -> dict[str, Array]:
         """Arrays for `SomePoses`."""
-        shapes = shape_errors(*output.preds, truth.truth, jnp.asarray(truth.unit))
+        shapes = shape_errors(output.pointmaps, truth.truth, jnp.asarray(truth.unit))
         return {**HeadMeasure(self.alignment)(output, truth, shared), **dict(zip(SHAPES, shapes, strict=True))}
 
 

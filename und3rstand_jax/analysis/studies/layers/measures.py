@@ -20,7 +20,7 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.model.output import BackboneOutput, pair
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import Probes, read_layer
 
@@ -75,7 +75,7 @@ def right_matches(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
     return over_pairs(setting, "descriptors", compute, layers_at_once(setting))
 
 
-def _chunk(setting: Setting, some: range) -> tuple[tuple[np.ndarray, np.ndarray], PairTruth]:
+def _chunk(setting: Setting, some: range) -> tuple[tuple[np.ndarray, ...], PairTruth]:
     pairs = setting.pairs.some(some)
     return pairs.views, pairs.truth
 
@@ -89,24 +89,25 @@ def _read_all(
     points: bool,
     params: Any,
     probe_params: Any,
-    views: tuple[Array, Array],
+    views: tuple[Array, ...],
     truth: PairTruth,
 ) -> dict[str, dict[str, Array]]:
     """Of every layer both views' errors and, with `points`, what `HeadFinish` goes on with."""
     output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=config.layer_ids, head=head))
     found: dict[str, dict[str, Array]] = {}
 
-    def measured(pred1: Pointmap, pred2: Pointmap) -> dict[str, Array]:
-        errors = aligned_errors(pred1, pred2, truth.truth, jnp.asarray(truth.unit), alignment)
+    def measured(preds: tuple[Pointmap, ...]) -> dict[str, Array]:
+        pred1, pred2 = preds
+        errors = aligned_errors(preds, truth.truth, jnp.asarray(truth.unit), alignment)
         kept = {"points1": pred1["pts3d"], "points2": pred2["pts3d"]} if points else {}
         return {VIEW1: errors[0], VIEW2: errors[1], **kept, **({"confidence2": pred2["conf"]} if points and "conf" in pred2 else {})}
 
     for number, group in enumerate(config.groups):
         for index, layer in enumerate(group.layer_ids):
             of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], probe_params[f"group{number}"])
-            found[layer] = measured(*read_layer(of_layer, pair(map(jnp.asarray, output[layer])), output.image_sizes, group, config))
+            found[layer] = measured(read_layer(of_layer, tuple(map(jnp.asarray, output[layer])), output.image_sizes, group, config))
     if head:
-        found[HEAD] = measured(*output.preds)
+        found[HEAD] = measured(output.pointmaps)
     return found
 
 

@@ -26,7 +26,7 @@ from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import paper_layer_ids
-from und3rstand_jax.model.output import Activation, BackboneOutput, pair
+from und3rstand_jax.model.output import Activation, BackboneOutput
 from und3rstand_jax.model.sites import HEADS, UPDATE, head_count, parse_site
 from und3rstand_jax.model.start import start_layers
 
@@ -94,8 +94,8 @@ def same_patch(patch: Patch) -> Patch:
 class Compared(NamedTuple):
     """What a patched pass is held against: both runs' own points, and the truth of A and of B."""
 
-    runs: tuple[tuple[Array, Array], tuple[Array, Array]]
-    truths: tuple[PairTruth, PairTruth]
+    runs: tuple[tuple[Array, ...], ...]
+    truths: tuple[PairTruth, ...]
 
 
 class Runs:
@@ -115,13 +115,14 @@ class Runs:
         unrelated = self.backbone(*others.views, capture=sites["unrelated"], head=False)
         self.values: dict[Source, BackboneOutput] = {"twin": twin, "unrelated": unrelated, "itself": own}
         self.compared = Compared(
-            pair(pair(pred["pts3d"] for pred in run.preds) for run in (own, twin)), jax.device_put((self.pairs.truth, self.twins.truth))
+            tuple(tuple(pred["pts3d"] for pred in run.pointmaps) for run in (own, twin)),
+            jax.device_put((self.pairs.truth, self.twins.truth)),
         )
 
     def measured(self) -> dict[str, Float[np.ndarray, "B ..."]]:
         """NAME of every patch, (B, patches), and NAME_of_a and NAME_of_b of the own runs, (B,)."""
         with ThreadPoolExecutor() as pool:  # OpenCV and the device leave it the interpreter
-            own, twin = (_measured(self.values[source].preds, self.compared, self.alignment) for source in ("itself", "twin"))
+            own, twin = (_measured(self.values[source].pointmaps, self.compared, self.alignment) for source in ("itself", "twin"))
             cameras = [self._cameras(run) for run in (own, twin)]
             finish = functools.partial(self._finished, cameras[1])
             futures: list[Future[dict[str, np.ndarray]]] = []
@@ -139,7 +140,7 @@ class Runs:
         config = self.backbone.config
         sites = tuple(dict.fromkeys(other.site for other in self.made if first_block(other, config) == first_block(patch, config)))
         values = {site: self.values[patch.source if site == patch.site else "twin"][site] for site in sites}
-        chosen = {site: pair(_switch(patch, site, view, config) for view in (1, 2)) for site in sites}
+        chosen = {site: tuple(_switch(patch, site, view, config) for view in (1, 2)) for site in sites}
         layers = start_layers(_start_of(patch, config), config)
         own = self.values["itself"]
         start = BackboneOutput({layer: own[layer] for layer in layers}, own.image_sizes)
@@ -208,34 +209,34 @@ def _patched(
     params: dict,
     start: BackboneOutput,
     values: dict[str, Activation],
-    chosen: dict[str, tuple[Array, Array]],
+    chosen: dict[str, tuple[Array, ...]],
     compared: Compared,
 ) -> dict[str, Array]:
     """A pass from A's streams with the chosen of B's values, measured."""
     edits: SiteEdits = {
-        site: pair(
+        site: tuple(
             Affine(1 - switch, switch * jnp.asarray(value, jnp.float32)) for switch, value in zip(chosen[site], values[site], strict=True)
         )
         for site in values
     }
     output = cast(BackboneOutput, module.apply({"params": params}, capture=(), head=POINTMAP, edits=edits, start=start))
-    return _measured(output.preds, compared, alignment)
+    return _measured(output.pointmaps, compared, alignment)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _measured(preds: tuple[Pointmap, Pointmap], compared: Compared, alignment: Alignment) -> dict[str, Array]:
+def _measured(preds: tuple[Pointmap, ...], compared: Compared, alignment: Alignment) -> dict[str, Array]:
     """Distances to A's and B's own points in one unit, errors against both truths, and view 2's points (out/…) for the pose."""
     (a1, a2), (b1, b2) = (one.truth.valid for one in compared.truths)
     own, twin = compared.runs
     valid = (a1 & b1, a2 & b2)
     # One unit for all runs: the model's own, of which a patch may carry another pair's scale, made comparable between pairs.
     unit = _mean(jnp.linalg.norm(own[0], axis=-1), valid[0])[:, None, None, None]
-    points, in_a, in_b = (pair(view / unit for view in run) for run in ((preds[0]["pts3d"], preds[1]["pts3d"]), own, twin))
+    points, in_a, in_b = (tuple(view / unit for view in run) for run in ((preds[0]["pts3d"], preds[1]["pts3d"]), own, twin))
     found = {"out/points2": points[1], "out/confidence2": preds[1]["conf"]}
     for view, (ours, at_a, at_b, mask) in enumerate(zip(points, in_a, in_b, valid, strict=True), start=1):
         found |= {f"to_a/points{view}": _distance(ours, at_a, mask), f"to_b/points{view}": _distance(ours, at_b, mask)}
     for name, truth in zip("ab", compared.truths, strict=True):
-        found[f"error_{name}"] = aligned_errors(*preds, truth.truth, jnp.asarray(truth.unit), alignment)[1]
+        found[f"error_{name}"] = aligned_errors(preds, truth.truth, jnp.asarray(truth.unit), alignment)[1]
     return found
 
 

@@ -19,9 +19,8 @@ from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.output import pair
 
-Stacks = tuple[Float[Array, "B Le _ Ce"], Float[Array, "B Ld _ Cd"]]
+Stacks = tuple[Float[Array, "B _L _N _C"], ...]
 """One view's tokens of all of the encoder's layers, and of all of the decoder's."""
 
 Drawn = tuple[Float[Array, "S Le _ Ce"], Float[Array, "S Ld _ Cd"]]
@@ -63,11 +62,11 @@ def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
     return over_pairs(setting, "similarity of tokens", compute, similarity_at_once(setting))
 
 
-def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tuple[Stacks, Stacks]:
+def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tuple[Stacks, ...]:
     one, two = (view[list(numbers)] for view in setting.pairs.views)
     output = backbone(one, two, capture="*", head=False)
     layers = stack_layers(backbone.config)
-    return pair(pair(jnp.stack([output[layer][view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
+    return tuple(tuple(jnp.stack([output[layer][view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
 
 
 def stack_layers(config: BackboneConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Pairs of a data set on disk: opened by kind, read, and brought to the shape of a batch as DUSt3R crops and resizes."""
+"""Sets of views of a data set on disk: opened by kind, read, and brought to the shape of a batch as DUSt3R crops and resizes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from PIL import Image
 from und3rstand_jax.data.files.blendedmvs import open_blendedmvs
 from und3rstand_jax.data.files.co3d import open_co3d
 from und3rstand_jax.data.files.pairs_json import open_pairs_json
-from und3rstand_jax.data.records import Pair, Shape, Split, UnreadablePair, View
+from und3rstand_jax.data.records import Shape, Split, UnreadableSet, View, ViewSet
 from und3rstand_jax.geometry.cameras import principal_point_fault
 from und3rstand_jax.support.errors import DataError, OptionError
 from und3rstand_jax.support.text import printable
@@ -31,13 +31,13 @@ class ViewFiles(Protocol):
         ...
 
     def read(self) -> View:
-        """The view as its files have it, neither cropped nor resized; camera in float64. Raises UnreadablePair."""
+        """The view as its files have it, neither cropped nor resized; camera in float64. Raises UnreadableSet."""
         ...
 
 
 @runtime_checkable
 class Listing(Protocol):
-    """The pairs of one split of a data set: paths and index arrays, small enough to send to every worker process."""
+    """The sets of one split of a data set: paths and index arrays, small enough to send to every worker process."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -46,23 +46,24 @@ class Listing(Protocol):
 
     def __len__(self) -> int: ...
 
-    def files(self, index: int) -> tuple[ViewFiles, ViewFiles]:
-        """Where the two views of a pair are. Reads nothing."""
+    def files(self, index: int) -> tuple[ViewFiles, ...]:
+        """Where the views of a set are. Reads nothing."""
         ...
 
 
-_OPENERS: dict[str, Callable[[Path, Split], Listing]] = {"co3d": open_co3d, "blendedmvs": open_blendedmvs, "pairs": open_pairs_json}
+_OPENERS: dict[str, Callable[[Path, Split, int], Listing]] = {"co3d": open_co3d, "blendedmvs": open_blendedmvs, "pairs": open_pairs_json}
 
 KINDS: tuple[str, ...] = tuple(_OPENERS)
 
 
-def open_pairs(kind: str, root: Path, split: Split) -> "FilePairs":
-    """The pairs of one split of the data set at `root`.
+def open_sets(kind: str, root: Path, split: Split, views: int = 2) -> "FileSets":
+    """The sets of one split of the data set at `root`.
 
     Args:
         kind: one of KINDS.
         root: the data set's folder.
-        split: "train", or "val" for the held-out pairs.
+        split: "train", or "val" for the held-out sets.
+        views: how many views a set has, two in a pair.
 
     Raises:
         DataError: the folder does not hold such a data set, its list is faulty, or the split is empty.
@@ -71,16 +72,17 @@ def open_pairs(kind: str, root: Path, split: Split) -> "FilePairs":
     if kind not in _OPENERS:
         raise OptionError(f"{kind!r} is not a kind of data set; expected one of {', '.join(KINDS)}")
     name = f"{kind}:{root}"
-    listing = _OPENERS[kind](Path(root), split)
+    listing = _OPENERS[kind](Path(root), split, views)
     if not len(listing):
         hint = "; name other data to validate on with --val-data" if split == "val" else ""
-        raise DataError(f"{name} has no pairs for the split {split!r} ({'; '.join(listing.notes)}){hint}")
-    return FilePairs(name, listing)
+        things = "pairs" if views == 2 else f"sets of {views} views"
+        raise DataError(f"{name} has no {things} for the split {split!r} ({'; '.join(listing.notes)}){hint}")
+    return FileSets(name, listing)
 
 
 @dataclasses.dataclass(frozen=True)
-class FilePairs:
-    """The pairs of one split of a data set on disk; `name` is KIND:DIR."""
+class FileSets:
+    """The sets of one split of a data set on disk; `name` is KIND:DIR."""
 
     name: str
     listing: Listing
@@ -93,42 +95,40 @@ class FilePairs:
         """What was counted or left out when the list was made, a line each. Commands show them."""
         return self.listing.notes
 
-    def pair_name(self, index: int) -> str:
-        """What messages call a pair: its photos."""
-        files1, files2 = self.listing.files(index)
-        return printable(f"{files1.image} and {files2.image}")
+    def set_name(self, index: int) -> str:
+        """What messages call a set: its photos."""
+        return printable(" and ".join(str(files.image) for files in self.listing.files(index)))
 
-    def read(self, index: int) -> Pair:
-        """One pair as its files have it: views of any size, cameras in float64. Raises UnreadablePair."""
-        files1, files2 = self.listing.files(index)
-        return Pair(files1.read(), files2.read())
+    def read(self, index: int) -> ViewSet:
+        """One set as its files have it: views of any size, cameras in float64. Raises UnreadableSet."""
+        return tuple(files.read() for files in self.listing.files(index))
 
-    def load(self, index: int, shape: Shape, rng: np.random.Generator | None) -> Pair:
-        """One pair at exactly `shape` (H, W): `read`, then `fit`. Raises UnreadablePair."""
+    def load(self, index: int, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
+        """One set at exactly `shape` (H, W): `read`, then `fit`. Raises UnreadableSet."""
         return self.fit(index, self.read(index), shape, rng)
 
-    def fit(self, index: int, pair: Pair, shape: Shape, rng: np.random.Generator | None) -> Pair:
+    def fit(self, index: int, views: ViewSet, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
         """What `read` returned for `index`, as training takes it: cropped by `crop_view`, geometry in float32.
 
         The world's origin moves to camera 1 before float64 is given up: in national grid coordinates, float32 does not resolve
         centimetres.
 
         Raises:
-            UnreadablePair: a principal point is far off its photo's centre, or no pixel of a crop has a known depth.
+            UnreadableSet: a principal point is far off its photo's centre, or no pixel of a crop has a known depth.
         """
         fitted = []
-        for view, files in zip(pair, self.listing.files(index), strict=True):
+        for view, files in zip(views, self.listing.files(index), strict=True):
             fault = principal_point_fault(view.intrinsics, *view.image.shape[:2])
             if fault:
-                raise UnreadablePair(f"{files.image}: {fault}")
+                raise UnreadableSet(f"{files.image}: {fault}")
             cropped = crop_view(view, shape, rng)
             if not cropped.depth.any():
-                raise UnreadablePair(f"{files.image}: no pixel of its crop to {shape[1]}×{shape[0]} has a known depth")
+                raise UnreadableSet(f"{files.image}: no pixel of its crop to {shape[1]}×{shape[0]} has a known depth")
             cam2world = cropped.cam2world.copy()
-            cam2world[:3, 3] -= pair.view1.cam2world[:3, 3]
+            cam2world[:3, 3] -= views[0].cam2world[:3, 3]
             image, depth = np.ascontiguousarray(cropped.image), np.ascontiguousarray(cropped.depth, np.float32)
             fitted.append(View(image, depth, cropped.intrinsics.astype(np.float32), cam2world.astype(np.float32)))
-        return Pair(*fitted)
+        return tuple(fitted)
 
 
 def crop_view(view: View, shape: Shape, rng: np.random.Generator | None = None) -> View:
