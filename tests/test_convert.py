@@ -440,7 +440,7 @@ def test_inspect_shows_everything_and_writes_nothing(tmp_path: Path, capsys, mon
         ["mask_token", "used in CroCo's pre-training only"],
         ["activation", "gelu", "read", "the config's activation"],
         ["residual", "False", "default", "no tensor shows it; a plain MLP has none"],
-        ["6", "probes.{0…5}.mlp", "decoder.0.self_attn … decoder.1.mlp", "both", "16→8→8→8→8→1024", "none"],
+        ["6", "probes.{0…5}.mlp", "decoder.0.self_attn … decoder.1.mlp", "all", "16→8→8→8→8→1024", "none"],
         ["6 × probes.*.mlp.8", "weight, bias", "group0/linear4: kernel, bias", "6×8×1024, 6×1024"],
     ):
         assert row in rows, row

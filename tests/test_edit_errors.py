@@ -167,12 +167,12 @@ MISPLACED = [
     ("decoder.1.cross_attn.scores", {"pairs": [(0, 1, 2)]}, r"pairs are \(query, key\); found \[\(0, 1, 2\)\]"),
     ("decoder.1.cross_attn.scores", {"pairs": [(0, 1), (0, 1)]}, "pairs must name at least one place, and none twice"),
     ("decoder.1.cross_attn.scores", {"pairs": [(0, -1)]}, "pairs are counted from 0 in whole numbers; found -1"),
-    ("decoder.1.mlp@3", {}, r"'decoder\.1\.mlp@3': the view behind @ is 1 or 2"),
-    ("decoder.1.mlp@", {}, "the view behind @ is 1 or 2"),
-    ("decoder.1.mlp@both", {}, "the view behind @ is 1 or 2"),
+    ("decoder.1.mlp@0", {}, r"'decoder\.1\.mlp@0': the view behind @ is 1, 2, …, and not another one"),
+    ("decoder.1.mlp@", {}, "the view behind @ is 1, 2, …"),
+    ("decoder.1.mlp@all", {}, "the view behind @ is 1, 2, …"),
     ("decoder.1.mlp@1", {"view": 2}, "not another one than view=2"),
-    ("decoder.1.mlp", {"view": 3}, 'view must be 1, 2 or "both"; found 3'),
-    ("decoder.1.mlp", {"view": "1"}, 'view must be 1, 2 or "both"'),
+    ("decoder.1.mlp", {"view": 0}, 'view must be 1, 2, … or "all"; found 0'),
+    ("decoder.1.mlp", {"view": "1"}, 'view must be 1, 2, … or "all"'),
     ("decoder.1.mlp", {"tokens": [2, 0, 2]}, r"tokens must name at least one place, and none twice; found \[2, 0, 2\]"),
     ("decoder.1.mlp", {"tokens": []}, r"tokens must name at least one place, and none twice; found \[\]"),
     ("decoder.1.cross_attn.heads", {"heads": [-1]}, "heads are counted from 0 in whole numbers; found -1"),
@@ -218,7 +218,7 @@ def test_places_may_be_any_whole_numbers():
 @pytest.mark.usefixtures("unchecked")
 def test_a_view_is_a_number_and_no_bool():
     assert type(Edit("decoder.1.mlp", np.int64(2)).view) is int
-    with pytest.raises(u3d.EditError, match='view must be 1, 2 or "both"; found True'):
+    with pytest.raises(u3d.EditError, match='view must be 1, 2, … or "all"; found True'):
         Edit("decoder.1.mlp", True)
 
 

@@ -21,8 +21,8 @@ SPEC = [
 ARRAYS = {"direction": numbers(32)}
 READ = [
     ("decoder.*.cross_attn.heads", 2, (0, 1), None, None, None, None, 0, 0),
-    ("decoder.1.mlp", "both", None, (5, 2), None, None, None, 1, ARRAYS["direction"].tolist()),
-    ("decoder.1.cross_attn.scores", "both", (0,), None, (3,), (0, 1), None, 1, BLOCKED),
+    ("decoder.1.mlp", "all", None, (5, 2), None, None, None, 1, ARRAYS["direction"].tolist()),
+    ("decoder.1.cross_attn.scores", "all", (0,), None, (3,), (0, 1), None, 1, BLOCKED),
     ("decoder.0.self_attn.scores", 1, None, None, None, None, ((0, 3), (2, 1)), 0.5, BLOCKED),
 ]
 
@@ -54,7 +54,7 @@ def test_edits_are_read_from_a_list_an_object_and_a_file_with_its_arrays_beside_
     ]
     readings += [u3d.read_edits(elsewhere, file.with_suffix(".npz")), u3d.read_edits(elsewhere, ARRAYS)]
     assert [plainly(edits) for edits in readings] == [READ] * len(readings)
-    assert plainly(u3d.read_edits([{"site": "decoder.norm"}])) == [("decoder.norm", "both", *(None,) * 5, 1, 0)]
+    assert plainly(u3d.read_edits([{"site": "decoder.norm"}])) == [("decoder.norm", "all", *(None,) * 5, 1, 0)]
 
 
 def test_edits_survive_the_way_to_json_and_back(tmp_path):
@@ -75,8 +75,8 @@ def test_edits_survive_the_way_to_json_and_back(tmp_path):
 UNREADABLE = [
     ([{"site": "decoder.1.mlp", "token": [1]}], r"token: extra inputs are not permitted"),
     ([{"view": 1}], r"site: field required"),
-    ([{"site": "decoder.1.mlp", "view": 3}], "view: input should be 1, 2 or 'both'"),
-    ([{"site": "decoder.1.mlp", "view": "1"}], "view: input should be 1, 2 or 'both'"),
+    ([{"site": "decoder.1.mlp", "view": 0}], "view: input should be greater than or equal to 1"),
+    ([{"site": "decoder.1.mlp", "view": "1"}], "view: input should be"),
     ([{"site": "decoder.1.mlp", "tokens": 1}], "tokens: input should be a valid (list|array)"),
     ([{"site": "decoder.1.mlp", "tokens": [1.5]}], r"tokens\[0\]: input should be a valid integer"),
     ([{"site": "decoder.1.mlp", "tokens": [True]}], r"tokens\[0\]: input should be a valid integer"),
@@ -90,7 +90,7 @@ UNREADABLE = [
     ),
     ([{"site": "decoder.norm"}, {"site": "decoder.1.mlp", "scale": "gone"}], r"edit 1, 'decoder\.1\.mlp': scale 'gone' is no array given"),
     ([{"site": "decoder.1.mlp", "tokens": [-1]}], "tokens are counted from 0"),
-    ([{"site": "decoder.1.mlp@3"}], "the view behind @"),
+    ([{"site": "decoder.1.mlp@0"}], "the view behind @"),
     ({"edit": []}, "edits"),
     ({"edits": {}}, "edits"),
     ([[]], r"\[0\]"),

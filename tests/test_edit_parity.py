@@ -107,7 +107,7 @@ def test_edits_change_every_array_by_as_much_as_in_the_original_and_nothing_that
 
 def test_only_a_neutral_edit_of_one_case_is_at_no_layer_of_ours():
     left_out = {name: [(edit.view, edit.scale, edit.shift) for edit in edits_of(name)[1]] for name in EDIT_CASES}
-    assert {name: edits for name, edits in left_out.items() if edits} == {"edit_neutral": [("both", 1, 0)]}
+    assert {name: edits for name, edits in left_out.items() if edits} == {"edit_neutral": [("all", 1, 0)]}
     assert [len(edits_of(name)[0]) for name in ("edit_many", "edit_neutral")] == [8, 135]
 
 

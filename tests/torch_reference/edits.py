@@ -34,7 +34,7 @@ SITE = re.compile(
 )
 OUTSIDE_BLOCKS = {"patch_embed": "patch_embed", "encoder.norm": "enc_norm", "decoder.embed": "decoder_embed", "decoder.norm": "dec_norm"}
 STEPS = {"self_attn": "attn", "cross_attn": "cross_attn", "mlp": "mlp"}
-VIEWS: dict[int | str, tuple[int, ...]] = {1: (1,), 2: (2,), "both": (1, 2)}
+VIEWS: dict[int | str, tuple[int, ...]] = {1: (1,), 2: (2,), "both": (1, 2), "all": (1, 2)}
 CHOICES = {"scores": {"heads", "queries", "keys", "pairs"}, "heads": {"heads", "tokens"}}
 
 

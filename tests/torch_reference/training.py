@@ -28,7 +28,7 @@ Features = MutableMapping[str, Both]
 """Layer id to the tokens (B, N, C) of view 1 and view 2."""
 
 
-class SetLoss(NamedTuple):
+class PairLoss(NamedTuple):
     """A batch's loss, and of each view the two means that it is made of."""
 
     total: Tensor
@@ -59,7 +59,7 @@ def pair_truth(pair: ViewSet) -> PairTruth:
     return PairTruth(_jointly_normalised(points, valid), valid)
 
 
-def pair_loss(pred1: Prediction, pred2: Prediction, truth: PairTruth) -> SetLoss:
+def pair_loss(pred1: Prediction, pred2: Prediction, truth: PairTruth) -> PairLoss:
     """The confidence-weighted loss: per view the mean over the batch's valid pixels of conf·ℓ − 0.2·log conf, added up.
 
     ℓ is the distance of predicted and true point after each side was divided by its mean distance to the origin over the valid
@@ -72,7 +72,7 @@ def pair_loss(pred1: Prediction, pred2: Prediction, truth: PairTruth) -> SetLoss
         weighted = conf * distance - CONFIDENCE_WEIGHT * conf.log()
         losses.append(_mean_over(valid, weighted))
         regressions.append(_mean_over(valid, distance))
-    return SetLoss(losses[0] + losses[1], *losses, *regressions)
+    return PairLoss(losses[0] + losses[1], *losses, *regressions)
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float, final: float) -> float:
@@ -117,10 +117,10 @@ def hook_decoder(model: DUSt3RReference) -> Features:
     return features
 
 
-Loop = Callable[[Mapping[str, TrainedProbe], Features, PairTruth], dict[str, SetLoss]]
+Loop = Callable[[Mapping[str, TrainedProbe], Features, PairTruth], dict[str, PairLoss]]
 
 
-def step_after_all_outputs(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, SetLoss]:
+def step_after_all_outputs(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, PairLoss]:
     """All probes' outputs first, as the published probes give them, then for each its loss, gradient and update."""
     outputs = {layer: _output(trained, layer, features[layer], truth) for layer, trained in probes.items()}
     losses = {}
@@ -133,7 +133,7 @@ def step_after_all_outputs(probes: Mapping[str, TrainedProbe], features: Feature
     return losses
 
 
-def step_probe_by_probe(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, SetLoss]:
+def step_probe_by_probe(probes: Mapping[str, TrainedProbe], features: Features, truth: PairTruth) -> dict[str, PairLoss]:
     """The leanest order: one probe's output, loss, gradient and update, and nothing of it is kept when the next one's turn comes."""
     losses = {}
     for layer, trained in probes.items():
@@ -161,8 +161,8 @@ def _output(trained: TrainedProbe, layer: str, tokens: Both, truth: PairTruth) -
     return output
 
 
-def _detached(loss: SetLoss) -> SetLoss:
-    return SetLoss(*(value.detach() for value in loss))
+def _detached(loss: PairLoss) -> PairLoss:
+    return PairLoss(*(value.detach() for value in loss))
 
 
 def _valid(view: View) -> Tensor:

@@ -9,7 +9,7 @@ The training loss is computed on planes, one array a coordinate, of pixels in an
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class SetLoss(NamedTuple):
     views: tuple[Float[Array, ""], ...]
     regressions: tuple[Float[Array, ""], ...]
 
-    def named(self) -> dict[str, Float[Array, "..."]]:
+    def named(self) -> dict[str, Any]:
         """Its parts as logs call them: `total`, `view1`, `view2`, …, `regression1`, …"""
         by_view = {f"view{view}": value for view, value in enumerate(self.views, start=1)}
         return {"total": self.total, **by_view, **{f"regression{view}": value for view, value in enumerate(self.regressions, start=1)}}

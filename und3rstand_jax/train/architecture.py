@@ -1,5 +1,6 @@
 """Which architecture a backbone has: one that exists, or one made from options."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,15 @@ def starting_point(options: BackboneOptions) -> tuple[BackboneConfig, Path | Non
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise OptionError(f"{named} cannot be combined with --start: the architecture is that of {options.start}")
         source = converted_checkpoint(options.start)
-        return config_of(source, "--start"), source
+        return _taking(config_of(source, "--start"), options.views), source
     if options.fresh_confidence:
         raise OptionError("--fresh-confidence requires --start: a model from scratch has no confidence to reset")
     chosen: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in (_FROM_SCRATCH | given).items()}
     chosen["img_size"] = parse_image_size(chosen["img_size"], BackboneConfig.patch_size, "--image-size")
     family = next(family for family in FAMILIES if chosen["head_type"] in family.config.HEAD_TYPES)
-    return family.config(**chosen), None
+    return _taking(family.config(**chosen), options.views), None
+
+
+def _taking(config: BackboneConfig, views: int) -> BackboneConfig:
+    """The architecture, which takes any number of views where it is trained on more than it takes."""
+    return config if config.max_views is None or views <= config.max_views else dataclasses.replace(config, max_views=None)

@@ -166,9 +166,9 @@ class BackboneTask(Task[BackboneState]):
         write_trained_backbone(out / BACKBONE, self.module.config, self._with_untrained(state.params), facts, self.source, overwrite=True)
         replace_text(out / METRICS, to_json(facts))
         plot_curve(out / PLOT, curve, self.feed.batch_size)
-        figures = "not measured" if errors is None else f"view 1 {errors['view1']:.4f}, view 2 {errors['view2']:.4f}"
+        figures = "not measured" if errors is None else ", ".join(f"view {name[4:]} {error:.4f}" for name, error in errors.items())
         return (
-            f"normalised point error on {options.val_pairs} held-out pairs after step {step}: {figures}\n"
+            f"normalised point error on {options.val_pairs} held-out {self.val_feed.things} after step {step}: {figures}\n"
             f"backbone:       {printable(out / BACKBONE)}\nlearning curve: {printable(out / PLOT)}\n"
             f"to export it in PyTorch's layout: python -m convert --repo {printable(out / BACKBONE)} --to-torch DIR"
         )

@@ -30,6 +30,11 @@ def option_values(options: RunOptions) -> dict[str, object]:
     }
 
 
+def _name_now(option: str, value: object) -> str:
+    """An option's name, of which a run of an earlier version may have had another."""
+    return "mlps" if option == "views" and isinstance(value, str) else option
+
+
 def write_config(file: Path, values: Mapping[str, object]) -> None:
     """Writes options as YAML."""
     replace_text(file, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
@@ -61,7 +66,7 @@ def typed_options(content: Mapping[object, object], name: str, kind: type[RunOpt
     given: dict[str, object] = {}
     faults = []
     for key, value in content.items():
-        option = str(key).replace("-", "_")
+        option = _name_now(str(key).replace("-", "_"), value)
         if option not in defaults:
             near = difflib.get_close_matches(option, defaults, n=1)
             faults.append(f"there is no option {key!r}{f'; did you mean {near[0]}?' if near else ''}")

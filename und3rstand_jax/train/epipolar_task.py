@@ -97,6 +97,8 @@ class EpipolarTask(Task[EpipolarState]):
         for name in ("pairs", "correspondences", "at_once"):
             if getattr(options, name) < 1:
                 raise OptionError(f"{name} must be at least 1; found {getattr(options, name)}")
+        if options.views != 2:
+            raise OptionError(f"epipolar probes are trained on pairs, whose fundamental matrix they read; found {options.views} views")
         if len(options.resolution) > 1 or options.accumulate > 1:
             raise OptionError(
                 "epipolar probes are trained at one resolution and without micro-batches, since the backbone runs beforehand; "

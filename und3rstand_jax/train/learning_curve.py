@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Required
 
@@ -32,9 +33,9 @@ class _Entry(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Normalised point errors of both views: in training, means over the steps since the previous entry, and on held-out pairs.
+    """Normalised point errors of every view: in training, means over the steps since the previous entry, and on held-out pairs.
 
-    Entries are (steps done, {"view1": error, "view2": error}). Rendered scenes never repeat, so on them the training error is one on
+    Entries are (steps done, {"view1": error, "view2": error, …}). Rendered scenes never repeat, so on them the training error is one on
     new scenes as well. `begins` are the steps after which another run continued.
     """
 
@@ -64,11 +65,16 @@ def read_curve(log: Path) -> Curve:
             continue
         step = entry["step"]
         if (losses := entry.get("layers")) is not None:
-            loss = losses.get(HEAD, {})
-            training.append((step, {f"view{view}": _number(loss.get(f"regression{view}")) for view in (1, 2)}))
+            training.append((step, _by_view(losses.get(HEAD, {}), "regression")))
         elif (errors := entry.get("validation")) is not None:
-            validations.append((step, {f"view{view}": _number(errors.get(HEAD, {}).get(f"view{view}")) for view in (1, 2)}))
+            validations.append((step, _by_view(errors.get(HEAD, {}), "view")))
     return Curve(tuple(training), tuple(validations))
+
+
+def _by_view(values: Mapping[str, float | str | None], what: str) -> dict[str, float]:
+    """Errors under `view1`, `view2`, … from an entry's `{what}1`, `{what}2`, …; NaN for one of a pair that is not there."""
+    views = max([2, *(int(match[1]) for name in values if (match := re.fullmatch(rf"{what}([1-9]\d*)", name)))])
+    return {f"view{view}": _number(values.get(f"{what}{view}")) for view in range(1, views + 1)}
 
 
 def _number(value: float | str | None) -> float:
@@ -88,23 +94,24 @@ def joined(curves: Sequence[Curve]) -> Curve:
 
 
 def plot_curve(file: Path, curve: Curve, batch_size: int) -> None:
-    """Draws both views' errors over the pairs seen, as a PNG."""
+    """Draws every view's errors over the sets of views seen, as a PNG."""
     import matplotlib.ticker
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for view, colour in (("view1", "tab:blue"), ("view2", "tab:orange")):
-        name = f"view {view[-1]}"
+    views = max((len(errors) for _, errors in (*curve.training, *curve.validations)), default=2)
+    for number in range(1, views + 1):
+        view, name, colour = f"view{number}", f"view {number}", f"C{(number - 1) % 10}"
         if curve.training:
-            pairs, errors = zip(*[(step * batch_size, errors[view]) for step, errors in curve.training], strict=True)
+            pairs, errors = zip(*[(step * batch_size, errors.get(view, math.nan)) for step, errors in curve.training], strict=True)
             axes.plot(pairs, errors, color=colour, alpha=0.35, linewidth=1, label=f"{name}, training")
         if curve.validations:
-            pairs, errors = zip(*[(step * batch_size, errors[view]) for step, errors in curve.validations], strict=True)
+            pairs, errors = zip(*[(step * batch_size, errors.get(view, math.nan)) for step, errors in curve.validations], strict=True)
             axes.plot(pairs, errors, color=colour, marker="o", markersize=3, label=f"{name}, held-out scenes")
     for step in curve.begins:
         axes.axvline(step * batch_size, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="pairs seen", ylabel="normalised point error", yscale="log")
+    axes.set(xlabel="pairs seen" if views == 2 else f"sets of {views} views seen", ylabel="normalised point error", yscale="log")
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
     axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
     axes.grid(alpha=0.3, which="both")

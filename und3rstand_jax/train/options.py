@@ -29,6 +29,8 @@ class RunOptions:
 sources are mixed in proportion to their weights."""
     val_data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: as --data; repeatable)")] = ()
     """Validation data; only held-out pairs are used."""
+    views: int = 2
+    """Views in a set, the same in all data: 2 for pairs. More need a backbone that takes as many; `train backbone` makes one that does."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("run")
     """Output folder of the run, on the first host. Other hosts write only their list of unreadable pairs there."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")] = None
@@ -36,12 +38,12 @@ sources are mixed in proportion to their weights."""
 
     steps: int = 10_000
     """Number of optimiser steps."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4 per device and micro-batch)")] = None
-    """Pairs per step, over all devices."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8 views per device and micro-batch)")] = None
+    """Pairs, or sets of more views, per step, over all devices."""
     accumulate: int = 1
     """Micro-batches per step on each device. The result is the same; activations take the memory of one micro-batch."""
     resolution: Annotated[Several, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's; repeatable)")] = ()
-    """Image size of both views in pixels, multiples of 16. Repeated, one \
+    """Image size of all views in pixels, multiples of 16. Repeated, one \
 size is drawn per batch; validation uses the first."""
     augment: bool = True
     """Augment training images as DUSt3R does: random crops (of files only) and colour jitter."""
@@ -69,7 +71,7 @@ size is drawn per batch; validation uses the first."""
     validate_every: int = 500
     """Steps between validations."""
     val_pairs: int = 64
-    """Number of held-out pairs for validation, and for the evaluation at the end."""
+    """Number of held-out pairs (or sets) for validation, and for the evaluation at the end."""
     save_every: int = 500
     """Steps between checkpoints."""
     keep: int = 2
@@ -119,8 +121,8 @@ class TrainOptions(RunOptions):
     """Activation between linear layers: gelu, gelu_tanh, relu, silu, tanh or leaky_relu."""
     norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
     """Normalisation of the tokens before the first linear layer."""
-    views: Literal["shared", "separate"] = "shared"
-    """Read both views with one MLP per layer (shared), or each view with an MLP of its own (separate)."""
+    mlps: Literal["shared", "separate"] = "shared"
+    """Read all views with one MLP per layer (shared), or each view with an MLP of its own (separate)."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Precision of the probes' matrix products, on GPUs and TPUs that offer several."""
     side_by_side: int = 1
@@ -133,6 +135,8 @@ class BackboneOptions(RunOptions):
 
     Data, loss, checkpoints and devices work as in training probes. The run ends with a converted checkpoint in DIR/backbone;
     python -m convert --to-torch exports it in PyTorch's layout.
+    With more than two --views, view 1 has the first decoder and heads, all others share the second, and each view attends to all
+    others. The model then takes any number of views; DUSt3R's own code, which the export is for, takes two.
     A run that was interrupted, by Ctrl-C, SIGTERM or a kill, resumes from its last checkpoint when the same command is given again.
     """
 

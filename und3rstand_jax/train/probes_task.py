@@ -69,7 +69,8 @@ class ProbesTask(Task[ProbesState]):
         if options.side_by_side < 1:
             raise OptionError(f"--side-by-side must be at least 1; found {options.side_by_side}")
         layers = select_layers(options.layers, backbone.layer_ids)
-        probes = probe_config(backbone, layers, options.hidden, options.depth, options.activation, options.norm, options.views)
+        shape = options.hidden, options.depth, options.activation, options.norm, options.mlps, options.views
+        probes = probe_config(backbone, layers, *shape)
         return cls(
             options=options,
             module=backbone_module(backbone, dtype=jnp.dtype(options.dtype), attention=options.attention),

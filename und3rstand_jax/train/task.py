@@ -28,7 +28,8 @@ from und3rstand_jax.train.options import BackboneOptions, Options, RunOptions
 from und3rstand_jax.train.step.loops import ExampleOf
 from und3rstand_jax.train.step.optimizer import Loss, Recipe
 
-PAIRS_PER_DEVICE = 4
+VIEWS_PER_DEVICE = 8
+"""Of the default batch size: four pairs."""
 
 
 @runtime_checkable
@@ -58,7 +59,7 @@ Losses = Mapping[str, Loss]
 """Losses of each stack over the whole batch, every entry (L,)."""
 
 Step = Callable[[State, Params, Batch], tuple[State, Losses]]
-Errors = Callable[[Params, Params, Batch], dict[str, Float[Array, "_L B 2"]]]
+Errors = Callable[[Params, Params, Batch], dict[str, Float[Array, "_L B V"]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Task(abc.ABC, Generic[State]):
         options: complete: every default that depends on something else is filled in.
         module: the backbone in the arithmetic of the run.
         recipe: how parameters are updated.
-        feed: the training pairs.
-        val_feed: the held-out pairs, all of them on every host.
-        pairs_at_once: pairs of one micro-batch on one device.
+        feed: the training sets of views.
+        val_feed: the held-out sets, all of them on every host.
+        pairs_at_once: sets of one micro-batch on one device.
         source: converted checkpoint of the backbone to probe or to start from; None where nothing is loaded.
     """
 
@@ -116,7 +117,7 @@ class Task(abc.ABC, Generic[State]):
 
     @abc.abstractmethod
     def errors(self) -> Errors:
-        """(params, fixed, batch) -> error of every row, pair and view, each stack (L, B, 2)."""
+        """(params, fixed, batch) -> error of every row, set and view, each stack (L, B, V)."""
 
     @abc.abstractmethod
     def finish(self, state: State, step: int, val_sources: Sources) -> str:
@@ -159,8 +160,9 @@ def completed(options: Options, backbone: BackboneConfig, devices: int) -> Optio
     if options.workers < 0:
         raise OptionError(f"--workers must be at least 0; found {options.workers}")
     check_seed(options.seed)
+    backbone.check_view_count(options.views)
     micro_batches = devices * options.accumulate
-    batch_size = PAIRS_PER_DEVICE * micro_batches if options.batch_size is None else options.batch_size
+    batch_size = max(1, VIEWS_PER_DEVICE // options.views) * micro_batches if options.batch_size is None else options.batch_size
     if batch_size < 1 or batch_size % micro_batches:
         raise OptionError(
             f"--batch-size {batch_size} does not divide among {devices} devices × {options.accumulate} micro-batches (--accumulate): "
@@ -195,7 +197,7 @@ def open_feeds(options: RunOptions, patch_size: int, host: int, hosts: int) -> F
     """
     assert options.batch_size is not None, "options are completed"
     train = Feed(
-        specs=parse_data(options.data),
+        specs=parse_data(options.data, views=options.views),
         shapes=tuple(parse_image_size(text, patch_size, "--resolution") for text in options.resolution),
         batch_size=options.batch_size,
         seed=options.seed,
@@ -205,7 +207,7 @@ def open_feeds(options: RunOptions, patch_size: int, host: int, hosts: int) -> F
         host=host,
         hosts=hosts,
     )
-    val_specs = parse_data(options.val_data, "--val-data")
+    val_specs = parse_data(options.val_data, "--val-data", options.views)
     return Feeds(train, dataclasses.replace(train, specs=val_specs, shapes=train.shapes[:1], crop_jitter=False, host=0, hosts=1))
 
 

@@ -197,10 +197,11 @@ class Reading:
     ) -> "Reading":
         """Puts layers in any order into network order, and adds those whose width is not the probe's to the faults."""
         shortened = ", ".join(ids) if len(ids) <= 3 else f"{ids[0]} … {ids[-1]} ({len(ids)})"
-        separate = any(len(views) > 1 for views in probes)
+        most = max(map(len, probes), default=1)
+        shared = "shared" if most == 1 else "separate" if most == 2 else f"separate, {most} of them"
         findings = (
             Finding("layer_ids", shortened, *layer_evidence),
-            Finding("views", "separate" if separate else "shared", *view_evidence),
+            Finding("views", shared, *view_evidence),
         )
         if not ids:
             return cls((), tuple(probes), findings, tuple(faults))

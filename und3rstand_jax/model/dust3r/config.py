@@ -52,7 +52,8 @@ class BackboneConfig:
     head_type: str | None = "dpt"
     depth_mode: Mode = ("exp", -math.inf, math.inf)
     conf_mode: Mode = ("exp", 1.0, math.inf)
-    max_views: int | None = dataclasses.field(default=2, metadata={"came_later": True})
+    # Not in its repr, by which runs of earlier versions know a model.
+    max_views: int | None = dataclasses.field(default=2, repr=False, metadata={"came_later": True})
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in SIZES}

@@ -6,7 +6,7 @@
 and the heads need, and edits what it is told to on the way; `capture`, `head` and the sites of edits are static under `jit`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -100,7 +100,8 @@ class DUSt3R(nn.Module):
         if self.is_initializing():
             needed |= set(config.layer_ids)
         layers = self._trunk(inputs, begin, grids, needed, affines)
-        pointmaps = (self.predict(heads, layers, grids, view) for view in range(len(grids))) if heads else ()
+        modules: dict[str, nn.Module] = {}
+        pointmaps = (self.predict(heads, layers, grids, view, modules) for view in range(len(grids))) if heads else ()
         return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, pointmaps)
 
     def _trunk(self, views: tuple[Array, ...], begin: Start | None, grids: Grids, needed: set[str], edits: SiteEdits) -> dict[str, Traced]:
@@ -128,22 +129,32 @@ class DUSt3R(nn.Module):
             )
         return layers
 
-    def predict(self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int) -> Pointmap:
-        """What a view's heads make of its token maps: the first view's own, or those that all others share."""
-        prediction = Pointmap()
-        for head in heads:
-            maps = [layers[layer][view].reshape(-1, *grids[view], self.config.layer_width(layer)) for layer in head.layers]
-            prediction |= self.run_head(head, f"{head.scope}{min(view + 1, 2)}", maps)
-        return prediction
-
-    def run_head(self, head: Head, name: str, maps: Sequence[Float[Array, "B h w _"]]) -> Pointmap:
-        """What one head makes of a view's token maps; a family with further heads runs those itself.
+    def predict(
+        self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int, modules: dict[str, nn.Module]
+    ) -> Pointmap:
+        """What a view's heads make of its token maps: the first view's own, or those that all others share.
 
         Args:
-            head: one of the config's.
-            name: of its module.
-            maps: of `head.layers`.
+            heads: to run, of the config's.
+            layers: at least those that they read.
+            grids: (rows, columns) of each view's tokens.
+            view: from 0.
+            modules: those made for earlier views, by name; new ones are added.
         """
+        prediction = Pointmap()
+        for head in heads:
+            name = f"{head.scope}{min(view + 1, 2)}"
+            if name not in modules:
+                modules[name] = self.head_module(head, name)
+            maps = (layers[layer][view].reshape(-1, *grids[view], self.config.layer_width(layer)) for layer in head.layers)
+            prediction |= self.read_head(head, modules[name](*maps))
+        return prediction
+
+    def head_module(self, head: Head, name: str) -> nn.Module:
+        """The network of one of the config's heads, under this name; a family with further heads has theirs."""
         config = self.config
-        module = DPTHead(name=name) if config.pointmap_kind == "dpt" else LinearHead(config.patch_size, name=name)
-        return to_pointmap(module(*maps), config.depth_mode, config.conf_mode)
+        return DPTHead(name=name) if config.pointmap_kind == "dpt" else LinearHead(config.patch_size, name=name)
+
+    def read_head(self, head: Head, raw: Float[Array, "B H W K"]) -> Pointmap:
+        """A head's raw channels as what it adds to a prediction."""
+        return to_pointmap(raw, self.config.depth_mode, self.config.conf_mode)

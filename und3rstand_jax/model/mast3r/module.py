@@ -3,7 +3,7 @@
 The head is a small MLP on every token, as the encoder and as the decoder leave it (Leroy et al., ECCV 2024, section 3.2).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -38,20 +38,28 @@ class LocalFeatures(nn.Module):
 class MASt3R(DUSt3R):
     """The model; attributes and calls are those of `DUSt3R`. Predictions hold `desc` and `desc_conf` too."""
 
-    def predict(self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int) -> Pointmap:
+    def predict(
+        self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int, modules: dict[str, nn.Module]
+    ) -> Pointmap:
         """See `DUSt3R.predict`."""
-        prediction = super().predict(heads, layers, grids, view)
+        prediction = super().predict(heads, layers, grids, view, modules)
         if "desc" in prediction and "conf" in prediction and "desc_conf" not in prediction:
             prediction["desc_conf"] = prediction["conf"]
         return prediction
 
-    def run_head(self, head: Head, name: str, maps: Sequence[Float[Array, "B h w _"]]) -> Pointmap:
-        """See `DUSt3R.run_head`."""
+    def head_module(self, head: Head, name: str) -> nn.Module:
+        """See `DUSt3R.head_module`."""
         if head.name != FEATURES:
-            return super().run_head(head, name, maps)
+            return super().head_module(head, name)
+        assert isinstance(self.config, MASt3RConfig)
+        return LocalFeatures(self.config, name=name)
+
+    def read_head(self, head: Head, raw: Float[Array, "B H W K"]) -> Pointmap:
+        """See `DUSt3R.read_head`."""
+        if head.name != FEATURES:
+            return super().read_head(head, raw)
         config = self.config
         assert isinstance(config, MASt3RConfig)
-        raw = LocalFeatures(config, name=name)(*maps)
         features = raw[..., : config.desc_dim]
         # No epsilon, as in the original: the descriptor of a zero vector is NaN.
         descriptors = features / jnp.linalg.norm(features, axis=-1, keepdims=True)

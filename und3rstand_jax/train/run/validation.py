@@ -14,7 +14,7 @@ from und3rstand_jax.train.step.data_parallel import joined, parallel, split
 from und3rstand_jax.train.task import Task
 
 Errors = dict[str, dict[str, float]]
-"""Layer id (or head) -> "view1", "view2" -> mean error over pairs, as `Task.errors` measures it."""
+"""Layer id (or head) -> "view1", "view2", … -> mean error over sets, as `Task.errors` measures it."""
 
 
 class Validation:
@@ -53,9 +53,11 @@ class Validation:
             if stop.requested and jax.process_count() == 1:
                 return None
         means = jax.tree.map(lambda *stacks: np.nanmean(np.concatenate(stacks, axis=1), axis=1), *batches)
-        return {name: {"view1": float(one), "view2": float(two)} for name, (one, two) in task.by_row(means).items()}
+        return {
+            name: {f"view{view}": float(error) for view, error in enumerate(errors, start=1)} for name, errors in task.by_row(means).items()
+        }
 
 
 def mean_error(errors: Errors) -> float:
-    """One figure for all layers and both views, by which the best checkpoint is chosen."""
+    """One figure for all layers and views, by which the best checkpoint is chosen."""
     return float(np.mean([value for views in errors.values() for value in views.values()]))

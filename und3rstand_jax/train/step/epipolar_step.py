@@ -8,7 +8,7 @@ wrong F, whose lines are all but undefined, would outweigh the batch.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class EpipolarLoss(NamedTuple):
     root: Float[Array, "..."]
     singular: Float[Array, "..."]
 
-    def named(self) -> dict[str, Float[Array, "..."]]:
+    def named(self) -> dict[str, Any]:
         """Its parts as logs call them."""
         return self._asdict()
 
