@@ -38,6 +38,7 @@ class Case:
     steps: int = 20
     micro_batches: int = 1
     side_by_side: int = 1
+    views: int = 2
 
     @property
     def probes(self) -> ProbeConfig:
@@ -54,7 +55,7 @@ class Case:
         """(state, trunk, batch) -> (state, losses). No scene is rendered, whose program takes long to compile, and no colour changed."""
         return functools.partial(
             probe_step,
-            module=DUSt3R(CONFIG),
+            module=DUSt3R(dataclasses.replace(CONFIG, max_views=self.views)),
             probes=self.probes,
             recipe=self.recipe,
             example_of=lambda batch: to_example(batch.views),
@@ -79,8 +80,8 @@ def backbone() -> Any:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def batch(step: int, pairs: int = PAIRS) -> Batch:
-    """Made-up pairs; each view of each pair with its own share of invalid pixels."""
+def batch(step: int, pairs: int = PAIRS, views: int = 2) -> Batch:
+    """Made-up pairs, or sets of more views; each view of each set with its own share of invalid pixels."""
     rng = np.random.default_rng((2, step))
 
     def view() -> View:
@@ -92,7 +93,7 @@ def batch(step: int, pairs: int = PAIRS) -> Batch:
         intrinsics = np.tile(np.array([[40.0, 0, 24], [0, 42, 16], [0, 0, 1]], np.float32), (pairs, 1, 1))
         return View(rng.integers(0, 256, (pairs, *SHAPE, 3)).astype(np.uint8), depth, intrinsics, pose)
 
-    return Batch(np.arange(pairs, dtype=np.uint32), np.full(pairs, NOT_RENDERED, np.int32), (view(), view()))
+    return Batch(np.arange(pairs, dtype=np.uint32), np.full(pairs, NOT_RENDERED, np.int32), tuple(view() for _ in range(views)))
 
 
 WAYS = {"pmap": parallel, "shard_map": parallel_by_shard_map}

@@ -96,6 +96,20 @@ def test_side_by_side_and_in_parts_is_the_same(usual, changes):
     assert_close(usual[1], state)
 
 
+def test_sets_of_three_views_in_parts_give_the_same_step():
+    whole, parts = (
+        one_device_step(case)(case.initial_state(), backbone(), batch(0, views=3))
+        for case in (Case(LAYERS[3:4], views=3), Case(LAYERS[3:4], views=3, micro_batches=4))
+    )
+    assert len(whole[1]["group0"].views) == 3
+    assert_close(whole[1], parts[1])
+    assert_close(whole[0], parts[0])
+    # The loss is the sum of the views', each of which counts.
+    losses = whole[1]["group0"]
+    np.testing.assert_allclose(losses.total, sum(losses.views), rtol=1e-6)
+    assert min(float(view[0]) for view in losses.views) > 0
+
+
 def test_the_probes_learn():
     few = Case(layers=("decoder.1.mlp",), steps=60)
     step, state = one_device_step(few), few.initial_state(0)

@@ -55,6 +55,13 @@ def test_every_command_that_trains_or_plans_takes_a_file_of_its_own_options(tmp_
             parse(*command, "--config", str(path))
 
 
+def test_a_file_of_an_earlier_version_means_what_it_meant(tmp_path):
+    assert read_config(file(tmp_path, "views: separate\nsteps: 3\n")) == {"mlps": "separate", "steps": 3}
+    assert read_config(file(tmp_path, "views: 4\nmlps: shared\n")) == {"views": 4, "mlps": "shared"}
+    with pytest.raises(UserError, match="mlps is 'some'"):
+        read_config(file(tmp_path, "views: some\n"))
+
+
 def test_a_number_without_a_point_is_a_number(tmp_path):
     assert read_config(file(tmp_path, "learning_rate: 1e-4\nbeta1: 1\n")) == {"learning_rate": 1e-4, "beta1": 1.0}
 

@@ -89,10 +89,11 @@ def test_loaded_probes_give_the_pointmaps_of_those_in_memory_bit_for_bit(backbon
         probe_config(views="separate", activation="silu", norm_epsilon=1e-3, conf_mode=("sigmoid", 0.0, 1.0)),
         probe_config(norm_kind="rmsnorm", norm_epsilon=1e-6, depth=1),
         probe_config(tiny.LAYERS[2:3], views="separate", hidden=16, residual=True),
+        probe_config(views="separate", view_count=3),
         probe_config(tiny.LAYERS[1:3], output_layout="channels_last", depth_mode=("square", -math.inf, math.inf)),
         probe_config(("encoder.0.mlp", "encoder.norm", "decoder.embed", *tiny.LAYERS, "decoder.norm"), activation="gelu_tanh"),
     ],
-    ids=["norm first", "no norm", "separate views", "one linear layer", "one layer", "two layers", "encoder and decoder"],
+    ids=["norm first", "no norm", "separate views", "one linear layer", "one layer", "three views", "two layers", "encoder and decoder"],
 )
 def test_an_export_converts_back_to_the_same_probes(backbone, tmp_path, config):
     params = random_params(config)
