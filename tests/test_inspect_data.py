@@ -7,7 +7,7 @@ import pytest
 
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
 from und3rstand_jax.data.files.file_sets import open_sets
-from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pair
+from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pairs
 from und3rstand_jax.data.inspect.describe import describe
 from und3rstand_jax.data.inspect.diagnosis import explain
 from und3rstand_jax.data.inspect.inspection import Far, inspect_sets
@@ -16,6 +16,11 @@ from und3rstand_jax.data.records import View
 
 PAIRS = [(0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]
 SHAPE = (48, 64)
+
+
+def thin_pair(pair):
+    [thin] = thin_pairs(pair)
+    return thin
 
 
 def run_inspection(kind, root, split, count):
@@ -203,7 +208,7 @@ def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_pat
     listed.write_text(json.dumps(content))
     (tmp_path / "v7.png").write_bytes(b"nothing")
     inspection = inspect_sets(open_sets("pairs", tmp_path, "train"), 100)
-    assert (inspection.pairs, len(inspection.figures), len(inspection.unreadable), len(inspection.refused)) == (10, 9, 1, 1)
+    assert (inspection.sets, len(inspection.figures), len(inspection.unreadable), len(inspection.refused)) == (10, 9, 1, 1)
     lines = describe(inspection).splitlines()
     assert lines[:6] == [
         f"pairs:{tmp_path}: 10 pairs",
@@ -278,13 +283,14 @@ def test_figures_are_those_of_the_views(tmp_path):
     write_pairs(tmp_path, [wall(0), known], [(0, 1), (0, 1)], "npy")
     figures = inspect_sets(open_sets("pairs", tmp_path, "train"), 5).figures[0]
     assert figures.name == f"{tmp_path / 'v0.image.png'} and {tmp_path / 'v1.image.png'}"
-    assert figures.baseline_over_depth == pytest.approx(0.25)
+    [link] = figures.links
+    assert link.baseline_over_depth == pytest.approx(0.25)
     first, second = figures.views
     assert first.size == (64, 48) and first.depth == (2, 2, 2)
     assert (first.valid, second.valid) == (1, 0.75)
     assert first.field_of_view == pytest.approx(math.degrees(2 * math.atan(0.5)))
     # Columns 16 … 63 of view 1 are columns 0 … 47 of view 2, which knows depth from 16 on.
-    assert figures.forward.overlap == pytest.approx(32 / 64)
+    assert link.forward.overlap == pytest.approx(32 / 64)
 
 
 def test_cameras_that_hardly_move_are_pointed_out(tmp_path):
