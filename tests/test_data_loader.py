@@ -13,10 +13,12 @@ import pytest
 
 from tests.data_sets import make_views, write_co3d, write_pairs
 from und3rstand_jax.data import loader
+from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.files.file_sets import FileSets
 from und3rstand_jax.data.loader import Feed, open_sources, shape_of_step
 from und3rstand_jax.data.records import NOT_RENDERED, UnreadableSet, View
 from und3rstand_jax.data.specification import DataSpec, parse_data
+from und3rstand_jax.data.synthetic.render import render_sets
 from und3rstand_jax.support.errors import UserError
 
 SHAPES = ((32, 48), (48, 32), (16, 16))
@@ -116,14 +118,34 @@ def test_resuming_at_batch_n_gives_what_an_uninterrupted_run_gets(numbered, host
 
 
 @pytest.mark.slow
-def test_worker_processes_change_nothing(tmp_path):
+@pytest.mark.parametrize("number", [2, 3])
+def test_worker_processes_change_nothing(tmp_path, number):
     # Spawned workers open real files: a monkeypatched source would not reach them.
     views = make_views(4, (48, 64))
-    write_pairs(tmp_path, views, [(i, j) for i in range(4) for j in range(4) if i != j])
-    config = feed(f"pairs:{tmp_path}", shapes=SHAPES)
+    write_pairs(tmp_path, views, [], sets=list(itertools.permutations(range(4), number)))
+    config = feed(f"pairs:{tmp_path}", views=number, shapes=SHAPES)
     with_workers = take(training_batches(dataclasses.replace(config, workers=2), 2), 3)
     assert equal(with_workers, take(training_batches(config, 2), 3))
-    assert with_workers[0].batch.views[0].depth.max() > 0
+    assert len(with_workers[0].batch.views) == number and with_workers[0].batch.views[-1].depth.max() > 0
+
+
+@pytest.mark.slow
+def test_three_views_of_files_and_scenes_become_one_example(tmp_path):
+    write_pairs(tmp_path, make_views(6, (48, 64)), [], sets=list(itertools.permutations(range(6), 3)))
+    config = feed(f"pairs:{tmp_path}", "synthetic", views=3, shapes=((32, 48),))
+    [delivery] = take(training_batches(config, 1), 1)
+    batch, scenes = delivery.batch, config.specs[1].scenes
+    example = jax.jit(lambda batch: assemble(batch, 3, (32, 48), scenes, False))(batch)
+    rendered = jax.device_get(jax.jit(lambda scene: render_sets(3, scene, (32, 48), scenes))(np.maximum(batch.scene, 0)))
+    is_scene = batch.scene != NOT_RENDERED
+    assert is_scene.sum() == 2 and len(example.images) == len(example.targets) == len(example.intrinsics) == 3
+    for number, (scene, read) in enumerate(zip(rendered, batch.views, strict=True)):
+        expected = jax.tree.map(lambda one, two: np.where(is_scene.reshape(-1, *[1] * (one.ndim - 1)), one, two), scene, read)
+        difference = np.abs(np.asarray(example.images[number]) * 127.5 + 127.5 - expected.image)
+        assert np.mean(difference < 1.01) > 0.999
+        np.testing.assert_allclose(example.intrinsics[number], expected.intrinsics, rtol=1e-5)
+        np.testing.assert_allclose(example.targets[number].cam2world, expected.cam2world, atol=1e-5)
+        assert np.mean(np.asarray(example.targets[number].valid) == (expected.depth > 0)) > 0.999
 
 
 def test_a_mixture_has_the_weights_shares_and_renders_the_rest(numbered):
