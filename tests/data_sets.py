@@ -82,15 +82,19 @@ def write_pairs(
     pairs: Sequence[tuple[int, int]],
     depth: str = "png",
     extra: Mapping[str, Any] | None = None,
+    sets: Sequence[Sequence[int]] = (),
 ) -> Path:
     """Our own format: pairs.json with a table of views named v0, v1, …; depth as "png" (16 bits, millimetres) or "npy" (float32, metres).
 
-    `extra` goes into every view. Returns the list's path.
+    `extra` goes into every view. `sets` of more views are listed beside the pairs, if there are any. Returns the list's path.
     """
     root.mkdir(parents=True, exist_ok=True)
     table = {f"v{number}": {**write_view(root, f"v{number}", view, depth), **(extra or {})} for number, view in enumerate(views)}
     listed = root / "pairs.json"
-    listed.write_text(json.dumps({"views": table, "pairs": [[f"v{i}", f"v{j}"] for i, j in pairs]}))
+    entries = {"pairs": [[f"v{i}", f"v{j}"] for i, j in pairs]}
+    if sets:
+        entries["sets"] = [[f"v{number}" for number in one] for one in sets]
+    listed.write_text(json.dumps({"views": table, **entries}))
     return listed
 
 
@@ -136,15 +140,23 @@ def _write_co3d_view(folder: Path, frame: str, view: View) -> None:
     )
 
 
-def write_blendedmvs(root: Path, sequences: Mapping[tuple[int, int], Sequence[View]], pairs: Sequence[tuple[int, int, int, int]]) -> Path:
-    """A BlendedMVS tree: sequences by (seq_high, seq_low), their frames numbered from 0; `pairs` as listed. Returns the list's path."""
+def write_blendedmvs(
+    root: Path,
+    sequences: Mapping[tuple[int, int], Sequence[View]],
+    pairs: Sequence[tuple[int, int, int, int]],
+    scores: Sequence[float] | None = None,
+) -> Path:
+    """A BlendedMVS tree: sequences by (seq_high, seq_low), their frames numbered from 0; `pairs` as listed, of score 0.5 unless `scores`
+    has theirs. Returns the list's path.
+    """
     for (high, low), views in sequences.items():
         folder = root / f"{high:08x}{low:016x}"
         folder.mkdir(parents=True, exist_ok=True)
         for number, view in enumerate(views):
             _write_blendedmvs_view(folder / f"{number:08d}", view)
     listed = root / "blendedmvs_pairs.npy"
-    np.save(listed, np.array([(*pair, 0.5) for pair in pairs], BLENDEDMVS_PAIR))
+    given = [0.5] * len(pairs) if scores is None else scores
+    np.save(listed, np.array([(*pair, score) for pair, score in zip(pairs, given, strict=True)], BLENDEDMVS_PAIR))
     return listed
 
 

@@ -255,13 +255,13 @@ def test_depth_scale_is_the_unit_per_stored_step(tmp_path, views):
 def test_every_tenth_two_views_are_held_out_in_either_order_unless_entries_say(tmp_path, views):
     around = [(i % 12, (i + 1) % 12) for i in range(12)]
     listed = write_pairs(tmp_path, views, [*around, *(pair[::-1] for pair in around)])
-    found = {split: open_sets("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")}
+    found = {split: open_sets("pairs", tmp_path, split).listing.sets.tolist() for split in ("train", "val")}
     assert found["val"] == [[9, 10], [10, 9]]
     assert len(found["train"]) == 22 and not any(sorted(pair) == [9, 10] for pair in found["train"])
     edit(
         listed, lambda content: content.update(pairs=[{"view1": "v0", "view2": f"v{i}", "split": s} for i, s in ((1, "train"), (2, "val"))])
     )
-    assert [open_sets("pairs", tmp_path, split).listing.pairs.tolist() for split in ("train", "val")] == [[[0, 1]], [[0, 2]]]
+    assert [open_sets("pairs", tmp_path, split).listing.sets.tolist() for split in ("train", "val")] == [[[0, 1]], [[0, 2]]]
 
 
 def faulty_view(**changes):

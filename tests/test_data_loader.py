@@ -1,4 +1,4 @@
-"""Which pairs a batch holds: decided by the seed and the batch's number, whatever the hosts, workers and interruptions."""
+"""Which sets of views a batch holds: decided by the seed and the batch's number, whatever the hosts, workers and interruptions."""
 
 import dataclasses
 import itertools
@@ -7,15 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from tests.data_sets import make_views, write_co3d, write_pairs
 from und3rstand_jax.data import loader
+from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.files.file_sets import FileSets
 from und3rstand_jax.data.loader import Feed, open_sources, shape_of_step
 from und3rstand_jax.data.records import NOT_RENDERED, UnreadableSet, View
 from und3rstand_jax.data.specification import DataSpec, parse_data
+from und3rstand_jax.data.synthetic.render import render_sets
 from und3rstand_jax.support.errors import UserError
 
 SHAPES = ((32, 48), (48, 32), (16, 16))
@@ -23,7 +26,9 @@ SHAPES = ((32, 48), (48, 32), (16, 16))
 
 @dataclasses.dataclass(frozen=True)
 class Numbered(FileSets):
-    """Pairs whose depth is their index, and whose focal length is the first number of the crop jitter."""
+    """Sets whose depth is their index (and a thousand more in each further view), and whose focal length is the first number of the
+    crop jitter.
+    """
 
     name: str = "numbered"
     listing: object = None
@@ -37,23 +42,23 @@ class Numbered(FileSets):
         if index in self.broken:
             raise UnreadableSet(f"frame{index}.jpg is not an image")
         jitter = 0.0 if rng is None else rng.random()
-        view = View(np.zeros((*shape, 3), np.uint8), np.full(shape, index, np.float32), np.eye(3, dtype=np.float32) * jitter, np.eye(4))
-        return (view, view)
+        image, intrinsics = np.zeros((*shape, 3), np.uint8), np.eye(3, dtype=np.float32) * jitter
+        return tuple(View(image, np.full(shape, index + 1000 * view, np.float32), intrinsics, np.eye(4)) for view in range(self.views))
 
 
 @pytest.fixture
 def numbered(monkeypatch):
     opened = {}
 
-    def open_sets(kind, root, split):
-        return opened.get(str(root), Numbered())
+    def open_sets(kind, root, split, views):
+        return dataclasses.replace(opened.get(str(root), Numbered()), views=views)
 
     monkeypatch.setattr(loader, "open_sets", open_sets)
     return opened
 
 
-def feed(*data, **changes):
-    options = {"specs": parse_data(data), "shapes": ((16, 16),), "batch_size": 4, "seed": 3} | changes
+def feed(*data, views=2, **changes):
+    options = {"specs": parse_data(data, views=views), "shapes": ((16, 16),), "batch_size": 4, "seed": 3} | changes
     return Feed(**options)
 
 
@@ -78,7 +83,7 @@ def equal(one, other):
     return all(
         np.array_equal(a, b)
         for x, y in zip(one, other, strict=True)
-        for a, b in zip([*x.batch[:2], *x.batch.views[0], x.shape], [*y.batch[:2], *y.batch.views[0], y.shape], strict=True)
+        for a, b in zip([*jax.tree.leaves(x.batch), x.shape], [*jax.tree.leaves(y.batch), y.shape], strict=True)
     )
 
 
@@ -113,14 +118,34 @@ def test_resuming_at_batch_n_gives_what_an_uninterrupted_run_gets(numbered, host
 
 
 @pytest.mark.slow
-def test_worker_processes_change_nothing(tmp_path):
+@pytest.mark.parametrize("number", [2, 3])
+def test_worker_processes_change_nothing(tmp_path, number):
     # Spawned workers open real files: a monkeypatched source would not reach them.
     views = make_views(4, (48, 64))
-    write_pairs(tmp_path, views, [(i, j) for i in range(4) for j in range(4) if i != j])
-    config = feed(f"pairs:{tmp_path}", shapes=SHAPES)
+    write_pairs(tmp_path, views, [], sets=list(itertools.permutations(range(4), number)))
+    config = feed(f"pairs:{tmp_path}", views=number, shapes=SHAPES)
     with_workers = take(training_batches(dataclasses.replace(config, workers=2), 2), 3)
     assert equal(with_workers, take(training_batches(config, 2), 3))
-    assert with_workers[0].batch.views[0].depth.max() > 0
+    assert len(with_workers[0].batch.views) == number and with_workers[0].batch.views[-1].depth.max() > 0
+
+
+@pytest.mark.slow
+def test_three_views_of_files_and_scenes_become_one_example(tmp_path):
+    write_pairs(tmp_path, make_views(6, (48, 64)), [], sets=list(itertools.permutations(range(6), 3)))
+    config = feed(f"pairs:{tmp_path}", "synthetic", views=3, shapes=((32, 48),))
+    [delivery] = take(training_batches(config, 1), 1)
+    batch, scenes = delivery.batch, config.specs[1].scenes
+    example = jax.jit(lambda batch: assemble(batch, 3, (32, 48), scenes, False))(batch)
+    rendered = jax.device_get(jax.jit(lambda scene: render_sets(3, scene, (32, 48), scenes))(np.maximum(batch.scene, 0)))
+    is_scene = batch.scene != NOT_RENDERED
+    assert is_scene.sum() == 2 and len(example.images) == len(example.targets) == len(example.intrinsics) == 3
+    for number, (scene, read) in enumerate(zip(rendered, batch.views, strict=True)):
+        expected = jax.tree.map(lambda one, two: np.where(is_scene.reshape(-1, *[1] * (one.ndim - 1)), one, two), scene, read)
+        difference = np.abs(np.asarray(example.images[number]) * 127.5 + 127.5 - expected.image)
+        assert np.mean(difference < 1.01) > 0.999
+        np.testing.assert_allclose(example.intrinsics[number], expected.intrinsics, rtol=1e-5)
+        np.testing.assert_allclose(example.targets[number].cam2world, expected.cam2world, atol=1e-5)
+        assert np.mean(np.asarray(example.targets[number].valid) == (expected.depth > 0)) > 0.999
 
 
 def test_a_mixture_has_the_weights_shares_and_renders_the_rest(numbered):
@@ -137,6 +162,38 @@ def test_scenes_alone_need_no_arrays_and_never_repeat():
     batches = take(training_batches(feed("synthetic"), 5), 3)
     assert all(delivery.batch.views is None for delivery in batches)
     assert np.concatenate([delivery.batch.scene for delivery in batches]).tolist() == list(range(20, 32))
+
+
+def test_three_views_of_files_and_scenes_fill_a_batch_with_blanks_where_scenes_will_be(numbered):
+    numbered["a"] = Numbered(count=1000)
+    batches = take(training_batches(feed("0.5*pairs:a", "0.5*synthetic", views=3), 0), 6)
+    for step, (batch, shape, skipped) in enumerate(batches):
+        assert batch.position.tolist() == list(range(4 * step, 4 * step + 4)) and skipped == ()
+        assert len(batch.views) == 3
+        rendered = batch.scene != NOT_RENDERED
+        for number, view in enumerate(batch.views):
+            assert [array.shape for array in view] == [(4, *shape, 3), (4, *shape), (4, 3, 3), (4, 4, 4)]
+            assert not view.image[rendered].any() and not view.depth[rendered].any()
+            np.testing.assert_array_equal(view.depth[~rendered], batch.views[0].depth[~rendered] + 1000 * number)
+            np.testing.assert_array_equal(view.intrinsics[rendered], np.tile(np.eye(3), (rendered.sum(), 1, 1)))
+    assert np.concatenate([batch.scene[batch.scene != NOT_RENDERED] for batch, *_ in batches]).tolist() == list(range(12))
+
+
+def test_hosts_and_interruptions_change_no_set_of_three_views(numbered):
+    numbered["a"] = Numbered(count=7, broken=frozenset({3}))
+    config = feed("pairs:a", "0.5*synthetic", shapes=SHAPES, views=3)
+    whole = take(training_batches(config, 0), 6)
+    halves = [take(training_batches(dataclasses.replace(config, host=host, hosts=2), 3), 3) for host in (0, 1)]
+    for full, *parts in zip(whole[3:], *halves, strict=True):
+        joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *(part.batch for part in parts))
+        assert equal([full], [full._replace(batch=joined)])
+        assert full.skipped == parts[0].skipped + parts[1].skipped
+    assert any(delivery.skipped for delivery in whole)
+
+
+def test_larger_sets_come_in_the_order_of_pairs(numbered):
+    pairs, sets = (indices(take(training_batches(feed("pairs:a", views=views), 0), 5)) for views in (2, 3))
+    assert pairs == sets
 
 
 def test_a_batch_has_one_shape_and_all_shapes_come(numbered):
@@ -163,8 +220,9 @@ def test_unreadable_pairs_end_the_run_if_asked_to(numbered):
     numbered["a"] = Numbered(broken=frozenset(range(10)))
     with pytest.raises(UserError, match=r"frame\d.jpg is not an image.*--unreadable skip"):
         take(training_batches(feed("pairs:a", unreadable="fail"), 0), 1)
-    with pytest.raises(UserError, match="numbered: 20 pairs in a row could not be read, the last because frame"):
-        take(training_batches(feed("pairs:a"), 0), 1)
+    for views, things in ((2, "pairs"), (3, "sets of 3 views")):
+        with pytest.raises(UserError, match=f"numbered: 20 {things} in a row could not be read, the last because frame"):
+            take(training_batches(feed("pairs:a", views=views), 0), 1)
 
 
 def test_validation_takes_each_sources_share_evenly_spaced_without_jitter(numbered):
@@ -190,6 +248,8 @@ def test_validation_scenes_are_not_training_scenes():
 def test_a_batch_that_does_not_divide_among_hosts_is_refused():
     with pytest.raises(UserError, match="4 pairs does not divide among 3 hosts"):
         take(training_batches(feed("synthetic", hosts=3), 0), 1)
+    with pytest.raises(UserError, match="4 sets of 5 views does not divide among 3 hosts"):
+        take(training_batches(feed("synthetic", views=5, hosts=3), 0), 1)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +276,14 @@ def test_sources_are_read_as_documented():
     assert (scenes.weight, scenes.scenes.overlap, scenes.root) == (0.3, (0.5, 0.9), None)
     with pytest.raises(UserError, match="twice"):
         parse_data(["synthetic", "synthetic"])
+
+
+def test_all_sources_have_so_many_views():
+    specs = parse_data(["co3d:a", "synthetic:baseline=0.1-1"], views=4)
+    assert [spec.views for spec in specs] == [4, 4] and specs[1].scenes.views == 4
+    for views in (-1, 0, 1, 257):
+        with pytest.raises(UserError, match=f"--views {views}: expected 2 to 256 views in a set"):
+            parse_data(["co3d:a"], views=views)
 
 
 BYTES = os.fsdecode(b"caf\xe9\x1b")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
+from und3rstand_jax.commands.train import main
 from und3rstand_jax.data.files.file_sets import open_sets
-from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pair
+from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pairs
 from und3rstand_jax.data.inspect.describe import describe
 from und3rstand_jax.data.inspect.diagnosis import explain
 from und3rstand_jax.data.inspect.inspection import Far, inspect_sets
@@ -18,8 +19,13 @@ PAIRS = [(0, 1), (2, 3), (4, 5), (1, 4), (5, 2), (3, 0), (2, 1)]
 SHAPE = (48, 64)
 
 
-def run_inspection(kind, root, split, count):
-    return describe(inspect_sets(open_sets(kind, root, split), count))
+def thin_pair(pair):
+    [thin] = thin_pairs(pair)
+    return thin
+
+
+def run_inspection(kind, root, split, count, number=2):
+    return describe(inspect_sets(open_sets(kind, root, split, number), count))
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +129,15 @@ def test_a_planted_mistake_is_the_one_named(tmp_path, views, mistake):
     assert best.agreement.share > max(0.8, inspection.agreement.share + 0.1)
 
 
+@pytest.mark.parametrize("mistake", ["world2cam", "OpenGL", "millimetres", "along the ray"])
+def test_a_planted_mistake_is_named_in_sets_of_three_views(tmp_path, views, mistake):
+    plant, named = MISTAKES[mistake]
+    sets = [(0, 1, 2), (2, 3, 4), (4, 5, 0), (1, 4, 3), (5, 2, 1)]
+    write_pairs(tmp_path, [plant(view) for view in views], [], "npy", sets=sets)
+    report = run_inspection("pairs", tmp_path, "train", 20, number=3)
+    assert named in report.split("WRONG")[1].splitlines()[1]
+
+
 def test_poses_exchanged_within_each_pair_are_named(tmp_path, views):
     twice = [view for first, second in PAIRS for view in (views[first], views[second])]
     exchanged = [view._replace(cam2world=twice[number ^ 1].cam2world) for number, view in enumerate(twice)]
@@ -194,6 +209,60 @@ def test_correct_data_of_every_kind_is_reported_as_consistent(tmp_path, views, k
     assert "WRONG" not in report and "DOUBTFUL" not in report
 
 
+def test_each_view_is_compared_with_the_earlier_one_that_it_overlaps_most():
+    # A shift by b/32 leaves 1 - b/64 of a wall. View 3 is nearest to view 2, view 4 to view 1, view 5 sees nothing of any.
+    places = [0, 24, 32, -8, 1000]
+    views = [wall(columns / 32) for columns in places]
+    pairs = thin_pairs(tuple(views))
+    found = [(32 * one.cam2world[0, 3], 32 * two.cam2world[0, 3]) for one, two in pairs]
+    assert found == [(0, 24), (24, 32), (0, -8), (0, 1000)]
+    assert [agreement(pair).overlap for pair in pairs] == [pytest.approx(1 - columns / 64) for columns in (24, 8, 8, 64)]
+
+
+def test_the_report_on_larger_sets_names_them_and_has_figures_of_every_view(tmp_path):
+    views = [wall(columns / 32) for columns in (0, 16, 24, 8)]
+    write_pairs(tmp_path, views, [(0, 1)], "npy", sets=[(0, 1, 2, 3), (2, 1, 0, 3, 0)])
+    inspection = inspect_sets(open_sets("pairs", tmp_path, "train", 4), 5)
+    first = inspection.figures[0]
+    assert first.name == ", ".join(str(tmp_path / f"v{i}.image.png") for i in range(3)) + f" and {tmp_path / 'v3.image.png'}"
+    assert len(first.views) == 4 and [link.baseline_over_depth for link in first.links] == [pytest.approx(b / 64) for b in (16, 8, 8)]
+    assert [link.forward.overlap for link in first.links] == [pytest.approx(1 - b / 64) for b in (16, 8, 8)]
+    assert inspection.agreement.share == 1
+    lines = describe(inspection).splitlines()
+    assert lines[:4] == [
+        f"pairs:{tmp_path}: 2 sets of 4 views",
+        "  2 sets of 4 views among 4 views are listed, 2 of them for 'train'",
+        "  1 of the listed sets have more than 4 views, and give their first 4",
+        "  1 listed pairs and sets have fewer than 4 views and are left out",
+    ]
+    assert lines[4] == "inspected: 2 sets of 4 views" and "photos: 8 of 64×48" in lines
+    assert [line.split()[-6:] for line in lines if line.startswith("overlap with an earlier view")] == [["75", "%", "88", "%", "88", "%"]]
+    assert lines[-1].startswith("The geometry is consistent: 100 % of the points")
+    assert "pair" not in "\n".join(lines[4:]).replace(f"pairs:{tmp_path}", "").replace(str(tmp_path), "")
+
+
+def test_a_single_view_that_disagrees_makes_its_set_named(tmp_path, views):
+    stray = views[0]._replace(cam2world=views[0].cam2world @ OPENGL)
+    sets = [(1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 1), (5, 1, 2), (1, 2, 6)]
+    write_pairs(tmp_path, [*views, stray], [], "npy", sets=sets)
+    report = run_inspection("pairs", tmp_path, "train", 20, number=3)
+    named = ", ".join(str(tmp_path / f"v{i}.image.png") for i in (1, 2)) + f" and {tmp_path / 'v6.image.png'}"
+    said = "1 sets of 3 views hold a view that agrees in less than 30 % of what it and an earlier one see, or does not overlap any:"
+    assert f"{said}\n    {named}\nThe geometry is consistent" in report
+
+
+def test_the_command_asks_for_so_many_views(tmp_path, views, capsys):
+    write_pairs(tmp_path, views, PAIRS, "npy", sets=[(0, 1, 2), (3, 4, 5)])
+    assert main(["inspect", "--data", f"pairs:{tmp_path}", "--views", "3"]) == 0
+    assert f"pairs:{tmp_path}: 2 sets of 3 views\n" in capsys.readouterr().out
+    assert main(["inspect", "--data", f"pairs:{tmp_path}"]) == 0
+    assert f"pairs:{tmp_path}: 9 pairs\n" in capsys.readouterr().out
+    assert main(["inspect", "--data", f"pairs:{tmp_path}", "--views", "4"]) == 2
+    assert "expected sets of 4 views or more, found 7 pairs and 2 sets, of at most 3 views" in capsys.readouterr().err
+    assert main(["inspect", "--data", f"pairs:{tmp_path}", "--views", "1"]) == 2
+    assert "--views 1: expected 2 to 256 views in a set" in capsys.readouterr().err
+
+
 def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_path, views):
     upright = make_views(1, (64, 48), seed=9, spread=0.3)[0]
     more = [(6, 0), (7, 1), (0, 2), (8, 1)]  # the third of these is the tenth of all, and held out
@@ -203,7 +272,7 @@ def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_pat
     listed.write_text(json.dumps(content))
     (tmp_path / "v7.png").write_bytes(b"nothing")
     inspection = inspect_sets(open_sets("pairs", tmp_path, "train"), 100)
-    assert (inspection.pairs, len(inspection.figures), len(inspection.unreadable), len(inspection.refused)) == (10, 9, 1, 1)
+    assert (inspection.sets, len(inspection.figures), len(inspection.unreadable), len(inspection.refused)) == (10, 9, 1, 1)
     lines = describe(inspection).splitlines()
     assert lines[:6] == [
         f"pairs:{tmp_path}: 10 pairs",
@@ -278,13 +347,14 @@ def test_figures_are_those_of_the_views(tmp_path):
     write_pairs(tmp_path, [wall(0), known], [(0, 1), (0, 1)], "npy")
     figures = inspect_sets(open_sets("pairs", tmp_path, "train"), 5).figures[0]
     assert figures.name == f"{tmp_path / 'v0.image.png'} and {tmp_path / 'v1.image.png'}"
-    assert figures.baseline_over_depth == pytest.approx(0.25)
+    [link] = figures.links
+    assert link.baseline_over_depth == pytest.approx(0.25)
     first, second = figures.views
     assert first.size == (64, 48) and first.depth == (2, 2, 2)
     assert (first.valid, second.valid) == (1, 0.75)
     assert first.field_of_view == pytest.approx(math.degrees(2 * math.atan(0.5)))
     # Columns 16 … 63 of view 1 are columns 0 … 47 of view 2, which knows depth from 16 on.
-    assert figures.forward.overlap == pytest.approx(32 / 64)
+    assert link.forward.overlap == pytest.approx(32 / 64)
 
 
 def test_cameras_that_hardly_move_are_pointed_out(tmp_path):

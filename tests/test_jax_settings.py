@@ -23,13 +23,13 @@ from und3rstand_jax.train.step.optimizer import Recipe, schedule
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (8, 9, 3)).astype(np.float32)
 
 
-def doubled(pair: ViewSet) -> ViewSet:
-    """A batch's pairs as a reader may give them: NumPy's numbers are float64 unless told otherwise."""
-    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, pair)
+def doubled(views: ViewSet) -> ViewSet:
+    """A batch's sets as a reader may give them: NumPy's numbers are float64 unless told otherwise."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, views)
 
 
 def examples():
-    return jax.jit(to_example)(doubled(step_cases.batch(0, 2).pair))
+    return jax.jit(to_example)(doubled(step_cases.batch(0, 2).views))
 
 
 def jittered():
@@ -46,14 +46,14 @@ def two_pointmaps():
     return point_errors(views, tuple(ViewTruth(view[::-1], view[..., 0] > -1) for view in points))
 
 
-def rendered_pair():
-    return RenderedSets(SyntheticConfig(), 3, "train", 2, (16, 24)).read(1)
+def rendered_set(views):
+    return RenderedSets(SyntheticConfig(views=views), 3, "train", 2, (16, 24)).read(1)
 
 
 EXACT = {
     "jittered colours": jax.jit(jittered),
     "examples": examples,
-    "errors": lambda: jax.jit(set_errors)(*predictions(), *examples().targets),
+    "errors": lambda: jax.jit(set_errors)(predictions(), examples().targets),
     "errors of pointmaps": two_pointmaps,
     "learning rates": lambda: [schedule(Recipe(9, 3))(jnp.int32(step)) for step in range(9)],
 }
@@ -78,11 +78,12 @@ def assert_close(usual, found):
 
 
 @pytest.mark.slow
-def test_x64_changes_a_rendered_pair_by_rounding_alone():
+@pytest.mark.parametrize("views", [2, 4])
+def test_x64_changes_a_rendered_set_by_rounding_alone(views):
     """Indices of 64 bits make XLA fuse, and so round, differently."""
-    usual = rendered_pair()
+    usual = rendered_set(views)
     with jax.enable_x64(True):
-        assert_close(usual, rendered_pair())
+        assert_close(usual, rendered_set(views))
 
 
 @pytest.mark.slow
@@ -121,7 +122,7 @@ def noise():
 
 @pytest.mark.parametrize(
     "work",
-    [noise, jittered, lambda: invariant_error(*predictions(), *examples().targets)],
+    [noise, jittered, lambda: invariant_error(predictions(), examples().targets)],
 )
 def test_without_jit_the_loops_give_the_same(work):
     usual = jax.jit(work)()

@@ -1,7 +1,8 @@
-"""Rendered pairs: the same bits however they are asked for, exact geometry, colours that agree, and the overlap that was asked for."""
+"""Rendered sets: the same bits however they are asked for, exact geometry, colours that agree, and the overlap that was asked for."""
 
 import dataclasses
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from und3rstand_jax.support.errors import UserError
 SEED, COUNT = 5, 40
 LANDSCAPE, PORTRAIT = (96, 128), (112, 80)
 NARROW = SyntheticConfig(overlap=(0.55, 0.65), baseline=(0.3, 0.9))
+FOUR = dataclasses.replace(NARROW, views=4)
 
 
 @functools.cache
@@ -54,6 +56,12 @@ def landscape(seed: int = SEED) -> ViewSet:
 @functools.cache
 def portrait() -> ViewSet:
     return jax.device_get(renderer(PORTRAIT, NARROW)(np.uint32(SEED), np.arange(COUNT)))
+
+
+@functools.cache
+def four() -> ViewSet:
+    """The scenes of `portrait`, with four cameras each."""
+    return jax.device_get(renderer(PORTRAIT, FOUR)(np.uint32(SEED), np.arange(COUNT)))
 
 
 def take(tree, i: int):
@@ -297,10 +305,10 @@ def test_the_overlap_is_in_the_range_asked_for(source, config):
     assert np.ptp(shares) > 0.6 * (high - low)
 
 
-@pytest.mark.parametrize(("source", "config"), [(landscape, SyntheticConfig()), (portrait, NARROW)])
+@pytest.mark.parametrize(("source", "config"), [(landscape, SyntheticConfig()), (portrait, NARROW), (four, FOUR)])
 def test_cameras_are_rigid_and_as_far_apart_as_asked(source, config):
-    first, second = (view.cam2world.astype(np.float64) for view in source())
-    for poses in (first, second):
+    first, second, *further = (view.cam2world.astype(np.float64) for view in source())
+    for poses in (first, second, *further):
         np.testing.assert_allclose(poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (COUNT, 1, 1)), atol=1e-6)
         np.testing.assert_allclose(np.linalg.det(poses[:, :3, :3]), 1, atol=1e-6)
         np.testing.assert_array_equal(poses[:, 3], np.tile([0, 0, 0, 1], (COUNT, 1)))
@@ -310,7 +318,7 @@ def test_cameras_are_rigid_and_as_far_apart_as_asked(source, config):
     assert baseline.min() > config.baseline[0] - 1e-3 and baseline.max() < config.baseline[1] + 1e-3
 
 
-@pytest.mark.parametrize(("source", "shape"), [(landscape, LANDSCAPE), (portrait, PORTRAIT)])
+@pytest.mark.parametrize(("source", "shape"), [(landscape, LANDSCAPE), (portrait, PORTRAIT), (four, PORTRAIT)])
 def test_lenses_have_moderate_angles_and_differ(source, shape):
     height, width = shape
     for view in source():
@@ -321,10 +329,11 @@ def test_lenses_have_moderate_angles_and_differ(source, shape):
         assert np.abs((cx - (width - 1) / 2) / width).max() < 0.041 and np.abs((cy - (height - 1) / 2) / height).max() < 0.041
         rest = view.intrinsics - np.stack([np.array([[a, 0, c], [0, b, d], [0, 0, 1]]) for a, b, c, d in zip(fx, fy, cx, cy, strict=True)])
         assert not rest.any()
-    assert (np.abs(source()[0].intrinsics - source()[1].intrinsics).max(axis=(1, 2)) > 0.1).all()
+    for one, other in itertools.combinations(source(), 2):
+        assert (np.abs(one.intrinsics - other.intrinsics).max(axis=(1, 2)) > 0.1).all()
 
 
-@pytest.mark.parametrize(("source", "shape"), [(landscape, LANDSCAPE), (portrait, PORTRAIT)])
+@pytest.mark.parametrize(("source", "shape"), [(landscape, LANDSCAPE), (portrait, PORTRAIT), (four, PORTRAIT)])
 def test_depth_is_missing_only_where_there_is_sky(source, shape):
     for view in source():
         assert view.image.shape == (COUNT, *shape, 3) and view.depth.shape == (COUNT, *shape)
@@ -337,6 +346,61 @@ def test_depth_is_missing_only_where_there_is_sky(source, shape):
         red, green, blue = np.moveaxis(view.image[missing].astype(int), -1, 0)
         assert ((red <= green) & (green <= blue)).all()
         assert 0 < np.mean(missing.any(axis=(1, 2))) < 0.4
+
+
+# Sets of four views
+
+
+def test_the_first_two_views_of_a_larger_set_are_its_scenes_pair():
+    for one, other in zip(portrait(), four(), strict=False):
+        np.testing.assert_allclose(other.intrinsics, one.intrinsics, rtol=1e-5)
+        np.testing.assert_allclose(other.cam2world, one.cam2world, atol=1e-5)
+        assert np.mean(np.abs(other.depth - one.depth) < 1e-3) > 0.999
+        assert np.mean(np.abs(other.image.astype(int) - one.image) <= 1) > 0.999
+
+
+def test_a_set_of_four_has_the_same_bits_in_every_batch():
+    indices = np.random.default_rng(0).permutation(COUNT)
+    shuffled = jax.device_get(renderer(PORTRAIT, FOUR)(np.uint32(SEED), indices))
+    assert_same_bits(shuffled, jax.tree.map(lambda array: array[indices], four()))
+
+
+@functools.cache
+def shares_and_baselines() -> tuple[np.ndarray, np.ndarray]:
+    """Of every view (last axis) seen from every earlier one (middle), in ten scenes: overlap and distance; NaN for others."""
+    shares, baselines = np.full((2, 10, 4, 4), np.nan)
+    for i in range(10):
+        views = take(four(), i)
+        for earlier, later in itertools.combinations(range(4), 2):
+            seen = Reprojection((views[earlier], views[later])).seen
+            shares[i, earlier, later] = seen.sum() / np.count_nonzero(views[earlier].depth)
+            baselines[i, earlier, later] = np.linalg.norm(views[earlier].cam2world[:3, 3] - views[later].cam2world[:3, 3])
+    return shares, baselines
+
+
+def test_every_further_view_overlaps_an_earlier_one_as_asked_and_stands_as_near():
+    shares, baselines = shares_and_baselines()
+    (low, high), (near, far) = FOUR.overlap, FOUR.baseline
+    fits = (shares > low - 0.03) & (shares < high + 0.03) & (baselines > near - 1e-3) & (baselines < far + 1e-3)
+    # As of the second views: the renderer judges by a grid of 144 pixels.
+    assert np.mean(fits.any(axis=1)[:, 1:]) >= 0.9
+    assert np.mean(fits.any(axis=1)[:, 2:]) >= 0.9
+    # The one beside which it stands may be any earlier one, and another one seldom fits by chance.
+    alone = fits[:, :, 3] & (fits[:, :, 3].sum(axis=1, keepdims=True) == 1)
+    assert (alone.any(axis=0)[:3]).all()
+
+
+def test_no_two_cameras_of_a_set_stand_in_one_place():
+    _, baselines = shares_and_baselines()
+    assert np.nanmin(baselines) > 0.05
+
+
+@pytest.mark.parametrize("views", [-3, 0, 1, 257])
+def test_so_few_or_many_views_are_refused(views):
+    with pytest.raises(UserError, match=f"^--views {views}: expected 2 to 256 views in a set$"):
+        SyntheticConfig(views=views)
+    with pytest.raises(UserError, match="expected 2 to 256 views"):
+        parse_synthetic("overlap=0.5", views)
 
 
 # Colours
@@ -395,6 +459,7 @@ def test_noise_is_smooth_bounded_and_different_for_every_salt():
 def test_options_are_read_from_text():
     assert parse_synthetic("") == SyntheticConfig()
     assert parse_synthetic("overlap=0.5-0.9") == SyntheticConfig(overlap=(0.5, 0.9))
+    assert parse_synthetic("overlap=0.5-0.9", 5) == SyntheticConfig(overlap=(0.5, 0.9), views=5)
     assert parse_synthetic("baseline=0.1-1,overlap=0.7") == SyntheticConfig(overlap=(0.7, 0.7), baseline=(0.1, 1.0))
 
 

@@ -12,14 +12,19 @@ from und3rstand_jax.train.options import Flag, Several
 
 @dataclasses.dataclass(frozen=True)
 class InspectOptions:
-    """Read a sample of a data set's pairs and report counts, sizes, units, known depth, overlap, and mistakes in the geometry."""
+    """Read a sample of a data set's pairs, or of its larger sets of views.
+
+    The report has counts, sizes, units, known depth, overlap, and mistakes in the geometry.
+    """
 
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(required; repeatable)")]
     """As in training: synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR."""
     split: Literal["train", "val"] = "train"
     """The training pairs or the held-out ones."""
+    views: int = 2
+    """Views of a set; a pair has two."""
     pairs: int = 64
-    """Number of pairs to read."""
+    """Number of pairs, or larger sets, to read."""
     resolution: Annotated[str, tyro.conf.arg(metavar="WxH")] = "512x384"
     """Training resolution in pixels: scenes are rendered at it, and the report says which photos cannot be cropped to it."""
     seed: int = 0
@@ -33,7 +38,7 @@ def inspect(options: InspectOptions) -> None:
 
     Raises:
         OptionError: an option is out of its range.
-        DataError: a source's folder or its list of pairs is unusable.
+        DataError: a source's folder or its list is unusable.
     """
     from und3rstand_jax.data.files.file_sets import open_sets
     from und3rstand_jax.data.inspect.describe import describe
@@ -46,7 +51,7 @@ def inspect(options: InspectOptions) -> None:
         raise OptionError(f"--pairs must be at least 1; found {options.pairs}")
     seed = check_seed(options.seed)
     shape = parse_image_size(options.resolution, 16, "--resolution")
-    for spec in parse_data(options.data):
+    for spec in parse_data(options.data, views=options.views):
         source: InspectedSets
         if spec.scenes is not None:
             # Files need no JAX, and are read without it.
@@ -54,5 +59,5 @@ def inspect(options: InspectOptions) -> None:
 
             source = RenderedSets(spec.scenes, seed, options.split, options.pairs, shape)
         else:
-            source = open_sets(spec.kind, spec.root or Path(), options.split)
+            source = open_sets(spec.kind, spec.root or Path(), options.split, options.views)
         show(describe(inspect_sets(source, options.pairs, shape, progress=True)))

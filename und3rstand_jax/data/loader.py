@@ -18,7 +18,18 @@ import numpy as np
 from absl import flags
 
 from und3rstand_jax.data.files.file_sets import FileSets, open_sets
-from und3rstand_jax.data.records import NOT_RENDERED, Batch, Shape, Split, UnreadableSet, View, ViewSet, held_out_scenes, training_scenes
+from und3rstand_jax.data.records import (
+    NOT_RENDERED,
+    Batch,
+    Shape,
+    Split,
+    UnreadableSet,
+    View,
+    ViewSet,
+    held_out_scenes,
+    things_of,
+    training_scenes,
+)
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.support.errors import DataError, OptionError
 from und3rstand_jax.support.text import printable
@@ -62,7 +73,7 @@ class Feed:
     @property
     def things(self) -> str:
         """What messages call its sets: "pairs" or "sets of 4 views"."""
-        return "pairs" if self.views == 2 else f"sets of {self.views} views"
+        return things_of(self.views)
 
 
 class Delivery(NamedTuple):

@@ -40,6 +40,11 @@ ViewSet: TypeAlias = tuple[View, ...]
 """Views of one scene, in one world and one unit."""
 
 
+def things_of(views: int) -> str:
+    """What messages call sets of so many views: "pairs" or "sets of 4 views"."""
+    return "pairs" if views == 2 else f"sets of {views} views"
+
+
 class UnreadableSet(Exception):
     """A set whose files are missing, damaged or unusable. The message names the file and what is wrong with it.
 

@@ -1,4 +1,4 @@
-"""Data sets: lists of pairs, cameras, depth in four formats, masks."""
+"""Data sets: lists of pairs and of larger sets, cameras, depth in four formats, masks."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ SHAPE = (32, 48)
 _FRAMES = 6  # the fewest of a sequence of Co3D that give a pair
 
 
-def _reader(kind: str) -> Callable[[Path], None]:
+def _reader(kind: str, views: int = 2) -> Callable[[Path], None]:
     """Opens a list, and reads, crops and inspects what it lists."""
 
     def read(folder: Path) -> None:
@@ -24,9 +24,9 @@ def _reader(kind: str) -> Callable[[Path], None]:
         from und3rstand_jax.data.inspect.describe import describe
         from und3rstand_jax.data.inspect.inspection import inspect_sets
 
-        pairs = open_sets(kind, folder, "train")
-        describe(inspect_sets(pairs, 2, SHAPE))
-        pairs.load(0, SHAPE, np.random.default_rng(0))
+        sets = open_sets(kind, folder, "train", views)
+        describe(inspect_sets(sets, 2, SHAPE))
+        sets.load(0, SHAPE, np.random.default_rng(0))
 
     return read
 
@@ -45,6 +45,19 @@ def _lines() -> Sequence[Files]:
 
 
 @functools.cache
+def _sets() -> Files:
+    return material.made(lambda folder: write_pairs(folder, make_views(4, SHAPE), [(0, 1)], sets=[(0, 1, 2), (3, 2, 1, 0)]))
+
+
+@functools.cache
+def _lines_of_sets() -> Sequence[Files]:
+    files = dict(_sets())
+    content = json.loads(files.pop("pairs.json"))
+    entries = [{"views": [content["views"][name] for name in names], "split": "train"} for names in content["sets"]]
+    return [files | {"pairs.jsonl": "".join(f"{json.dumps(entry)}\n" for entry in entries).encode()}]
+
+
+@functools.cache
 def _co3d() -> Sequence[Files]:
     return [material.made(lambda folder: write_co3d(folder, {"apple/1": make_views(_FRAMES, SHAPE)}))]
 
@@ -52,6 +65,12 @@ def _co3d() -> Sequence[Files]:
 @functools.cache
 def _blendedmvs() -> Sequence[Files]:
     return [material.made(lambda folder: write_blendedmvs(folder, {(1, 11): make_views(2, SHAPE)}, [(1, 11, 0, 1), (1, 11, 1, 0)]))]
+
+
+@functools.cache
+def _scored() -> Sequence[Files]:
+    pairs, scores = [(1, 11, 0, 1), (1, 11, 1, 2), (1, 11, 3, 0)], [0.2, 0.9, 0.5]
+    return [material.made(lambda folder: write_blendedmvs(folder, {(1, 11): make_views(4, SHAPE)}, pairs, scores))]
 
 
 def _with(files: Files, suffix: str, *contents: bytes) -> Sequence[Files]:
@@ -78,9 +97,12 @@ def _png_depth() -> Sequence[Files]:
 KINDS = (
     Kind("pairs.json", lambda: [_pairs("png"), _pairs("npy")], _reader("pairs"), ("pairs.json",)),
     Kind("pairs.jsonl", _lines, _reader("pairs"), ("pairs.jsonl",)),
+    Kind("sets of pairs.json", lambda: [_sets()], _reader("pairs", 3), ("pairs.json",)),
+    Kind("sets of pairs.jsonl", _lines_of_sets, _reader("pairs", 3), ("pairs.jsonl",)),
     Kind("co3d list", _co3d, _reader("co3d"), ("*.json",)),
     Kind("co3d files", _co3d, _reader("co3d"), ("*.npz", "*.png", "*.jpg")),
     Kind("blendedmvs list", _blendedmvs, _reader("blendedmvs"), ("*.npy",)),
+    Kind("blendedmvs scores", _scored, _reader("blendedmvs", 3), ("*.npy",)),
     Kind("camera .npz", _cameras, _reader("blendedmvs"), ("*.npz",)),
     Kind("depth .npy", _npy_depth, _reader("pairs"), ("*.npy",)),
     Kind("depth PNG", _png_depth, _reader("pairs"), ("v0.png",)),

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int
 
 from und3rstand_jax.data.files.reading import LISTED, found_in, looked_up, read_mask, read_npz, read_png16, require_one_size, to_view
-from und3rstand_jax.data.records import Split, View
+from und3rstand_jax.data.records import Split, View, things_of
 from und3rstand_jax.support.documents import read_json
-from und3rstand_jax.support.errors import DataError
+from und3rstand_jax.support.errors import DataError, OptionError
 from und3rstand_jax.support.text import listed
 
 _Frame: TypeAlias = Annotated[int, annotated_types.Interval(ge=0, lt=2**31)]
@@ -33,7 +33,10 @@ _POSITIONS = 100
 """Frames of a sequence that count, from its first."""
 
 _FARTHEST, _STEP = 30, 5
-"""A pair's frames lie a multiple of _STEP apart, at most _FARTHEST."""
+"""A frame after a set's first lies a multiple of _STEP, at most _FARTHEST, from an earlier one."""
+
+_MOST_VIEWS = _POSITIONS // _STEP
+"""All frames of a set lie a multiple of _STEP apart, so that a sequence has no more of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,66 +70,92 @@ class Co3dView:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Co3dListing:
-    """The pairs of one split, enumerated rather than stored: a sequence has the first so many of `_position_pairs`.
+    """The sets of one split, enumerated rather than stored: a sequence has the first so many of `_starts`, each grown to `views` frames.
 
-    `frames` concatenates the frame numbers of all sequences. `first_frames` and `first_pairs` say where each sequence starts in it
-    and in the pairs.
+    `frames` concatenates the frame numbers of all sequences. `first_frames` and `first_sets` say where each sequence starts in it
+    and in the sets.
     """
 
     root: Path
     sequences: tuple[str, ...]
     frames: Int[np.ndarray, " frames"]
-    first_frames: Int[np.ndarray, " sequences"]
-    first_pairs: Int[np.ndarray, " sequences+1"]
+    first_frames: Int[np.ndarray, " bounds"]
+    first_sets: Int[np.ndarray, " bounds"]
+    views: int
     notes: tuple[str, ...]
 
     def __len__(self) -> int:
-        return int(self.first_pairs[-1])
+        return int(self.first_sets[-1])
 
-    def files(self, index: int) -> tuple[Co3dView, Co3dView]:
-        """The two frames of a pair."""
-        # The last sequence that starts at or before `index`: one without pairs starts where the next one does.
-        sequence = int(np.searchsorted(self.first_pairs, index, side="right")) - 1
-        positions = _position_pairs()[index - self.first_pairs[sequence]]
-        frame1, frame2 = self.frames[self.first_frames[sequence] + positions].tolist()
+    def files(self, index: int) -> tuple[Co3dView, ...]:
+        """The frames of a set."""
+        # The last sequence that starts at or before `index`: one without sets starts where the next one does.
+        sequence = int(np.searchsorted(self.first_sets, index, side="right")) - 1
+        start = _starts(self.views)[0][index - self.first_sets[sequence]]
+        first, end = self.first_frames[sequence : sequence + 2].tolist()
+        positions = _grown(start.tolist(), min(end - first, _POSITIONS), self.views)
         folder = self.root / self.sequences[sequence]
-        return Co3dView(folder, frame1), Co3dView(folder, frame2)
+        return tuple(Co3dView(folder, int(self.frames[first + position])) for position in positions)
 
 
 def open_co3d(root: Path, split: Split, views: int = 2) -> Co3dListing:
-    """The pairs of the sequences in the split's list: positions i, j below 100, |i - j| 5, 10, … or 30, in both orders.
+    """The sets of the sequences in the split's list. Of a sequence's frames, those at positions below 100 count.
+
+    Pairs are positions i, j with |i - j| 5, 10, … or 30, in both orders. Every pair starts one larger set. A further frame is drawn
+    from all that are not in the set yet and lie 5, 10, … or 30 from one that is; the draws depend on i, j and the sequence's length
+    alone. Frames of a set all lie a multiple of 5 apart: a sequence with sets of V views has more than 5·(V - 1) frames.
 
     Raises:
         DataError: the list is missing or malformed, or categories in it have no folder.
+        OptionError: no sequence has sets of so many views.
     """
+    if views > _MOST_VIEWS:
+        raise OptionError(f"co3d: expected sets of at most {_MOST_VIEWS} views, since frames lie {_STEP} apart, found --views {views}")
     selected = _read_selection(root, _LISTS[split])
     missing = [category for category in selected if selected[category] and not os.path.isdir(root / category)]
     if missing:
         raise DataError(f"co3d:{root}: {_LISTS[split]} lists categories without a folder: {listed(missing, most=LISTED)}")
     lists = {f"{category}/{sequence}": frames for category in selected for sequence, frames in selected[category].items()}
     lengths = np.array([len(frames) for frames in lists.values()], np.int64)
-    pairs_below = np.searchsorted(_position_pairs().max(axis=1), np.arange(_POSITIONS + 1))
-    pairs = pairs_below[np.minimum(lengths, _POSITIONS)]
+    sets = np.searchsorted(_starts(views)[1], np.minimum(lengths, _POSITIONS), side="right")
     notes = [f"{len(lengths)} sequences of {len(selected)} categories"]
-    if (pairs == 0).any():
-        notes.append(f"{(pairs == 0).sum()} sequences have fewer than {_STEP + 1} frames and give no pairs")
+    if (sets == 0).any():
+        fewest = _STEP * (views - 1) + 1
+        notes.append(f"{(sets == 0).sum()} sequences have fewer than {fewest} frames and give no {things_of(views)}")
     if (lengths > _POSITIONS).any():
         notes.append(f"{(lengths > _POSITIONS).sum()} sequences have more than {_POSITIONS} frames; the first {_POSITIONS} are used")
     return Co3dListing(
         root,
         tuple(lists),
         np.array([frame for frames in lists.values() for frame in frames], np.int32),
-        np.cumsum(lengths) - lengths,
-        np.concatenate([[0], np.cumsum(pairs)]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([[0], np.cumsum(sets)]),
+        views,
         tuple(notes),
     )
 
 
 @functools.cache
-def _position_pairs() -> Int[np.ndarray, "pairs 2"]:
-    """All pairs of positions, ordered by the greater one: those of a shorter sequence come first."""
+def _starts(views: int) -> tuple[Int[np.ndarray, "pairs 2"], Int[np.ndarray, " pairs"]]:
+    """All pairs of positions that start a set, and the fewest frames of a sequence that has it, by which they are ordered."""
+
+    def fewest(pair: tuple[int, int]) -> int:
+        return max(max(pair), min(pair) % _STEP + _STEP * (views - 1)) + 1
+
     pairs = [(i, j) for i in range(_POSITIONS) for j in range(_POSITIONS) if 0 < abs(i - j) <= _FARTHEST and abs(i - j) % _STEP == 0]
-    return np.array(sorted(pairs, key=max))
+    pairs.sort(key=fewest)
+    return np.array(pairs), np.array(list(map(fewest, pairs)))
+
+
+def _grown(start: list[int], length: int, views: int) -> list[int]:
+    """A set's positions, of `length` in its sequence: those of a pair, and further ones drawn from its neighbourhood."""
+    positions = list(start)
+    # The words of a seed sequence are the same on every machine and in every version of NumPy, unlike a generator's draws.
+    for word in np.random.SeedSequence(start).generate_state(views - 2).tolist():
+        reached = {near + step for near in positions for step in range(-_FARTHEST, _FARTHEST + 1, _STEP) if 0 <= near + step < length}
+        free = sorted(reached.difference(positions))
+        positions.append(free[word % len(free)])
+    return positions
 
 
 def _read_selection(root: Path, name: str) -> Selection:

@@ -12,7 +12,7 @@ from PIL import Image
 from und3rstand_jax.data.files.blendedmvs import open_blendedmvs
 from und3rstand_jax.data.files.co3d import open_co3d
 from und3rstand_jax.data.files.pairs_json import open_pairs_json
-from und3rstand_jax.data.records import Shape, Split, UnreadableSet, View, ViewSet
+from und3rstand_jax.data.records import Shape, Split, UnreadableSet, View, ViewSet, things_of
 from und3rstand_jax.geometry.cameras import principal_point_fault
 from und3rstand_jax.support.errors import DataError, OptionError
 from und3rstand_jax.support.text import printable
@@ -67,7 +67,7 @@ def open_sets(kind: str, root: Path, split: Split, views: int = 2) -> "FileSets"
 
     Raises:
         DataError: the folder does not hold such a data set, its list is faulty, or the split is empty.
-        OptionError: there is no such kind.
+        OptionError: there is no such kind, or it has no sets of so many views.
     """
     if kind not in _OPENERS:
         raise OptionError(f"{kind!r} is not a kind of data set; expected one of {', '.join(KINDS)}")
@@ -75,17 +75,17 @@ def open_sets(kind: str, root: Path, split: Split, views: int = 2) -> "FileSets"
     listing = _OPENERS[kind](Path(root), split, views)
     if not len(listing):
         hint = "; name other data to validate on with --val-data" if split == "val" else ""
-        things = "pairs" if views == 2 else f"sets of {views} views"
-        raise DataError(f"{name} has no {things} for the split {split!r} ({'; '.join(listing.notes)}){hint}")
-    return FileSets(name, listing)
+        raise DataError(f"{name} has no {things_of(views)} for the split {split!r} ({'; '.join(listing.notes)}){hint}")
+    return FileSets(name, listing, views)
 
 
 @dataclasses.dataclass(frozen=True)
 class FileSets:
-    """The sets of one split of a data set on disk; `name` is KIND:DIR."""
+    """The sets of one split of a data set on disk; `name` is KIND:DIR, and each set has so many `views`."""
 
     name: str
     listing: Listing
+    views: int = 2
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -97,7 +97,8 @@ class FileSets:
 
     def set_name(self, index: int) -> str:
         """What messages call a set: its photos."""
-        return printable(" and ".join(str(files.image) for files in self.listing.files(index)))
+        *most, last = (str(files.image) for files in self.listing.files(index))
+        return printable(f"{', '.join(most)} and {last}")
 
     def read(self, index: int) -> ViewSet:
         """One set as its files have it: views of any size, cameras in float64. Raises UnreadableSet."""

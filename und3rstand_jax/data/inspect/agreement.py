@@ -81,10 +81,16 @@ class Agreement(NamedTuple):
         return self.closeness / (self.compared + 0.01 * self.points + 1)
 
 
-def thin_pair(views: ViewSet) -> ThinPair:
-    """The subsampled geometry of both views."""
-    one, two = views
-    return ThinView.of(one), ThinView.of(two)
+def thin_pairs(views: ViewSet) -> list[ThinPair]:
+    """The subsampled geometry of a set: each view after the first, preceded by the earlier one that overlaps it most.
+
+    Where several overlap it equally, or none does, it is the first of them.
+    """
+    thin = [ThinView.of(view) for view in views]
+    pairs = [(thin[0], thin[1])]
+    for number in range(2, len(thin)):
+        pairs.append(max(((earlier, thin[number]) for earlier in thin[:number]), key=lambda pair: agreement(pair).overlap))
+    return pairs
 
 
 def agreement(pair: ThinPair) -> Agreement:

@@ -7,6 +7,7 @@ import numpy as np
 
 from und3rstand_jax.data.inspect.agreement import TOLERANCE
 from und3rstand_jax.data.inspect.inspection import Inspection, ViewFigures
+from und3rstand_jax.data.records import things_of
 from und3rstand_jax.support.text import printable, text_table
 
 _SHOWN = 5
@@ -19,21 +20,22 @@ _FAR = 2.0
 """How many times the depth of all the rest a view's greatest depth must be to count as background, unless other views share it."""
 
 _STRAY = 0.3
-"""Share below which a single pair is named, though the data set is consistent."""
+"""Share below which a single set is named, though the data set is consistent."""
 
 
 def describe(inspection: Inspection) -> str:
     """The report on an inspection; its last line says whether the geometry is consistent."""
     height, width = inspection.shape
+    things = things_of(inspection.views)
     lines = [
-        f"{printable(inspection.name)}: {inspection.pairs} pairs",
+        f"{printable(inspection.name)}: {inspection.sets} {things}",
         *(f"  {printable(note)}" for note in inspection.notes),
-        f"inspected: {len(inspection.figures) + len(inspection.unreadable)} pairs",
+        f"inspected: {len(inspection.figures) + len(inspection.unreadable)} {things}",
         *_messages("  ", f"{len(inspection.unreadable)} of them cannot be read", inspection.unreadable),
         *_messages("  ", f"{len(inspection.refused)} of them would be skipped in training at {width}×{height}", inspection.refused),
     ]
     if not inspection.figures:
-        return "\n".join([*lines, "", "None of the pairs could be read, so that nothing is known about the geometry."])
+        return "\n".join([*lines, "", f"None of the {things} could be read, so that nothing is known about the geometry."])
     return "\n".join([*lines, "", *_figures(inspection), "", *_oddities(inspection), *_verdict(inspection)])
 
 
@@ -45,8 +47,9 @@ def _messages(indent: str, title: str, messages: Sequence[str]) -> Iterator[str]
 
 
 def _figures(inspection: Inspection) -> Iterator[str]:
-    pairs = inspection.figures
-    views = [view for pair in pairs for view in pair.views]
+    views = [view for one in inspection.figures for view in one.views]
+    links = [link for one in inspection.figures for link in one.links]
+    overlap = "overlap: view 1 seen in view 2" if inspection.views == 2 else "overlap with an earlier view"
     sizes = Counter(view.size for view in views)
     yield f"photos: {', '.join(f'{count} of {width}×{height}' for (width, height), count in sizes.most_common(_SHOWN))}"
 
@@ -61,15 +64,15 @@ def _figures(inspection: Inspection) -> Iterator[str]:
     rows += [
         ("pixels with known depth", *map(_percent, spread([view.valid for view in views]))),
         ("horizontal field of view", *(f"{degrees:.0f}°" for degrees in spread([view.field_of_view for view in views]))),
-        ("baseline over median depth", *map(_number, spread([pair.baseline_over_depth for pair in pairs]))),
-        ("overlap: view 1 seen in view 2", *map(_percent, spread([pair.forward.overlap for pair in pairs]))),
-        ("agreement where both see", *map(_percent, spread([pair.both.share for pair in pairs if pair.both.compared]))),
+        ("baseline over median depth", *map(_number, spread([link.baseline_over_depth for link in links]))),
+        (overlap, *map(_percent, spread([link.forward.overlap for link in links]))),
+        ("agreement where both see", *map(_percent, spread([link.both.share for link in links if link.both.compared]))),
     ]
     yield text_table(("", "min", "median", "max"), rows, numbers_from=1)
 
 
 def _oddities(inspection: Inspection) -> Iterator[str]:
-    views = [view for pair in inspection.figures for view in pair.views]
+    views = [view for one in inspection.figures for view in one.views]
     unknown = sum(view.valid == 0 for view in views)
     if unknown:
         yield f"{unknown} of {len(views)} views have no known depth."
@@ -80,7 +83,7 @@ def _oddities(inspection: Inspection) -> Iterator[str]:
     odd = sum(not 15 <= view.field_of_view <= 130 for view in views)
     if odd:
         yield f"{odd} of {len(views)} views have a field of view below 15° or above 130°: are the focal lengths in pixels of this photo?"
-    baseline = float(np.median([pair.baseline_over_depth for pair in inspection.figures]))
+    baseline = float(np.median([link.baseline_over_depth for one in inspection.figures for link in one.links]))
     if baseline < 0.003:
         yield (
             f"The cameras hardly move compared with the depth (baseline over depth {_number(baseline)}). If they really do move, depth "
@@ -90,7 +93,7 @@ def _oddities(inspection: Inspection) -> Iterator[str]:
 
 def _far_depth(views: Sequence[ViewFigures]) -> Iterator[str]:
     """Background that was written as a number: beyond the scene, or at the same greatest depth in several views."""
-    distinct = set(views)  # a view of several pairs counts once
+    distinct = set(views)  # a view of several sets counts once
     shared = Counter(view.far.depth for view in distinct if view.far)
     far = [view.far for view in distinct if view.far and (view.far.depth > _FAR * view.far.rest or shared[view.far.depth] > 1)]
     if far:
@@ -103,6 +106,7 @@ def _far_depth(views: Sequence[ViewFigures]) -> Iterator[str]:
 
 
 def _verdict(inspection: Inspection) -> Iterator[str]:
+    things = things_of(inspection.views)
     given, tolerance = inspection.agreement, _percent(TOLERANCE)
     check = f"{_percent(given.share)} of the points that fall inside the other view agree with its depth within {tolerance}"
     if inspection.explanations:
@@ -115,17 +119,18 @@ def _verdict(inspection: Inspection) -> Iterator[str]:
         )
         if others:
             listed = "; ".join(other.symptom for other in others[:3])
-            yield f"These explain the pairs equally well: {listed}{'; …' if len(others) > 3 else ''}."
+            yield f"These explain the {things} equally well: {listed}{'; …' if len(others) > 3 else ''}."
     elif not given.compared:
-        yield "WRONG: no point of a view falls inside the other one, and none of the usual mistakes explains it. Do the pairs overlap?"
+        yield f"WRONG: no point of a view falls inside the other one, and none of the usual mistakes explains it. Do the {things} overlap?"
     elif given.share < _CONSISTENT:
         yield f"DOUBTFUL: {check}, and none of the usual mistakes explains it."
     else:
-        strays = [pair.name for pair in inspection.figures if pair.both.share < _STRAY]
+        strays = [one.name for one in inspection.figures if any(link.both.share < _STRAY for link in one.links)]
         if strays:
-            yield from _messages(
-                "", f"{len(strays)} pairs agree in less than {_percent(_STRAY)} of what both see, or do not overlap", strays
-            )
+            does = "agree in less than {} of what both see, or do not overlap"
+            if inspection.views > 2:
+                does = "hold a view that agrees in less than {} of what it and an earlier one see, or does not overlap any"
+            yield from _messages("", f"{len(strays)} {things} {does.format(_percent(_STRAY))}", strays)
         yield f"The geometry is consistent: {check}."
 
 

@@ -1,4 +1,4 @@
-"""What a data set holds and whether its geometry is consistent: figures over a sample of its pairs. No JAX is needed to read files."""
+"""What a data set holds and whether its geometry is consistent: figures over a sample of its sets. No JAX is needed to read files."""
 
 import dataclasses
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from und3rstand_jax.data.inspect.agreement import Agreement, agreement, baseline_over_depth, both_ways, thin_pair, total
+from und3rstand_jax.data.inspect.agreement import Agreement, ThinPair, agreement, baseline_over_depth, both_ways, thin_pairs, total
 from und3rstand_jax.data.inspect.diagnosis import Explanation, explain
 from und3rstand_jax.data.records import Shape, UnreadableSet, View, ViewSet
 from und3rstand_jax.support.progress import with_progress
@@ -18,7 +18,7 @@ _FAR_BEYOND, _FAR_SHARE = 10.0, 0.01
 
 @runtime_checkable
 class InspectedSets(Protocol):
-    """A numbered list of pairs that can be read and cropped: `FileSets` or `RenderedSets`."""
+    """A numbered list of sets that can be read and cropped: `FileSets` or `RenderedSets`."""
 
     @property
     def name(self) -> str:
@@ -30,10 +30,15 @@ class InspectedSets(Protocol):
         """What was counted or left out when the list was made, a line each."""
         ...
 
+    @property
+    def views(self) -> int:
+        """How many a set has."""
+        ...
+
     def __len__(self) -> int: ...
 
     def set_name(self, index: int) -> str:
-        """What the report calls a pair."""
+        """What the report calls a set."""
         ...
 
     def read(self, index: int) -> ViewSet:
@@ -104,29 +109,42 @@ class ViewFigures:
 
 
 @dataclasses.dataclass(frozen=True)
-class SetFigures:
-    """One pair in figures: its name, its views, how view 1's points agree with view 2 (`forward`) and both views with each other
+class LinkFigures:
+    """A view and the earlier one that overlaps it most: how the earlier one's points agree with it (`forward`) and both with each other
     (`both`), and the distance between the cameras over the median depth.
     """
 
-    name: str
-    views: tuple[ViewFigures, ...]
     forward: Agreement
     both: Agreement
     baseline_over_depth: float
 
+    @classmethod
+    def of(cls, pair: ThinPair) -> "LinkFigures":
+        """The figures of an earlier view and a later one."""
+        return cls(agreement(pair), both_ways([pair]), baseline_over_depth(pair))
+
+
+@dataclasses.dataclass(frozen=True)
+class SetFigures:
+    """One set in figures: its name, its V views, and how each after the first is linked to an earlier one (V - 1; one for a pair)."""
+
+    name: str
+    views: tuple[ViewFigures, ...]
+    links: tuple[LinkFigures, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was found in a sample of a source's pairs.
+    """What was found in a sample of a source's sets, each of so many `views`.
 
-    `pairs` counts all of the source. `unreadable` and `refused` hold messages: of pairs whose files are missing or damaged, and of those
+    `sets` counts all of the source. `unreadable` and `refused` hold messages: of sets whose files are missing or damaged, and of those
     that training would skip because they cannot be cropped to `shape`. `explanations` name the mistakes that would explain a
     disagreement; it is empty if views agree or no usual mistake explains why they do not.
     """
 
     name: str
-    pairs: int
+    views: int
+    sets: int
     notes: tuple[str, ...]
     shape: Shape
     figures: tuple[SetFigures, ...]
@@ -137,41 +155,42 @@ class Inspection:
 
 
 def inspect_sets(source: InspectedSets, count: int, shape: Shape = DEFAULT_SHAPE, progress: bool = False) -> Inspection:
-    """Reads a random sample of a source's pairs, always the same one, and checks its geometry.
+    """Reads a random sample of a source's sets, always the same one, and checks its geometry.
 
     Geometry is judged on the views as their files have them; cropping to `shape`, as training does, is only tried. Mistakes are looked
-    for in all sampled pairs together, so that a few bad ones do not decide.
+    for in all sampled sets together, so that a few bad ones do not decide.
 
     Args:
-        source: the pairs.
+        source: the sets.
         count: how many to read; all if there are fewer.
         shape: (height, width) to try cropping to.
         progress: whether to show progress bars.
     """
     chosen = np.sort(np.random.default_rng(0).choice(len(source), min(count, len(source)), replace=False)).tolist()
-    figures, thin_pairs, unreadable, refused = [], [], [], []
-    for index in with_progress(chosen, "reading pairs", len(chosen), "pair", progress):
+    thing = "pair" if source.views == 2 else "set"
+    figures, thin, unreadable, refused = [], [], [], []
+    for index in with_progress(chosen, f"reading {thing}s", len(chosen), thing, progress):
         try:
-            pair = source.read(index)
+            views = source.read(index)
         except UnreadableSet as error:
             unreadable.append(str(error))
             continue
-        thin = thin_pair(pair)
-        thin_pairs.append(thin)
-        views = tuple(map(ViewFigures.of, pair))
-        figures.append(SetFigures(source.set_name(index), views, agreement(thin), both_ways([thin]), baseline_over_depth(thin)))
+        pairs = thin_pairs(views)
+        thin += pairs
+        figures.append(SetFigures(source.set_name(index), tuple(map(ViewFigures.of, views)), tuple(map(LinkFigures.of, pairs))))
         try:
-            source.fit(index, pair, shape, None)
+            source.fit(index, views, shape, None)
         except UnreadableSet as error:
             refused.append(str(error))
     return Inspection(
         name=source.name,
-        pairs=len(source),
+        views=source.views,
+        sets=len(source),
         notes=source.notes,
         shape=shape,
         figures=tuple(figures),
         unreadable=tuple(unreadable),
         refused=tuple(refused),
-        agreement=total(pair.both for pair in figures),
-        explanations=tuple(explain(thin_pairs, progress)) if thin_pairs else (),
+        agreement=total(link.both for one in figures for link in one.links),
+        explanations=tuple(explain(thin, progress)) if thin else (),
     )

@@ -79,8 +79,10 @@ def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: Synthe
         return pair
 
     def add(number: ArrayLike, cameras: Camera) -> Camera:
-        lens_key, place_key, overlap_key, earlier_key = jax.random.split(jax.random.fold_in(key, number), 4)
-        earlier = jax.random.randint(earlier_key, (), 0, number)
+        # Beyond the four keys of the pair, which fold_in(key, 0) to fold_in(key, 3) would repeat.
+        lens_key, place_key, overlap_key, earlier_key = jax.random.split(jax.random.fold_in(key, 2 + number), 4)
+        # Of one type whatever JAX's default is: draws differ between types.
+        earlier = jax.random.randint(earlier_key, (), 0, number, jnp.int32)
         beside = jax.tree.map(lambda many: many[earlier], cameras)
         lenses = sample_intrinsics(lens_key, SECOND_CANDIDATES, shape)
         chosen = choose(place_key, overlap_key, lenses, beside, look(scene, beside, shape))

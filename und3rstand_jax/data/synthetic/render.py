@@ -35,6 +35,11 @@ class RenderedSets:
     name: str = "synthetic"
     notes: tuple[str, ...] = ("scenes are rendered on demand, without end",)
 
+    @property
+    def views(self) -> int:
+        """How many a set has."""
+        return self.scenes.views
+
     def __len__(self) -> int:
         return self.count
 
