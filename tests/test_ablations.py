@@ -179,7 +179,7 @@ def test_rows_are_what_edited_passes_give(study):
     row = found.rows[3]
     assert (row.ablation.name, row.by) == ("decoder.1.cross_attn.heads:1@2", "zero")
     output = model(*pairs.views, capture=(), head=True, edits=u3d.knock_out("decoder.1.cross_attn.heads:1@2"))
-    expected = normalised_errors(output.pred1, output.pred2, pairs.truth.truth)
+    expected = normalised_errors(output.pointmaps, pairs.truth.truth)
     for view, errors in zip((VIEW1, VIEW2), expected, strict=True):
         assert relative_error(row.values[view], errors) < 1e-5
     assert found.effect(row, VIEW2).effect == pytest.approx(float(np.mean(expected[1] - found.unedited[VIEW2])), rel=1e-3)

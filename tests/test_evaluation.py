@@ -129,7 +129,7 @@ def test_layers_come_in_network_order_whatever_groups_they_are_in(told_results):
 @pytest.mark.parametrize("layer", ["encoder.norm", "decoder.0.mlp"])
 def test_probes_that_say_the_truth_at_any_scale_have_no_error(told_results, layer):
     result = told_results[1][layer]
-    np.testing.assert_allclose([dataclasses.astuple(result.view1), dataclasses.astuple(result.view2)], 0, atol=1e-4)
+    np.testing.assert_allclose([*map(dataclasses.astuple, result.views)], 0, atol=1e-4)
     assert result.pose.rotation_degrees < 0.01 and result.pose.translation_degrees < 0.01
     assert (result.pose.accuracy_15, result.pose.failed) == (1, 0)
 
@@ -142,13 +142,13 @@ def test_a_turn_of_view_2_is_found_as_a_turn_of_its_camera(told_results):
     np.testing.assert_allclose(rotation, 20)
     np.testing.assert_allclose([result.pose.rotation_degrees, result.pose.translation_degrees], [rotation, direction], atol=0.02)
     assert (result.pose.accuracy_15, result.pose.failed) == (0, 0)
-    np.testing.assert_allclose(result.view1.relative_mean, 0, atol=1e-5)
-    assert result.view2.relative_mean > 0.2
+    np.testing.assert_allclose(result.views[0].relative_mean, 0, atol=1e-5)
+    assert result.views[1].relative_mean > 0.2
 
 
 def test_the_pose_is_taken_from_the_more_confident_half(told_results):
     result = told_results[1]["decoder.norm"]
-    assert result.view2.relative_mean > 0.2 and result.pose.rotation_degrees < 0.01 and result.pose.translation_degrees < 0.01
+    assert result.views[1].relative_mean > 0.2 and result.pose.rotation_degrees < 0.01 and result.pose.translation_degrees < 0.01
 
 
 def test_a_pose_that_is_not_found_counts_as_180_degrees_off(told_results):
@@ -172,7 +172,7 @@ def test_the_head_has_no_error_on_what_it_says_itself(told):
     nowhere = np.eye(4, dtype=np.float32)[None]
     said = [Target(np.asarray(pred["pts3d"]), nowhere, example.targets[0].valid) for pred in (out.pred1, out.pred2)]
     head = evaluate(*told, [example._replace(targets=tuple(said))], total=1).head
-    np.testing.assert_allclose([dataclasses.astuple(head.view1), dataclasses.astuple(head.view2)], 0, atol=1e-4)
+    np.testing.assert_allclose([*map(dataclasses.astuple, head.views)], 0, atol=1e-4)
 
 
 def random_examples(pairs):
@@ -198,7 +198,7 @@ def together(model):
 
 
 def figures(evaluation):
-    return np.array([[dataclasses.astuple(r.view1), dataclasses.astuple(r.view2)] for r in (*evaluation.layers, evaluation.head)])
+    return np.array([[*map(dataclasses.astuple, r.views)] for r in (*evaluation.layers, evaluation.head)])
 
 
 def test_an_evaluation_is_a_plain_loop_over_layers(model, together):
@@ -207,7 +207,7 @@ def test_an_evaluation_is_a_plain_loop_over_layers(model, together):
     features = backbone(*example.images, head=True)
     preds = [probes.read_layer(layer, features) for layer in probes.layer_ids] + [(features.pred1, features.pred2)]
     measure = jax.jit(set_errors)
-    expected = [[[np.nanmean(values) for values in view] for view in measure(*pair, *example.targets)] for pair in preds]
+    expected = [[[np.nanmean(values) for values in view] for view in measure(pair, example.targets)] for pair in preds]
     np.testing.assert_allclose(figures(together), expected, rtol=1e-6)
     assert [result.layer_id for result in together.layers] == list(tiny.LAYERS)
     assert together.without_valid == (0, 1)
@@ -246,7 +246,7 @@ def made_up(layers, pose=True, head=True):
 
     def result(layer, value, rotation):
         found = PoseResult(rotation, 2 * rotation, 1 / rotation, 3) if pose else None
-        return LayerResult(layer, ViewResult(value, value / 2, value / 4), ViewResult(2 * value, value, value / 2), found)
+        return LayerResult(layer, (ViewResult(value, value / 2, value / 4), ViewResult(2 * value, value, value / 2)), found)
 
     count = len(layers)
     results = tuple(result(layer, 1.0 + count - i, 4.0 + abs(count - 2 - i)) for i, layer in enumerate(layers))
@@ -261,11 +261,11 @@ def test_files_hold_every_figure(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["layer"] for row in rows] == [*tiny.LAYERS, "head"]
     first = evaluation.layers[0]
-    assert float(rows[0]["view2_relative_median"]) == first.view2.relative_median
+    assert float(rows[0]["view2_relative_median"]) == first.views[1].relative_median
     assert float(rows[0]["pose_accuracy_15"]) == first.pose.accuracy_15 and rows[0]["pose_failed"] == "3"
     content = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert content["facts"] == {"data": "synthetic", "step": 7, "loss": None}
-    assert content["layers"][0]["view1"]["invariant"] == first.view1.invariant and content["head"]["pose"]["failed"] == 3
+    assert content["layers"][0]["view1"]["invariant"] == first.views[0].invariant and content["head"]["pose"]["failed"] == 3
     assert content["pairs"] == 12 and content["without_valid"] == [0, 1]
     with Image.open(tmp_path / "new" / "layers.png") as picture:
         assert picture.width > 600 and picture.height > 400
@@ -273,7 +273,7 @@ def test_files_hold_every_figure(tmp_path):
 
 def test_figures_that_are_no_numbers_are_empty_in_csv_and_null_in_json(tmp_path):
     evaluation = made_up(tiny.LAYERS[:2], pose=False, head=False)
-    spoilt = dataclasses.replace(evaluation.layers[0], view2=ViewResult(math.nan, math.inf, 1.0))
+    spoilt = dataclasses.replace(evaluation.layers[0], views=(evaluation.layers[0].views[0], ViewResult(math.nan, math.inf, 1.0)))
     write_results(tmp_path, dataclasses.replace(evaluation, layers=(spoilt, evaluation.layers[1])), {})
     with (tmp_path / "layers.csv").open() as file:
         row = next(csv.DictReader(file))
@@ -304,7 +304,7 @@ def test_the_figure_has_a_marker_a_layer_and_a_line_for_the_head():
     evaluation = made_up(tiny.LAYERS)
     points, pose = layers_figure(evaluation).axes[:2]
     for axes, values, heads in (
-        (points, [r.view1.invariant for r in evaluation.layers], [0.5, 1.0]),
+        (points, [r.views[0].invariant for r in evaluation.layers], [0.5, 1.0]),
         (pose, [r.pose.rotation_degrees for r in evaluation.layers], [2.0, 4.0]),
     ):
         lines = axes.get_lines()
@@ -319,7 +319,7 @@ def test_the_figure_has_a_marker_a_layer_and_a_line_for_the_head():
 
 def test_the_figure_copes_with_errors_of_zero_and_without_end():
     evaluation = made_up(("encoder.norm", "decoder.embed", "decoder.0.mlp"), pose=False, head=False)
-    exact = dataclasses.replace(evaluation.layers[0], view1=ViewResult(0.0, 0.0, 0.0), view2=ViewResult(math.inf, 1.0, 1.0))
+    exact = dataclasses.replace(evaluation.layers[0], views=(ViewResult(0.0, 0.0, 0.0), ViewResult(math.inf, 1.0, 1.0)))
     figure = layers_figure(dataclasses.replace(evaluation, layers=(exact, *evaluation.layers[1:])))
     axes = figure.axes[0]
     assert axes.get_yscale() == "linear"

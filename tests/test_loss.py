@@ -25,12 +25,12 @@ def inputs(golden):
 
 @jax.jit
 def loss_and_gradient(preds, targets):
-    return jax.value_and_grad(lambda preds: confidence_loss(*preds, *targets).total)(preds)
+    return jax.value_and_grad(lambda preds: confidence_loss(preds, tuple(targets)).total)(preds)
 
 
 def test_training_loss_is_the_original(golden):
     preds, targets = inputs(golden)
-    loss = jax.jit(lambda p, t: confidence_loss(*p, *t))(preds, targets)
+    loss = jax.jit(lambda p, t: confidence_loss(p, tuple(t)))(preds, targets)
     names = ("train_loss", "train_details/conf_loss_1", "train_details/conf_loss2")
     names += ("train_details/Regr3D_pts3d_1", "train_details/Regr3D_pts3d_2")
     np.testing.assert_allclose(loss, [golden[name] for name in names], rtol=1e-5)
@@ -45,7 +45,7 @@ def test_training_gradient_is_the_original(golden):
 
 def test_metric_is_the_original(golden):
     preds, targets = inputs(golden)
-    error = jax.jit(lambda p, t: invariant_error(*p, *t))(preds, targets)
+    error = jax.jit(lambda p, t: invariant_error(p, tuple(t)))(preds, targets)
     details = [golden[f"test_details/Regr3D_ScaleShiftInv_pts3d_{view}"] for view in (1, 2)]
     np.testing.assert_allclose(error[:3], [golden["test_loss"], *details], rtol=1e-5)
 
@@ -77,7 +77,7 @@ def test_no_nan_in_value_or_gradient(golden, how):
     value, gradient = loss_and_gradient(preds, targets)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert np.isfinite(jnp.stack(invariant_error(*preds, *targets))).all()
+    assert np.isfinite(jnp.stack(invariant_error(preds, tuple(targets)))).all()
     if how == "NaN where invalid":
         np.testing.assert_allclose(value, golden["train_loss"], rtol=1e-5)
 
@@ -89,27 +89,27 @@ def test_the_truth_itself_has_no_error_however_it_is_compiled(options):
     points = [rng.normal(size=(1, 32, side, 3)).astype(np.float32) for side in (48, 24)]
     targets = [Target(view, np.eye(4, dtype=np.float32)[None], rng.uniform(size=view.shape[:3]) > 0.2) for view in points]
     preds = [{"pts3d": view, "conf": np.ones(view.shape[:3], np.float32)} for view in points]
-    loss = jax.jit(lambda preds, targets: confidence_loss(*preds, *targets), compiler_options=options)(preds, targets)
+    loss = jax.jit(lambda preds, targets: confidence_loss(preds, tuple(targets)), compiler_options=options)(preds, targets)
     np.testing.assert_allclose(loss, 0, atol=1e-6)
 
 
 def test_metric_ignores_scale_and_shift_along_z_and_the_choice_of_world(golden):
     preds, targets = inputs(golden)
-    expected = invariant_error(*preds, *targets)
+    expected = invariant_error(preds, tuple(targets))
     moved = [pred | {"pts3d": 3.0 * pred["pts3d"] + np.array([0, 0, 5], np.float32)} for pred in preds]
-    np.testing.assert_allclose(invariant_error(*moved, *targets), expected, rtol=1e-4)
+    np.testing.assert_allclose(invariant_error(moved, tuple(targets)), expected, rtol=1e-4)
     turn = np.array([[0, -1, 0, 2], [1, 0, 0, -1], [0, 0, 1, 3], [0, 0, 0, 1]], np.float32)
     elsewhere = [t._replace(pts3d=t.pts3d @ turn[:3, :3].T + turn[:3, 3], cam2world=turn @ t.cam2world) for t in targets]
-    np.testing.assert_allclose(invariant_error(*preds, *elsewhere), expected, rtol=1e-4)
-    np.testing.assert_allclose(confidence_loss(*preds, *elsewhere), confidence_loss(*preds, *targets), rtol=1e-4)
+    np.testing.assert_allclose(invariant_error(preds, tuple(elsewhere)), expected, rtol=1e-4)
+    np.testing.assert_allclose(confidence_loss(preds, tuple(elsewhere)), confidence_loss(preds, tuple(targets)), rtol=1e-4)
 
 
 def test_a_prediction_that_is_not_a_number_shows_in_the_loss(golden):
     (pred1, pred2), (target1, target2) = inputs(golden)
     spoiled = {**pred1, "pts3d": jnp.where(np.arange(32)[:, None] == 5, np.nan, pred1["pts3d"])}
     assert np.asarray(target1.valid)[:, :, 5].any()
-    assert np.isnan(confidence_loss(spoiled, pred2, target1, target2).total)
-    assert np.isnan(invariant_error(spoiled, pred2, target1, target2).total)
+    assert np.isnan(confidence_loss((spoiled, pred2), (target1, target2)).total)
+    assert np.isnan(invariant_error((spoiled, pred2), (target1, target2)).total)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8])
