@@ -58,9 +58,7 @@ def test_a_study_writes_every_number_its_figures_and_a_page(checkpoint, tmp_path
     assert run("heads", checkpoint, out, *SMALL) == 0
     shown = capsys.readouterr()
     assert "Heads by label" in shown.out and str(out / "index.html") in shown.out
-    assert (
-        "alignment of points by scale: both views' points divided" in shown.err and "heads: about 2 forward passes of a pair" in shown.err
-    )
+    assert "alignment of points by scale: all views' points divided" in shown.err and "heads: about 2 forward passes of a pair" in shown.err
     assert re.search(r"heads took \d+ s", shown.err)
     assert {file.name for file in out.iterdir()} == {
         "heads.json", "heads.csv", "heads.png", "heads.svg", "index.html", "studies.json"

@@ -120,7 +120,8 @@ def test_the_scale_that_made_the_points_is_found():
     start = lens_start(output, layer, SMALL, norm=False)
     start.activations["decoder.norm"] = tuple(factor * view for view in start["decoder.norm"])
     points = still()(start=start, capture=(), head=True)
-    targets = [Target(pred["pts3d"], jnp.tile(jnp.eye(4), (4, 1, 1)), jnp.ones((4, 48, 48), bool)) for pred in (points.pred1, points.pred2)]
+    cameras, valid = jnp.tile(jnp.eye(4), (4, 1, 1)), jnp.ones((4, 48, 48), bool)
+    targets = tuple(Target(pred["pts3d"], cameras, valid) for pred in points.pointmaps)
     truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(targets), np.ones(4, np.float32)))
     here = dataclasses.replace(here, pairs=here.pairs._replace(truth=truth), probes=None)
     scales = fit_scales(here, "scale")
