@@ -4,6 +4,7 @@ table, files and figure.
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -13,19 +14,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import und3rstand_jax.commands.train as train
 from tests import tiny
 from tests.conversion import converted
 from tests.demo_scene import CAMERAS, camera_axes, render
-from und3rstand_jax import load_backbone_and_probe
+from und3rstand_jax import load_backbone_and_probe, loading
 from und3rstand_jax.analysis.evaluate import Evaluation, LayerResult, PoseResult, ViewResult, evaluate, pose_result
 from und3rstand_jax.analysis.evaluation_files import format_table, layers_figure, write_results
 from und3rstand_jax.data.example import Example
-from und3rstand_jax.geometry.cameras import sampled_pixels
+from und3rstand_jax.geometry.cameras import ViewGeometry, sampled_pixels
 from und3rstand_jax.geometry.loss import Target
-from und3rstand_jax.geometry.metrics import set_errors
-from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes.probes import PointmapProbes, Probes, probe_shapes
+from und3rstand_jax.geometry.metrics import mean_distance, set_errors
+from und3rstand_jax.geometry.pose import camera_errors, pose_errors, second_camera
+from und3rstand_jax.model.backbone import random_backbone
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, probe_config
+from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes, probe_shapes
 from und3rstand_jax.support.errors import UserError
 
 SIDE = 16  # one patch: a probe without weights but with a bias says one pointmap, whatever it is shown
@@ -326,3 +330,85 @@ def test_the_figure_copes_with_errors_of_zero_and_without_end():
     assert [text.get_text() for text in axes.texts] == ["1 value is not finite and not drawn"]
     figure.canvas.draw()
     assert axes.texts[0].get_window_extent().x1 <= figure.bbox.x1  # not cut off
+
+
+FOUR_SIZES = ((32, 32), (32, 32), (32, 32), (16, 32))
+
+
+@functools.cache
+def of_four():
+    """A model that takes any number of views, probes on it, and sets of four views with geometry that has nothing to do with them."""
+    config = BackboneConfig(
+        img_size=(32, 32), enc_embed_dim=16, enc_depth=1, enc_num_heads=2, dec_embed_dim=16, dec_depth=1, dec_num_heads=2,
+        head_type="linear", max_views=None,
+    )  # fmt: skip
+    probes = probe_config(config, ("decoder.0.self_attn", "decoder.0.mlp"), depth=1)
+    rng, sets = np.random.default_rng(5), 3
+    images = tuple(rng.uniform(-1, 1, (sets, *size, 3)).astype(np.float32) for size in FOUR_SIZES)
+    cameras = np.tile(np.eye(4, dtype=np.float32), (4, sets, 1, 1))
+    for view in (1, 2):  # the last view stands where the first does
+        cameras[view, :, :3, 3] = rng.normal(size=(sets, 3))
+    targets = tuple(
+        Target(rng.uniform(1, 4, (sets, *size, 3)).astype(np.float32), camera, rng.random((sets, *size)) < 0.8)
+        for size, camera in zip(FOUR_SIZES, cameras, strict=True)
+    )
+    targets[2].valid[1] = False
+    lenses = np.tile(np.diag([40, 40, 1]).astype(np.float32), (sets, 1, 1))
+    return random_backbone(config, 0), Probes(PointmapProbes(probes), init_probes(probes, 1)), Example(images, targets, (lenses,) * 4)
+
+
+@functools.cache
+def evaluated_of_four():
+    backbone, probes, example = of_four()
+    return evaluate(backbone, probes, parts(example, 1), total=3)
+
+
+@pytest.mark.slow
+def test_sets_of_four_views_have_every_views_errors_and_the_poses_of_all_later_views_pooled():
+    backbone, probes, example = of_four()
+    evaluation = evaluated_of_four()
+    features = backbone(*example.images, capture=probes.layer_ids, head=True)
+    preds = [probes.read_layer(layer, features) for layer in probes.layer_ids] + [features.pointmaps]
+    measure = jax.jit(set_errors)
+    for result, pointmaps in zip((*evaluation.layers, evaluation.head), preds, strict=True):
+        expected = [[np.nanmean(values) for values in view] for view in measure(pointmaps, example.targets)]
+        np.testing.assert_allclose([*map(dataclasses.astuple, result.views)], expected, rtol=1e-5)
+    assert (evaluation.views, evaluation.pairs, evaluation.without_valid, evaluation.without_baseline) == (4, 3, (0, 0, 1, 0), 3)
+    poses = []
+    size = np.asarray(mean_distance(example.targets))
+    for view in (1, 2, 3):
+        for number in range(3):
+            said = ViewGeometry(np.asarray(preds[1][view]["pts3d"][number]), np.asarray(preds[1][view]["conf"][number]))
+            camera = second_camera(said, example.intrinsics[view][number].astype(np.float64))
+            true = np.linalg.inv(example.targets[0].cam2world[number].astype(np.float64)) @ example.targets[view].cam2world[number]
+            poses.append((*camera_errors(camera, true, float(size[number])), camera is None))
+    pooled = pose_result(*zip(*poses, strict=True))
+    assert dataclasses.astuple(evaluation.layers[1].pose) == pytest.approx(dataclasses.astuple(pooled), abs=0.5)
+
+
+@pytest.mark.slow
+def test_files_of_four_views_have_columns_of_each_and_the_table_one_of_the_later_ones(tmp_path):
+    evaluation = evaluated_of_four()
+    write_results(tmp_path, evaluation, {"views": 4})
+    with (tmp_path / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    views = [f"view{number}_{metric}" for number in (1, 2, 3, 4) for metric in ("invariant", "relative_mean", "relative_median")]
+    assert [name for name in rows[0] if name.startswith("view")] == views and len(rows[0]) == 1 + 12 + 4
+    assert float(rows[0]["view4_relative_mean"]) == evaluation.layers[0].views[3].relative_mean
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["layers"][0]["view3"]["invariant"] == evaluation.layers[0].views[2].invariant and content["without_baseline"] == 3
+    text = format_table(evaluation)
+    later = np.mean([view.relative_mean for view in evaluation.layers[0].views[1:]])
+    assert "views 2–4" in text and "3 sets of 4 views" in text and "3 cameras have no baseline" in text
+    assert f"{later:.4f}" in text.splitlines()[2]
+
+
+def test_the_views_that_a_model_does_not_take_are_refused_before_its_weights_are_read(tmp_path, capsys, monkeypatch):
+    checkpoint = converted(tiny.save_probes(tmp_path / "probes", tiny.save_backbone(tmp_path / "backbone")), tmp_path / "converted")
+    monkeypatch.setattr(loading, "_backbone", lambda *_: pytest.fail("weights were read"))
+    given = ["evaluate", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert train.main([*given, "--views", "3"]) == 2
+    assert "this model takes two views; found 3" in capsys.readouterr().err
+    assert train.main([*given, "--views", "1"]) == 2
+    assert "--views 1: expected 2 to 256 views in a set" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
