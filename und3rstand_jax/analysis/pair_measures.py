@@ -116,12 +116,10 @@ class HeadFinish:
         names = view_names(len(self.truths[0].views))
         found = {name: np.full(len(pairs), np.nan) for name in (MATCHES, ROTATION, DIRECTION, KNOWN)}
         for index, number in enumerate(pairs):
-            views = [
-                ViewGeometry(
-                    measured[f"points{view}"][index], measured[f"confidence{view}"][index] if f"confidence{view}" in measured else None
-                )
-                for view in range(1, len(names) + 1)
-            ]
+            views = [ViewGeometry(measured["points1"][index], None)]
+            for view in range(2, len(names) + 1):
+                confidences = measured.get(f"confidence{view}")
+                views.append(ViewGeometry(measured[f"points{view}"][index], None if confidences is None else confidences[index]))
             found[MATCHES][index], found[KNOWN][index] = self._matches(views, number)
             found[ROTATION][index], found[DIRECTION][index] = self.pose_errors(views, number)
         if not self.with_known:
