@@ -102,7 +102,7 @@ def test_the_control_is_another_pairs_reading_against_this_pairs_truth():
     pairs = setting().pairs
     output = still()(*pairs.views, capture=(), head=True)
     others = [other_pair(number, len(pairs.truths)) for number in range(len(pairs.truths))]
-    preds = [jax.tree.map(lambda leaf: leaf[np.array(others)], pred) for pred in (output.pred1, output.pred2)]
+    preds = [jax.tree.map(lambda leaf: leaf[np.array(others)], pred) for pred in output.pointmaps]
     expected = normalised_errors(preds, pairs.truth.truth)
     for view in (1, 2):
         np.testing.assert_allclose(found().by_pair[f"normed/other{view}"][:, -1], expected[view - 1], rtol=1e-5)
