@@ -79,14 +79,13 @@ def made_pairs(count: int, size: tuple[int, int]) -> tuple[tuple[np.ndarray, np.
     views = [random.uniform(-1, 1, (count, *size, 3)).astype(np.float32) for _ in range(2)]
     camera, valid = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1)), np.ones((count, *size), bool)
     targets = [Target(random.uniform(1, 2, (count, *size, 3)).astype(np.float32), camera, valid) for _ in range(2)]
-    return (views[0], views[1]), jax.tree.map(np.asarray, normalised_truth(jax.tree.map(jnp.asarray, targets)))
+    return (views[0], views[1]), jax.tree.map(np.asarray, normalised_truth(jax.tree.map(jnp.asarray, tuple(targets))))
 
 
 @jax.jit
 def errors(output: BackboneOutput, truth: Truth, shared: tuple[()]) -> dict[str, jax.Array]:
     """Both views' errors of the head's pointmaps."""
-    assert output.pred1 is not None and output.pred2 is not None
-    one, two = normalised_errors(output.pred1, output.pred2, truth)
+    one, two = normalised_errors(output.pointmaps, truth)
     return {VIEW1: one, VIEW2: two}
 
 

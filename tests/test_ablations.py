@@ -1,6 +1,7 @@
 """Ablation studies: what is taken away and put in its place, the controls, the effects, and the files."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -11,6 +12,7 @@ import pytest
 import und3rstand_jax as u3d
 from tests.golden_cases import relative_error
 from tests.test_model_properties import LINEAR, backbone
+from tests.walls import GRID, wall, wall_sets
 from und3rstand_jax.analysis import ablation_files as files
 from und3rstand_jax.analysis.ablation_study import AblationStudy, Estimate, Question, Row, ablation_study, effect_of
 from und3rstand_jax.analysis.ablations import (
@@ -27,10 +29,13 @@ from und3rstand_jax.analysis.constant_pointmap import constant_errors
 from und3rstand_jax.analysis.held_out import pairs_of
 from und3rstand_jax.analysis.inputs import scene_inputs
 from und3rstand_jax.analysis.pair import analyse_pair
-from und3rstand_jax.analysis.pair_measures import MATCHES, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.true_place_attention import both_true_places
+from und3rstand_jax.analysis.true_place_heads import places_in_others
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.loss import Target
 from und3rstand_jax.geometry.metrics import normalised_errors
+from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.support.errors import CheckpointError, EditError, OptionError, UserError
 from und3rstand_jax.support.progress import Stopwatch
 from und3rstand_jax.support.text import to_json
@@ -44,6 +49,12 @@ def test_places_are_heads_updates_and_layers_of_the_views_asked_for():
         *(f"decoder.{block}.mlp.update@{view}" for block in (0, 1) for view in (1, 2)),
         "decoder.1.cross_attn.heads:0@1",
     ]
+    assert [str(place) for place in places_of("decoder.1.mlp.update,decoder.0.mlp@3", LINEAR, 3)] == [
+        *(f"decoder.1.mlp.update@{view}" for view in (1, 2, 3)),
+        "decoder.0.mlp@3",
+    ]
+    with pytest.raises(EditError, match="there are 2 views, 1 to 2; found view 3"):
+        places_of("decoder.0.mlp@3", LINEAR)
     with pytest.raises(EditError, match="scores are blocked by an edit"):
         places_of("decoder.1.cross_attn.scores", LINEAR)
     with pytest.raises(UserError, match="no head output matches 'decoder.1.mlp.heads'"):
@@ -179,7 +190,7 @@ def test_rows_are_what_edited_passes_give(study):
     row = found.rows[3]
     assert (row.ablation.name, row.by) == ("decoder.1.cross_attn.heads:1@2", "zero")
     output = model(*pairs.views, capture=(), head=True, edits=u3d.knock_out("decoder.1.cross_attn.heads:1@2"))
-    expected = normalised_errors(output.pred1, output.pred2, pairs.truth.truth)
+    expected = normalised_errors(output.pointmaps, pairs.truth.truth)
     for view, errors in zip((VIEW1, VIEW2), expected, strict=True):
         assert relative_error(row.values[view], errors) < 1e-5
     assert found.effect(row, VIEW2).effect == pytest.approx(float(np.mean(expected[1] - found.unedited[VIEW2])), rel=1e-3)
@@ -231,6 +242,59 @@ def test_the_figure_shows_the_views_that_were_edited_and_a_table_lists_the_stron
     assert lines[:2] == ["What is taken away is set to zero.", ""]
     assert [line.split()[0] for line in lines[3:6]] == ["(nothing)", str(places[1]), str(places[0])]
     assert "0.400 (+0.200 ± 0.000)" in lines[4]
+
+
+def test_of_three_views_the_files_have_every_views_error_and_the_figure_the_mean_of_the_later_ones():
+    errors = np.array([0.1, 0.3])
+    unedited = dict.fromkeys(("view1", "view2", "view3", MATCHES, ROTATION, DIRECTION), errors)
+    places = places_of("decoder.1.cross_attn.heads@3", LINEAR, 3)
+    rows = tuple(
+        Row(Ablation(str(place), "place", (place,)), "zero", unedited | {"view2": errors + change, "view3": errors + 3 * change})
+        for place, change in zip(places, (0.01, 0.2), strict=True)
+    )
+    found = AblationStudy(Question(), unedited, rows, {}, (Estimate("view3", {str(place): 0.1 for place in places}, 0.5),))
+    assert found.views == 3
+    figure = files.effects_figure(found, "zero")
+    assert figure is not None and [axes.get_title().splitlines() for axes in figure.axes[:2]] == [
+        ["decoder cross_attn heads of view 3", "→ error of view 1"],
+        ["decoder cross_attn heads of view 3", "→ mean error of views 2–3"],
+    ]
+    np.testing.assert_allclose(figure.axes[1].images[0].get_array(), [[0.02, 0.4]])
+    table = files.format_table(found, (0.5, 0.6, 0.7))
+    assert "view 3's error" in table and "2 sets of 3 views; in brackets" in table and "0.700" in table
+    assert "attribution of view 3's error" in table and table.splitlines()[5].startswith(str(places[1]))
+    content = files.as_json(found)
+    assert list(content["meaning"])[2:] == ["view1", "view2", "view3", MATCHES, ROTATION, DIRECTION]
+    assert len(list(csv.DictReader(io.StringIO(files.as_csv(found))))) == 2 * 6
+    assert list(files.record_head({}, (0.5, 0.6, 0.7))["best_constant"]) == ["view1", "view2", "view3"]
+
+
+@pytest.mark.slow
+def test_an_ablation_study_of_sets_of_three_views():
+    config = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=2, max_views=None)
+    model, sets = random_backbone(config, 0), wall_sets((4.0, 12.0), (8.0, -8.0))
+    question = Question(sites="decoder.1.cross_attn.heads@3", top=1, random_sets=1, attribute=True)
+    found = ablation_study(model, None, sets, question, batch_size=4)
+    assert found.views == 3 and [estimate.metric for estimate in found.estimates] == ["view1", "view2", "view3"]
+    row = found.rows[1]
+    assert row.ablation.name == "decoder.1.cross_attn.heads:1@3"
+    output = model(*sets.views, capture=(), head=True, edits=u3d.knock_out("decoder.1.cross_attn.heads:1@3"))
+    for view, errors in enumerate(normalised_errors(output.pointmaps, sets.truth.truth), start=1):
+        assert relative_error(row.values[f"view{view}"], errors) < 1e-5
+    assert len(found.on_true_place) == 2 * 3 * 2 and all(0 <= share <= 1 for share in found.on_true_place.values())
+
+
+def test_the_true_places_of_a_view_are_those_in_all_others_and_of_a_pair_the_usual_ones():
+    grids = (GRID, GRID, GRID)
+    near, seen = places_in_others(wall(0.0, 100.0), grids, 0)  # the third view sees nothing of the first
+    usual, usual_seen = places_in_others(wall(0.0), grids[:2], 0)
+    np.testing.assert_array_equal(near, np.concatenate([usual, np.zeros_like(usual)], axis=1))
+    np.testing.assert_array_equal(seen, usual_seen)
+    one, two = both_true_places(wall(20.0), grids[:2])
+    for view, expected in enumerate((one, two)):
+        near, seen = places_in_others(wall(20.0), grids[:2], view)
+        np.testing.assert_array_equal(seen, expected.seen)
+        np.testing.assert_array_equal(near, expected.near & expected.seen[:, None])
 
 
 @pytest.mark.slow

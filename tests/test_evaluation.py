@@ -4,6 +4,7 @@ table, files and figure.
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -13,19 +14,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import und3rstand_jax.commands.train as train
 from tests import tiny
 from tests.conversion import converted
 from tests.demo_scene import CAMERAS, camera_axes, render
-from und3rstand_jax import load_backbone_and_probe
+from und3rstand_jax import load_backbone_and_probe, loading
 from und3rstand_jax.analysis.evaluate import Evaluation, LayerResult, PoseResult, ViewResult, evaluate, pose_result
 from und3rstand_jax.analysis.evaluation_files import format_table, layers_figure, write_results
 from und3rstand_jax.data.example import Example
-from und3rstand_jax.geometry.cameras import sampled_pixels
+from und3rstand_jax.geometry.cameras import ViewGeometry, sampled_pixels
 from und3rstand_jax.geometry.loss import Target
-from und3rstand_jax.geometry.metrics import set_errors
-from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
-from und3rstand_jax.probes.probes import PointmapProbes, Probes, probe_shapes
+from und3rstand_jax.geometry.metrics import mean_distance, set_errors
+from und3rstand_jax.geometry.pose import camera_errors, pose_errors, second_camera
+from und3rstand_jax.model.backbone import random_backbone
+from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, probe_config
+from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes, probe_shapes
 from und3rstand_jax.support.errors import UserError
 
 SIDE = 16  # one patch: a probe without weights but with a bias says one pointmap, whatever it is shown
@@ -129,7 +133,7 @@ def test_layers_come_in_network_order_whatever_groups_they_are_in(told_results):
 @pytest.mark.parametrize("layer", ["encoder.norm", "decoder.0.mlp"])
 def test_probes_that_say_the_truth_at_any_scale_have_no_error(told_results, layer):
     result = told_results[1][layer]
-    np.testing.assert_allclose([dataclasses.astuple(result.view1), dataclasses.astuple(result.view2)], 0, atol=1e-4)
+    np.testing.assert_allclose([*map(dataclasses.astuple, result.views)], 0, atol=1e-4)
     assert result.pose.rotation_degrees < 0.01 and result.pose.translation_degrees < 0.01
     assert (result.pose.accuracy_15, result.pose.failed) == (1, 0)
 
@@ -142,13 +146,13 @@ def test_a_turn_of_view_2_is_found_as_a_turn_of_its_camera(told_results):
     np.testing.assert_allclose(rotation, 20)
     np.testing.assert_allclose([result.pose.rotation_degrees, result.pose.translation_degrees], [rotation, direction], atol=0.02)
     assert (result.pose.accuracy_15, result.pose.failed) == (0, 0)
-    np.testing.assert_allclose(result.view1.relative_mean, 0, atol=1e-5)
-    assert result.view2.relative_mean > 0.2
+    np.testing.assert_allclose(result.views[0].relative_mean, 0, atol=1e-5)
+    assert result.views[1].relative_mean > 0.2
 
 
 def test_the_pose_is_taken_from_the_more_confident_half(told_results):
     result = told_results[1]["decoder.norm"]
-    assert result.view2.relative_mean > 0.2 and result.pose.rotation_degrees < 0.01 and result.pose.translation_degrees < 0.01
+    assert result.views[1].relative_mean > 0.2 and result.pose.rotation_degrees < 0.01 and result.pose.translation_degrees < 0.01
 
 
 def test_a_pose_that_is_not_found_counts_as_180_degrees_off(told_results):
@@ -172,7 +176,7 @@ def test_the_head_has_no_error_on_what_it_says_itself(told):
     nowhere = np.eye(4, dtype=np.float32)[None]
     said = [Target(np.asarray(pred["pts3d"]), nowhere, example.targets[0].valid) for pred in (out.pred1, out.pred2)]
     head = evaluate(*told, [example._replace(targets=tuple(said))], total=1).head
-    np.testing.assert_allclose([dataclasses.astuple(head.view1), dataclasses.astuple(head.view2)], 0, atol=1e-4)
+    np.testing.assert_allclose([*map(dataclasses.astuple, head.views)], 0, atol=1e-4)
 
 
 def random_examples(pairs):
@@ -198,7 +202,7 @@ def together(model):
 
 
 def figures(evaluation):
-    return np.array([[dataclasses.astuple(r.view1), dataclasses.astuple(r.view2)] for r in (*evaluation.layers, evaluation.head)])
+    return np.array([[*map(dataclasses.astuple, r.views)] for r in (*evaluation.layers, evaluation.head)])
 
 
 def test_an_evaluation_is_a_plain_loop_over_layers(model, together):
@@ -207,7 +211,7 @@ def test_an_evaluation_is_a_plain_loop_over_layers(model, together):
     features = backbone(*example.images, head=True)
     preds = [probes.read_layer(layer, features) for layer in probes.layer_ids] + [(features.pred1, features.pred2)]
     measure = jax.jit(set_errors)
-    expected = [[[np.nanmean(values) for values in view] for view in measure(*pair, *example.targets)] for pair in preds]
+    expected = [[[np.nanmean(values) for values in view] for view in measure(pair, example.targets)] for pair in preds]
     np.testing.assert_allclose(figures(together), expected, rtol=1e-6)
     assert [result.layer_id for result in together.layers] == list(tiny.LAYERS)
     assert together.without_valid == (0, 1)
@@ -246,7 +250,7 @@ def made_up(layers, pose=True, head=True):
 
     def result(layer, value, rotation):
         found = PoseResult(rotation, 2 * rotation, 1 / rotation, 3) if pose else None
-        return LayerResult(layer, ViewResult(value, value / 2, value / 4), ViewResult(2 * value, value, value / 2), found)
+        return LayerResult(layer, (ViewResult(value, value / 2, value / 4), ViewResult(2 * value, value, value / 2)), found)
 
     count = len(layers)
     results = tuple(result(layer, 1.0 + count - i, 4.0 + abs(count - 2 - i)) for i, layer in enumerate(layers))
@@ -261,11 +265,11 @@ def test_files_hold_every_figure(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["layer"] for row in rows] == [*tiny.LAYERS, "head"]
     first = evaluation.layers[0]
-    assert float(rows[0]["view2_relative_median"]) == first.view2.relative_median
+    assert float(rows[0]["view2_relative_median"]) == first.views[1].relative_median
     assert float(rows[0]["pose_accuracy_15"]) == first.pose.accuracy_15 and rows[0]["pose_failed"] == "3"
     content = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert content["facts"] == {"data": "synthetic", "step": 7, "loss": None}
-    assert content["layers"][0]["view1"]["invariant"] == first.view1.invariant and content["head"]["pose"]["failed"] == 3
+    assert content["layers"][0]["view1"]["invariant"] == first.views[0].invariant and content["head"]["pose"]["failed"] == 3
     assert content["pairs"] == 12 and content["without_valid"] == [0, 1]
     with Image.open(tmp_path / "new" / "layers.png") as picture:
         assert picture.width > 600 and picture.height > 400
@@ -273,7 +277,7 @@ def test_files_hold_every_figure(tmp_path):
 
 def test_figures_that_are_no_numbers_are_empty_in_csv_and_null_in_json(tmp_path):
     evaluation = made_up(tiny.LAYERS[:2], pose=False, head=False)
-    spoilt = dataclasses.replace(evaluation.layers[0], view2=ViewResult(math.nan, math.inf, 1.0))
+    spoilt = dataclasses.replace(evaluation.layers[0], views=(evaluation.layers[0].views[0], ViewResult(math.nan, math.inf, 1.0)))
     write_results(tmp_path, dataclasses.replace(evaluation, layers=(spoilt, evaluation.layers[1])), {})
     with (tmp_path / "layers.csv").open() as file:
         row = next(csv.DictReader(file))
@@ -304,7 +308,7 @@ def test_the_figure_has_a_marker_a_layer_and_a_line_for_the_head():
     evaluation = made_up(tiny.LAYERS)
     points, pose = layers_figure(evaluation).axes[:2]
     for axes, values, heads in (
-        (points, [r.view1.invariant for r in evaluation.layers], [0.5, 1.0]),
+        (points, [r.views[0].invariant for r in evaluation.layers], [0.5, 1.0]),
         (pose, [r.pose.rotation_degrees for r in evaluation.layers], [2.0, 4.0]),
     ):
         lines = axes.get_lines()
@@ -319,10 +323,92 @@ def test_the_figure_has_a_marker_a_layer_and_a_line_for_the_head():
 
 def test_the_figure_copes_with_errors_of_zero_and_without_end():
     evaluation = made_up(("encoder.norm", "decoder.embed", "decoder.0.mlp"), pose=False, head=False)
-    exact = dataclasses.replace(evaluation.layers[0], view1=ViewResult(0.0, 0.0, 0.0), view2=ViewResult(math.inf, 1.0, 1.0))
+    exact = dataclasses.replace(evaluation.layers[0], views=(ViewResult(0.0, 0.0, 0.0), ViewResult(math.inf, 1.0, 1.0)))
     figure = layers_figure(dataclasses.replace(evaluation, layers=(exact, *evaluation.layers[1:])))
     axes = figure.axes[0]
     assert axes.get_yscale() == "linear"
     assert [text.get_text() for text in axes.texts] == ["1 value is not finite and not drawn"]
     figure.canvas.draw()
     assert axes.texts[0].get_window_extent().x1 <= figure.bbox.x1  # not cut off
+
+
+FOUR_SIZES = ((32, 32), (32, 32), (32, 32), (16, 32))
+
+
+@functools.cache
+def of_four():
+    """A model that takes any number of views, probes on it, and sets of four views with geometry that has nothing to do with them."""
+    config = BackboneConfig(
+        img_size=(32, 32), enc_embed_dim=16, enc_depth=1, enc_num_heads=2, dec_embed_dim=16, dec_depth=1, dec_num_heads=2,
+        head_type="linear", max_views=None,
+    )  # fmt: skip
+    probes = probe_config(config, ("decoder.0.self_attn", "decoder.0.mlp"), depth=1)
+    rng, sets = np.random.default_rng(5), 3
+    images = tuple(rng.uniform(-1, 1, (sets, *size, 3)).astype(np.float32) for size in FOUR_SIZES)
+    cameras = np.tile(np.eye(4, dtype=np.float32), (4, sets, 1, 1))
+    for view in (1, 2):  # the last view stands where the first does
+        cameras[view, :, :3, 3] = rng.normal(size=(sets, 3))
+    targets = tuple(
+        Target(rng.uniform(1, 4, (sets, *size, 3)).astype(np.float32), camera, rng.random((sets, *size)) < 0.8)
+        for size, camera in zip(FOUR_SIZES, cameras, strict=True)
+    )
+    targets[2].valid[1] = False
+    lenses = np.tile(np.diag([40, 40, 1]).astype(np.float32), (sets, 1, 1))
+    return random_backbone(config, 0), Probes(PointmapProbes(probes), init_probes(probes, 1)), Example(images, targets, (lenses,) * 4)
+
+
+@functools.cache
+def evaluated_of_four():
+    backbone, probes, example = of_four()
+    return evaluate(backbone, probes, parts(example, 1), total=3)
+
+
+@pytest.mark.slow
+def test_sets_of_four_views_have_every_views_errors_and_the_poses_of_all_later_views_pooled():
+    backbone, probes, example = of_four()
+    evaluation = evaluated_of_four()
+    features = backbone(*example.images, capture=probes.layer_ids, head=True)
+    preds = [probes.read_layer(layer, features) for layer in probes.layer_ids] + [features.pointmaps]
+    measure = jax.jit(set_errors)
+    for result, pointmaps in zip((*evaluation.layers, evaluation.head), preds, strict=True):
+        expected = [[np.nanmean(values) for values in view] for view in measure(pointmaps, example.targets)]
+        np.testing.assert_allclose([*map(dataclasses.astuple, result.views)], expected, rtol=1e-5)
+    assert (evaluation.views, evaluation.pairs, evaluation.without_valid, evaluation.without_baseline) == (4, 3, (0, 0, 1, 0), 3)
+    poses = []
+    size = np.asarray(mean_distance(example.targets))
+    for view in (1, 2, 3):
+        for number in range(3):
+            said = ViewGeometry(np.asarray(preds[1][view]["pts3d"][number]), np.asarray(preds[1][view]["conf"][number]))
+            camera = second_camera(said, example.intrinsics[view][number].astype(np.float64))
+            true = np.linalg.inv(example.targets[0].cam2world[number].astype(np.float64)) @ example.targets[view].cam2world[number]
+            poses.append((*camera_errors(camera, true, float(size[number])), camera is None))
+    pooled = pose_result(*zip(*poses, strict=True))
+    assert dataclasses.astuple(evaluation.layers[1].pose) == pytest.approx(dataclasses.astuple(pooled), abs=0.5)
+
+
+@pytest.mark.slow
+def test_files_of_four_views_have_columns_of_each_and_the_table_one_of_the_later_ones(tmp_path):
+    evaluation = evaluated_of_four()
+    write_results(tmp_path, evaluation, {"views": 4})
+    with (tmp_path / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    views = [f"view{number}_{metric}" for number in (1, 2, 3, 4) for metric in ("invariant", "relative_mean", "relative_median")]
+    assert [name for name in rows[0] if name.startswith("view")] == views and len(rows[0]) == 1 + 12 + 4
+    assert float(rows[0]["view4_relative_mean"]) == evaluation.layers[0].views[3].relative_mean
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["layers"][0]["view3"]["invariant"] == evaluation.layers[0].views[2].invariant and content["without_baseline"] == 3
+    text = format_table(evaluation)
+    later = np.mean([view.relative_mean for view in evaluation.layers[0].views[1:]])
+    assert "views 2–4" in text and "3 sets of 4 views" in text and "3 cameras have no baseline" in text
+    assert f"{later:.4f}" in text.splitlines()[2]
+
+
+def test_the_views_that_a_model_does_not_take_are_refused_before_its_weights_are_read(tmp_path, capsys, monkeypatch):
+    checkpoint = converted(tiny.save_probes(tmp_path / "probes", tiny.save_backbone(tmp_path / "backbone")), tmp_path / "converted")
+    monkeypatch.setattr(loading, "_backbone", lambda *_: pytest.fail("weights were read"))
+    given = ["evaluate", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert train.main([*given, "--views", "3"]) == 2
+    assert "this model takes two views; found 3" in capsys.readouterr().err
+    assert train.main([*given, "--views", "1"]) == 2
+    assert "--views 1: expected 2 to 256 views in a set" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -37,12 +37,12 @@ def targets(truth):
         poses[pair, :3, :3] = turn(1, 40 * pair + 10) @ turn(0, 25)
         poses[pair, :3, 3] = (pair, -2, 1)
     worlds = [np.einsum("bij,bhwj->bhwi", poses[:, :3, :3], view) + poses[:, None, None, :3, 3] for view in truth[0]]
-    return [Target(*(jnp.float32(x) for x in (world, poses)), jnp.asarray(mask)) for world, mask in zip(worlds, truth[1], strict=True)]
+    return tuple(Target(*(jnp.float32(x) for x in (world, poses)), jnp.asarray(mask)) for world, mask in zip(worlds, truth[1], strict=True))
 
 
 def errors(points, own_targets):
     preds = [{"pts3d": np.float32(view)} for view in points]
-    return jax.tree.map(np.asarray, ERRORS(*preds, *own_targets))
+    return jax.tree.map(np.asarray, ERRORS(preds, tuple(own_targets)))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.02, 300.0])
@@ -126,8 +126,8 @@ def test_pairs_have_the_same_errors_alone_and_in_a_batch(truth):
         alone = errors([view[own] for view in points], jax.tree.map(lambda leaf, own=own: leaf[own], targets(truth)))
         np.testing.assert_allclose(np.stack(alone)[..., 0], np.stack(together)[..., pair], rtol=1e-6)
     preds = [{"pts3d": jnp.float32(view[:1])} for view in points]
-    metric = invariant_error(*preds, *jax.tree.map(lambda leaf: leaf[:1], targets(truth)))
-    np.testing.assert_allclose([view.invariant[0] for view in together], [metric.view1, metric.view2], rtol=1e-6)
+    metric = invariant_error(preds, jax.tree.map(lambda leaf: leaf[:1], targets(truth)))
+    np.testing.assert_allclose([view.invariant[0] for view in together], metric.views, rtol=1e-6)
 
 
 def test_the_size_of_a_scene_is_the_mean_distance_of_valid_points_to_camera_1(truth):

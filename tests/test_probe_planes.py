@@ -58,11 +58,11 @@ def test_sums_do_not_depend_on_the_order_of_the_pixels():
     random = np.random.default_rng(2)
     preds = [{"pts3d": random.standard_normal((2, *size, 3)), "conf": 1 + random.uniform(size=(2, *size))} for size in SIZES]
     pose = np.tile(np.eye(4), (2, 1, 1))
-    targets = [Target(random.standard_normal((2, *size, 3)), pose, random.uniform(size=(2, *size)) > 0.2) for size in SIZES]
+    targets = tuple(Target(random.standard_normal((2, *size, 3)), pose, random.uniform(size=(2, *size)) > 0.2) for size in SIZES)
     preds, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf, None if leaf.dtype == bool else jnp.float32), (preds, targets))
     planes, truth = [planes_of(pred) for pred in preds], normalised_truth(targets)
-    usual = confidence_sums(*planes, truth)
-    other = confidence_sums(*jax.tree.map(lambda plane: by_token(plane, 16), (*planes, truth)))
+    usual = confidence_sums(planes, truth)
+    other = confidence_sums(*jax.tree.map(lambda plane: by_token(plane, 16), (planes, truth)))
     np.testing.assert_allclose(other, usual, rtol=1e-5)
 
 

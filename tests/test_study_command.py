@@ -14,7 +14,7 @@ from und3rstand_jax.analysis.studies.catalogue import STUDIES
 from und3rstand_jax.analysis.studies.study_files import read_study
 from und3rstand_jax.commands import study_setting
 from und3rstand_jax.commands.study import BEGUN
-from und3rstand_jax.commands.study_setting import with_trained
+from und3rstand_jax.commands.study_setting import takes_views, with_trained
 from und3rstand_jax.data.records import held_out_scenes
 from und3rstand_jax.support.pieces import Pieces
 
@@ -42,6 +42,14 @@ def run(name, checkpoint, out, *options):
             ("--control-steps", "-1"),
             "--control-steps must be at least 0, --epipolar-steps and --epipolar-pairs at least 1; found -1",
         ),
+        (
+            "heads",
+            ("--views", "3"),
+            "--views 3: the study heads is one of pairs, since it asks where in the other view a head looks; leave",
+        ),
+        ("epipolar", ("--views", "4"), "one of pairs, since a fundamental matrix relates two views; leave out --views"),
+        ("layers", ("--views", "1"), "--views 1: expected 2 to 256 views in a set"),
+        ("layers", ("--views", "3"), "this model takes two views; found 3"),
         ("heads", ("--resolution", "33"), "--resolution"),
         ("heads", ("--data", "nowhere"), "nowhere"),
     ],
@@ -58,9 +66,7 @@ def test_a_study_writes_every_number_its_figures_and_a_page(checkpoint, tmp_path
     assert run("heads", checkpoint, out, *SMALL) == 0
     shown = capsys.readouterr()
     assert "Heads by label" in shown.out and str(out / "index.html") in shown.out
-    assert (
-        "alignment of points by scale: both views' points divided" in shown.err and "heads: about 2 forward passes of a pair" in shown.err
-    )
+    assert "alignment of points by scale: all views' points divided" in shown.err and "heads: about 2 forward passes of a pair" in shown.err
     assert re.search(r"heads took \d+ s", shown.err)
     assert {file.name for file in out.iterdir()} == {
         "heads.json", "heads.csv", "heads.png", "heads.svg", "index.html", "studies.json"
@@ -149,6 +155,14 @@ def test_all_studies_make_one_page(checkpoint, tmp_path, monkeypatch):
         assert f'id="{name}"' in page and found["facts"]["pairs"] == 4 and found["findings"]
         assert all((out / f"{name}{kind}").stat().st_size for kind in (".csv", ".png", ".svg"))
     assert not list(tmp_path.glob("out.*"))
+
+
+def test_of_all_studies_those_of_pairs_alone_are_left_out_with_more_views(checkpoint, tmp_path, capsys):
+    assert run("all", checkpoint, tmp_path / "out", "--views", "3") == 2  # a model that takes two views is refused after that
+    shown = capsys.readouterr().err
+    left_out = {name for name in STUDIES if f"skipping {name}: it is one of pairs" in shown}
+    assert left_out == {"heads", "knock-out", "patching", "similarity", "epipolar", "inputs"}
+    assert all(takes_views(name, STUDIES[name], 2, True) for name in STUDIES)
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def test_what_is_resampled_comes_from_another_pair(study, setting):
     other = model(*(view[others] for view in views), capture=LIVE.site, head=False)
     value = np.asarray(other[LIVE.site][LIVE.view - 1])[:, :, LIVE.head : LIVE.head + 1]
     output = model(*views, capture=(), head=True, edits=u3d.replace(LIVE.site, value, LIVE.view, heads=[LIVE.head]))
-    expected = errors_of(output.pred1, output.pred2, truth)
+    expected = errors_of(output.pointmaps, truth)
     for metric, errors in zip((VIEW1, VIEW2), expected, strict=True):
         np.testing.assert_allclose(values_of(study, record, metric), errors, rtol=1e-4)
 
@@ -204,7 +204,7 @@ def test_a_block_costs_what_skipping_it_costs(study, setting):
     views, truth = setting.pairs.views, setting.pairs.truth.truth
     record = next(record for record in study.records if record["name"] == "decoder.0")
     output = setting.backbone(*views, capture=(), head=True, edits=u3d.skip("decoder.0.*"))
-    errors = errors_of(output.pred1, output.pred2, truth)
+    errors = errors_of(output.pointmaps, truth)
     np.testing.assert_allclose(values_of(study, record, VIEW2), errors[1], rtol=1e-4)
     effect = float(np.mean(errors[1])) - study.records[0][VIEW2].mean
     assert record[f"{VIEW2}_effect"].mean == pytest.approx(effect, rel=1e-2, abs=1e-5)
@@ -265,7 +265,7 @@ def test_the_constant_is_the_mean_of_the_other_pairs(setting):
         np.where(np.asarray(mask)[..., None], np.stack(view, axis=-1), np.nan) for view, mask in zip(other.points, other.valid, strict=True)
     ]
     filled = [np.where(np.isnan(view), np.nanmean(view, axis=(1, 2), keepdims=True), view).astype(np.float32) for view in points]
-    expected = errors_of({"pts3d": filled[0]}, {"pts3d": filled[1]}, one)
+    expected = errors_of([{"pts3d": view} for view in filled], one)
     assert [errors[0] for errors in found.values()] == pytest.approx([float(error[0]) for error in expected], rel=1e-3)
     alone = leave_one_out_errors(dataclasses.replace(setting, pairs=pairs.some([0])), range(1))
     assert np.isnan(alone[VIEW2]).all()

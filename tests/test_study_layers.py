@@ -2,16 +2,18 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.test_model_properties import LINEAR, backbone
-from tests.walls import wall_pairs
+from tests.walls import wall_pairs, wall_sets
 from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.analysis.pair import analyse_pair
-from und3rstand_jax.analysis.pair_measures import KNOWN, MATCHES, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.pair_measures import KNOWN, MATCHES, ROTATION, VIEW1, VIEW2, HeadFinish, HeadMeasure
 from und3rstand_jax.analysis.studies.layers.study import layers, step_falls
 from und3rstand_jax.analysis.studies.study import Control, Mean, Setting
+from und3rstand_jax.geometry.alignment import aligned_errors
 from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.probes.config import probe_config
@@ -97,3 +99,24 @@ def test_falls_of_the_steps_of_a_kind_add_up():
 def test_without_probes_there_is_nothing_to_read(setting):
     with pytest.raises(CheckpointError, match="train them with --layers all"):
         layers(dataclasses.replace(setting, probes=None))
+
+
+@pytest.mark.slow
+def test_sets_of_three_views_have_what_is_read_of_every_view():
+    config = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=1, max_views=None)
+    of = probe_config(config, ("decoder.0.cross_attn", "decoder.0.mlp"), 16, 1)
+    probes = Probes(PointmapProbes(of), init_probes(of, 0))
+    sets = wall_sets((4.0, 12.0), (8.0, -8.0), (2.0, 20.0))
+    model = random_backbone(config, 0)
+    study = layers(Setting(model, probes, sets, batch_size=3))
+    output = model(*sets.views, capture=of.layer_ids, head=True)
+    errors = aligned_errors(probes.read_layer("decoder.0.mlp", output), sets.truth.truth, jnp.asarray(sets.truth.unit))
+    for number, error in enumerate(errors, start=1):
+        np.testing.assert_allclose(study.by_pair[f"decoder.0.mlp/view{number}"], error, rtol=1e-5)
+    finished = HeadFinish(sets.truths)({name: np.asarray(of) for name, of in HeadMeasure()(output, sets.truth, ()).items()}, range(3))
+    for metric in (MATCHES, ROTATION):
+        np.testing.assert_allclose(study.by_pair[f"{HEAD}/{metric}"], finished[metric], atol=0.5)
+    assert {"view3", "adds3"} <= set(study.records[1]) <= set(study.meaning)
+    assert study.tables[0].columns[:4] == ("layer", "view 1", "view 2", "view 3") and "view 3's" in study.findings[0]
+    np.testing.assert_allclose(study.by_pair["baseline"], np.array([8.0, 8.0, 11.0]) * 2 / 64, rtol=1e-5)
+    assert [len(axes.get_legend().get_texts()) for axes in study.figures[""].axes[:1]] == [3]

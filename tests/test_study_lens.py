@@ -11,6 +11,7 @@ import pytest
 import und3rstand_jax as u3d
 from tests.test_ablations import scene_pairs
 from tests.test_model_properties import DPT, LINEAR, assert_same, backbone, views
+from tests.walls import wall_sets
 from und3rstand_jax.analysis.own_head import lens_layers, lens_start
 from und3rstand_jax.analysis.pair_measures import ROTATION, HeadFinish, HeadMeasure, PairTruth
 from und3rstand_jax.analysis.studies.lens.measures import FACTORS, fit_scales, fitted_pairs, measure
@@ -18,7 +19,7 @@ from und3rstand_jax.analysis.studies.lens.study import MEANING, cost, lens
 from und3rstand_jax.analysis.studies.study import Setting, Study, other_pair
 from und3rstand_jax.geometry.loss import Target, normalised_truth
 from und3rstand_jax.geometry.metrics import normalised_errors
-from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.model.head_choice import head_layers
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.probes.config import probe_config
@@ -101,7 +102,7 @@ def test_the_control_is_another_pairs_reading_against_this_pairs_truth():
     pairs = setting().pairs
     output = still()(*pairs.views, capture=(), head=True)
     others = [other_pair(number, len(pairs.truths)) for number in range(len(pairs.truths))]
-    preds = [jax.tree.map(lambda leaf: leaf[np.array(others)], pred) for pred in (output.pred1, output.pred2)]
+    preds = [jax.tree.map(lambda leaf: leaf[np.array(others)], pred) for pred in output.pointmaps]
     expected = normalised_errors(preds, pairs.truth.truth)
     for view in (1, 2):
         np.testing.assert_allclose(found().by_pair[f"normed/other{view}"][:, -1], expected[view - 1], rtol=1e-5)
@@ -120,7 +121,8 @@ def test_the_scale_that_made_the_points_is_found():
     start = lens_start(output, layer, SMALL, norm=False)
     start.activations["decoder.norm"] = tuple(factor * view for view in start["decoder.norm"])
     points = still()(start=start, capture=(), head=True)
-    targets = [Target(pred["pts3d"], jnp.tile(jnp.eye(4), (4, 1, 1)), jnp.ones((4, 48, 48), bool)) for pred in (points.pred1, points.pred2)]
+    cameras, valid = jnp.tile(jnp.eye(4), (4, 1, 1)), jnp.ones((4, 48, 48), bool)
+    targets = tuple(Target(pred["pts3d"], cameras, valid) for pred in points.pointmaps)
     truth = jax.tree.map(np.asarray, PairTruth(normalised_truth(targets), np.ones(4, np.float32)))
     here = dataclasses.replace(here, pairs=here.pairs._replace(truth=truth), probes=None)
     scales = fit_scales(here, "scale")
@@ -168,3 +170,22 @@ def test_without_a_head_or_a_second_pair_there_is_no_lens():
         lens(dataclasses.replace(setting(), backbone=trunk))
     with pytest.raises(OptionError, match="at least 2 pairs.*found 1"):
         lens(dataclasses.replace(setting(), pairs=setting().pairs.some(range(1))))
+
+
+@pytest.mark.slow
+def test_the_lens_reads_every_view_of_sets_of_three():
+    config = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=1, max_views=None)
+    model, sets = random_backbone(config, 0), wall_sets((4.0, 12.0), (8.0, -8.0))
+    study = lens(Setting(model, None, sets, batch_size=2))
+    own = HeadMeasure()(model(*sets.views, capture=(), head=True), sets.truth, ())
+    for view in (1, 2, 3):
+        np.testing.assert_allclose(study.by_pair[f"normed/view{view}"][:, -1], own[f"view{view}"], rtol=1e-5)
+    finished = HeadFinish(sets.truths)({name: np.asarray(values) for name, values in own.items()}, range(2))
+    np.testing.assert_allclose(study.by_pair["normed/rotation"][:, -1], finished[ROTATION], atol=0.5)
+    assert [record["view"] for record in study.records] == [1] * 4 + [2] * 4 + [3] * 4
+    assert ["normed_rotation" in record for record in study.records] == [False] * 4 + [True] * 4 + [False] * 4
+    assert (
+        len(study.tables) == 3
+        and len(study.figures[""].axes) == 4
+        and "later views" in study.meaning["normed_rotation"] + study.findings[-1]
+    )

@@ -90,7 +90,7 @@ def setting():
         name: jax.tree.map(np.zeros_like, part) if name.startswith("blocks") else part for name, part in model.params["decoder"].items()
     }
     _, pairs = scene_pairs(4, (64, 64))
-    truths = tuple(GroundTruth((t.views[0],) * 2, np.eye(4), (t.intrinsics[0],) * 2) for t in pairs.truths)
+    truths = tuple(GroundTruth((t.views[0],) * 2, (np.eye(4), np.eye(4)), (t.intrinsics[0],) * 2) for t in pairs.truths)
     pairs = pairs._replace(views=(pairs.views[0],) * 2, truths=truths)
     return Setting(Backbone(model.module, dict(model.params) | {"decoder": decoder}), None, pairs, seed=3, batch_size=4)
 

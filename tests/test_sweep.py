@@ -1,5 +1,6 @@
 """A sweep gives what as many forward passes give, in any chunks, on any devices, interrupted or not; and attribution is the derivative."""
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -16,6 +17,7 @@ from tests.test_model_properties import LINEAR, SIZES, backbone, views
 from und3rstand_jax.analysis import sweep as sweeps
 from und3rstand_jax.analysis.sweep import grouped, start_of, sweep
 from und3rstand_jax.analysis.sweep_pass import compiled_pass
+from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.support.errors import EditError, OptionError, OutputError, UserError
 from und3rstand_jax.support.pieces import Pieces
 
@@ -263,3 +265,55 @@ def test_computing_blocks_again_changes_no_attribution_and_holds_less():
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert memory[1] < memory[0]
+
+
+@functools.cache
+def of_three(batch=2):
+    """A model that takes any number of views, sets of three of one size, and weights for `measure`."""
+    config = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=2, max_views=None)
+    random = np.random.default_rng(0)
+    images = tuple(random.uniform(-1, 1, (batch, 32, 48, 3)).astype(np.float32) for _ in range(3))
+    return random_backbone(config, 0), images, np.arange(1.0, batch + 1, dtype=np.float32)
+
+
+def of_view3(output, weights, shared):
+    return {"points": weights * jnp.sum(output.pointmaps[2]["pts3d"], axis=(1, 2, 3))}
+
+
+@pytest.mark.slow
+def test_edits_of_a_third_view_are_swept_and_run_the_program_of_the_others():
+    model, images, weights = of_three()
+    edits = [u3d.Edits(), *(u3d.knock_out(f"decoder.0.cross_attn.heads:1@{view}") for view in (1, 2, 3)), u3d.skip("decoder.1.mlp@3")]
+    groups = grouped(edits, model, images)
+    assert [(group.members, group.start) for group in groups] == [
+        ((0,), None),
+        ((1, 2, 3), "decoder.0.self_attn"),
+        ((4,), "decoder.1.cross_attn"),
+    ]
+    swept = sweep(model, images, edits, of_view3, weights)
+    for edit, result in zip(edits, swept, strict=True):
+        expected = of_view3(model(*images, capture=(), head=True, edits=edit), weights, ())
+        assert relative_error(result["points"], expected["points"]) < 3e-5
+    assert len({float(result["points"][0]) for result in swept}) == len(edits)
+    with pytest.raises(OptionError, match="this model takes two views; found 3"):
+        sweep(case()[0], images, edits, of_view3, weights)
+    with pytest.raises(EditError, match=r"edits\[0\]: .*there are 3 views, 1 to 3; found view 4"):
+        sweep(model, images, [u3d.skip("decoder.1.mlp@4")], of_view3, weights)
+
+
+@pytest.mark.slow
+def test_attribution_has_places_of_every_view():
+    model, images, weights = of_three()
+
+    def scalar(output, weights, shared):
+        return of_view3(output, weights, shared)["points"]
+
+    attributed = u3d.attribution(model, images, "decoder.1.mlp.update", scalar, weights, batch_size=2, remat=False)
+    assert list(attributed) == [f"decoder.1.mlp.update@{view}" for view in (1, 2, 3)]
+    # In the last block nothing that the MLP adds to one view's stream reaches another's.
+    np.testing.assert_array_equal([attributed["decoder.1.mlp.update@1"], attributed["decoder.1.mlp.update@2"]], np.zeros((2, 2)))
+    less, more = (
+        scalar(model(*images, capture=(), head=True, edits=u3d.Edits((u3d.Edit("decoder.1.mlp.update", 3, scale=scale),))), weights, ())
+        for scale in (0.95, 1.05)
+    )
+    np.testing.assert_allclose(attributed["decoder.1.mlp.update@3"], -(np.asarray(more) - np.asarray(less)) / 0.1, rtol=2e-2, atol=2e-3)

@@ -1,4 +1,4 @@
-"""Two cameras before a wall: pairs whose matches are known in closed form."""
+"""Cameras before a wall: pairs, and sets of more views, whose matches are known in closed form."""
 
 import numpy as np
 
@@ -14,25 +14,35 @@ GRID = (SIZE // PATCH, SIZE // PATCH)
 INTRINSICS = np.array([[64.0, 0, 31.5], [0, 64, 31.5], [0, 0, 1]])
 
 
-def wall(shift_pixels: float = 0.0) -> GroundTruth:
-    """Both cameras look straight at a wall 2 m away; the second stands so far to the left that all is `shift_pixels` further right."""
-    pose = np.eye(4)
-    pose[0, 3] = -shift_pixels * 2 / 64
+def wall(*shifts_pixels: float) -> GroundTruth:
+    """All cameras look straight at a wall 2 m away; each later one stands so far to the left that all is that many pixels further right.
+
+    Without a shift there is a second camera in the first one's place.
+    """
+    poses = np.tile(np.eye(4), (1 + len(shifts_pixels or (0.0,)), 1, 1))
+    poses[1:, 0, 3] = -np.array(shifts_pixels or (0.0,)) * 2 / 64
     columns, rows = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     points = np.stack([(columns - 31.5) * 2 / 64, (rows - 31.5) * 2 / 64, np.full((SIZE, SIZE), 2.0)], axis=-1)
     valid = np.ones((SIZE, SIZE), bool)
-    views = (ViewTruth(points, valid), ViewTruth(points + pose[:3, 3], valid))
-    return GroundTruth(views, pose, (INTRINSICS, INTRINSICS))
+    views = tuple(ViewTruth(points + pose[:3, 3], valid) for pose in poses)
+    return GroundTruth(views, tuple(poses), (INTRINSICS,) * len(poses))
 
 
 def wall_pairs(*shifts: float) -> Pairs:
     """Pairs of images of noise that are said to show such a wall."""
+    return wall_sets(*((shift,) for shift in shifts))
+
+
+def wall_sets(*shifts: tuple[float, ...]) -> Pairs:
+    """The same of sets of views, one for each group of shifts."""
     examples = []
-    for number, shift in enumerate(shifts):
-        truth, noise = wall(shift), np.random.default_rng(number)
-        images = tuple(noise.uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32) for _ in range(2))
-        camera1, camera2 = (pose[None].astype(np.float32) for pose in (np.eye(4), truth.pose))
-        targets = [Target(view.points[None].astype(np.float32), camera1, view.valid[None]) for view in truth.views]
+    for number, of_set in enumerate(shifts):
+        truth, noise = wall(*of_set), np.random.default_rng(number)
+        images = tuple(noise.uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32) for _ in truth.views)
+        targets = tuple(
+            Target(view.points[None].astype(np.float32), pose[None].astype(np.float32), view.valid[None])
+            for view, pose in zip(truth.views, truth.poses, strict=True)
+        )
         intrinsics = tuple(camera[None].astype(np.float32) for camera in truth.intrinsics)
-        examples.append(Example(images, (targets[0], targets[1]._replace(cam2world=camera2)), intrinsics))
+        examples.append(Example(images, targets, intrinsics))
     return pairs_of(examples, len(shifts))

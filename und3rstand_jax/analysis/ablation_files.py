@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.ablation_study import AblationStudy, Effect, Estimate, Row
 from und3rstand_jax.analysis.ablations import MEANINGS, By
-from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, MEANING, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, meaning_of, view_names
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.sites import parse_site
 from und3rstand_jax.support.text import JsonObject, text_table
@@ -23,26 +24,26 @@ FORMAT, RECORD, TABLE = "und3rstand_jax ablations", "effects.json", "effects.csv
 
 _STRONGEST = 12
 _RANKED = 6
-_COLUMNS = {
-    VIEW1: "view 1's error",
-    VIEW2: "view 2's error",
-    MATCHES: "right matches",
-    ROTATION: "rotation °",
-    DIRECTION: "direction °",
-}
+
+
+def _columns(views: int) -> dict[str, str]:
+    """Of every metric its heading."""
+    errors = {name: f"view {number}'s error" for number, name in enumerate(view_names(views), start=1)}
+    return {**errors, MATCHES: "right matches", ROTATION: "rotation °", DIRECTION: "direction °"}
 
 
 def as_json(study: AblationStudy) -> JsonObject:
     """Everything, unrounded: of each ablation its effect on every metric and what each pair measured."""
+    meaning = meaning_of(study.views)
     return {
         "question": dataclasses.asdict(study.question),
         "meaning": {
             "effect": "mean over pairs of the metric with the edit less that without; error: its standard error",
             "by": {by: MEANINGS[by] for by in study.question.by},
             **(
-                {name: MEANING[name] for name in _COLUMNS}
+                {name: meaning[name] for name in _columns(study.views)}
                 if study.question.measure == "head"
-                else {"LAYER/view1": f"{MEANING[VIEW1]}, as that layer's probe reads it"}
+                else {"LAYER/view1": f"{meaning[VIEW1]}, as that layer's probe reads it"}
             ),
         },
         "unedited": {metric: values.tolist() for metric, values in study.unedited.items()},
@@ -79,19 +80,20 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
 
     Args:
         study: what was measured by the model's head, or by probes: then the last probe's errors stand for all.
-        constant: both views' errors of the best constant pointmap, to compare with.
+        constant: every view's error of the best constant pointmap, to compare with.
     """
-    metrics = [metric for metric in _COLUMNS if metric in study.unedited]
-    names = {metric: _COLUMNS[metric] for metric in metrics}
-    if not metrics:
+    names = {metric: heading for metric, heading in _columns(study.views).items() if metric in study.unedited}
+    if not names:
         last = max((metric.split("/")[0] for metric in study.unedited), key=network_order)
-        metrics = [f"{last}/{view}" for view in (VIEW1, VIEW2)]
-        names = {metric: f"{_COLUMNS[metric.split('/')[1]]} by {last}" for metric in metrics}
+        names = {f"{last}/{view}": f"{_columns(study.views)[view]} by {last}" for view in view_names(study.views)}
+    metrics = list(names)
     lines, pairs = [], len(next(iter(study.unedited.values())))
     for by in study.question.by:
         rows = [["(nothing)", *(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in metrics)]]
         if constant is not None:
-            rows.append(["the best constant instead of the model", *(f"{error:.3f}" for error in constant), *[""] * (len(metrics) - 2)])
+            rows.append(
+                ["the best constant instead of the model", *(f"{error:.3f}" for error in constant), *[""] * (len(metrics) - len(constant))]
+            )
         for row in _told(study, by, metrics):
             effects = [study.effect(row, metric) for metric in metrics]
             cells = [
@@ -102,7 +104,10 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
             rows.append([name, *cells])
         lines.append(f"What is taken away is {MEANINGS[by]}.\n\n{text_table(['without', *names.values()], rows, numbers_from=1)}")
     shown = sum(row.ablation.kind == "place" for row in study.rows) // len(study.question.by)
-    notes = f"{pairs} pairs; in brackets the difference to the unedited run ± its standard error over pairs, and of how many if not of all"
+    things = "pairs" if study.views == 2 else f"sets of {study.views} views"
+    notes = (
+        f"{pairs} {things}; in brackets the difference to the unedited run ± its standard error over pairs, and of how many if not of all"
+    )
     lines.append(notes + (f"; the {_STRONGEST} strongest of {shown} places" if shown > _STRONGEST else ""))
     by_zero = [row for row in study.rows if row.by == "zero" and row.ablation.kind == "place"]
     for estimate in study.estimates:
@@ -115,8 +120,9 @@ def attribution_text(estimate: Estimate, effects: Mapping[str, float]) -> str:
     by_effect, by_estimate = (sorted(values, key=values.__getitem__, reverse=True) for values in (effects, estimate.by_place))
     strongest = ", ".join(f"{place} ({by_estimate.index(place) + 1})" for place in by_effect[:_RANKED])
     return (
-        f"attribution of {_COLUMNS[estimate.metric]}: Spearman correlation with the sweep by zero {estimate.spearman:.2f} over "
-        f"{len(estimate.by_place)} places; the sweep's strongest, in brackets their ranks by attribution: {strongest}"
+        f"attribution of view {estimate.metric.removeprefix('view')}'s error: Spearman correlation with the sweep by zero "
+        f"{estimate.spearman:.2f} over {len(estimate.by_place)} places; the sweep's strongest, in brackets their ranks by attribution: "
+        f"{strongest}"
     )
 
 
@@ -124,29 +130,33 @@ def _told(study: AblationStudy, by: By, metrics: Sequence[str]) -> Iterator[Row]
     """The rows of the table: the strongest places first, then sets, each with its controls."""
     rows = [row for row in study.rows if row.by == by]
     places = [row for row in rows if row.ablation.kind == "place"]
-    places.sort(key=lambda row: -max(abs(study.effect(row, metric).effect) for metric in metrics[:2]))
+    places.sort(key=lambda row: -max(abs(study.effect(row, metric).effect) for metric in metrics[: study.views]))
     yield from places[:_STRONGEST]
     yield from (row for row in rows if row.ablation.kind != "place")
 
 
 def effects_figure(study: AblationStudy, by: By) -> Figure | None:
-    """Blocks × heads, or blocks × sublayers: what each costs both views' errors, in view 1's pass and in view 2's; None without places."""
+    """Blocks × heads, or blocks × sublayers: what each costs both views' errors, in view 1's pass and in view 2's; None without places.
+
+    Of more views, what each costs view 1's error and the others' mean, in every view's pass.
+    """
     tables = _tables(study, by)
     if not tables or study.question.measure != "head":
         return _probes_figure(study, by)
     kinds = list(tables)
-    # Of both views' passes, those in which something was taken away.
-    views = [view for view in (0, 1) if any(np.isfinite(values[view]).any() for values, _, _ in tables.values())]
+    # Of all views' passes, those in which something was taken away.
+    views = [view for view in range(study.views) if any(np.isfinite(values[view]).any() for values, _, _ in tables.values())]
     size = (1.5 + 3.2 * 2 * len(views), 1.6 + sum(0.34 * len(tables[kind][2]) + 1.1 for kind in kinds))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     heights = [len(tables[kind][2]) + 2 for kind in kinds]
+    errors = ("error of view 1", "error of view 2" if study.views == 2 else f"mean error of views 2–{study.views}")
     all_axes = figure.subplots(len(kinds), 2 * len(views), squeeze=False, gridspec_kw={"height_ratios": heights})
     for kind, axes_row in zip(kinds, all_axes, strict=True):
         values, columns, blocks = tables[kind]
         greatest = _greatest(values)
         for axes, (view, error) in zip(axes_row, itertools.product(views, (0, 1)), strict=True):
             image = axes.imshow(values[view, error], vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
-            axes.set_title(f"{kind} of view {view + 1}\n→ error of view {error + 1}", fontsize=9)
+            axes.set_title(f"{kind} of view {view + 1}\n→ {errors[error]}", fontsize=9)
             axes.set_xticks(range(len(columns)), columns, fontsize=8)
             axes.set_yticks(range(len(blocks)), blocks, fontsize=8)
             _write_numbers(axes, values[view, error], greatest)
@@ -155,15 +165,18 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
             axes_row[0].set_xlabel("head")
         figure.colorbar(image, ax=list(axes_row), label="change of the error")
     pairs = len(study.unedited[VIEW1])
-    errors = " and ".join(f"{np.nanmean(study.unedited[metric]):.3f}" for metric in (VIEW1, VIEW2))
+    *means, last = (f"{np.nanmean(study.unedited[metric]):.3f}" for metric in view_names(study.views))
+    unedited = f"{', '.join(means)} and {last}"
+    things = "pairs" if study.views == 2 else f"sets of {study.views} views"
     figure.suptitle(
-        f"Change of the normalised point error without each place, {MEANINGS[by]}\n(unedited: {errors}; mean of {pairs} pairs)", fontsize=10
+        f"Change of the normalised point error without each place, {MEANINGS[by]}\n(unedited: {unedited}; mean of {pairs} {things})",
+        fontsize=10,
     )
     return figure
 
 
 def _tables(study: AblationStudy, by: By) -> dict[str, tuple[np.ndarray, list[str], list[str]]]:
-    """Kind of place -> (edited view, view of the error, block, column), the names of the columns and of the blocks."""
+    """Kind of place -> (edited view, error of view 1 or mean of the others', block, column), the names of the columns and of the blocks."""
     if VIEW1 not in study.unedited:
         return {}
     found: dict[str, dict[tuple[int, str, int], tuple[float, float]]] = {}
@@ -176,13 +189,15 @@ def _tables(study: AblationStudy, by: By) -> dict[str, tuple[np.ndarray, list[st
             step = where[-1]
             kind = f"{stack} {step} heads" if place.head is not None else f"{stack} {site.part or 'layer'}"
             column = step if place.head is None else str(place.head)
-            effects = study.effect(row, VIEW1).effect, study.effect(row, VIEW2).effect
+            first, *others = (study.effect(row, view).effect for view in view_names(study.views))
+            known = [effect for effect in others if not math.isnan(effect)]
+            effects = first, sum(known) / len(known) if known else math.nan
             found.setdefault(kind, {})[block, column, place.view] = effects
     tables = {}
     for kind, cells in found.items():
         blocks = sorted({block for block, _, _ in cells})
         columns = list(dict.fromkeys(column for _, column, _ in cells))
-        values = np.full((2, 2, len(blocks), len(columns)), np.nan)
+        values = np.full((study.views, 2, len(blocks), len(columns)), np.nan)
         for (block, column, view), effects in cells.items():
             values[view - 1, :, blocks.index(block), columns.index(column)] = effects
         tables[kind] = values, columns, ["" if block < 0 else str(block) for block in blocks]
@@ -210,9 +225,10 @@ def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
     layers = sorted({metric.split("/")[0] for metric in study.unedited if "/" in metric}, key=network_order)
     if not rows or not layers:
         return None
-    figure = Figure(figsize=(4 + 0.55 * len(layers), 2 + 0.22 * len(rows)), dpi=110, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    values = np.array([[[study.effect(row, f"{layer}/{view}").effect for layer in layers] for row in rows] for view in (VIEW1, VIEW2)])
+    figure = Figure(figsize=(4 + 0.275 * study.views * len(layers), 2 + 0.22 * len(rows)), dpi=110, layout="constrained")
+    names = view_names(study.views)
+    panels = figure.subplots(1, len(names), sharey=True)
+    values = np.array([[[study.effect(row, f"{layer}/{view}").effect for layer in layers] for row in rows] for view in names])
     greatest = _greatest(values)
     for view, (axes, of_view) in enumerate(zip(panels, values, strict=True), start=1):
         image = axes.imshow(of_view, vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
@@ -226,4 +242,7 @@ def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
 
 def record_head(options: JsonObject, constant: Sequence[float] | None) -> dict[str, Any]:
     """What the record holds beside the study: the options, and the errors of the best constant."""
-    return {"options": dict(options), "best_constant": None if constant is None else dict(zip((VIEW1, VIEW2), constant, strict=True))}
+    return {
+        "options": dict(options),
+        "best_constant": None if constant is None else dict(zip(view_names(len(constant)), constant, strict=True)),
+    }

@@ -6,6 +6,7 @@ places, sets, controls ─▶ edits, for each way to take them away ─▶ sweep
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,11 +25,12 @@ from und3rstand_jax.analysis.ablations import (
     replacements,
 )
 from und3rstand_jax.analysis.attribution import attribution
-from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2, HeadFinish, HeadMeasure, Pairs, PairTruth, ProbesMeasure
+from und3rstand_jax.analysis.pair_measures import HeadFinish, HeadMeasure, Pairs, PairTruth, ProbesMeasure, view_names
 from und3rstand_jax.analysis.sweep import sweep
 from und3rstand_jax.analysis.true_place_heads import true_place_shares
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.probes import Probes
@@ -103,7 +105,7 @@ class AblationStudy:
         unedited: every metric of every pair.
         rows: by way, in the order of the places, then sets, each with its controls behind it.
         on_true_place: share of attention of each cross-attention head on the true place, where heads were ranked by it.
-        estimates: of both views' errors, where attribution was asked for.
+        estimates: of every view's error, where attribution was asked for.
     """
 
     question: Question
@@ -111,6 +113,11 @@ class AblationStudy:
     rows: tuple[Row, ...]
     on_true_place: dict[str, float]
     estimates: tuple[Estimate, ...]
+
+    @property
+    def views(self) -> int:
+        """How many a set has."""
+        return max(int(found[1]) for metric in self.unedited if (found := re.fullmatch(r"(?:.*/)?view(\d+)", metric)))
 
     def effect(self, row: Row, metric: str) -> Effect:
         """Of one row on one metric."""
@@ -144,7 +151,7 @@ def ablation_study(
     Args:
         backbone: the model.
         probes: on its layers; needed to measure by probes.
-        pairs: held-out pairs.
+        pairs: held-out pairs, or sets of more views.
         question: what to take away.
         batch_size: most pairs in one pass.
         pieces: where finished parts are kept, so that an interrupted study goes on.
@@ -164,9 +171,9 @@ def ablation_study(
         raise OptionError("resampling takes values from another pair, and there is only one")
     if question.attribute and ("zero" not in question.by or by_probes):
         raise OptionError("attribution is held against the sweep by zero, measured by the head")
-    places = places_of(question.sites, backbone.config)
+    places = places_of(question.sites, backbone.config, len(pairs.views))
     on_true_place = true_place_shares(backbone, pairs, progress) if question.top else {}
-    sets = _sets(question, places, on_true_place, backbone)
+    sets = _sets(question, places, on_true_place, backbone.config, len(pairs.views))
     ablations = [*(Ablation(str(place), "place", (place,)) for place in places), *sets]
     if not ablations:
         raise OptionError("there is nothing to take away; give sites or sets")
@@ -215,9 +222,11 @@ class MadeEdits(Sequence[Edits]):
         return self._makers[index]()
 
 
-def _sets(question: Question, places: Sequence[Place], on_true_place: Mapping[str, float], backbone: Backbone) -> list[Ablation]:
+def _sets(
+    question: Question, places: Sequence[Place], on_true_place: Mapping[str, float], config: BackboneConfig, views: int
+) -> list[Ablation]:
     """The sets that go together, each with its controls behind it."""
-    asked = [Ablation(pattern, "set", places_of(pattern, backbone.config)) for pattern in dict.fromkeys(question.sets)]
+    asked = [Ablation(pattern, "set", places_of(pattern, config, views)) for pattern in dict.fromkeys(question.sets)]
     if question.top:
         heads = [place for place in places if str(place) in on_true_place]
         if len(heads) < question.top:
@@ -230,7 +239,7 @@ def _sets(question: Question, places: Sequence[Place], on_true_place: Mapping[st
     for number, of in enumerate(asked):
         found.append(of)
         if question.random_sets:
-            pool = places_of(question.like, backbone.config) if question.like else heads_of_same_blocks(of.places, backbone.config)
+            pool = places_of(question.like, config, views) if question.like else heads_of_same_blocks(of.places, config)
             found += controls(of, pool, question.random_sets, question.seed + number)
     return found
 
@@ -264,7 +273,7 @@ def _estimates(
     from scipy.stats import spearmanr
 
     found = []
-    for view, metric in enumerate((VIEW1, VIEW2)):
+    for view, metric in enumerate(view_names(len(pairs.views))):
         scalar = functools.partial(_scalar, view)
         by_pair = attribution(backbone, pairs.views, places, scalar, pairs.truth, batch_size=max(1, batch_size // 8), progress=progress)
         estimated = {name: float(values[~np.isnan(unedited[metric])].mean()) for name, values in by_pair.items()}

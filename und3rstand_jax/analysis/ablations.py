@@ -62,17 +62,17 @@ class Ablation:
     of: str | None = None
 
 
-def places_of(patterns: str, config: BackboneConfig) -> tuple[Place, ...]:
-    """What comma-separated patterns stand for, each head by itself, of both views unless a pattern ends in @1 or @2.
+def places_of(patterns: str, config: BackboneConfig, count: int = 2) -> tuple[Place, ...]:
+    """What comma-separated patterns stand for, each head by itself, of all `count` views unless a pattern ends in @1, @2, …
 
     Raises:
         LayerError: a pattern matches nothing.
-        EditError: scores or weights, which are not taken away but blocked.
+        EditError: there is no such view; or scores or weights, which are not taken away but blocked.
     """
     found = []
     for pattern in (part.strip() for part in patterns.split(",") if part.strip()):
         edit = Edit(pattern)
-        views = edit.views(2)
+        views = edit.views(count)
         for site in select_sites(pattern.partition("@")[0], config):
             if site.part in (SCORES, WEIGHTS):
                 raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; scores are blocked by an edit")
@@ -177,7 +177,7 @@ def replacements(
     with progress_bar(f"values for {by}", count, "pair", progress) as advance:
         for low in range(0, count, batch_size):
             batch = [view[low : low + batch_size] for view in views]
-            output = backbone(batch[0], batch[1], capture=names, head=False)
+            output = backbone(*batch, capture=names, head=False)
             for (site, view), kept in parts.items():
                 values = np.asarray(output[site][view - 1], np.float32)
                 # Of a mean, each part's sum over pairs and tokens is enough.

@@ -45,7 +45,7 @@ def attribution(
 
     Args:
         backbone: the model.
-        views: both views of S pairs.
+        views: every view of S pairs, or of S sets of more views.
         places: patterns of heads, sublayers (`.update`) and layers, each place of which is attributed to; or such places.
         scalar: what is attributed.
         truth, shared: as `und3rstand_jax.analysis.sweep.sweep` passes them on.
@@ -57,14 +57,14 @@ def attribution(
     Raises:
         LayerError, EditError: a pattern matches nothing, or what cannot be knocked out.
     """
-    places = places_of(places, backbone.config) if isinstance(places, str) else places
+    places = places_of(places, backbone.config, len(views)) if isinstance(places, str) else places
     module = backbone.module.clone(remat=remat)
     sites = tuple(dict.fromkeys(place.site for place in places))
     parts = []
     with progress_bar("attribution", len(views[0]), "pair", progress) as advance:
         for low in range(0, len(views[0]), batch_size):
             batch = jax.tree.map(lambda leaf, low=low: np.asarray(leaf)[low : low + batch_size], (views, truth))
-            scales = unit_scales(sites, len(batch[0][0]), backbone.config)
+            scales = unit_scales(sites, len(batch[0][0]), backbone.config, len(views))
             gradient = _gradient(module, scalar, tuple(capture), head, scales, backbone.params, *batch, shared)
             by_place = [np.asarray(gradient[place.site][place.view - 1]).reshape(len(batch[0][0]), -1) for place in places]
             parts.append(np.stack([-values[:, place.head or 0] for place, values in zip(places, by_place, strict=True)], axis=1))
@@ -72,14 +72,14 @@ def attribution(
     return {str(place): column for place, column in zip(places, np.concatenate(parts).T, strict=True)}
 
 
-def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig) -> dict[str, tuple[Array, ...]]:
+def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig, views: int = 2) -> dict[str, tuple[Array, ...]]:
     """Of every site and view a scale of 1 for each pair and head."""
 
     def ones(site: str) -> Array:
         of = parse_site(site)
         return jnp.ones((batch, 1, head_count(of.layer_id, config), 1) if of.part == HEADS else (batch, 1, 1), jnp.float32)
 
-    return {site: (ones(site), ones(site)) for site in sites}
+    return {site: (ones(site),) * views for site in sites}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -95,9 +95,7 @@ def _gradient(
     shared: Any,
 ) -> dict[str, tuple[Array, ...]]:
     def total(scales: dict[str, tuple[Array, ...]]) -> Float[Array, ""]:
-        edits: SiteEdits = {
-            site: (Affine(one, jnp.zeros_like(one)), Affine(two, jnp.zeros_like(two))) for site, (one, two) in scales.items()
-        }
+        edits: SiteEdits = {site: tuple(Affine(scale, jnp.zeros_like(scale)) for scale in of_views) for site, of_views in scales.items()}
         output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=capture, head=head, edits=edits))
         return jnp.sum(scalar(output, truth, shared))
 

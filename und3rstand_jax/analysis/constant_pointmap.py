@@ -93,11 +93,11 @@ def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
     return lax.while_loop(moving, step, (jnp.int32(0), start, jnp.float32(jnp.inf)))[1]
 
 
-def constant_errors(constant: Constant, truth: Truth) -> tuple[float, float]:
-    """Both views' normalised point errors of the constant, which is normalised already: means over the pairs with a valid pixel."""
+def constant_errors(constant: Constant, truth: Truth) -> tuple[float, ...]:
+    """Every view's normalised point error of the constant, which is normalised already: means over the pairs with a valid pixel."""
     errors = []
     for points, true, valid in zip(constant, truth.points, truth.valid, strict=True):
         distance = np.linalg.norm(points - np.stack(true, axis=-1), axis=-1)
         of_pairs = [distances[mask].mean() for distances, mask in zip(distance, np.asarray(valid), strict=True) if mask.any()]
         errors.append(float(np.mean(of_pairs)) if of_pairs else math.nan)
-    return errors[0], errors[1]
+    return tuple(errors)

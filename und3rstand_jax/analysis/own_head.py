@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.pair_measures import PairTruth
+from und3rstand_jax.analysis.pair_measures import PairTruth, points_of
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import point_errors
@@ -40,7 +40,7 @@ def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
 
 
 def lens_of_pair(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
-    """Both views' errors of what the head reads, with norm (see `LENS`), from layers of one pair, as `geometry.metrics.point_errors`.
+    """Every view's error of what the head reads, with norm (see `LENS`), from layers of one pair, as `geometry.metrics.point_errors`.
 
     One pass, then the head alone for each layer.
 
@@ -65,7 +65,7 @@ def lens_of_pair(model: Backbone, inputs: Inputs, layers: Sequence[str], referen
 def lens_start(output: BackboneOutput, layer_id: str, config: BackboneConfig, norm: bool) -> BackboneOutput:
     """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head="pointmap")`.
 
-    With norm it is exactly the pass in which every later `.update` of both views is knocked out: the streams then reach the norm, and on
+    With norm it is exactly the pass in which every later `.update` of all views is knocked out: the streams then reach the norm, and on
     their way the places that a DPT head reads, as they are at the layer. Without norm the norm is left out as well.
 
     Args:
@@ -96,7 +96,7 @@ def lens_errors(
     Args:
         module, params: of the backbone.
         alignment: of the points.
-        with_points: whether view 2's points are returned too.
+        with_points: whether the later views' points are returned too.
         start: from `lens_start`, of B pairs.
         scales: the factors; what else a DPT head reads is not multiplied.
         truth: of these pairs.
@@ -119,14 +119,14 @@ def lens_errors(
 def errors_of(
     preds: tuple[Pointmap, ...], truth: PairTruth, other: PairTruth, alignment: Alignment, with_points: bool
 ) -> dict[str, Float[Array, "B ..."]]:
-    """Both views' errors against the true points, `view1` and `view2`, and against other pairs', `other1` and `other2`.
+    """Every view's error against the true points, `view1`, `view2`, …, and against other pairs', `other1`, `other2`, …
 
-    With points also view 2's `points` (B, H, W, 3) and `confidence` (B, H, W) where there is one, for its pose.
+    With points also the later views' `points2` (B, H, W, 3), …, and `confidence2` (B, H, W), … where there is one, for their poses.
     """
     found: dict[str, Array] = {}
     for prefix, of in (("view", truth), ("other", other)):
         errors = aligned_errors(preds, of.truth, jnp.asarray(of.unit), alignment)
         found |= {f"{prefix}{number}": error for number, error in enumerate(errors, start=1)}
     if with_points:
-        found |= {"points": preds[1]["pts3d"]} | ({"confidence": preds[1]["conf"]} if "conf" in preds[1] else {})
+        found |= {name: values for name, values in points_of(preds).items() if name != "points1"}
     return found

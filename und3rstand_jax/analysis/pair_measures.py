@@ -1,10 +1,11 @@
-"""What an edited pass is measured by: errors on the device, matches and pose of view 2 on the host; or the errors of every later probe.
+"""What an edited pass is measured by: errors on the device, matches and poses on the host; or the errors of every later probe.
 
 Both come as a `measure` and a `finish` for `und3rstand_jax.analysis.sweep`.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.loss import Truth
-from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
+from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, true_places
 from und3rstand_jax.geometry.pose import camera_errors, second_camera
+from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import read_layer
@@ -32,20 +34,46 @@ MEANING = {
     ROTATION: "error of view 2's rotation in degrees; 180 where no pose was found",
     DIRECTION: "angle to the true direction of view 2's translation in degrees; 180 where no pose was found, unknown without a baseline",
 }
-"""Of every number that is kept, what it is."""
+"""Of every number that is kept of a pair, what it is."""
 
 KNOWN_MEANING = "share of the matches between the views whose true place view 2 sees"
 
+_MEANING_OF_SETS = {
+    VIEW1: "normalised point error of view 1: mean distance to the true points, each in units of the set's mean distance to camera 1",
+    MATCHES: "share of right matches between view 1 and each later view, pooled, of those whose true place the later view sees; 0 if no "
+    "match is of those",
+    ROTATION: "error of a later view's rotation in degrees, the mean over these views; 180 where no pose was found",
+    DIRECTION: "angle to the true direction of a later view's translation in degrees, the mean over the views with a baseline; 180 where "
+    "no pose was found, unknown where no view has a baseline",
+    KNOWN: "share of the matches between view 1 and each later view, pooled, whose true place the later view sees",
+}
+
+
+def view_names(views: int) -> tuple[str, ...]:
+    """The names of the views' errors: view1, view2, …"""
+    return tuple(f"view{number}" for number in range(1, views + 1))
+
+
+def meaning_of(views: int) -> dict[str, str]:
+    """Of every number that is kept of sets of so many views, what it is; a set of two is a pair."""
+    if views == 2:
+        return {**MEANING, KNOWN: KNOWN_MEANING}
+    first, *others = view_names(views)
+    later = {name: f"the same of view {number}" for number, name in enumerate(others, start=2)}
+    return {first: _MEANING_OF_SETS[VIEW1], **later, **{name: _MEANING_OF_SETS[name] for name in (MATCHES, ROTATION, DIRECTION, KNOWN)}}
+
 
 class PairTruth(NamedTuple):
-    """What errors are measured against: both views' normalised points, and the mean distance to camera 1 that they were divided by."""
+    """What errors are measured against: all views' normalised points, and the mean distance to camera 1 that they were divided by."""
 
     truth: Truth
     unit: Float[Array | np.ndarray, " S"]
 
 
 class Pairs(NamedTuple):
-    """S held-out pairs, on the host: images (S, H, W, 3) in [-1, 1], the truth that errors need, and each pair's whole."""
+    """S held-out pairs, or sets of more views, on the host: images (S, H, W, 3) in [-1, 1], the truth that errors need, and each set's
+    whole.
+    """
 
     views: tuple[Float[np.ndarray, "S _H _W 3"], ...]
     truth: PairTruth
@@ -65,47 +93,80 @@ class HeadMeasure:
     alignment: Alignment = "scale"
 
     def __call__(self, output: BackboneOutput, truth: PairTruth, _: Any) -> dict[str, Array]:
-        """Both views' errors, and the points that `HeadFinish` goes on with."""
-        one, two = output.pointmaps
+        """Every view's error, and the points that `HeadFinish` goes on with."""
         errors = aligned_errors(output.pointmaps, truth.truth, jnp.asarray(truth.unit), self.alignment)
-        points = {"points1": one["pts3d"], "points2": two["pts3d"], "confidence2": two["conf"]}
-        return {VIEW1: errors[0], VIEW2: errors[1], **points}
+        return {**dict(zip(view_names(len(errors)), errors, strict=True)), **points_of(output.pointmaps)}
+
+
+def points_of(preds: Sequence[Pointmap]) -> dict[str, Array]:
+    """What `HeadFinish` reads beside the errors: `points1`, `points2`, … and, where there is any, `confidence2`, … of the later views."""
+    points = {f"points{number}": pred["pts3d"] for number, pred in enumerate(preds, start=1)}
+    return points | {f"confidence{number}": pred["conf"] for number, pred in enumerate(preds, start=1) if number > 1 and "conf" in pred}
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadFinish:
-    """From `HeadMeasure`'s arrays to the five numbers of each pair; or six, with KNOWN. Points may have no confidence."""
+    """From `HeadMeasure`'s arrays to what `meaning_of` names, of each set; KNOWN if asked for. Points may have no confidence."""
 
     truths: tuple[GroundTruth, ...]
     with_known: bool = False
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
         """Of each example, which is of that pair."""
-        right, share, rotation, direction = (np.full(len(pairs), np.nan) for _ in range(4))
-        confidences = measured.get("confidence2", [None] * len(pairs))
+        names = view_names(len(self.truths[0].views))
+        found = {name: np.full(len(pairs), np.nan) for name in (MATCHES, ROTATION, DIRECTION, KNOWN)}
         for index, number in enumerate(pairs):
-            truth = self.truths[number]
-            view1 = ViewGeometry(measured["points1"][index], None)
-            view2 = ViewGeometry(measured["points2"][index], confidences[index])
-            matches = correspondences((view1, view2), self._places[number])
-            accuracy = match_accuracy(matches, THRESHOLD * view2.points.shape[1])
-            if matches.offsets is not None and matches.offsets.size:
-                share[index] = np.mean(~np.isnan(matches.offsets))
-            if np.isfinite(self._places[number]).any():
-                right[index] = 0.0 if accuracy is None else accuracy
-            rotation[index], direction[index] = camera_errors(second_camera(view2, truth.intrinsics[1]), truth.pose, self._sizes[number])
-        found = {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2]}
-        return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction} | ({KNOWN: share} if self.with_known else {})
+            views = [ViewGeometry(measured["points1"][index], None)]
+            for view in range(2, len(names) + 1):
+                confidences = measured.get(f"confidence{view}")
+                views.append(ViewGeometry(measured[f"points{view}"][index], None if confidences is None else confidences[index]))
+            found[MATCHES][index], found[KNOWN][index] = self._matches(views, number)
+            found[ROTATION][index], found[DIRECTION][index] = self.pose_errors(views, number)
+        if not self.with_known:
+            del found[KNOWN]
+        return {name: measured[name] for name in names} | found
+
+    def pose_errors(self, views: Sequence[ViewGeometry], number: int) -> tuple[float, float]:
+        """Degrees of rotation and direction: means over the later views; the direction's over those with a baseline, NaN without any."""
+        truth, size = self.truths[number], self._sizes[number]
+        errors = [
+            camera_errors(second_camera(view, intrinsics), pose, size)
+            for view, intrinsics, pose in zip(views[1:], truth.intrinsics[1:], truth.poses[1:], strict=True)
+        ]
+        rotations, directions = zip(*errors, strict=True)
+        known = [direction for direction in directions if not math.isnan(direction)]
+        return float(np.mean(rotations)), float(np.mean(known)) if known else math.nan
+
+    def _matches(self, views: Sequence[ViewGeometry], number: int) -> tuple[float, float]:
+        """The share of right matches between view 1 and the later views, and of those whose true place is known; NaN where it is not."""
+        offsets, right = [], []
+        for view, places in zip(views[1:], self._places[number], strict=True):
+            found = correspondences((views[0], view), places).offsets
+            assert found is not None, "the true places are given"
+            offsets.append(found)
+            right.append(found[~np.isnan(found)] <= THRESHOLD * view.points.shape[1])
+        all_offsets, all_right = np.concatenate(offsets), np.concatenate(right)
+        share = float(np.mean(~np.isnan(all_offsets))) if all_offsets.size else math.nan
+        if not any(np.isfinite(places).any() for places in self._places[number]):
+            return math.nan, share
+        return float(all_right.mean()) if all_right.size else 0.0, share
 
     @functools.cached_property
     def _sizes(self) -> list[float]:
-        """Mean distance of each pair's true points to view 1's camera."""
+        """Mean distance of each set's true points to view 1's camera."""
         distances = ([np.linalg.norm(view.points[view.valid], axis=-1) for view in truth.views] for truth in self.truths)
-        return [float(np.concatenate(both).mean()) if sum(map(len, both)) else 0.0 for both in distances]
+        return [float(np.concatenate(of_views).mean()) if sum(map(len, of_views)) else 0.0 for of_views in distances]
 
     @functools.cached_property
-    def _places(self) -> list[np.ndarray]:
-        return [true_places(truth.views, truth.pose, truth.intrinsics[1]) for truth in self.truths]
+    def _places(self) -> list[list[np.ndarray]]:
+        """Of each set, where view 1's pixels are in each later view."""
+        return [
+            [
+                true_places((truth.views[0], view), pose, intrinsics)
+                for view, pose, intrinsics in zip(truth.views[1:], truth.poses[1:], truth.intrinsics[1:], strict=True)
+            ]
+            for truth in self.truths
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +177,7 @@ class ProbesMeasure:
     alignment: Alignment = "scale"
 
     def __call__(self, output: BackboneOutput, truth: PairTruth, params: dict) -> dict[str, Array]:
-        """Both views' errors by layer, as `LAYER/view1` and `LAYER/view2`."""
+        """Every view's error by layer, as `LAYER/view1`, `LAYER/view2`, …"""
         found: dict[str, Array] = {}
         for number, group in enumerate(self.config.groups):
             for index, layer in enumerate(group.layer_ids):
@@ -124,5 +185,5 @@ class ProbesMeasure:
                     of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
                     preds = read_layer(of_layer, tuple(map(jnp.asarray, output[layer])), output.image_sizes, group, self.config)
                     errors = aligned_errors(preds, truth.truth, jnp.asarray(truth.unit), self.alignment)
-                    found |= {f"{layer}/{view}": error for view, error in zip((VIEW1, VIEW2), errors, strict=True)}
+                    found |= {f"{layer}/{view}": error for view, error in zip(view_names(len(errors)), errors, strict=True)}
         return found

@@ -1,4 +1,4 @@
-"""Many edits on many pairs of views, without computing anything twice.
+"""Many edits on many pairs, or sets of more views, without computing anything twice.
 
     pairs ─▶ one unedited pass ─▶ streams before each edit ─▶ edited passes from there on ─▶ measure, on the device
                                                                                               └─▶ finish, on the host
@@ -85,7 +85,7 @@ def sweep(
 
     Args:
         backbone: the model.
-        views: both views of S pairs.
+        views: every view of S pairs, or of S sets of more views.
         edits: any number; `Edits()` among them is the unedited run. A scale or shift with S along its first axis has each pair's own.
         measure: what to measure; compiled with the model. Of an edit, it sees those captures that the edit can change.
         truth: a pytree of arrays (S, …) that `measure` is given beside the output.
@@ -102,24 +102,25 @@ def sweep(
 
     Raises:
         LayerError, EditError: an edit cannot be made; its number is in the message. Nothing has run then.
-        OptionError: there is no pair.
+        OptionError: there is no pair, or the model takes fewer or more views.
     """
-    one, two = (np.asarray(view) for view in views)
-    count = len(one)
+    backbone.config.check_view_count(len(views))
+    images = tuple(np.asarray(view) for view in views)
+    count = len(images[0])
     if not count or batch_size < 1:
         raise OptionError(f"a sweep needs at least one pair and a batch of one; found {count} pairs, and a batch of {batch_size}")
     has_head = bool(backbone.config.heads) if head is None else head
     shared = jax.tree.map(jnp.asarray, shared)
     program = _Program(backbone, edits, measure, shared, select_captures(capture, backbone.config), has_head, finish)
-    groups = grouped(edits, backbone, (one, two))
+    groups = grouped(edits, backbone, images)
     truth = jax.tree.map(np.asarray, truth)
-    most = program.fitting(batch_size, groups, (one, two), truth, progress)
+    most = program.fitting(batch_size, groups, images, truth, progress)
     together = -(-count // -(-count // most))  # chunks of one size, which run the same programs
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in edits]
     with progress_bar("sweep", len(edits) * count, "pass", progress) as advance:
         for low in range(0, count, together):
             pairs = range(low, min(low + together, count))
-            chunk = jax.tree.map(lambda leaf, pairs=pairs: leaf[pairs.start : pairs.stop], ((one, two), truth))
+            chunk = jax.tree.map(lambda leaf, pairs=pairs: leaf[pairs.start : pairs.stop], (images, truth))
             of_views, of_truth = jax.device_put(chunk)
             for members, results in program.run(groups, pairs, of_views, of_truth, max(1, most // len(pairs)), pieces):
                 for number, result in zip(members, results, strict=True):
@@ -134,7 +135,7 @@ def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray,
     Raises:
         LayerError, EditError: an edit cannot be made on views like these; its number is in the message.
     """
-    config, first_pair = backbone.config, (views[0][:1], views[1][:1])
+    config, first_pair = backbone.config, tuple(view[:1] for view in views)
     found: dict[object, list[int]] = {}
     starts: dict[object, tuple[str | None, str]] = {}
     for number, some in enumerate(edits):
@@ -268,7 +269,7 @@ class _Program:
         """One unedited pass with the tokens that every group begins with."""
         config = self.backbone.config
         wanted = {layer for group in groups if group.start for layer in start_layers(group.start, config, self.head)}
-        return self.backbone(views[0], views[1], capture=tuple(wanted), head=False)
+        return self.backbone(*views, capture=tuple(wanted), head=False)
 
     def _inputs(self, group: Group, before: BackboneOutput, views: tuple) -> Any:
         if group.start is None:

@@ -62,7 +62,7 @@ def _pass(
         return _over_devices(jnp.broadcast_to(leaf, (edits, pairs, *leaf.shape[2:])).reshape(edits * pairs, *leaf.shape[2:]))
 
     inputs, truth = jax.tree.map(repeated, (inputs, truth))
-    images, start = (inputs, None) if isinstance(inputs, tuple) else ((None, None), inputs)
+    images, start = (inputs, None) if isinstance(inputs, tuple) else ((), inputs)
     output = module.apply({"params": params}, *images, capture=capture, head=head, edits=jax.tree.map(flat, affines), start=start)
     return measure(cast(BackboneOutput, output), truth, shared)
 
@@ -82,27 +82,26 @@ def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
 
 
 def numbers_of(backbone: Backbone, edits: Edits, pairs: range, views: tuple) -> SiteEdits:
-    """What the edits mean for some of the pairs, for both views where their sizes agree, so that both views' edits run one program.
+    """What the edits mean for some of the pairs, for all views if they are of one size, so that all views' edits run one program.
 
     Args:
         backbone: the model.
         edits: as the sweep was given them.
         pairs: whose numbers; `views` are theirs.
-        views: both views.
+        views: every view.
 
     Raises:
         LayerError, EditError: an edit cannot be made.
     """
-    resolved = backbone.resolve(Edits(tuple(_of_pairs(edit, pairs) for edit in edits)), (views[0], views[1]))
-    if np.shape(views[0]) != np.shape(views[1]):
+    resolved = backbone.resolve(Edits(tuple(_of_pairs(edit, pairs) for edit in edits)), views)
+    if len(set(map(np.shape, views))) > 1:
         return resolved
-    return {site: _both(*affines) for site, affines in resolved.items()}
+    return {site: _of_all_views(affines) for site, affines in resolved.items()}
 
 
-def _both(one: Affine | None, two: Affine | None) -> tuple[Affine | None, Affine | None]:
-    some = one or two
-    assert some is not None, "a site with edits has one"
-    return one or neutral_like(some), two or neutral_like(some)
+def _of_all_views(affines: tuple[Affine | None, ...]) -> tuple[Affine, ...]:
+    some = next(affine for affine in affines if affine is not None)  # a site with edits has one
+    return tuple(affine or neutral_like(some) for affine in affines)
 
 
 def own_numbers(edit: Edit) -> tuple[int | None, int | None]:

@@ -1,43 +1,65 @@
-"""Which cross-attention heads look hardest at the true place, over held-out pairs."""
-
-from typing import Literal
+"""Which cross-attention heads look hardest at the true places, over held-out pairs or sets of more views."""
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from und3rstand_jax.analysis.ablations import Place
-from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair_measures import Pairs
-from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
+from und3rstand_jax.analysis.true_place_attention import near_tokens
+from und3rstand_jax.geometry.matching import true_places
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.support.progress import progress_bar
 
 _ATTENTION_AT_ONCE = 2**29  # bytes
 
-_VIEWS: tuple[Literal[1, 2], ...] = (1, 2)
-
 
 def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) -> dict[str, float]:
-    """Of every cross-attention head, as a place's id, the share of its attention on the true place: the mean over pairs."""
+    """Of every cross-attention head, as a place's id, the share of its attention on the true places: the mean over pairs.
+
+    In a set of more views a token attends to those of all other views, and has a true place in each of them that sees it.
+    """
     config = backbone.config
     names = [f"decoder.{block}.cross_attn.weights" for block in range(config.dec_depth)]
-    sizes = [(view.shape[1], view.shape[2]) for view in pairs.views]
-    grids = token_grids((sizes[0], sizes[1]), config)
+    grids = token_grids(tuple((view.shape[1], view.shape[2]) for view in pairs.views), config)
     tokens = [rows * columns for rows, columns in grids]
-    at_once = max(1, _ATTENTION_AT_ONCE // (8 * config.dec_depth * config.dec_num_heads * tokens[0] * tokens[1]))
+    read = sum(own * (sum(tokens) - own) for own in tokens)
+    at_once = max(1, _ATTENTION_AT_ONCE // (4 * config.dec_depth * config.dec_num_heads * read))
     shares = []
     with progress_bar("attention", len(pairs.truths), "pair", progress) as advance:
         for low in range(0, len(pairs.truths), at_once):
             batch = [view[low : low + at_once] for view in pairs.views]
-            output = backbone(batch[0], batch[1], capture=names, head=False)
+            output = backbone(*batch, capture=names, head=False)
             weights = [[np.asarray(view) for view in output[name]] for name in names]
             for index in range(len(batch[0])):
-                attention = [Attention(block, one[index], two[index]) for block, (one, two) in enumerate(weights)]
-                shares.append(attention_on(attention, both_true_places(pairs.truths[low + index], grids)))
+                places = [places_in_others(pairs.truths[low + index], grids, view) for view in range(len(grids))]
+                shares.append([[_share(block[view][index], *places[view]) for block in weights] for view in range(len(grids))])
             advance(len(batch[0]))
     mean = np.nanmean(shares, axis=0)
     return {
-        str(Place(f"decoder.{block}.cross_attn.heads", view, head)): float(mean[view - 1, block, head])
-        for view in _VIEWS
-        for block, head in np.ndindex(*mean.shape[1:])
+        str(Place(f"decoder.{block}.cross_attn.heads", view + 1, head)): float(mean[view, block, head])
+        for view, block, head in np.ndindex(*mean.shape)
     }
+
+
+def places_in_others(truth: GroundTruth, grids: Grids, view: int) -> tuple[Bool[np.ndarray, "N M"], Bool[np.ndarray, " N"]]:
+    """Of a view's N tokens, counted from 0, which of the other views' M tokens show the same place, to within one; and whether any view
+    sees it.
+    """
+    # All points are in view 1's frame, to which every pose leads.
+    found = [
+        near_tokens(true_places((truth.views[view], truth.views[other]), truth.poses[other], truth.intrinsics[other]), grids[view], grid)
+        for other, grid in enumerate(grids)
+        if other != view
+    ]
+    near = np.concatenate([places.near & places.seen[:, None] for places in found], axis=1)
+    return near, np.any([places.seen for places in found], axis=0)
+
+
+def _share(weights: Float[np.ndarray, "heads N M"], near: Bool[np.ndarray, "N M"], seen: Bool[np.ndarray, " N"]) -> np.ndarray:
+    """Of each head; NaN where nothing is seen."""
+    if not seen.any():
+        return np.full(len(weights), np.nan)
+    return (weights * near).sum(axis=-1)[:, seen].mean(axis=-1)

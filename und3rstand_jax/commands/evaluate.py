@@ -29,11 +29,13 @@ class EvaluateOptions:
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
     """Data to take held-out pairs from, as in training."""
     pairs: int = 64
-    """Number of pairs."""
+    """Number of pairs, or of sets of more views."""
+    views: int = 2
+    """Views in a set: 2 evaluates pairs; more needs a backbone that takes as many."""
     batch_size: int = 4
     """Pairs per forward pass."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
-    """Size of both views in pixels, multiples of the patch size."""
+    """Size of all views in pixels, multiples of the patch size."""
     seed: int = 0
     """Seed of the scenes; a run's seed gives the pairs that the run was validated on."""
     dtype: Dtype = "float32"
@@ -62,18 +64,21 @@ def evaluate(options: EvaluateOptions) -> None:
     from und3rstand_jax.data.loader import Feed, open_sources
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.loading import load_backbone_and_probe
+    from und3rstand_jax.report.checkpoint import find_backbone
     from und3rstand_jax.support.output_folder import check_output_folder, output_folder
     from und3rstand_jax.support.results import check_apart, result_of
 
     # What can be refused without the weights is refused before they are loaded.
     data = options.data or (SYNTHETIC,)
-    specs = parse_data(data)
+    specs = parse_data(data, views=options.views)
     if options.pairs < 1 or options.batch_size < 1:
         raise OptionError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
     check_seed(options.seed)
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     kind = result_of(FORMAT, METRICS)
     check_output_folder(options.out, options.overwrite, kind)
+    *_, config = find_backbone(options.checkpoint)
+    config.check_view_count(options.views)
     backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
@@ -86,7 +91,7 @@ def evaluate(options: EvaluateOptions) -> None:
         unreadable=options.unreadable,
         workers=options.workers,
     )
-    _logger.info("evaluating %d layers on %d pairs of %s", len(probes.layer_ids), options.pairs, ", ".join(data))
+    _logger.info("evaluating %d layers on %d %s of %s", len(probes.layer_ids), options.pairs, feed.things, ", ".join(data))
     sources = open_sources(specs, "val")
     for source in sources:
         if source is not None:

@@ -40,6 +40,7 @@ def study(options: StudyOptions) -> None:
     # Imported here because they bring in JAX, which --help does not need.
     from und3rstand_jax.analysis.studies.catalogue import STUDIES
     from und3rstand_jax.analysis.studies.study_files import FORMAT, RECORD
+    from und3rstand_jax.commands.study_setting import takes_views
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone
     from und3rstand_jax.support.locks import locked
@@ -63,11 +64,13 @@ def study(options: StudyOptions) -> None:
         )
     check_seed(options.seed)
     data = options.data or (SYNTHETIC,)
-    specs = parse_data(data)
+    specs = parse_data(data, views=options.views)
+    chosen = {name: entry for name, entry in STUDIES.items() if options.name in (name, ALL)}
+    chosen = {name: entry for name, entry in chosen.items() if takes_views(name, entry, options.views, options.name != ALL)}
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
     folder, info, config = find_backbone(options.checkpoint, progress=True)
-    chosen = {name: entry for name, entry in STUDIES.items() if options.name in (name, ALL)}
+    config.check_view_count(options.views)
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
     facts = asked | {"provenance": checkpoint_provenance(options.checkpoint, info)}
     out = options.out.resolve()
@@ -120,7 +123,7 @@ def _run_and_write(
             write_study(partial, found, facts)
         shown = {
             "checkpoint": options.checkpoint,
-            "pairs": f"{setting.count} held-out pairs of {', '.join(facts['data'])}, seed {options.seed}",
+            "pairs": f"{setting.count} held-out {setting.things} of {', '.join(facts['data'])}, seed {options.seed}",
             "alignment": alignment,
             "±": "standard error over pairs",
         }

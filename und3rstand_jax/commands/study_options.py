@@ -30,7 +30,9 @@ class StudyOptions:
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
     """Data to take held-out pairs from, as in training; with depth and cameras."""
     pairs: int = 64
-    """Number of held-out pairs; all are held in memory."""
+    """Number of held-out pairs, or of sets of more views; all are held in memory."""
+    views: int = 2
+    """Views in a set: 2 studies pairs; more, for layers and lens, needs a model that takes as many."""
     seed: int = 0
     """Seed of the scenes and of everything that is drawn."""
     alignment: Literal["none", "scale", "median", "similarity"] = "scale"
@@ -44,7 +46,7 @@ class StudyOptions:
     epipolar_pairs: int = 1024
     """Training pairs of epipolar, through which the model runs once."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
-    """Size of both views in pixels, multiples of the patch size."""
+    """Size of all views in pixels, multiples of the patch size."""
     dtype: Dtype = "float32"
     """Arithmetic of the backbone."""
     workers: int = 2

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.data.loader import Feed, held_out, open_sources
 from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.report.checkpoint import load_model
-from und3rstand_jax.support.errors import CheckpointError, DataError
+from und3rstand_jax.support.errors import CheckpointError, DataError, OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.support.text import size_text
 from und3rstand_jax.train.control import BATCH_SIZE, control_options, train_control, train_epipolar_set
@@ -71,11 +71,16 @@ def with_trained(setting: Setting, options: StudyOptions, folder: Path, place: P
         KeyboardInterrupt: training was asked to stop; what was done is kept.
     """
     wanted = {need for entry in entries.values() for need in entry.needs | entry.wants}
-    if "control" in wanted and options.control_steps:
+    if _wants_control(wanted, options):
         setting = dataclasses.replace(setting, control=_control(options, folder, place / TRAINED[0], setting))
     if "epipolar" in wanted:
         setting = dataclasses.replace(setting, epipolar=_epipolar(options, folder, place / TRAINED[1], setting))
     return setting
+
+
+def _wants_control(wanted: Collection[str], options: StudyOptions) -> bool:
+    """Whether the control's probes are to be trained: on pairs, and so for pairs."""
+    return "control" in wanted and options.control_steps > 0 and options.views == 2
 
 
 def _control(options: StudyOptions, folder: Path, place: Path, setting: Setting) -> Control:
@@ -129,10 +134,26 @@ def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool
     return False
 
 
+def takes_views(name: str, entry: Entry, views: int, asked_for: bool) -> bool:
+    """Whether a study can be made of sets of so many views; one that was asked for by name and cannot is an error.
+
+    Raises:
+        OptionError: it was asked for by name, and is one of pairs alone.
+    """
+    if views == 2 or not entry.pairs_only:
+        return True
+    if asked_for:
+        raise OptionError(f"--views {views}: the study {name} is one of pairs, since {entry.pairs_only}; leave out --views")
+    _logger.info("skipping %s: it is one of pairs, since %s", name, entry.pairs_only)
+    return False
+
+
 def tell_cost(runnable: Mapping[str, Entry], setting: Setting, options: StudyOptions) -> None:
     """Says beforehand what training and every study will take."""
     wanted = {need for entry in runnable.values() for need in entry.needs | entry.wants}
-    if "control" in wanted and options.control_steps and setting.probes is not None:
+    if "control" in wanted and options.control_steps and options.views != 2:
+        _logger.info("layers' control: left out, since its probes are trained on pairs and these are %s", setting.things)
+    if _wants_control(wanted, options) and setting.probes is not None:
         model, probes = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (setting.backbone.params, setting.probes.params))
         passes = 2 * options.control_steps * BATCH_SIZE
         # Of two runs three checkpoints, each with two moments, and the probes at the end.

@@ -41,7 +41,7 @@ class SweepOptions:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
     sites: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "decoder.*.cross_attn.heads"
-    """What to take away, place by place: heads (.heads:0-3), what a step adds (.update), layers; @1 or @2 for one view; '' for none."""
+    """What to take away, place by place: heads (.heads:0-3), what a step adds (.update), layers; @1, @2, … for one view; '' for none."""
     by: Annotated[str, tyro.conf.arg(metavar="zero,mean,resample,noise")] = "zero"
     """How: set to zero, its mean over data, the same of another pair, noise added."""
     set: Annotated[Several, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(repeatable)")] = ()
@@ -62,10 +62,12 @@ class SweepOptions:
     """Data to take held-out pairs from, as in training."""
     pairs: int = 64
     """Number of held-out pairs; all are held in memory."""
+    views: int = 2
+    """Views in a set: 2 measures pairs; more needs a model that takes as many."""
     batch_size: int = 64
     """Most pairs in one pass; fewer where the memory does not hold as many."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
-    """Size of both views in pixels, multiples of the patch size."""
+    """Size of all views in pixels, multiples of the patch size."""
     noise: float = 1.0
     """Factor of the standard deviation of --by noise."""
     seed: int = 0
@@ -101,13 +103,14 @@ def sweep(options: SweepOptions) -> None:
     # What can be refused without the weights is refused before they are loaded.
     _check(options)
     data = options.data or (SYNTHETIC,)
-    specs = parse_data(data)
+    specs = parse_data(data, views=options.views)
     by = check_by([name.strip() for name in options.by.split(",") if name.strip()], options.pairs)
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
     folder, info, config = find_backbone(options.checkpoint, progress=True)
+    config.check_view_count(options.views)
     for pattern in (options.sites, *options.set, options.like):
-        places_of(pattern, config)
+        places_of(pattern, config, options.views)
     if options.measure == "probes" and info.probes is None:
         raise CheckpointError(f"{options.checkpoint} has no probes to measure by; give a checkpoint with probes, or --measure head")
     question = Question(
@@ -182,7 +185,7 @@ def _check(options: SweepOptions) -> None:
     check_seed(options.seed)
 
 
-def _constant(feed: "Feed", count: int, pairs: "Pairs") -> tuple[float, float]:
+def _constant(feed: "Feed", count: int, pairs: "Pairs") -> tuple[float, ...]:
     from und3rstand_jax.analysis.batch_errors import assembled
     from und3rstand_jax.analysis.constant_pointmap import best_constant, constant_errors
     from und3rstand_jax.data.loader import open_sources, training_batches

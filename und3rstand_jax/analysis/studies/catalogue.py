@@ -25,24 +25,36 @@ class Entry(NamedTuple):
         cost: what it will take.
         needs: what it cannot do without.
         wants: what it can do without, and is better with.
+        pairs_only: why it is a study of two views alone; "" where sets of more views do as well.
     """
 
     run: Callable[[Setting], Study]
     cost: Callable[[Setting], Cost]
     needs: frozenset[Need] = frozenset()
     wants: frozenset[Need] = frozenset()
+    pairs_only: str = ""
 
 
 _HEAD: frozenset[Need] = frozenset({"head"})
 
 STUDIES: Mapping[str, Entry] = {
     "layers": Entry(layers.layers, layers.cost, frozenset({"probes"}), frozenset({"control"})),
-    "heads": Entry(heads.heads, heads.cost),
-    "knock-out": Entry(knock_out.knock_out, knock_out.cost, _HEAD),
-    "patching": Entry(patching.patching, patching.cost, _HEAD | {"twins"}),
+    "heads": Entry(heads.heads, heads.cost, pairs_only="it asks where in the other view a head looks"),
+    "knock-out": Entry(
+        knock_out.knock_out,
+        knock_out.cost,
+        _HEAD,
+        pairs_only="it ranks heads by where in the other view they look, and asks what view 2 loses without them",
+    ),
+    "patching": Entry(
+        patching.patching,
+        patching.cost,
+        _HEAD | {"twins"},
+        pairs_only="it asks where view 2's place is held, with pairs that differ in view 2 alone",
+    ),
     "lens": Entry(lens.lens, lens.cost, _HEAD, frozenset({"probes"})),
-    "similarity": Entry(similarity.similarity, similarity.cost),
-    "epipolar": Entry(epipolar.epipolar, epipolar.cost, frozenset({"epipolar"})),
-    "inputs": Entry(inputs.inputs, inputs.cost, _HEAD),
+    "similarity": Entry(similarity.similarity, similarity.cost, pairs_only="it compares the tokens of two views that see the same place"),
+    "epipolar": Entry(epipolar.epipolar, epipolar.cost, frozenset({"epipolar"}), pairs_only="a fundamental matrix relates two views"),
+    "inputs": Entry(inputs.inputs, inputs.cost, _HEAD, pairs_only="it swaps, covers and repeats the views of a pair"),
 }
 """In the order of the page of all."""

@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
+from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair_measures import Pairs
 from und3rstand_jax.geometry.alignment import Alignment
+from und3rstand_jax.geometry.pose import pose_errors
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
@@ -78,7 +80,7 @@ class Setting:
     Attributes:
         backbone: the model.
         probes: on its layers, for the studies that read them.
-        pairs: held-out pairs, both views of one size.
+        pairs: held-out pairs, or sets of more views; all views of one size.
         twins: of each pair another that shares its view 1 and has another view 2, for `patching`; None where there are none.
         control: of the probes; None where none was trained.
         epipolar: probes for the fundamental matrix, for `epipolar`; None where none were trained.
@@ -107,10 +109,19 @@ class Setting:
         return len(self.pairs.truths)
 
     @property
+    def views(self) -> int:
+        """How many a set has, two in a pair."""
+        return len(self.pairs.views)
+
+    @property
+    def things(self) -> str:
+        """What its sets are called: "pairs" or "sets of 4 views"."""
+        return "pairs" if self.views == 2 else f"sets of {self.views} views"
+
+    @property
     def grids(self) -> Grids:
-        """(rows, columns) of both views' tokens."""
-        one, two = self.pairs.views
-        return token_grids(((one.shape[1], one.shape[2]), (two.shape[1], two.shape[2])), self.backbone.config)
+        """(rows, columns) of every view's tokens."""
+        return token_grids(tuple((view.shape[1], view.shape[2]) for view in self.pairs.views), self.backbone.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +203,11 @@ def holds_from(holds: Sequence[bool]) -> int | None:
     """The first index from which on all hold; None where the last does not."""
     since = max((index + 1 for index, one in enumerate(holds) if not one), default=0)
     return since if since < len(holds) else None
+
+
+def turn_of(truth: GroundTruth) -> float:
+    """Degrees by which view 1's camera and a later one are turned against each other: the mean over the later views."""
+    return float(np.mean([pose_errors(np.eye(4), pose)[0] for pose in truth.poses[1:]]))
 
 
 def other_pair(number: int, count: int) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
-from und3rstand_jax.analysis.pair_measures import MATCHES, VIEW1, VIEW2
+from und3rstand_jax.analysis.pair_measures import MATCHES, view_names
 from und3rstand_jax.analysis.studies.study import Record, mean_in
 from und3rstand_jax.model.layer_ids import HEAD
 
@@ -35,20 +35,22 @@ def _series(label: str, name: str, is_filled: bool = True) -> Series[_Point]:
 _ERROR_UNIT = "distance, in units of the pair's\nmean distance to camera 1"
 
 
-def layers_figure(records: Sequence[Record]) -> Figure:
-    """Errors of both views, right matches and rotation, layer by layer."""
+def layers_figure(records: Sequence[Record], views: int) -> Figure:
+    """Errors of every view, right matches and rotation, layer by layer."""
+    other, poses = ("view 2", "view 2's pose") if views == 2 else ("the later view", "the later views' poses")
+    points = tuple(_series(f"view {number}", name, number == 1) for number, name in enumerate(view_names(views), start=1))
     return _drawn(
         records,
         [
-            Panel("Point error", _ERROR_UNIT, (_series("view 1", VIEW1), _series("view 2", VIEW2, False))),
-            Panel("Right matches, of those whose true place view 2 sees", "share", (_series("right", MATCHES),), is_share=True),
-            Panel("Rotation error of view 2's pose", "degrees, median", (_series("rotation", "rotation_median"),), greatest=180.0),
+            Panel("Point error", _ERROR_UNIT, points),
+            Panel(f"Right matches, of those whose true place {other} sees", "share", (_series("right", MATCHES),), is_share=True),
+            Panel(f"Rotation error of {poses}", "degrees, median", (_series("rotation", "rotation_median"),), greatest=180.0),
         ],
     )
 
 
-def control_figure(records: Sequence[Record]) -> Figure:
-    """Both views' errors by probes trained in one way, on the model and on random weights."""
+def control_figure(records: Sequence[Record], views: int) -> Figure:
+    """Every view's error by probes trained in one way, on the model and on random weights."""
     title = "View {}: probes trained in one way, on two backbones"
     return _drawn(
         [record for record in records if record["layer"] != HEAD],
@@ -58,6 +60,6 @@ def control_figure(records: Sequence[Record]) -> Figure:
                 _ERROR_UNIT,
                 (_series("the model", f"same{view}"), _series("random weights", f"random{view}", False)),
             )
-            for view in (1, 2)
+            for view in range(1, views + 1)
         ],
     )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.descriptor_places import descriptor_head, right_by_descriptors
-from und3rstand_jax.analysis.pair_measures import DIRECTION, KNOWN, MATCHES, ROTATION, VIEW1, VIEW2, HeadFinish, PairTruth
+from und3rstand_jax.analysis.pair_measures import DIRECTION, KNOWN, MATCHES, ROTATION, HeadFinish, PairTruth, points_of, view_names
 from und3rstand_jax.analysis.studies.study import Setting, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.model.dust3r.module import DUSt3R
@@ -26,7 +26,10 @@ from und3rstand_jax.probes.probes import Probes, read_layer
 
 DESCRIPTORS = f"{HEAD}/descriptors"
 
-METRICS = (VIEW1, VIEW2, MATCHES, KNOWN, ROTATION, DIRECTION)
+
+def metrics_of(views: int) -> tuple[str, ...]:
+    """What is measured of every layer, in the order of the records."""
+    return (*view_names(views), MATCHES, KNOWN, ROTATION, DIRECTION)
 
 
 def measure_layers(setting: Setting, probes: Probes, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
@@ -40,14 +43,14 @@ def measure_layers(setting: Setting, probes: Probes, alignment: Alignment) -> di
         measured = {layer: {name: np.asarray(values) for name, values in of.items()} for layer, of in read.items()}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for layer, numbers in zip(measured, pool.map(lambda of: finish(of, list(some)), measured.values()), strict=True):
-                found |= {f"{layer}/{metric}": np.asarray(numbers[metric]) for metric in METRICS}
+                found |= {f"{layer}/{metric}": np.asarray(numbers[metric]) for metric in metrics_of(setting.views)}
         return found
 
     return over_pairs(setting, "layers", compute, layers_at_once(setting))
 
 
 def control_errors(setting: Setting, alignment: Alignment) -> dict[str, Float[np.ndarray, " S"]]:
-    """LAYER/same1 and the like: both views' errors by probes with the control's training, on the model and on random weights."""
+    """LAYER/same1 and the like: every view's error by probes with the control's training, on the model and on random weights."""
     assert setting.control is not None, "there is a control"
     control, found = setting.control, dict[str, np.ndarray]()
     for name, backbone, probes in (("same", setting.backbone, control.same), ("random", control.backbone, control.probes)):
@@ -56,7 +59,7 @@ def control_errors(setting: Setting, alignment: Alignment) -> dict[str, Float[np
             read = _read_all(
                 backbone.module, probes.config, alignment, False, False, backbone.params, probes.params, *_chunk(setting, some)
             )
-            return {f"{layer}/{view}": np.asarray(of[view]) for layer, of in read.items() for view in (VIEW1, VIEW2)}
+            return {f"{layer}/{view}": np.asarray(of[view]) for layer, of in read.items() for view in view_names(setting.views)}
 
         errors = over_pairs(setting, f"control: {name}", compute, layers_at_once(setting))
         found |= {key.replace("/view", f"/{name}"): values for key, values in errors.items()}
@@ -92,15 +95,13 @@ def _read_all(
     views: tuple[Array, ...],
     truth: PairTruth,
 ) -> dict[str, dict[str, Array]]:
-    """Of every layer both views' errors and, with `points`, what `HeadFinish` goes on with."""
+    """Of every layer every view's error and, with `points`, what `HeadFinish` goes on with."""
     output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=config.layer_ids, head=head))
     found: dict[str, dict[str, Array]] = {}
 
     def measured(preds: tuple[Pointmap, ...]) -> dict[str, Array]:
-        pred1, pred2 = preds
         errors = aligned_errors(preds, truth.truth, jnp.asarray(truth.unit), alignment)
-        kept = {"points1": pred1["pts3d"], "points2": pred2["pts3d"]} if points else {}
-        return {VIEW1: errors[0], VIEW2: errors[1], **kept, **({"confidence2": pred2["conf"]} if points and "conf" in pred2 else {})}
+        return {**dict(zip(view_names(len(errors)), errors, strict=True)), **(points_of(preds) if points else {})}
 
     for number, group in enumerate(config.groups):
         for index, layer in enumerate(group.layer_ids):

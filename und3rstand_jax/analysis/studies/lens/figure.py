@@ -29,16 +29,17 @@ _DASHED = "#71717a"
 
 
 def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float) -> Figure:
-    """Both views' errors, and view 2's rotation error; bars are standard errors.
+    """Every view's error, and the later views' rotation error; bars are standard errors.
 
     Args:
         records: of the study.
         layers: in network order.
         turn: the error in degrees of predicting no rotation.
     """
-    figure = Figure(figsize=(min(max(0.3 * len(layers) + 2.5, 8.0), 16.0), 10.0), layout="constrained")
-    axes = figure.subplots(3, 1, sharex=True)
-    for view, place in zip((1, 2), axes[:2], strict=True):
+    views = max(record["view"] for record in records if isinstance(record["view"], int))
+    figure = Figure(figsize=(min(max(0.3 * len(layers) + 2.5, 8.0), 16.0), 4.0 + 3.0 * views), layout="constrained")
+    axes = figure.subplots(views + 1, 1, sharex=True)
+    for view, place in enumerate(axes[:-1], start=1):
         own = [record for record in records if record["view"] == view]
         for name, line in _LINES.items():
             _draw(place, own, name, line)
@@ -46,10 +47,10 @@ def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float) -
         _bounded(place, own)
     own = [record for record in records if record["view"] == 2]
     for name in ("normed", "probe"):
-        _draw(axes[2], own, f"{name}_rotation", _LINES[name])
-    axes[2].axhline(turn, color=_DASHED, linestyle=":", label="no rotation at all")
-    axes[2].legend(frameon=False, fontsize=8, loc="upper right")
-    axes[2].set(title="Rotation of view 2", ylabel="error in degrees", yscale="log")
+        _draw(axes[-1], own, f"{name}_rotation", _LINES[name])
+    axes[-1].axhline(turn, color=_DASHED, linestyle=":", label="no rotation at all")
+    axes[-1].legend(frameon=False, fontsize=8, loc="upper right")
+    axes[-1].set(title="Rotation of view 2" if views == 2 else "Rotation of the later views", ylabel="error in degrees", yscale="log")
     for place in axes:
         _dress(place, layers)
     axes[-1].set_xlabel("decoder block; within a block after self-attention, cross-attention and MLP; E is the decoder's input")

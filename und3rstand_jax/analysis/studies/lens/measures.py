@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from und3rstand_jax.analysis.descriptor_places import descriptor_head, right_by_descriptors
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_layers, lens_start
+from und3rstand_jax.analysis.pair_measures import view_names
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
@@ -39,11 +40,11 @@ MOST_FITTED = 16
 
 _AT_ONCE = 2**30  # bytes of tokens and of what a head holds
 
-_errors = jax.jit(errors_of, static_argnums=(4, 5))
+_errors = jax.jit(errors_of, static_argnums=(3, 4))
 
 
 class Scales(NamedTuple):
-    """Of L layers the factor with the least sum of both views' mean errors without norm.
+    """Of L layers the factor with the least sum of all views' mean errors without norm.
 
     Attributes:
         factors: by which tokens are multiplied.
@@ -82,7 +83,7 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
         for layer, factors in zip(layers, tried, strict=True):
             start = lens_start(output, layer, config, norm=False)
             read = lens_errors(some.backbone.module, alignment, False, some.backbone.params, start, factors, truth, truth)
-            found.append(np.stack([read["view1"], read["view2"]]))
+            found.append(np.stack([read[name] for name in view_names(some.views)]))
         return {"errors": np.moveaxis(np.stack(found), -1, 0)}  # of (layer, view, factor, pair)
 
     by_pair = over_pairs(some, "scales of streams", errors, lens_at_once(some))["errors"]
@@ -92,12 +93,14 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
 
 
 def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignment) -> dict[str, Float[np.ndarray, "S L"]]:
-    """READING/view1, /view2, /other1 and /other2, `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe.
+    """READING/view1, /view2, …, /other1, /other2, …, `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe.
 
     And `RIGHT` where the model makes descriptors.
     """
     backbone, probes = setting.backbone, setting.probes
     config, layers, features = backbone.config, lens_layers(backbone.config), descriptor_head(backbone.config)
+
+    keys = tuple(f"{prefix}{number}" for prefix in ("view", "other") for number in range(1, setting.views + 1))
 
     def compute(some: range) -> dict[str, np.ndarray]:
         own = setting.pairs.some(some)
@@ -119,7 +122,7 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignm
             if probes is not None and layer in probes.layer_ids:
                 read["probe"] = jax.device_get(_errors(*probes.read_layer(layer, output), truth, of_before, alignment, True))
             for name in READINGS:
-                for key in ("view1", "view2", "other1", "other2"):
+                for key in keys:
                     found.setdefault(f"{name}/{key}", []).append(read[name][key] if name in read else np.full(len(some), np.nan))
             for name in ("normed", "probe"):
                 found.setdefault(f"{name}/rotation", []).append(
@@ -134,12 +137,15 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignm
 
 
 def _rotations(truths: Sequence[GroundTruth], read: Mapping[str, np.ndarray]) -> Float[np.ndarray, " B"]:
-    """Error of view 2's rotation in degrees, as in `HeadFinish`."""
+    """Error of the later views' rotations in degrees, the mean over them, as in `HeadFinish`."""
 
     def rotation(index: int) -> float:
-        confidence = read["confidence"][index] if "confidence" in read else None
-        camera = second_camera(ViewGeometry(read["points"][index], confidence), truths[index].intrinsics[1])
-        return camera_errors(camera, truths[index].pose)[0]
+        truth, found = truths[index], []
+        for number, (intrinsics, pose) in enumerate(zip(truth.intrinsics[1:], truth.poses[1:], strict=True), start=2):
+            confidence = read[f"confidence{number}"][index] if f"confidence{number}" in read else None
+            camera = second_camera(ViewGeometry(read[f"points{number}"][index], confidence), intrinsics)
+            found.append(camera_errors(camera, pose)[0])
+        return float(np.mean(found))
 
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(rotation, range(len(truths)))))

@@ -1,6 +1,6 @@
 """Intermediate tokens through the model's own head, beside the probes: which layers are already written in the head's language.
 
-    pairs ─▶ streams after every decoder step ─┬─▶ [decoder.norm] ─▶ own head ─▶ errors, view 2's rotation
+    pairs ─▶ streams after every decoder step ─┬─▶ [decoder.norm] ─▶ own head ─▶ errors, the later views' rotation
                                                └─▶ probe, where there is one ─▶ the same
 
 The logit lens of language models; on multi-view transformers as in soskek/understand_vggt. What a layer knows but writes in another way
@@ -38,9 +38,9 @@ from und3rstand_jax.analysis.studies.study import (
     plus_minus,
     share_text,
     text_in,
+    turn_of,
 )
 from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
-from und3rstand_jax.geometry.pose import pose_errors
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
 MEANING = {
@@ -56,6 +56,14 @@ MEANING = {
     "probe_rotation": "the same from the points read by the probe",
 }
 
+OF_SETS = {
+    "view": "whose points are measured, from 1 on",
+    "scale": "the factor that tokens are multiplied by in `scaled`: one per layer, for all views",
+    "normed_rotation": "in the rows of view 2: error of a later view's rotation in degrees, the mean over these views, from the points of "
+    "the model's own head with the norm; 180 where no pose was found",
+}
+"""What sets of more than two views have in place of that."""
+
 _SHARE_OF_A_PASS = {"linear": 0.01, "dpt": 0.25}  # a head's part of a published model's products
 
 
@@ -66,7 +74,7 @@ def cost(setting: Setting) -> Cost:
     heads = layers * (3 * setting.count + len(FACTORS) * fitted)
     heads += layers * setting.count * (descriptor_head(config) is not None)
     passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.pointmap_kind or "", 0.0))
-    return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (4 * len(READINGS) + 2))
+    return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (2 * setting.views * len(READINGS) + 2))
 
 
 def lens(setting: Setting) -> Study:
@@ -89,17 +97,19 @@ def lens(setting: Setting) -> Study:
     by_pair = measure(setting, scales.factors, alignment)
     for name in (name for name in by_pair if name.startswith("scaled/")):
         by_pair[name][scales.pairs] = np.nan
-    turn = np.array([pose_errors(np.eye(4), truth.pose)[0] for truth in setting.pairs.truths])
+    views = range(1, setting.views + 1)
+    every = "both views" if setting.views == 2 else "all views"
+    turn = np.array([turn_of(truth) for truth in setting.pairs.truths])
     records = [
-        layer_record(by_pair, index, layer, view, float(scales.factors[index])) for view in (1, 2) for index, layer in enumerate(layers)
+        layer_record(by_pair, index, layer, view, float(scales.factors[index])) for view in views for index, layer in enumerate(layers)
     ]
     facts = {
         "lens": LENS,
         "alignment": f"{alignment}: {ALIGNMENT_MEANING[alignment]}",
         "control": "the same reading of another pair's tokens, measured against this pair's true points",
         "scale": {
-            "of": "both views' tokens, in place of decoder.norm's; a DPT head's other inputs are not scaled",
-            "least": "the sum of both views' mean errors",
+            "of": f"{every}' tokens, in place of decoder.norm's; a DPT head's other inputs are not scaled",
+            "least": f"the sum of {every}' mean errors",
             "fitted_on": scales.pairs.tolist(),
             "tried": "the ratio of the root mean squares of decoder.norm's tokens and the layer's, times each of the factors",
             "factors": FACTORS.tolist(),
@@ -110,11 +120,11 @@ def lens(setting: Setting) -> Study:
     return Study(
         "lens",
         "Intermediate tokens through the model's own head, beside the probes",
-        MEANING,
+        MEANING if setting.views == 2 else MEANING | OF_SETS,
         records,
-        _tables(records),
+        _tables(records, setting.views),
         {"": lens_figure(records, layers, mean_of(turn).mean)},
-        _findings(records, by_pair, layers, mean_of(turn)),
+        _findings(records, by_pair, layers, mean_of(turn), setting.views),
         facts,
         by_pair | {"turn": turn},
     )
@@ -138,7 +148,7 @@ def layer_record(by_pair: Mapping[str, np.ndarray], index: int, layer: str, view
     return found
 
 
-def _tables(records: Sequence[Record]) -> list[Table]:
+def _tables(records: Sequence[Record], views: int) -> list[Table]:
     tables = []
     names = {"normed": "lens", "normed_other": "another scene", "bare": "without norm", "scaled": "scaled", "scale": "scale"}
     names |= {
@@ -148,11 +158,12 @@ def _tables(records: Sequence[Record]) -> list[Table]:
         "normed_rotation": "lens, rotation",
         "probe_rotation": "probe, rotation",
     }
-    for view in (1, 2):
+    turned = ", and of the rotation in degrees" if views == 2 else ", and of the later views' rotation in degrees"
+    for view in range(1, views + 1):
         own = [record for record in records if record["view"] == view]
         columns = [name for name in names if name in own[0] or name in own[-1]]
         rows = tuple((str(record["layer"]), *(_cell(record.get(name)) for name in columns)) for record in own)
-        title = f"View {view}: error by the model's own head and by the probe" + (", and of the rotation in degrees" if view == 2 else "")
+        title = f"View {view}: error by the model's own head and by the probe" + (turned if view == 2 else "")
         tables.append(Table(title, ("layer", *(names[name] for name in columns)), rows))
     return tables
 
@@ -163,9 +174,9 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], layers: Sequence[str], turn: Mean) -> list[str]:
+def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], layers: Sequence[str], turn: Mean, views: int) -> list[str]:
     found = []
-    for view in (1, 2):
+    for view in range(1, views + 1):
         own = [record for record in records if record["view"] == view]
         found.append(f"View {view}: {_readable(own, by_pair, view)}")
         if any("excess" in record for record in own):
@@ -190,8 +201,9 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
     rotated = [record for record in records if "normed_rotation" in record]
     first, last = rotated[0], rotated[-1]
     probe = f" (by the probe of {last['layer']} {text_in(last, 'probe_rotation', 1)}°)" if "probe_rotation" in last else ""
+    whose = "View 2's rotation" if views == 2 else "The later views' rotation"
     found.append(
-        f"View 2's rotation, read with the model's own head, is off by {text_in(first, 'normed_rotation', 1)}° at {first['layer']} and by "
+        f"{whose}, read with the model's own head, is off by {text_in(first, 'normed_rotation', 1)}° at {first['layer']} and by "
         f"{text_in(last, 'normed_rotation', 1)}° at {last['layer']}{probe}; no rotation at all is off by {plus_minus(turn, 1)}°."
     )
     return found
