@@ -12,8 +12,8 @@ import und3rstand_jax as u3d
 from tests import tiny
 from tests.conversion import converted
 from tests.tiny import NO_PROVENANCE
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.inputs import scene_inputs
-from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.cameras import ViewGeometry
@@ -161,7 +161,7 @@ def test_a_scene_has_errors_with_and_without_the_edits(checkpoint, tmp_path, cap
     assert edit("--scene", 3, "--knock-out", "decoder.0.mlp.update", "--checkpoint", checkpoint, "--out", out) == 0
     record, inputs = record_of(out), scene_inputs(3, "synthetic", (32, 32))
     model, probes = u3d.load_backbone_and_probe(checkpoint)
-    analysis = analyse_pair(model, probes, record["layers"], inputs, {}, Stopwatch())
+    analysis = analyse_views(model, probes, record["layers"], inputs, {}, Stopwatch())
     assert record["scene"]["number"] == 3 and [layer.layer_id for layer in analysis.layers] == list(record["outputs"])
     for layer in analysis.layers:
         errors = record["outputs"][layer.layer_id][ERRORS]

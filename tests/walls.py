@@ -22,7 +22,7 @@ def wall(shift_pixels: float = 0.0) -> GroundTruth:
     points = np.stack([(columns - 31.5) * 2 / 64, (rows - 31.5) * 2 / 64, np.full((SIZE, SIZE), 2.0)], axis=-1)
     valid = np.ones((SIZE, SIZE), bool)
     views = (ViewTruth(points, valid), ViewTruth(points + pose[:3, 3], valid))
-    return GroundTruth(views, pose, (INTRINSICS, INTRINSICS))
+    return GroundTruth(views, (np.eye(4), pose), (INTRINSICS, INTRINSICS))
 
 
 def wall_pairs(*shifts: float) -> Pairs:

@@ -18,7 +18,7 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, match_accuracy, true_places
-from und3rstand_jax.geometry.pose import camera_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, camera_of_view
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import read_layer
@@ -93,7 +93,7 @@ class HeadFinish:
                 share[index] = np.mean(~np.isnan(matches.offsets))
             if np.isfinite(self._places[number]).any():
                 right[index] = 0.0 if accuracy is None else accuracy
-            rotation[index], direction[index] = camera_errors(second_camera(view2, truth.intrinsics[1]), truth.pose, self._sizes[number])
+            rotation[index], direction[index] = camera_errors(camera_of_view(view2, truth.intrinsics[1]), truth.pose, self._sizes[number])
         found = {VIEW1: measured[VIEW1], VIEW2: measured[VIEW2]}
         return found | {MATCHES: right, ROTATION: rotation, DIRECTION: direction} | ({KNOWN: share} if self.with_known else {})
 

@@ -62,7 +62,7 @@ def _pass(
         return _over_devices(jnp.broadcast_to(leaf, (edits, pairs, *leaf.shape[2:])).reshape(edits * pairs, *leaf.shape[2:]))
 
     inputs, truth = jax.tree.map(repeated, (inputs, truth))
-    images, start = (inputs, None) if isinstance(inputs, tuple) else ((None, None), inputs)
+    images, start = (inputs, None) if isinstance(inputs, tuple) else ((), inputs)
     output = module.apply({"params": params}, *images, capture=capture, head=head, edits=jax.tree.map(flat, affines), start=start)
     return measure(cast(BackboneOutput, output), truth, shared)
 

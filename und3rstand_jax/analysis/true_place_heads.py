@@ -5,9 +5,9 @@ from typing import Literal
 import numpy as np
 
 from und3rstand_jax.analysis.ablations import Place
-from und3rstand_jax.analysis.pair import Attention
 from und3rstand_jax.analysis.pair_measures import Pairs
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
+from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.support.progress import progress_bar
@@ -32,7 +32,7 @@ def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) 
             output = backbone(batch[0], batch[1], capture=names, head=False)
             weights = [[np.asarray(view) for view in output[name]] for name in names]
             for index in range(len(batch[0])):
-                attention = [Attention(block, one[index], two[index]) for block, (one, two) in enumerate(weights)]
+                attention = [Attention.to_others(block, [view[index] for view in views]) for block, views in enumerate(weights)]
                 shares.append(attention_on(attention, both_true_places(pairs.truths[low + index], grids)))
             advance(len(batch[0]))
     mean = np.nanmean(shares, axis=0)

@@ -18,7 +18,7 @@ from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
-from und3rstand_jax.geometry.pose import camera_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, camera_of_view
 from und3rstand_jax.model.head_choice import head_layers
 
 READINGS = {
@@ -138,7 +138,7 @@ def _rotations(truths: Sequence[GroundTruth], read: Mapping[str, np.ndarray]) ->
 
     def rotation(index: int) -> float:
         confidence = read["confidence"][index] if "confidence" in read else None
-        camera = second_camera(ViewGeometry(read["points"][index], confidence), truths[index].intrinsics[1])
+        camera = camera_of_view(ViewGeometry(read["points"][index], confidence), truths[index].intrinsics[1])
         return camera_errors(camera, truths[index].pose)[0]
 
     with ThreadPoolExecutor() as pool:

@@ -11,7 +11,7 @@ export function createStage(holder, centre) {
   const renderer = new WebGLRenderer({ antialias: true, alpha: true });
   const canvas = renderer.domElement;
   canvas.tabIndex = 0;
-  canvas.setAttribute("aria-label", "Point clouds of both views");
+  canvas.setAttribute("aria-label", "Point clouds of the views");
   holder.append(canvas);
   // The renderer asks for the context to be restored; the browser decides.
   const lost = element("p", { class: "absent", hidden: true }, "The browser lost the WebGL context of the 3D view. Reload the page if it does not recover.");
