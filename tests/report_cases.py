@@ -74,7 +74,7 @@ class StubModel(Backbone):
     def __call__(self, *views, capture, head):
         self.calls.append((capture, head))
         sizes = tuple(view.shape[1:3] for view in views)
-        tokens1, tokens2 = (height * width // 256 for height, width in sizes)
+        tokens = [height * width // 256 for height, width in sizes]
         rng = np.random.default_rng(0)
 
         def weights(rows, columns):
@@ -82,7 +82,7 @@ class StubModel(Backbone):
             return (drawn / drawn.sum(-1, keepdims=True)).astype(np.float32)
 
         asked = [layer for layer in capture if layer.endswith("cross_attn.weights")]
-        attention = {layer: (weights(tokens1, tokens2), weights(tokens2, tokens1)) for layer in asked}
+        attention = {layer: tuple(weights(own, sum(tokens) - own) for own in tokens) for layer in asked}
         return BackboneOutput(attention, sizes, self.head if head else ())
 
 

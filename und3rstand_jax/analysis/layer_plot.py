@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 _INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
 _LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
 _LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
+_NAMED_ABOVE = 4  # series
 _TICKS = ((10, range(1, 10)), (1000, (1, 2, 5)), (math.inf, (1,)))  # ticks of a decade, below this ratio of largest to smallest value
 
 
@@ -142,8 +143,11 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
         axes.text(1.0, 1.02, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=_INK)
     axes.set_title(panel.title, loc="left", fontsize=13, color=_INK, pad=24)
     axes.set_ylabel(panel.unit, color=_INK)
-    corner = {"bbox_to_anchor": (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
-    axes.legend(handles=legend, loc="lower left", ncols=len(legend), fontsize=10, frameon=False, **corner)
+    # More series than fit above the axes are named beside them.
+    is_long = len(legend) > _NAMED_ABOVE
+    corner = {"bbox_to_anchor": (1.0, 1.0) if is_long else (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
+    place = {"loc": "upper left", "ncols": 1} if is_long else {"loc": "lower left", "ncols": len(legend)}
+    axes.legend(handles=legend, fontsize=10, frameon=False, **place, **corner)
 
 
 def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: Series[Result]) -> None:

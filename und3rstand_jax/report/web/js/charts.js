@@ -36,6 +36,7 @@ export function createCharts(state, layers, values, hasErrors) {
   const accuracy = [{ name: "correct", colour: "plain", values: pick((layer) => layer.accuracy) }];
   createChart(byId("accuracy-chart"), state, layers, accuracy, { label: "Share of correct matches by layer", height: 210, format: percent, ceiling: 1 });
 
+  if (areMany(values)) byId("lens-of").textContent = "One set of views";
   if (areMany(values)) byId("angles-title").textContent = `Poses of views 2 to ${numbers.length}`;
   byId("angles-lead").replaceChildren(
     `${areMany(values) ? "Median over these views of the angle" : "Angle"} to ${values.true_poses ? "the true camera" : `the camera of ${reference}`}: `,

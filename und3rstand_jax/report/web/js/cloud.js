@@ -20,7 +20,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
     byId("stage").append(element("p", { class: "absent" }, "This browser does not provide WebGL 2, which the 3D view needs. Everything else on the page works without it."));
     return;
   }
-  const stage = createStage(byId("stage"), centre);
+  const stage = createStage(byId("stage"), centre, geometry.views.length > 2 ? 1.3 : 1);
   const pixelAngles = values.intrinsics.map(([[fx], [, fy]]) => geometry.stride / Math.min(fx, fy));
   const views = geometry.views.map((view) => ({ view, points: createPoints(geometry.size(view).count, pixelAngles[view - 1]), colours: imageColours(photos[view - 1], values.shapes[view - 1], geometry.size(view), geometry.stride) }));
   const truth = geometry.hasTruth ? geometry.views.map((view) => truthPoints(geometry, view, pixelAngles[view - 1], values.true_poses?.[view - 2])) : [];
