@@ -185,7 +185,11 @@ def config_alone(tmp_path_factory):
     [
         ((), "expected two images or more, or --scene NUMBER; found 0 images"),
         (("a.png",), "expected two images or more, or --scene NUMBER; found 1 image"),
-        (("a.png", "b.png", "--scene", "3"), "expected two images or more or --scene 3, found both"),
+        (("a.png", "b.png", "--scene", "3"), "expected images or --scene 3, found both"),
+        (("a.png", "b.png", "--views", "2"), "--views 2 counts the cameras of a rendered scene"),
+        (("--scene", "0", "--views", "1"), "--views 1: expected 2 or more"),
+        (("--scene", "0", "--views", "3"), "this model takes two views; found 3"),
+        (("--scene", "0", "--views", "3", "--uses", "yes"), "--uses yes: that panel is for pairs of views; found 3 views; omit --uses"),
         (("a.png", "b.png", "--data", "synthetic"), "--data synthetic places the cameras of rendered scenes"),
         (("a.png", "b.png"), "no image at a.png"),
         (("--scene", "-1"), "expected the number of a held-out scene, 0 to"),

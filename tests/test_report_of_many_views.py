@@ -258,10 +258,12 @@ def test_colours_of_views_are_those_of_pairs_and_then_all_different():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("blocks", "heads"), [(4, 12), (12, 12)])
-def test_eight_views_at_full_size_fit_on_a_page(blocks, heads):
-    page = page_text(make_report((384, 512), blocks, heads, views=8))
+def test_eight_views_at_full_size_fit_on_a_page():
+    report = make_report((384, 512), 4, 1, views=8)
+    # Twelve heads of one block's weights: a hundredth of the memory, and for a compressor as long as others.
+    weights = [np.broadcast_to(of_view, (12, *of_view.shape[1:])) for of_view in report.attention[0].weights]
+    page = page_text(dataclasses.replace(report, attention=tuple(Attention.to_others(block, weights) for block in range(4))))
     assert len(page) <= LARGEST_PAGE < 10_000_000
     values = Page(page).values()
-    assert values["geometry"]["stride"] <= 8 and values["attention"]["pool"] <= 8
-    assert len(values["layers"]) == 3 * blocks + 1 and len(values["attention"]["blocks"]) == blocks
+    assert values["geometry"]["stride"] <= 6 and values["attention"]["pool"] <= 6
+    assert [len(values[name]) for name in ("layers", "shapes")] == [13, 8] and len(values["attention"]["blocks"]) == 4

@@ -146,8 +146,8 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
     # More series than fit above the axes are named beside them.
     is_long = len(legend) > _NAMED_ABOVE
     corner = {"bbox_to_anchor": (1.0, 1.0) if is_long else (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
-    place = {"loc": "upper left", "ncols": 1} if is_long else {"loc": "lower left", "ncols": len(legend)}
-    axes.legend(handles=legend, fontsize=10, frameon=False, **place, **corner)
+    columns = 1 if is_long else len(legend)
+    axes.legend(handles=legend, loc="upper left" if is_long else "lower left", ncols=columns, fontsize=10, frameon=False, **corner)
 
 
 def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: Series[Result]) -> None:

@@ -21,8 +21,8 @@ from und3rstand_jax.analysis.head_use import HeadUse
 from und3rstand_jax.analysis.view_set import SetAnalysis
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.report.page_arrays import packed_size
-from und3rstand_jax.report.page_attention import pack_attention
-from und3rstand_jax.report.page_geometry import pack_geometry
+from und3rstand_jax.report.page_attention import PackedAttention, pack_attention
+from und3rstand_jax.report.page_geometry import PackedGeometry, pack_geometry
 from und3rstand_jax.report.page_values import page_values
 from und3rstand_jax.report.view_colours import view_style
 from und3rstand_jax.support.errors import OptionError
@@ -35,6 +35,7 @@ _REST_OF_PAGE = 300_000  # a generous bound of the template and of a pair's valu
 _MATCHES = 2_500  # what a layer's matches with one more view, and its pose, add to the values at most
 _GEOMETRY_SHARE = 0.55  # of what is left for arrays
 _PEAKS = 100_000  # a generous bound of what a view's attention takes besides its weights, on the finest grids that fit
+_WORTH_REPACKING = 500_000
 _SELF_SHARE = 0.25  # of what is left for attention, where that of both kinds is shown
 _LARGEST_PNGS = 400_000  # bytes of all photos together
 _JPEG_QUALITY, _QUALITY_OF_MANY = 92, 85  # of two views, and of more
@@ -89,16 +90,7 @@ def page_text(analysis: SetAnalysis, use: HeadUse | None = None, lens: Mapping[s
         "licence": web.joinpath("vendor", "LICENSE").read_text("utf-8"),
         "imports": script_json({"imports": modules}),
     }
-    more_views = len(analysis.images) - 2
-    left = LARGEST_PAGE - sum(map(len, fixed.values())) - _REST_OF_PAGE - _MATCHES * len(analysis.layers) * more_views
-    # Attention is not left more than it could take.
-    maps = [*analysis.attention, *(() if use is None else use.self_attention)]
-    most = sum(weights.size for block in maps for weights in block.weights) * 4 // 3 + _PEAKS * len(analysis.images)
-    geometry = pack_geometry(analysis, left - min(int(left * (1 - _GEOMETRY_SHARE)), most), () if use is None else use.without)
-    left -= packed_size(geometry.arrays)
-    self_attention = None if use is None else pack_attention(use.self_attention, analysis.grids, int(left * _SELF_SHARE), prefix="self_")
-    left -= packed_size(self_attention.arrays) if self_attention else 0
-    attention = pack_attention(analysis.attention, analysis.grids, left)
+    geometry, attention, self_attention = _packed(analysis, use, LARGEST_PAGE - sum(map(len, fixed.values())) - _REST_OF_PAGE)
     packed = [array for part in (geometry, attention, self_attention) if part is not None for array in part.arrays]
     arrays = "\n".join(
         f'<script type="application/octet-stream;base64" data-array="{html.escape(script_json(array.spec))}">{array.text}</script>'
@@ -114,6 +106,25 @@ def page_text(analysis: SetAnalysis, use: HeadUse | None = None, lens: Mapping[s
             f"layers and {_counted(analysis)} of {sizes} pixels; choose fewer --layers or a smaller --size"
         )
     return page
+
+
+def _packed(analysis: SetAnalysis, use: HeadUse | None, left: int) -> tuple[PackedGeometry, PackedAttention | None, PackedAttention | None]:
+    """Points, cross-attention and self-attention, as fine as the characters that are left for them and for the values of more views."""
+    more_views = len(analysis.images) - 2
+    left -= _MATCHES * len(analysis.layers) * more_views
+    # Attention is not left more than it could take.
+    maps = [*analysis.attention, *(() if use is None else use.self_attention)]
+    most = sum(weights.size for block in maps for weights in block.weights) * 4 // 3 + _PEAKS * len(analysis.images)
+    geometry = pack_geometry(analysis, left - min(int(left * (1 - _GEOMETRY_SHARE)), most), () if use is None else use.without)
+    left -= packed_size(geometry.arrays)
+    self_attention = None if use is None else pack_attention(use.self_attention, analysis.grids, int(left * _SELF_SHARE), prefix="self_")
+    left -= packed_size(self_attention.arrays) if self_attention else 0
+    attention = pack_attention(analysis.attention, analysis.grids, left)
+    left -= packed_size(attention.arrays) if attention else 0
+    if more_views and left > _WORTH_REPACKING:
+        # The attention of many views comes in coarse steps, of which the next may be much smaller: what it leaves is for points.
+        geometry = pack_geometry(analysis, packed_size(geometry.arrays) + left)
+    return geometry, attention, self_attention
 
 
 def _introduction(analysis: SetAnalysis, sizes: str) -> tuple[str, str]:

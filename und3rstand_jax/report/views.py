@@ -24,7 +24,7 @@ def check_view_options(options: ViewOptions, only_pairs: bool = False) -> None:
     """
     expected = "two images" if only_pairs else "two images or more"
     if options.scene is not None and options.images:
-        raise OptionError(f"expected {expected} or --scene {options.scene}, found both; omit one")
+        raise OptionError(f"expected images or --scene {options.scene}, found both; omit one")
     if options.scene is None and options.views is not None:
         raise OptionError(f"--views {options.views} counts the cameras of a rendered scene; give --scene NUMBER, or omit --views")
     if options.scene is None and (len(options.images) < LEAST_VIEWS or (only_pairs and len(options.images) != LEAST_VIEWS)):
