@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from und3rstand_jax.analysis.pair import Attention, Layer, PairAnalysis
+from und3rstand_jax.analysis.view_set import Attention, Layer, SetAnalysis
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.matching import Correspondences
 from und3rstand_jax.geometry.pose import PoseEstimate
@@ -23,46 +23,51 @@ def wall(height, width):
     return np.stack([columns, rows, np.ones((height, width))], -1) @ np.linalg.inv(intrinsics).T * depth[..., None], intrinsics
 
 
-def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, title="a pair"):
-    """Layers that approach a slanted wall, each in a unit of its own; attention at random. sizes: of both views, or one for both."""
+def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, title="a pair", views=2):
+    """Layers that approach a slanted wall, each in a unit of its own; attention at random. sizes: of every view, or one for all."""
     rng = np.random.default_rng(seed)
-    sizes = sizes if isinstance(sizes[0], tuple) else (sizes, sizes)
+    sizes = sizes if isinstance(sizes[0], tuple) else (sizes,) * views
     walls, intrinsics = zip(*(wall(*size) for size in sizes), strict=True)
-    pose = np.eye(4)
-    pose[0, 3] = 1.5
+    poses = [np.eye(4) for _ in sizes]
+    for place, pose in enumerate(poses):
+        pose[0, 3] = 1.5 * place
     ids = [*(f"decoder.{block}.{step}" for block in range(blocks) for step in _STEPS), HEAD]
     layers = []
     for index, layer_id in enumerate(ids):
         noise, unit = 0.2 * (1 - index / len(ids)), 1.0 + index
-        views = []
+        seen = []
         for (height, width), true in zip(sizes, walls, strict=True):
             coarse = rng.normal(size=(-(-height // 16), -(-width // 16), 3)) * noise
             bumps = np.repeat(np.repeat(coarse, 16, 0), 16, 1)[:height, :width]
             fine = rng.normal(size=(height, width, 3)) * 0.02 * noise
             confidence = np.exp(rng.normal(size=(height, width)) * 0.1 + index / 10).astype(np.float32) if confident else None
-            views.append(ViewGeometry(np.float32((true + bumps + fine) * unit), confidence))
-        known = (
+            seen.append(ViewGeometry(np.float32((true + bumps + fine) * unit), confidence))
+        known = [
             PoseEstimate(np.diag([1.0, 1, 1, 1]) + (pose - np.eye(4)) * unit, 3.0 + index, 4.0) if index else PoseEstimate(None, None, None)
-        )
+            for pose in poses[1:]
+        ]
         pixels = [np.stack([rng.integers(0, width, 90), rng.integers(0, height, 90)], -1) for height, width in sizes]
         offsets = np.where(np.arange(90) % 3, np.arange(90.0), np.nan) if has_truth else None
+        share = 0.25 if has_truth else None
         layers.append(
             Layer(
                 layer_id,
-                tuple(views),
-                (0.5 / (index + 1), float("nan")),
-                known,
-                Correspondences(*pixels, offsets),
-                0.25 if has_truth else None,
+                tuple(seen),
+                (0.5 / (index + 1), float("nan"), *(0.4 / (index + view) for view in range(2, len(sizes)))),
+                tuple(known),
+                tuple(Correspondences(pixels[0], later, offsets) for later in pixels[1:]),
+                (share,) * (len(sizes) - 1),
+                share,
             )
         )
     grids = tuple((height // 16, width // 16) for height, width in sizes)
     tokens = [rows * columns for rows, columns in grids]
-    weights = [rng.standard_gamma(0.3, size=(heads, *shape), dtype=np.float32) for shape in (tokens, tokens[::-1])]
+    shapes = [(own, sum(tokens) - own) for own in tokens]
+    weights = [rng.standard_gamma(0.3, size=(heads, *shape), dtype=np.float32) for shape in shapes]
     for of_view in weights:
         of_view /= of_view.sum(-1, keepdims=True)
     # Every block has the same heads in another order: drawing so many numbers takes its time.
-    attention = [Attention(block, np.roll(weights[0], block, 0), np.roll(weights[1], block, 0)) for block in range(blocks)]
+    attention = [Attention.to_others(block, [np.roll(of_view, block, 0) for of_view in weights]) for block in range(blocks)]
     truth = tuple(ViewTruth(true, true[..., 2] < 3.2) for true in walls) if has_truth else None
     images = tuple(rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes)
     reference = "ground truth" if has_truth else "the model's own final pointmaps"
@@ -73,8 +78,8 @@ def make_report(sizes, blocks, heads, has_truth=True, confident=True, seed=0, ti
         "nothing": None,
         "not finite": float("inf"),
     }
-    true_pose = pose if has_truth else None
-    return PairAnalysis(title, images, grids, tuple(layers), tuple(attention), truth, true_pose, intrinsics, reference, 5.0, record)
+    true_poses = tuple(poses) if has_truth else None
+    return SetAnalysis(title, images, grids, tuple(layers), tuple(attention), truth, true_poses, intrinsics, reference, 5.0, record)
 
 
 @functools.cache

@@ -1,12 +1,13 @@
-"""A stub model and stub probes with chosen outputs, on two views of the demo's room, whose geometry is known exactly."""
+"""A stub model and stub probes with chosen outputs, on views of the demo's room, whose geometry is known exactly."""
 
 import functools
 
 import numpy as np
 
 from tests.demo_scene import CAMERAS, camera_axes, render
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
-from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
+from und3rstand_jax.analysis.view_set import SetAnalysis
 from und3rstand_jax.geometry.cameras import ViewTruth
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -39,12 +40,12 @@ def room(sizes=SIZES):
 def room_inputs(has_truth=True, sizes=SIZES):
     """The room as a report takes it, or as if it were two photos."""
     pictures, points, pose, intrinsics = room(sizes)
-    one, two = (picture[None].astype(np.float32) / 127.5 - 1 for picture in pictures)
+    views = tuple(picture[None].astype(np.float32) / 127.5 - 1 for picture in pictures)
     provenance = {"images": "the demo's room"}
     if not has_truth:
-        return Inputs("a.png and b.png", (one, two), None, provenance)
+        return Inputs("a.png and b.png", views, None, provenance)
     truth = tuple(ViewTruth(view, np.ones(view.shape[:2], bool)) for view in points)
-    return Inputs("the demo's room", (one, two), GroundTruth(truth, pose, intrinsics), provenance)
+    return Inputs("the demo's room", views, GroundTruth(truth, (np.eye(4), pose), intrinsics), provenance)
 
 
 def pointmaps(view1, view2, confident=True):
@@ -70,10 +71,10 @@ class StubModel(Backbone):
         object.__setattr__(self, "head", head)
         object.__setattr__(self, "calls", [])
 
-    def __call__(self, view1, view2, *, capture, head):
+    def __call__(self, *views, capture, head):
         self.calls.append((capture, head))
-        sizes = view1.shape[1:3], view2.shape[1:3]
-        tokens1, tokens2 = (height * width // 256 for height, width in sizes)
+        sizes = tuple(view.shape[1:3] for view in views)
+        tokens = [height * width // 256 for height, width in sizes]
         rng = np.random.default_rng(0)
 
         def weights(rows, columns):
@@ -81,7 +82,7 @@ class StubModel(Backbone):
             return (drawn / drawn.sum(-1, keepdims=True)).astype(np.float32)
 
         asked = [layer for layer in capture if layer.endswith("cross_attn.weights")]
-        attention = {layer: (weights(tokens1, tokens2), weights(tokens2, tokens1)) for layer in asked}
+        attention = {layer: tuple(weights(own, sum(tokens) - own) for own in tokens) for layer in asked}
         return BackboneOutput(attention, sizes, self.head if head else ())
 
 
@@ -98,6 +99,6 @@ class StubProbes(Probes):
         return self.outputs[layer_id]
 
 
-def stub_analysis(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2) -> PairAnalysis:
+def stub_analysis(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2) -> SetAnalysis:
     """The analysis of the room by a model whose layers and head return these pointmaps."""
-    return analyse_pair(StubModel(head, blocks), StubProbes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())
+    return analyse_views(StubModel(head, blocks), StubProbes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())

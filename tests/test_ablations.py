@@ -25,10 +25,10 @@ from und3rstand_jax.analysis.ablations import (
     places_of,
     replacements,
 )
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.constant_pointmap import constant_errors
 from und3rstand_jax.analysis.held_out import pairs_of
 from und3rstand_jax.analysis.inputs import scene_inputs
-from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.analysis.true_place_heads import places_in_others
@@ -149,7 +149,7 @@ def test_an_effect_is_of_the_differences_pair_by_pair():
 
 
 def scene_pairs(count, size=(64, 64)):
-    """Held-out scenes as a sweep takes them, and as `analyse_pair` does."""
+    """Held-out scenes as a sweep takes them, and as `analyse_views` does."""
     inputs = [scene_inputs(number, "synthetic", size) for number in range(count)]
     examples = []
     for scene in inputs:
@@ -176,10 +176,10 @@ def study():
 def test_the_unedited_run_has_the_numbers_of_the_analysis(study):
     model, inputs, _, found = study
     for number, scene in enumerate(inputs):
-        (head,) = analyse_pair(model, None, (), scene, {}, Stopwatch()).layers
+        (head,) = analyse_views(model, None, (), scene, {}, Stopwatch()).layers
         assert [found.unedited[view][number] for view in (VIEW1, VIEW2)] == pytest.approx(head.errors, rel=1e-4)
         assert found.unedited[MATCHES][number] == pytest.approx(np.nan if head.accuracy is None else head.accuracy, nan_ok=True, abs=0.02)
-        rotation = 180.0 if head.pose.rotation_degrees is None else head.pose.rotation_degrees
+        rotation = 180.0 if head.rotation_degrees is None else head.rotation_degrees
         assert found.unedited[ROTATION][number] == pytest.approx(rotation, abs=0.5)
 
 

@@ -12,8 +12,8 @@ import und3rstand_jax as u3d
 from tests import tiny
 from tests.conversion import converted
 from tests.tiny import NO_PROVENANCE
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.inputs import scene_inputs
-from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.cameras import ViewGeometry
@@ -161,7 +161,7 @@ def test_a_scene_has_errors_with_and_without_the_edits(checkpoint, tmp_path, cap
     assert edit("--scene", 3, "--knock-out", "decoder.0.mlp.update", "--checkpoint", checkpoint, "--out", out) == 0
     record, inputs = record_of(out), scene_inputs(3, "synthetic", (32, 32))
     model, probes = u3d.load_backbone_and_probe(checkpoint)
-    analysis = analyse_pair(model, probes, record["layers"], inputs, {}, Stopwatch())
+    analysis = analyse_views(model, probes, record["layers"], inputs, {}, Stopwatch())
     assert record["scene"]["number"] == 3 and [layer.layer_id for layer in analysis.layers] == list(record["outputs"])
     for layer in analysis.layers:
         errors = record["outputs"][layer.layer_id][ERRORS]
@@ -213,10 +213,10 @@ FILES = {
         (["--knock-out", "decoder.0.mlp.heads:0"], "no head output matches"),
         (["--knock-out", "decoder.0.cross_attn.heads:12"], "there are 12, 0 to 11"),
         (["--knock-out", "decoder.0.cross_attn.heads:2-1"], "heads are written"),
-        (["--knock-out", "decoder.0.mlp@3"], "the view behind @ is 1 or 2"),
+        (["--knock-out", "decoder.0.mlp@3"], "there are 2 views, 1 to 2; found view 3"),
         (["--skip", "decoder.norm"], "no update matches"),
         (["--skip", "decoder.0.mlp", "--layers", "all"], "this checkpoint has no probes"),
-        (["--skip", "decoder.0.mlp", "--scene", "1"], "expected two images or --scene 1, found both"),
+        (["--skip", "decoder.0.mlp", "--scene", "1"], "expected images or --scene 1, found both"),
         (["--skip", "decoder.0.mlp", "--out", "earlier", "--overwrite"], "does not hold an earlier result of this command"),
         (["--edits", "tokens.json", "--out", "."], "contains the source tokens.json"),
     ],
@@ -239,7 +239,7 @@ def test_what_cannot_be_done_is_refused_in_a_line_before_weights_are_read(
 
 def test_two_photos_or_a_scene_are_needed(config_alone, tmp_path, capsys):
     assert edit("a.png", "--skip", "decoder.0.mlp", "--checkpoint", config_alone, "--out", tmp_path / "out") == 2
-    assert "expected two images, or --scene NUMBER; found 1 images" in capsys.readouterr().err
+    assert "expected two images or more, or --scene NUMBER; found 1 image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

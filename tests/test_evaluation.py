@@ -25,7 +25,7 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.cameras import ViewGeometry, sampled_pixels
 from und3rstand_jax.geometry.loss import Target
 from und3rstand_jax.geometry.metrics import mean_distance, set_errors
-from und3rstand_jax.geometry.pose import camera_errors, pose_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, camera_of_view, pose_errors
 from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, probe_config
@@ -379,7 +379,7 @@ def test_sets_of_four_views_have_every_views_errors_and_the_poses_of_all_later_v
     for view in (1, 2, 3):
         for number in range(3):
             said = ViewGeometry(np.asarray(preds[1][view]["pts3d"][number]), np.asarray(preds[1][view]["conf"][number]))
-            camera = second_camera(said, example.intrinsics[view][number].astype(np.float64))
+            camera = camera_of_view(said, example.intrinsics[view][number].astype(np.float64))
             true = np.linalg.inv(example.targets[0].cam2world[number].astype(np.float64)) @ example.targets[view].cam2world[number]
             poses.append((*camera_errors(camera, true, float(size[number])), camera is None))
     pooled = pose_result(*zip(*poses, strict=True))

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.test_model_properties import DPT, LINEAR, backbone
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.head_use import CROSS, DISPLACEMENT, ERROR, SELF, use_of_heads
 from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
-from und3rstand_jax.analysis.own_head import lens_of_pair
-from und3rstand_jax.analysis.pair import Attention, analyse_pair
+from und3rstand_jax.analysis.own_head import lens_of_set
 from und3rstand_jax.analysis.true_place_attention import TruePlaces, attention_elsewhere, attention_on
+from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.model.backbone import Backbone
@@ -40,13 +41,13 @@ def inputs(has_truth, sizes=SIZES):
         points = np.stack([columns, rows, np.ones((height, width))], -1) @ np.linalg.inv(lens).T * 2
         return ViewTruth(points.astype(np.float32), np.ones((height, width), bool))
 
-    return Inputs("a plane", views, GroundTruth(tuple(plane(*size) for size in sizes), np.eye(4), (lens, lens)), {})
+    return Inputs("a plane", views, GroundTruth(tuple(plane(*size) for size in sizes), (np.eye(4), np.eye(4)), (lens, lens)), {})
 
 
 @functools.cache
 def used(has_truth):
     model, given = backbone(SMALL), inputs(has_truth)
-    analysis = analyse_pair(model, None, (), given, {}, Stopwatch())
+    analysis = analyse_views(model, None, (), given, {}, Stopwatch())
     return model, given, analysis, use_of_heads(model, given, analysis, kept=3)
 
 
@@ -82,10 +83,10 @@ def test_match_scores_and_sinks_are_those_of_the_captured_attention():
         for view in (0, 1):
             weights = np.asarray(output[name][view])[0]
             np.testing.assert_allclose(use.sink[attention][view, 1], weights.mean(axis=1).max(axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(use.self_attention[1].from_view2, np.asarray(output[names[1]][1])[0], rtol=1e-5)
+    np.testing.assert_allclose(use.self_attention[1].weights[1], np.asarray(output[names[1]][1])[0], rtol=1e-5)
     # Both cameras are one: of view 1's 3×2 tokens, those of the upper two rows are in view 2's 2×4 at the same row and column.
     near = [[abs(q // 2 - k // 4) <= 1 and abs(q % 2 - k % 4) <= 1 for k in range(8)] for q in range(4)]
-    expected = (analysis.attention[1].from_view1[:, :4] * np.array(near)).sum(axis=-1).mean(axis=-1)
+    expected = (analysis.attention[1].weights[0][:, :4] * np.array(near)).sum(axis=-1).mean(axis=-1)
     np.testing.assert_allclose(use.mass[0, 1], expected, rtol=1e-5)
     assert use.even[0] == pytest.approx(np.mean(near))
 
@@ -113,7 +114,7 @@ def test_attention_elsewhere_is_the_mean_over_all_other_queries_places():
     near, seen = rng.random((4, 5)) < 0.4, np.array([True, False, True, True])
     place = TruePlaces(near, seen, np.zeros(4, np.int32))
     unseen = TruePlaces(near.T, np.zeros(5, bool), np.zeros(5, np.int32))
-    attention = [Attention(0, weights, np.swapaxes(weights, 1, 2))]
+    attention = [Attention.to_others(0, (weights, np.swapaxes(weights, 1, 2)))]
     found = attention_elsewhere(attention, (place, unseen))
     pairs = [(query, other) for query in (0, 2, 3) for other in (0, 2, 3) if query != other]
     expected = np.mean([weights[:, query] @ near[other] for query, other in pairs], axis=0)
@@ -125,7 +126,7 @@ def test_attention_elsewhere_is_the_mean_over_all_other_queries_places():
 def test_the_lens_is_the_head_behind_a_decoder_that_adds_nothing_more(config):
     model, given = backbone(config), inputs(True)
     layers = ("encoder.norm", "decoder.0.cross_attn", f"decoder.{config.dec_depth - 1}.mlp", "head")
-    found = lens_of_pair(model, given, layers, given.truth.views)
+    found = lens_of_set(model, given, layers, given.truth.views)
     assert list(found) == list(layers[1:3])
     steps = paper_layer_ids(config.dec_depth)
     skips = sum(map(skip, steps[steps.index(layers[1]) + 1 :]), Edits())

@@ -42,7 +42,18 @@ def backbone(tmp_path_factory):
 def run(backbone, tmp_path_factory):
     """That of probes on it."""
     out = tmp_path_factory.mktemp("probes") / "out"
-    layers = ["--layers", "decoder.*.mlp", "--backbone", str(backbone / "backbone"), "--hidden", "8", "--depth", "2", "--learning-rate", "1e-2"]
+    layers = [
+        "--layers",
+        "decoder.*.mlp",
+        "--backbone",
+        str(backbone / "backbone"),
+        "--hidden",
+        "8",
+        "--depth",
+        "2",
+        "--learning-rate",
+        "1e-2",
+    ]
     assert main(command(out, *layers, steps=40)) == 0
     return out
 
@@ -85,7 +96,18 @@ def test_probes_train_on_rendered_scenes_of_four_views(run):
 
 @pytest.mark.slow
 def test_the_same_command_resumes_it_and_another_number_of_views_does_not(run, backbone, capsys):
-    layers = ["--layers", "decoder.*.mlp", "--backbone", str(backbone / "backbone"), "--hidden", "8", "--depth", "2", "--learning-rate", "1e-2"]
+    layers = [
+        "--layers",
+        "decoder.*.mlp",
+        "--backbone",
+        str(backbone / "backbone"),
+        "--hidden",
+        "8",
+        "--depth",
+        "2",
+        "--learning-rate",
+        "1e-2",
+    ]
     assert main(command(run, *layers, steps=40)) == 0
     assert "is finished already" in capsys.readouterr().out
     other = command(run, *layers, steps=40)

@@ -35,7 +35,7 @@ def test_the_page_has_every_heads_numbers_and_the_costliest_heads_points():
 def test_self_attention_comes_back_within_its_bound():
     arrays, info = Page(small_page_of_uses()).arrays(), Page(small_page_of_uses()).values()["use"]["attention"]
     for index, block in enumerate(small_use().self_attention):
-        for view, given in ((1, block.from_view1), (2, block.from_view2)):
+        for view, given in ((1, block.weights[0]), (2, block.weights[1])):
             peaks = arrays[f"self_peaks{view}"][index][..., None]
             back = peaks * (arrays[f"self_weights{view}"][index] / info["levels"]) ** 2
             assert (np.abs(back - given) <= peaks * (1 / info["levels"] + 1 / (4 * info["levels"] ** 2)) + 1e-7).all()
@@ -59,15 +59,17 @@ def test_tokens_that_are_not_seen_and_true_places_are_marked_by_cell():
     # 2×4 tokens in cells of 2×2; of the first cell one token is seen, in the second all are.
     token = np.array([3, -1, 5, 1, -1, -1, 7, 2], np.int32)
     place = TruePlaces(np.zeros((8, 8), bool), token >= 0, token)
-    (one, other) = pooled_marks((place, place), ((2, 4), (2, 4)), 2)
-    assert one == other == {"hidden": [0], "places": [-1, 1]}
-    assert pooled_marks((place, place), ((2, 4), (2, 4)), 1)[0] == {"hidden": [1, 4, 5], "places": token.tolist()}
+    (one, other) = pooled_marks(({2: place}, {1: place}), ((2, 4), (2, 4)), 2)
+    assert one == {"hidden": [0], "places": {"2": [-1, 1]}} and other == {"hidden": [0], "places": {"1": [-1, 1]}}
+    assert pooled_marks(({2: place}, {1: place}), ((2, 4), (2, 4)), 1)[0] == {"hidden": [1, 4, 5], "places": {"2": token.tolist()}}
 
 
 def test_marks_are_there_without_uses_wherever_there_is_a_truth():
     marks = Page(small_page()).values()["attention"]["marks"]
-    assert [len(view["places"]) for view in marks] == [24, 24]
-    assert all(set(view["hidden"]) == {cell for cell, place in enumerate(view["places"]) if place < 0} for view in marks)
+    places = [marks[0]["places"]["2"], marks[1]["places"]["1"]]
+    assert list(map(len, places)) == [24, 24]
+    for view, of_view in zip(marks, places, strict=True):
+        assert set(view["hidden"]) == {cell for cell, place in enumerate(of_view) if place < 0}
 
 
 def test_numbers_for_other_programs_are_explained():

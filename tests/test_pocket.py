@@ -12,8 +12,8 @@ import und3rstand_jax as u3d
 import und3rstand_jax.commands.convert as convert
 import und3rstand_jax.commands.run as und3rstand
 from tests.browser import WITH_WEBGL, body_after, needs_browser
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.inputs import scene_inputs
-from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.analysis.two_views import CONSTANT, MODEL, OTHER_VIEW2, predictor, two_views_on
 from und3rstand_jax.data.loader import Feed, open_sources
 from und3rstand_jax.data.specification import parse_data
@@ -40,7 +40,7 @@ def loaded(converted):
 def reports(loaded):
     model, probes = loaded
     scenes = (scene_inputs(number, "synthetic", model.config.img_size) for number in range(SCENES))
-    return [analyse_pair(model, probes, probes.layer_ids, scene, {}, Stopwatch()) for scene in scenes]
+    return [analyse_views(model, probes, probes.layer_ids, scene, {}, Stopwatch()) for scene in scenes]
 
 
 def test_it_is_as_small_as_it_says():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.report_cases import HEADS, HEIGHT, WIDTH, StubModel, StubProbes, pointmaps, room, room_inputs, stub_analysis
-from und3rstand_jax.analysis.pair import analyse_pair
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, centred_intrinsics, focal_length
 from und3rstand_jax.geometry.matching import mutual_matches, true_places
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import pose_errors
-from und3rstand_jax.report.figures import salient_patch
+from und3rstand_jax.report.attention_figure import place_of_token, salient_token
 from und3rstand_jax.report.numbers import format_table
 from und3rstand_jax.support.progress import Stopwatch
 
@@ -57,19 +57,21 @@ def plain_errors(points, true, valid):
 def test_layers_that_return_the_truth_at_any_scale_have_no_error(report, place):
     layer = report.layers[place]
     np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
-    assert layer.pose.rotation_degrees < 0.01 and layer.pose.translation_degrees < 0.01
+    assert layer.rotation_degrees < 0.01 and layer.translation_degrees < 0.01
     assert layer.accuracy == 1
-    assert np.isfinite(layer.correspondences.offsets).sum() > 200
+    (found,) = layer.correspondences
+    assert np.isfinite(found.offsets).sum() > 200
     # The nearest pixel is half a diagonal away at most, where the surface faces both cameras.
-    assert np.nanmedian(layer.correspondences.offsets) < 0.75
+    assert np.nanmedian(found.offsets) < 0.75
 
 
 def test_a_turn_of_view_2_is_found_as_a_turn_of_its_camera(report):
-    pose = report.layers[2].pose
+    (pose,) = report.layers[2].poses
+    true = report.true_poses[1]
     turn = np.eye(4)
     turn[:3, :3] = turned(20)
-    np.testing.assert_allclose(pose.camera2_to_1, turn @ report.true_pose, atol=1e-3)
-    expected = pose_errors(turn @ report.true_pose, report.true_pose)
+    np.testing.assert_allclose(pose.camera, turn @ true, atol=1e-3)
+    expected = pose_errors(turn @ true, true)
     np.testing.assert_allclose([pose.rotation_degrees, pose.translation_degrees], expected, atol=0.02)
     np.testing.assert_allclose(expected[0], 20)
 
@@ -78,7 +80,7 @@ def test_unrelated_points_match_at_random(report):
     nonsense = report.layers[3]
     assert nonsense.accuracy < 0.1
     assert min(nonsense.errors) > 0.2
-    assert len(nonsense.correspondences.pixels1) > 100
+    assert len(nonsense.correspondences[0].pixels1) > 100
 
 
 def test_errors_are_those_of_the_definition(report):
@@ -114,7 +116,7 @@ def test_a_layer_that_is_not_finite_is_infinitely_wrong_and_a_view_without_truth
 def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_block():
     model = StubModel(head=pointmaps(*room()[1]), blocks=2)
     stopwatch = Stopwatch()
-    found = analyse_pair(model, StubProbes(outputs()), LAYERS, room_inputs(), {"source": "here"}, stopwatch)
+    found = analyse_views(model, StubProbes(outputs()), LAYERS, room_inputs(), {"source": "here"}, stopwatch)
     weights = ("decoder.0.cross_attn.weights", "decoder.1.cross_attn.weights")
     assert model.calls == [((*LAYERS, *weights), ("pointmap",))]
     assert [layer.layer_id for layer in found.layers] == [*LAYERS, "head"]
@@ -122,8 +124,8 @@ def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_bl
     tokens = HEIGHT * WIDTH // 256
     assert [block.block for block in found.attention] == [0, 1]
     for block in found.attention:
-        assert block.from_view1.shape == block.from_view2.shape == (HEADS, tokens, tokens)
-        np.testing.assert_allclose(block.from_view2.sum(-1), 1, rtol=1e-5)
+        assert block.weights[0].shape == block.weights[1].shape == (HEADS, tokens, tokens)
+        np.testing.assert_allclose(block.weights[1].sum(-1), 1, rtol=1e-5)
     assert list(stopwatch.seconds) == ["forward", "probes", "errors", "poses", "matches"]
     assert found.record["source"] == "here" and found.record["intrinsics"]["view2"][0][0] == pytest.approx(0.77 * WIDTH)
     assert (found.reference, found.match_threshold) == ("ground truth", pytest.approx(0.03 * WIDTH))
@@ -132,13 +134,13 @@ def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_bl
 
 def test_without_truth_layers_are_measured_against_the_head(photo_report):
     assert photo_report.reference == "the model's own final pointmaps"
-    assert photo_report.truth is None and photo_report.true_pose is None
+    assert photo_report.truth is None and photo_report.true_poses is None
     truthful, scaled, rotated, nonsense, head = photo_report.layers
     for layer in (truthful, scaled, head):
         np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
-        assert layer.pose.rotation_degrees < 0.01
-        assert layer.accuracy is None and layer.correspondences.offsets is None
-    np.testing.assert_allclose(rotated.pose.rotation_degrees, 20, atol=0.05)
+        assert layer.rotation_degrees < 0.01
+        assert layer.accuracy is None and layer.correspondences[0].offsets is None
+    np.testing.assert_allclose(rotated.rotation_degrees, 20, atol=0.05)
     assert rotated.errors[0] < 0.05 < rotated.errors[1] and min(nonsense.errors) > 0.2
     focal = photo_report.record["intrinsics"]["view1"][0][0]
     np.testing.assert_allclose(focal, 0.77 * WIDTH, rtol=1e-4)
@@ -159,13 +161,13 @@ def test_views_of_two_sizes_have_each_their_own_camera_and_grid(has_truth):
     _, points, pose, intrinsics = room(sizes)
     layers = {LAYERS[0]: pointmaps(*points)}
     found = stub_analysis(layers, head=None if has_truth else pointmaps(*points), has_truth=has_truth, sizes=sizes)
-    assert found.grids == ((4, 6), (3, 2)) and found.attention[0].from_view2.shape == (HEADS, 6, 24)
+    assert found.grids == ((4, 6), (3, 2)) and found.attention[0].weights[1].shape == (HEADS, 6, 24)
     layer = found.layers[0]
     np.testing.assert_allclose(layer.errors, 0, atol=1e-6)
-    assert layer.correspondences.pixels1.max() > 63 and (layer.correspondences.pixels2.max(axis=0) < (32, 48)).all()
+    assert layer.correspondences[0].pixels1.max() > 63 and (layer.correspondences[0].pixels2.max(axis=0) < (32, 48)).all()
     if has_truth:
         np.testing.assert_array_equal(found.intrinsics, intrinsics)
-        np.testing.assert_allclose(layer.pose.camera2_to_1, pose, atol=1e-3)
+        np.testing.assert_allclose(layer.poses[0].camera, pose, atol=1e-3)
         assert layer.accuracy == 1
     else:
         # For photos, one lens is assumed: view 1's, in pixels, about the middle of each view.
@@ -177,7 +179,7 @@ def test_a_focal_length_that_cannot_be_told_leaves_poses_unknown():
     flat = np.ones((HEIGHT, WIDTH, 3)) * [0, 0, 2]
     found = stub_analysis({LAYERS[0]: pointmaps(*room()[1])}, head=pointmaps(flat, flat), has_truth=False)
     assert found.record["intrinsics"] is None and found.intrinsics is None
-    assert {(layer.pose.camera2_to_1, layer.pose.rotation_degrees) for layer in found.layers} == {(None, None)}
+    assert {(layer.poses[0].camera, layer.rotation_degrees) for layer in found.layers} == {(None, None)}
 
 
 def seen_points(focal, height=48, width=64):
@@ -258,9 +260,10 @@ def test_a_pixel_is_found_where_view_2_sees_its_point_and_nowhere_behind_what_hi
 
 
 def test_the_patch_whose_attention_is_shown_has_matches_where_the_cross_is(report):
-    token, (x, y) = salient_patch(report)
+    token = salient_token(report)
+    x, y = place_of_token(report, token, 2)
     columns = report.grids[0][1]
-    matches = report.layers[-1].correspondences
+    matches = report.layers[-1].correspondences[0]
     inside = (matches.pixels1 // 16 == [token % columns, token // columns]).all(axis=-1)
     assert inside.sum() > 10
     np.testing.assert_allclose((x, y), np.median(matches.pixels2[inside], axis=0))
@@ -268,7 +271,7 @@ def test_the_patch_whose_attention_is_shown_has_matches_where_the_cross_is(repor
 
 def test_the_table_has_a_line_a_layer_and_a_dash_for_what_is_not_known(report, photo_report):
     lines = format_table(report).splitlines()
-    assert lines[2].split() == ["decoder.0.mlp", "0.0000", "0.0000", "100.0%", f"{report.layers[0].pose.rotation_degrees:.2f}"]
+    assert lines[2].split() == ["decoder.0.mlp", "0.0000", "0.0000", "100.0%", f"{report.layers[0].rotation_degrees:.2f}"]
     assert lines[-2].startswith("the model's own head") and len(lines) == 2 + 5 + 1
     assert lines[-1] == "errors and rotation against ground truth; matches within 2.88 pixels of the true place"
     assert format_table(photo_report).splitlines()[2].split()[3] == "–"

@@ -89,7 +89,7 @@ def test_arrays_hold_what_was_measured(report, written):
     for block in report.attention:
         stored = arrays[f"attention/{block.block}/from_view1"]
         assert stored.dtype == np.float16
-        np.testing.assert_allclose(stored, block.from_view1, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(stored, block.weights[0], rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(arrays["image2"], room()[0][1])
     np.testing.assert_array_equal(arrays["truth/points2"], room()[1][1])
 
@@ -104,7 +104,7 @@ def test_every_array_is_explained(written):
 
 
 def test_a_pose_that_was_not_found_is_null_in_json(report, written):
-    assert report.layers[0].pose.camera2_to_1 is None
+    assert report.layers[0].poses[0].camera is None
     assert written[0]["layers"][0]["camera2_to_1"] is None and written[0]["layers"][0]["rotation_degrees"] is None
 
 
@@ -130,7 +130,7 @@ def drawn(figure):
 def test_figures_show_the_layers_figures_and_the_head_as_a_line(report):
     layers = report.layers[:-1]
     np.testing.assert_allclose(drawn(errors_figure(report)), sorted(error for layer in layers for error in layer.errors))
-    shown = [angle for layer in layers for angle in (layer.pose.rotation_degrees, layer.pose.translation_degrees) if angle is not None]
+    shown = [angle for layer in layers for angle in (layer.rotation_degrees, layer.translation_degrees) if angle is not None]
     np.testing.assert_allclose(drawn(pose_figure(report)), sorted(shown))
     figure = accuracy_figure(report)
     np.testing.assert_allclose(drawn(figure), sorted(layer.accuracy for layer in layers if layer.accuracy is not None))
@@ -155,10 +155,11 @@ def test_correct_matches_are_blue_and_wrong_ones_orange(report):
     assert len(figure.axes) == len(report.layers)
     for axes, layer in zip(figure.axes, report.layers, strict=True):
         (lines,) = [found for found in axes.collections if isinstance(found, LineCollection)] or [None]
+        (found,) = layer.correspondences
         if lines is None:
-            assert not len(layer.correspondences.pixels1)
+            assert not len(found.pixels1)
             continue
-        ends = {tuple(pixel): offset for pixel, offset in zip(layer.correspondences.pixels1, layer.correspondences.offsets, strict=True)}
+        ends = {tuple(pixel): offset for pixel, offset in zip(found.pixels1, found.offsets, strict=True)}
         for segment, colour in zip(lines.get_segments(), lines.get_colors(), strict=True):
             offset = ends[tuple(segment[0].astype(int))]
             if not np.isnan(offset):
@@ -182,9 +183,13 @@ def config_alone(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected two images, or --scene NUMBER; found 0 images"),
-        (("a.png",), "expected two images, or --scene NUMBER; found 1 images"),
-        (("a.png", "b.png", "--scene", "3"), "expected two images or --scene 3, found both"),
+        ((), "expected two images or more, or --scene NUMBER; found 0 images"),
+        (("a.png",), "expected two images or more, or --scene NUMBER; found 1 image"),
+        (("a.png", "b.png", "--scene", "3"), "expected images or --scene 3, found both"),
+        (("a.png", "b.png", "--views", "2"), "--views 2 counts the cameras of a rendered scene"),
+        (("--scene", "0", "--views", "1"), "--views 1: expected 2 or more"),
+        (("--scene", "0", "--views", "3"), "this model takes two views; found 3"),
+        (("--scene", "0", "--views", "3", "--uses", "yes"), "--uses yes: that panel is for pairs of views; found 3 views; omit --uses"),
         (("a.png", "b.png", "--data", "synthetic"), "--data synthetic places the cameras of rendered scenes"),
         (("a.png", "b.png"), "no image at a.png"),
         (("--scene", "-1"), "expected the number of a held-out scene, 0 to"),

@@ -155,7 +155,7 @@ def test_a_patch_of_a_view_of_another_size_is_picked_by_mouse_and_keys_in_a_brow
     seen = body["data-seen"].split("|")
     for text, (row, column) in zip(seen, ((3, 2), (2, 2), (2, 2), (2, 1)), strict=True):
         # One step is 1/255 of the square root; percent with two digits, or one.
-        peak = 100 * report.attention[0].from_view2[0, 2 * (row - 1) + column - 1].max()
+        peak = 100 * report.attention[0].weights[1][0, 2 * (row - 1) + column - 1].max()
         found = re.match(rf"Block 0, head 0: the patch in row {row}, column {column} of view 2 puts ([\d.]+) % of", text)
         assert found and float(found[1]) == pytest.approx(peak, abs=0.06), text
         assert text.endswith(f"each patch would get {100 / 24:.2f} %.")

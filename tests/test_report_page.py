@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.browser import Page, unpack
 from tests.page_cases import NASTY, make_report, small_page, small_report
-from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
 from und3rstand_jax.report import page as page_module
@@ -65,10 +65,10 @@ def test_layers_that_differ_only_in_their_unit_look_the_same():
 def test_cameras_are_divided_by_the_same_scale_as_the_points_beside_them():
     report, values = small_report(), Page(small_page()).values()
     for layer, shown in zip(report.layers[1:], values["layers"][1:], strict=True):
-        assert shown["pose"]["camera"][0][3] * shown["scale"] == pytest.approx(layer.pose.camera2_to_1[0, 3], rel=1e-5)
+        assert shown["poses"][0]["camera"][0][3] * shown["scale"] == pytest.approx(layer.poses[0].camera[0, 3], rel=1e-5)
     truth = mean_distance([view.points for view in report.truth], [view.valid for view in report.truth])
-    assert values["true_pose"][0][3] == pytest.approx(1.5 / truth, rel=1e-5)
-    assert values["layers"][0]["pose"] == {"camera": None, "rotation": None, "translation": None}
+    assert values["true_poses"][0][0][3] == pytest.approx(1.5 / truth, rel=1e-5)
+    assert values["layers"][0]["poses"][0] == {"camera": None, "rotation": None, "translation": None}
 
 
 def test_points_without_a_place_are_marked_and_far_ones_stay_on_their_ray():
@@ -97,7 +97,7 @@ def test_attention_comes_back_within_its_bound():
     arrays, info = Page(small_page()).arrays(), Page(small_page()).values()["attention"]
     assert info["pool"] == 1 and info["levels"] == 255
     for index, block in enumerate(small_report().attention):
-        for name, given in (("1", block.from_view1), ("2", block.from_view2)):
+        for name, given in (("1", block.weights[0]), ("2", block.weights[1])):
             peaks = arrays[f"peaks{name}"][index][..., None]
             back = peaks * (arrays[f"weights{name}"][index] / 255.0) ** 2
             assert (np.abs(back - given) <= peaks * (1 / 255 + 1 / (4 * 255**2)) + 1e-7).all()
@@ -122,8 +122,8 @@ def test_a_row_of_zeros_stays_zero():
 
 
 def test_the_page_draws_the_matches_that_the_figure_draws_and_counts_all():
-    matches = Page(small_page()).values()["layers"][0]["matches"]
-    found = small_report().layers[0].correspondences
+    matches = Page(small_page()).values()["layers"][0]["matches"][0]
+    found = small_report().layers[0].correspondences[0]
     drawn = drawn_matches(found)
     assert len(set(drawn.tolist())) == 60
     np.testing.assert_array_equal(matches["pixels2"], found.pixels2[drawn])
@@ -148,7 +148,7 @@ def test_attention_between_views_of_two_sizes_is_pooled_each_on_its_own_grid():
     grids = (8, 12), (5, 3)
     rng = np.random.default_rng(0)
     weights = [rng.dirichlet(np.full(keys, 0.3), (2, queries)).astype(np.float32) for queries, keys in ((96, 15), (15, 96))]
-    packed = pack_attention([Attention(block, *weights) for block in range(3)], grids, 4000)
+    packed = pack_attention([Attention.to_others(block, weights) for block in range(3)], grids, 4000)
     assert packed.pool == 2 and packed.grids == ((4, 6), (3, 2)) and packed.spans == ((4, 6), (2.5, 1.5))
     arrays = {array.name: unpack(array.spec, array.text) for array in packed.arrays}
     for view, (given, (own, other)) in enumerate(zip(weights, (grids, grids[::-1]), strict=True), start=1):
@@ -218,7 +218,7 @@ def test_a_report_without_confidence_attention_or_truth_makes_a_page():
     bare = dataclasses.replace(make_report((32, 48), 1, 1, has_truth=False, confident=False), attention=())
     page = Page(page_text(bare))
     assert sorted(page.arrays()) == ["points1", "points2"]
-    assert page.values()["attention"] is None and page.values()["true_pose"] is None
+    assert page.values()["attention"] is None and page.values()["true_poses"] is None
 
 
 def test_text_of_the_report_is_shown_and_never_run():

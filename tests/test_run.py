@@ -13,6 +13,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from und3rstand_jax.checkpoint.format import CheckpointInfo
 from und3rstand_jax.commands.command_line import parse_command, run_command
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -86,8 +87,11 @@ def run(photos, tmp_path, monkeypatch):
     """Runs the two photos through a stand-in model, or through what `load` returns."""
 
     def run(model=None, probes=None, load=None, **options):
-        monkeypatch.setattr(pointmap_files, "load_model", load or (lambda checkpoint, dtype, progress: (model or FakeModel(), probes)))
-        given = {"image1": photos[0], "image2": photos[1], "preprocessing": "dust3r", "size": 64, **options}
+        shown = model or FakeModel()
+        info = CheckpointInfo(shown.config)
+        monkeypatch.setattr(pointmap_files, "find_backbone", lambda checkpoint, progress: (Path(checkpoint), info, shown.config))
+        monkeypatch.setattr(pointmap_files, "load_model", load or (lambda checkpoint, dtype: (shown, probes)))
+        given = {"images": photos, "preprocessing": "dust3r", "size": 64, **options}
         write_pointmaps(PointmapOptions(checkpoint="somewhere", out=tmp_path / "results", **given))
 
     return run
@@ -232,15 +236,19 @@ def test_a_folder_that_is_no_earlier_result_is_never_replaced(run, tmp_path):
     assert precious.read_text() == "do not lose"
 
 
-def test_refusals_come_before_the_model_is_loaded(run, tmp_path):
-    def load(checkpoint, dtype, progress):
+def test_refusals_come_before_the_model_is_loaded(run, photos, tmp_path):
+    def load(checkpoint, dtype):
         raise AssertionError("loaded")
 
+    with pytest.raises(UserError, match="this model takes two views; found 3"):
+        run(load=load, images=(*photos, photos[0]))
     (tmp_path / "results").write_text("a file")
     with pytest.raises(UserError, match="is a file; --out must name a folder"):
         run(load=load)
     with pytest.raises(UserError, match="no image at"):
-        run(load=load, image2=tmp_path / "missing.png")
+        run(load=load, images=(photos[0], tmp_path / "missing.png"))
+    with pytest.raises(UserError, match="expected two images or more; found 1 image"):
+        run(load=load, images=photos[:1])
 
 
 def test_an_output_folder_is_made_with_its_parents_and_the_usual_permissions(tmp_path):
@@ -311,9 +319,9 @@ def test_the_command_that_needs_no_name_is_run_and_report_is_the_other():
     def parse(*words):
         return parse_command([*words, *rest], {"run": PointmapOptions, "report": ReportOptions}, "run", "und3rstand-jax")
 
-    expected = PointmapOptions(Path("a.png"), Path("b.png"), checkpoint="somewhere", out=Path("results"))
+    expected = PointmapOptions((Path("a.png"), Path("b.png")), checkpoint="somewhere", out=Path("results"))
     assert parse("a.png", "b.png") == parse("run", "a.png", "b.png") == expected
-    assert parse("./report", "b.png").image1 == Path("report")
+    assert parse("./report", "b.png").images[0] == Path("report")
     assert parse("report", "a.png", "b.png") == ReportOptions((Path("a.png"), Path("b.png")), checkpoint="somewhere", out=Path("results"))
     assert parse("report", "--scene", "1").images == ()
 
@@ -327,8 +335,10 @@ def test_messages_reach_stderr_while_a_command_runs_and_logging_is_left_as_it_wa
 
 
 def test_usage_errors_and_missing_photos_exit_with_status_2(tmp_path):
-    usage = command("only_one.png")
-    assert usage.returncode == 2 and "IMG2" in usage.stderr + usage.stdout
+    usage = command("a.png", "b.png", "--out", "results")
+    assert usage.returncode == 2 and "--checkpoint" in usage.stderr + usage.stdout
+    one = command("only_one.png", "--checkpoint", "nowhere", "--out", "results", cwd=tmp_path)
+    assert (one.returncode, one.stderr) == (2, "error: expected two images or more; found 1 image\n")
     missing = command("a.png", "b.png", "--checkpoint", "nowhere", "--out", "results", cwd=tmp_path)
     assert (missing.returncode, missing.stdout, missing.stderr) == (2, "", "error: no image at a.png: there is no such file\n")
 

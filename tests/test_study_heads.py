@@ -8,12 +8,12 @@ import pytest
 
 from tests.test_model_properties import LINEAR, backbone
 from tests.walls import GRID, wall, wall_pairs
-from und3rstand_jax.analysis.pair import Attention
 from und3rstand_jax.analysis.studies.heads import study
 from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF, attention_statistics, match_statistics, measure_heads
 from und3rstand_jax.analysis.studies.heads.study import head_record, heads, label_of
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
+from und3rstand_jax.analysis.view_set import Attention
 
 TOKENS = GRID[0] * GRID[1]
 
@@ -85,7 +85,7 @@ def test_masses_are_those_of_the_attention_that_the_model_gives(setting, found):
     names = [f"decoder.{block}.cross_attn.weights" for block in range(LINEAR.dec_depth)]
     for number, truth in enumerate(setting.pairs.truths):
         output = model(*(view[number : number + 1] for view in setting.pairs.views), capture=names, head=False)
-        attention = [Attention(block, *(np.asarray(view)[0] for view in output[name])) for block, name in enumerate(names)]
+        attention = [Attention.to_others(block, [np.asarray(view)[0] for view in output[name]]) for block, name in enumerate(names)]
         places, others = (both_true_places(of, setting.grids) for of in (truth, setting.pairs.truths[(number + 1) % 3]))
         assert found.by_pair["cross_attn/mass"][number] == pytest.approx(attention_on(attention, places), abs=1e-6)
         assert found.by_pair["cross_attn/mass_other"][number] == pytest.approx(attention_on(attention, others), abs=1e-6)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.test_model_properties import LINEAR, backbone
 from tests.walls import wall_pairs, wall_sets
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.pair import analyse_pair
 from und3rstand_jax.analysis.pair_measures import KNOWN, MATCHES, ROTATION, VIEW1, VIEW2, HeadFinish, HeadMeasure
 from und3rstand_jax.analysis.studies.layers.study import layers, step_falls
 from und3rstand_jax.analysis.studies.study import Control, Mean, Setting
@@ -46,14 +46,14 @@ def study(setting):
 def test_the_numbers_are_those_of_the_analysis_of_a_pair(setting, study):
     for number in range(setting.count):
         pair = setting.pairs.some([number])
-        analysis = analyse_pair(setting.backbone, setting.probes, PROBED, Inputs("", pair.views, pair.truths[0], {}), {}, Stopwatch())
+        analysis = analyse_views(setting.backbone, setting.probes, PROBED, Inputs("", pair.views, pair.truths[0], {}), {}, Stopwatch())
         for layer in analysis.layers:
             found = {name: study.by_pair[f"{layer.layer_id}/{name}"][number] for name in (VIEW1, VIEW2, MATCHES, KNOWN, ROTATION)}
             assert (found[VIEW1], found[VIEW2]) == pytest.approx(layer.errors, rel=1e-4)
             assert found[MATCHES] == pytest.approx(0.0 if layer.accuracy is None else layer.accuracy, abs=0.02)
             offsets = layer.correspondences.offsets
             assert found[KNOWN] == pytest.approx(np.mean(~np.isnan(offsets)), abs=0.02)
-            rotation = layer.pose.rotation_degrees
+            rotation = layer.rotation_degrees
             assert found[ROTATION] == pytest.approx(180.0 if rotation is None else rotation, abs=0.5)
 
 

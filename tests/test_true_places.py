@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.walls import GRID, PATCH, wall
-from und3rstand_jax.analysis.pair import Attention
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
+from und3rstand_jax.analysis.view_set import Attention
 
 
 def test_what_both_cameras_see_alike_lies_within_a_token_of_its_own_place():
@@ -33,7 +33,7 @@ def test_attention_counts_where_it_lies_and_only_of_tokens_that_the_other_view_s
     places = both_true_places(wall(16.0), (GRID, GRID))
     right, left = (np.eye(16, k=step) + np.diag(np.arange(16) == edge) for step, edge in ((1, 15), (-1, 0)))
     even = np.full((16, 16), 1 / 16)
-    block = Attention(0, from_view1=np.stack([right, even]), from_view2=np.stack([even, left]))
+    block = Attention.to_others(0, (np.stack([right, even]), np.stack([even, left])))
     shares = attention_on([block], places)
     assert shares.shape == (2, 1, 2)
     assert shares[:, 0] == pytest.approx(np.array([[1, places[0].uniform_share], [places[1].uniform_share, 1]]))

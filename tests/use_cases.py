@@ -5,7 +5,8 @@ import functools
 import numpy as np
 
 from tests.page_cases import small_report
-from und3rstand_jax.analysis.head_use import DISPLACEMENT, ERROR, Head, HeadUse, SelfAttention, WithoutHead
+from und3rstand_jax.analysis.head_use import DISPLACEMENT, ERROR, Head, HeadUse, WithoutHead
+from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.report.page import page_text
 
@@ -13,7 +14,7 @@ from und3rstand_jax.report.page import page_text
 def make_use(report, kept=3, seed=0):
     """Of a report with attention."""
     rng = np.random.default_rng(seed)
-    shape = 2, len(report.attention), len(report.attention[0].from_view1)
+    shape = 2, len(report.attention), len(report.attention[0].weights[0])
     has_truth = report.truth is not None
     drawn = {attention: rng.normal(size=(*shape, 2)) for attention in ("cross_attn", "self_attn")}
     cost = {attention: values if has_truth else np.abs(values) for attention, values in drawn.items()}
@@ -29,7 +30,7 @@ def make_use(report, kept=3, seed=0):
         without.append(WithoutHead(head, views, np.diag([1.0, 1, 1, 1])))
     tokens = [rows * columns for rows, columns in report.grids]
     selves = [
-        SelfAttention(block, *(rng.dirichlet(np.full(count, 0.3), (shape[2], count)).astype(np.float32) for count in tokens))
+        Attention.to_itself(block, [rng.dirichlet(np.full(count, 0.3), (shape[2], count)).astype(np.float32) for count in tokens])
         for block in range(shape[1])
     ]
     return HeadUse(

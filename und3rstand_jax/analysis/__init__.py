@@ -1,7 +1,7 @@
 """What is measured of a model: functions from a backbone, its probes and data to a documented record.
 
-    inputs                    a pair of views: two photos, or a rendered scene with its ground truth
-    pair                      `analyse_pair`: every layer's points, errors, matches and pose on one pair, and the attention maps
+    inputs                    the views: photos, or a rendered scene with its ground truth
+    analyse, view_set         `analyse_views`: every layer's points, errors, matches and poses on one set, and the attention maps
     batch_errors              pairs of a data set in batches, and every layer's errors on one of them
     evaluate                  `evaluate_on`: their averages over held-out pairs
     evaluation_files          an evaluation as metrics.json, layers.csv, layers.png and a printed table

@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
-from und3rstand_jax.analysis.pair import Attention, Intrinsics, PairAnalysis, Views
+from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.analysis.pair_passes import AT_ONCE, CROSS, SELF, decoder_flops, edited_passes, edited_views
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, attention_elsewhere, attention_on, both_true_places
+from und3rstand_jax.analysis.view_set import Attention, Intrinsics, SetAnalysis, Views
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
-from und3rstand_jax.geometry.pose import Pose, second_camera
+from und3rstand_jax.geometry.pose import Pose, camera_of_view
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.edits import Edits, knock_out
 from und3rstand_jax.support.errors import CheckpointError
@@ -68,27 +68,18 @@ class Head(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfAttention:
-    """Post-softmax self-attention of one decoder block: each head's weights of every token of a view over the same view's tokens."""
-
-    block: int
-    from_view1: Float[np.ndarray, "heads N1 N1"]
-    from_view2: Float[np.ndarray, "heads N2 N2"]
-
-
-@dataclasses.dataclass(frozen=True)
 class WithoutHead:
     """The pair as the model's own head sees it without one attention head.
 
     Attributes:
         head: which.
         views: both views' geometry.
-        camera2_to_1: view 2's camera, by PnP on its points; None if none fits.
+        camera: view 2's camera, by PnP on its points; None if none fits.
     """
 
     head: Head
     views: Views
-    camera2_to_1: Pose | None
+    camera: Pose | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +93,7 @@ class HeadUse:
         sink: by attention, see `MEANING`.
         mass, elsewhere: of cross-attention, see `MEANING`; None without ground truth. NaN for a view of which nothing is seen.
         even: of each view, what attention that is spread evenly has on the true places; None without ground truth.
-        self_attention: of every decoder block.
+        self_attention: of every decoder block, each view over its own tokens.
         without: the heads that cost most, in the mean of both views; the costliest first.
     """
 
@@ -113,7 +104,7 @@ class HeadUse:
     mass: Float[np.ndarray, "2 blocks heads"] | None
     elsewhere: Float[np.ndarray, "2 blocks heads"] | None
     even: tuple[float, ...] | None
-    self_attention: tuple[SelfAttention, ...]
+    self_attention: tuple[Attention, ...]
     without: tuple[WithoutHead, ...]
 
     @functools.cached_property
@@ -129,10 +120,10 @@ def every_head(blocks: int, heads: int) -> tuple[Head, ...]:
     )
 
 
-def use_of_heads(model: Backbone, inputs: Inputs, analysis: PairAnalysis, kept: int = AT_ONCE, progress: bool = False) -> HeadUse:
+def use_of_heads(model: Backbone, inputs: Inputs, analysis: SetAnalysis, kept: int = AT_ONCE, progress: bool = False) -> HeadUse:
     """Measures every head of the decoders' cross- and self-attention on a pair.
 
-    Takes a pass for each head of each view, and some more. Held at once are the weights of all self-attention, as `analyse_pair` holds
+    Takes a pass for each head of each view, and some more. Held at once are the weights of all self-attention, as `analyse_views` holds
     those of cross-attention.
 
     Args:
@@ -170,27 +161,26 @@ def use_of_heads(model: Backbone, inputs: Inputs, analysis: PairAnalysis, kept: 
     )
 
 
-def places_of(analysis: PairAnalysis) -> BothPlaces | None:
+def places_of(analysis: SetAnalysis) -> BothPlaces | None:
     """The true places of both views' tokens; None without ground truth."""
-    if analysis.truth is None or analysis.true_pose is None or analysis.intrinsics is None:
-        return None
-    return both_true_places(GroundTruth(analysis.truth, (np.eye(4), analysis.true_pose), analysis.intrinsics), analysis.grids)
+    truth = analysis.ground_truth
+    return None if truth is None else both_true_places(truth, analysis.grids)
 
 
-def _sinks(attention: Sequence[Attention] | Sequence[SelfAttention]) -> Float[np.ndarray, "2 blocks heads"]:
+def _sinks(attention: Sequence[Attention]) -> Float[np.ndarray, "2 blocks heads"]:
     """The share of its attention that each head puts on the key that gets most of it."""
-    return np.stack([[getattr(block, name).mean(axis=1).max(axis=-1) for block in attention] for name in ("from_view1", "from_view2")])
+    return np.stack([[block.weights[view].mean(axis=1).max(axis=-1) for block in attention] for view in (0, 1)])
 
 
-def _self_attention(model: Backbone, inputs: Inputs) -> tuple[SelfAttention, ...]:
+def _self_attention(model: Backbone, inputs: Inputs) -> tuple[Attention, ...]:
     names = [f"decoder.{block}.self_attn.weights" for block in range(model.config.dec_depth)]
     output = model(*inputs.views, capture=names, head=False)
     weights = (tuple(np.asarray(view, np.float32)[0] for view in output[name]) for name in names)
-    return tuple(SelfAttention(block, *views) for block, views in enumerate(weights))
+    return tuple(Attention.to_itself(block, views) for block, views in enumerate(weights))
 
 
 def _costs(
-    model: Backbone, inputs: Inputs, analysis: PairAnalysis, heads: Sequence[Head], progress: bool
+    model: Backbone, inputs: Inputs, analysis: SetAnalysis, heads: Sequence[Head], progress: bool
 ) -> tuple[Float[np.ndarray, "heads V"], tuple[float, ...]]:
     """Of each head; and what the same measure gives without an edit."""
     truth = analysis.truth
@@ -208,6 +198,6 @@ def _costs(
 def _without(model: Backbone, inputs: Inputs, intrinsics: Intrinsics | None, heads: Sequence[Head]) -> tuple[WithoutHead, ...]:
     found = edited_views(model, inputs, [head.knocked_out for head in heads])
     return tuple(
-        WithoutHead(head, views, None if intrinsics is None else second_camera(views[1], intrinsics[1]))
+        WithoutHead(head, views, None if intrinsics is None else camera_of_view(views[1], intrinsics[1]))
         for head, views in zip(heads, found, strict=True)
     )

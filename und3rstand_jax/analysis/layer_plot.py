@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 _INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
 _LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
 _LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
+_NAMED_ABOVE = 4  # series
 _TICKS = ((10, range(1, 10)), (1000, (1, 2, 5)), (math.inf, (1,)))  # ticks of a decade, below this ratio of largest to smallest value
 
 
@@ -50,11 +51,15 @@ Result = TypeVar("Result", bound=OfLayer)
 
 @dataclass(frozen=True)
 class Series(Generic[Result]):
-    """One line of a panel: filled markers on a solid line, or open ones on a dashed line. Values of `of` may be NaN."""
+    """One line of a panel: filled markers on a solid line, or open ones on a dashed line. Values of `of` may be NaN.
+
+    `colour` is that of the line and of its markers, which otherwise have those of the kinds of layers.
+    """
 
     label: str
     of: Callable[[Result], float]
     is_filled: bool = True
+    colour: str | None = None
 
     @property
     def style(self) -> Literal["-", "--"]:
@@ -92,8 +97,12 @@ def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], he
         _draw_blocks(axes, layers)
     _name_stacks(all_axes[-1], layers)
     drawn = [kind for step, kind in _KINDS.items() if step in map(_step, layers)]
-    handles = [Line2D([], [], color=kind.colour, marker=kind.marker, linestyle="none", label=kind.label) for kind in drawn]
-    handles += [Line2D([], [], color=_HEAD, label="the model's own head")] if head else []
+    # In colours of their own, series leave the kinds their shapes alone.
+    plain = all(series.colour for panel in panels for series in panel.series)
+    inks = [_INK if plain else kind.colour for kind in drawn]
+    markers = zip(inks, drawn, strict=True)
+    handles = [Line2D([], [], color=ink, marker=kind.marker, linestyle="none", label=kind.label) for ink, kind in markers]
+    handles += [Line2D([], [], color=_INK if plain else _HEAD, label="the model's own head")] if head else []
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(width / 2)), frameon=False, columnspacing=1.4)
     return figure
 
@@ -105,13 +114,14 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
     legend = []
     for series in panel.series:
         _draw_series(axes, layers, [series.of(result) for result in results], series)
-        face = _FAINT if series.is_filled else "white"
-        legend.append(Line2D([], [], color=_FAINT, linestyle=series.style, marker="o", markerfacecolor=face, label=series.label))
+        ink = series.colour or _FAINT
+        face = ink if series.is_filled else "white"
+        legend.append(Line2D([], [], color=ink, linestyle=series.style, marker="o", markerfacecolor=face, label=series.label))
     for series in panel.series:
         value = series.of(head) if head else math.nan
         if math.isfinite(value):
             drawn.append(value)
-            axes.axhline(value, color=_HEAD, linestyle=series.style)
+            axes.axhline(value, color=series.colour or _HEAD, linestyle=series.style)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -133,17 +143,21 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
         axes.text(1.0, 1.02, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=_INK)
     axes.set_title(panel.title, loc="left", fontsize=13, color=_INK, pad=24)
     axes.set_ylabel(panel.unit, color=_INK)
-    corner = {"bbox_to_anchor": (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
-    axes.legend(handles=legend, loc="lower left", ncols=len(legend), fontsize=10, frameon=False, **corner)
+    # More series than fit above the axes are named beside them.
+    is_long = len(legend) > _NAMED_ABOVE
+    corner = {"bbox_to_anchor": (1.0, 1.0) if is_long else (0.0, 0.99), "borderpad": 0.2, "borderaxespad": 0.0, "columnspacing": 1.4}
+    columns = 1 if is_long else len(legend)
+    axes.legend(handles=legend, loc="upper left" if is_long else "lower left", ncols=columns, fontsize=10, frameon=False, **corner)
 
 
 def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], series: Series[Result]) -> None:
     shown = [value if math.isfinite(value) else math.nan for value in values]
-    axes.plot(range(len(layers)), shown, color=_FAINT, linestyle=series.style, linewidth=1.1)
+    axes.plot(range(len(layers)), shown, color=series.colour or _FAINT, linestyle=series.style, linewidth=1.1)
     for step in dict.fromkeys(map(_step, layers)):
         kind, at = _KINDS[step], [index for index, layer in enumerate(layers) if _step(layer) == step]
-        face = kind.colour if series.is_filled else "white"
-        axes.plot(at, [shown[index] for index in at], kind.marker, color=kind.colour, markerfacecolor=face, markersize=6.5)
+        ink = series.colour or kind.colour
+        face = ink if series.is_filled else "white"
+        axes.plot(at, [shown[index] for index in at], kind.marker, color=ink, markerfacecolor=face, markersize=6.5)
 
 
 def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:

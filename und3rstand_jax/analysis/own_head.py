@@ -39,14 +39,14 @@ def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
     return "decoder.embed", *paper_layer_ids(config.dec_depth)
 
 
-def lens_of_pair(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
-    """Every view's error of what the head reads, with norm (see `LENS`), from layers of one pair, as `geometry.metrics.point_errors`.
+def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
+    """All views' errors of what the head reads, with norm (see `LENS`), from layers of one set, as `geometry.metrics.point_errors`.
 
     One pass, then the head alone for each layer.
 
     Args:
         model: a backbone with a head.
-        inputs: the pair.
+        inputs: the views.
         layers: ids; those that are not among `lens_layers` are left out.
         reference: what errors are measured against.
     """

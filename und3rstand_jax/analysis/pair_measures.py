@@ -19,7 +19,7 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.geometry.matching import THRESHOLD, correspondences, true_places
-from und3rstand_jax.geometry.pose import camera_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, camera_of_view
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig
@@ -130,7 +130,7 @@ class HeadFinish:
         """Degrees of rotation and direction: means over the later views; the direction's over those with a baseline, NaN without any."""
         truth, size = self.truths[number], self._sizes[number]
         errors = [
-            camera_errors(second_camera(view, intrinsics), pose, size)
+            camera_errors(camera_of_view(view, intrinsics), pose, size)
             for view, intrinsics, pose in zip(views[1:], truth.intrinsics[1:], truth.poses[1:], strict=True)
         ]
         rotations, directions = zip(*errors, strict=True)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array
 
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.pair import Views
 from und3rstand_jax.analysis.sweep import Finish, sweep
+from und3rstand_jax.analysis.view_set import Views
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -68,12 +68,12 @@ def _passes(
 
 
 def decoder_flops(config: BackboneConfig, grids: Grids) -> int:
-    """Of the matrix products of the decoder's blocks in one pass over both views; a multiplication and an addition are two."""
-    one, two = (rows * columns for rows, columns in grids)
+    """Of the matrix products of the decoder's blocks in one pass over all views; a multiplication and an addition are two."""
+    tokens = sum(rows * columns for rows, columns in grids)
     width = config.dec_embed_dim
-    # Self- and cross-attention have four square matrices each, and the MLP two that are `mlp_ratio` times as long.
-    attended = one * one + two * two + 2 * one * two
-    return 2 * config.dec_depth * ((4 + 4 + 2 * config.mlp_ratio) * width * width * (one + two) + 2 * width * attended)
+    # Self- and cross-attention have four square matrices each, and the MLP two that are `mlp_ratio` times as long. Between them both
+    # attentions have every token attend to every token of every view.
+    return 2 * config.dec_depth * ((4 + 4 + 2 * config.mlp_ratio) * width * width * tokens + 2 * width * tokens * tokens)
 
 
 def _unchanged(config: BackboneConfig) -> Edits:

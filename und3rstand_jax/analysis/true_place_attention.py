@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from und3rstand_jax.analysis.inputs import GroundTruth
-from und3rstand_jax.analysis.pair import Attention
+from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.geometry.matching import true_places
 from und3rstand_jax.model.output import Grid, Grids
 
@@ -39,11 +39,20 @@ BothPlaces = tuple[TruePlaces, TruePlaces]
 
 def both_true_places(truth: GroundTruth, grids: Grids) -> BothPlaces:
     """The true places of both views' tokens."""
-    one, two = truth.views
-    # All points are in view 1's frame, in which its own camera stands at the origin.
-    in_view2 = true_places((one, two), truth.pose, truth.intrinsics[1])
-    in_view1 = true_places((two, one), np.eye(4), truth.intrinsics[0])
-    return near_tokens(in_view2, grids[0], grids[1]), near_tokens(in_view1, grids[1], grids[0])
+    (places_of_1, places_of_2) = set_true_places(truth, grids)
+    return places_of_1[2], places_of_2[1]
+
+
+def set_true_places(truth: GroundTruth, grids: Grids) -> tuple[dict[int, TruePlaces], ...]:
+    """Of each view, the true places of its tokens in every other view, by the other's number from 1."""
+
+    def between(own: int, other: int) -> TruePlaces:
+        # All points are in view 1's frame, to which the other camera's pose leads.
+        places = true_places((truth.views[own], truth.views[other]), truth.poses[other], truth.intrinsics[other])
+        return near_tokens(places, grids[own], grids[other])
+
+    views = range(len(truth.views))
+    return tuple({other + 1: between(own, other) for other in views if other != own} for own in views)
 
 
 def near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) -> TruePlaces:
@@ -106,5 +115,4 @@ def _shares(
     def one(weights: np.ndarray, place: TruePlaces) -> np.ndarray:
         return of_block(weights, place) if place.seen.sum() >= least else np.full(len(weights), np.nan)
 
-    views = zip(("from_view1", "from_view2"), places, strict=True)
-    return np.stack([np.stack([one(getattr(block, name), place) for block in attention]) for name, place in views])
+    return np.stack([np.stack([one(block.weights[view], place) for block in attention]) for view, place in enumerate(places)])

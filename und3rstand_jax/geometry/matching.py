@@ -4,6 +4,7 @@ Matches are mutual nearest neighbours in 3D (DUSt3R, Wang et al., CVPR 2024, sec
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ from scipy.spatial import KDTree
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, sampled_pixels
 
 THRESHOLD = 0.03
-"""A match is correct within this share of view 2's width."""
+"""A match is correct within this share of the width of the view it leads to: view 2, or the widest of the views after the first."""
 
 MOST_DRAWN = 60
 """At most so many matches of a layer are shown in figures."""
@@ -101,9 +102,13 @@ def true_places(
 
 def match_accuracy(matches: Correspondences, threshold: float) -> float | None:
     """Share of the matches with a known true place that are within `threshold` pixels of it; None if there are none."""
-    if matches.offsets is None:
-        return None
-    known = matches.offsets[~np.isnan(matches.offsets)]
+    return overall_accuracy((matches,), threshold)
+
+
+def overall_accuracy(matches: Sequence[Correspondences], threshold: float) -> float | None:
+    """`match_accuracy` of the matches of several pairs of views together."""
+    offsets = [found.offsets[~np.isnan(found.offsets)] for found in matches if found.offsets is not None]
+    known = np.concatenate(offsets) if offsets else np.empty(0)
     return float((known <= threshold).mean()) if known.size else None
 
 

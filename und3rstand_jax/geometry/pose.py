@@ -1,4 +1,4 @@
-"""View 2's camera from its pointmap alone, by perspective-n-point (PnP) between predicted points and their own pixels.
+"""A view's camera in view 1's frame from its pointmap alone, by perspective-n-point (PnP) between predicted points and their own pixels.
 
 A pointmap gives 2D–3D correspondences for free (DUSt3R, Wang et al., CVPR 2024, section 3.3): RANSAC with SQPnP (Terzakis and
 Lourakis, ECCV 2020) finds the pose, Levenberg-Marquardt refines it on the inliers. OpenCV does both and seeds its random numbers anew
@@ -130,22 +130,22 @@ def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, 
 
 @dataclasses.dataclass(frozen=True)
 class PoseEstimate:
-    """Camera of view 2 in view 1's frame, by PnP on a layer's pointmap of view 2; its translation is in that pointmap's unit.
+    """Camera of a view in view 1's frame, by PnP on a layer's pointmap of that view; its translation is in that pointmap's unit.
 
     Angles (degrees) are against the reference's camera; None if no camera was found or there is no reference.
     """
 
-    camera2_to_1: Pose | None
+    camera: Pose | None
     rotation_degrees: float | None
     translation_degrees: float | None
 
 
-def second_camera(view2: ViewGeometry, intrinsics: Float[np.ndarray, "3 3"]) -> Pose | None:
-    """The pose, camera 2 to view 1's frame, in which view 2's points appear at their own pixels; None if no pose fits them."""
-    size = (view2.points.shape[0], view2.points.shape[1])
+def camera_of_view(view: ViewGeometry, intrinsics: Float[np.ndarray, "3 3"]) -> Pose | None:
+    """The pose, camera to view 1's frame, in which a view's points appear at their own pixels; None if no pose fits them."""
+    size = (view.points.shape[0], view.points.shape[1])
     columns, rows = sampled_pixels(*size).astype(int).T
-    confidence = None if view2.confidence is None else view2.confidence[rows, columns]
-    return sampled_camera(view2.points[rows, columns], confidence, size, intrinsics)
+    confidence = None if view.confidence is None else view.confidence[rows, columns]
+    return sampled_camera(view.points[rows, columns], confidence, size, intrinsics)
 
 
 def sampled_camera(
@@ -154,7 +154,7 @@ def sampled_camera(
     size: tuple[int, int],
     intrinsics: Float[np.ndarray, "3 3"],
 ) -> Pose | None:
-    """As `second_camera`, from view 2's points and confidence at the `sampled_pixels` of its (height, width) alone.
+    """As `camera_of_view`, from a view's points and confidence at the `sampled_pixels` of its (height, width) alone.
 
     By PnP on those pixels, at most 64×64, or on the more confident half of them if there is a confidence.
     """
@@ -169,7 +169,7 @@ def pose_against(camera: Pose | None, reference: Pose | None, scene_size: float)
     """An estimated camera with its angles to the reference's.
 
     Args:
-        camera, reference: camera 2 to view 1's frame, or None if not found; their units may differ.
+        camera, reference: camera to view 1's frame, or None if not found; their units may differ.
         scene_size: a typical distance of the reference's points: if both cameras are in one place, a direction means nothing.
     """
     if camera is None or reference is None:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.model.layer_ids import layer_name
@@ -12,13 +14,13 @@ DISPLACEMENT, ERRORS = "unscaled_mean_displacement_over_unedited_mean_distance",
 
 MEANING = {
     DISPLACEMENT: (
-        "of view 1 and view 2: mean distance between a pixel's point in the edited and in the unedited run, over the unedited pair's mean "
-        "distance of points to view 1's camera; the edited points are not rescaled"
+        "of each view, from view 1 on: mean distance between a pixel's point in the edited and in the unedited run, over the mean "
+        "distance of all the unedited run's points to view 1's camera; the edited points are not rescaled"
     ),
     ERRORS: (
-        "of view 1 and view 2, with and without the edits: mean distance between the layer's points and the true ones, each pair of "
-        "pointmaps first divided by its mean distance to the origin over both views' valid pixels (DUSt3R's regression loss); no unit. "
-        "Since that mean is of both views, an edit of one view can change the error of the other without moving its points"
+        "of each view, with and without the edits: mean distance between the layer's points and the true ones, the pointmaps of all views "
+        "first divided by their mean distance to the origin over all views' valid pixels (DUSt3R's regression loss); no unit. "
+        "Since that mean is of all views, an edit of one view can change the error of another without moving its points"
     ),
 }
 """Of each number in a record, what it is."""
@@ -57,18 +59,31 @@ class LayerEffect:
 
 
 def format_effects(effects: Sequence[LayerEffect]) -> str:
-    """A line for each layer: how far both views' points moved, and their errors in both runs, where they are known."""
-    head = ["layer", "moved\nview 1", "moved\nview 2"]
+    """A line for each layer: how far the views' points moved, and their errors in both runs, where they are known.
+
+    Of more views than two there are columns of view 1, and of the mean over the later ones.
+    """
+    count = len(effects[0].displacements)
+    later = "2" if count == 2 else f"2–{count}"
+    head = ["layer", "moved\nview 1", f"moved\nview{'s' if count > 2 else ''} {later}"]
     has_errors = any(effect.errors is not None for effect in effects)
     if has_errors:
-        head += ["error 1\nunedited", "error 1\nedited", "error 2\nunedited", "error 2\nedited"]
+        head += ["error 1\nunedited", "error 1\nedited", f"error {later}\nunedited", f"error {later}\nedited"]
     rows = []
     for effect in effects:
-        numbers = [*effect.displacements]
+        numbers = [*_first_and_later(effect.displacements)]
         if effect.errors is not None and effect.unedited_errors is not None:
-            numbers += [number for of_view in zip(effect.unedited_errors, effect.errors, strict=True) for number in of_view]
+            both = zip(_first_and_later(effect.unedited_errors), _first_and_later(effect.errors), strict=True)
+            numbers += [number for of_view in both for number in of_view]
         rows.append([layer_name(effect.layer_id), *(f"{number:.4f}" for number in numbers)])
     footer = "moved: mean distance to the unedited run's points, over their mean distance to view 1's camera"
     if has_errors:
         footer += "; errors against ground truth, normalised"
+    if count > 2:
+        footer += f"; {later}: the mean over these views"
     return f"{text_table(head, rows, numbers_from=1)}\n{footer}"
+
+
+def _first_and_later(numbers: OfViews) -> tuple[float, float]:
+    """View 1's number, and the mean of the others': of a pair view 2's."""
+    return numbers[0], float(np.mean(numbers[1:]))

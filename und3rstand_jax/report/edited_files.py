@@ -31,9 +31,9 @@ from und3rstand_jax.report.checkpoint import checkpoint_provenance, choose_layer
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.edit_effect import MEANING, LayerEffect
 from und3rstand_jax.report.given_edits import changeable, edit_files, edit_text, given_edits, neutral
-from und3rstand_jax.report.layer_files import FRAME, Views, geometry_by_layer, write_layer
+from und3rstand_jax.report.layer_files import FRAME, Views, geometry_by_layer, sizes_text, write_layer
 from und3rstand_jax.report.options import EditOptions
-from und3rstand_jax.report.views import check_view_options, make_inputs
+from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, view_count
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
 from und3rstand_jax.support.progress import Stopwatch, with_progress
@@ -51,7 +51,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is run on a pair of views.
+    """What is run on a set of views.
 
     Attributes:
         layers: the probed layers to decode, in network order.
@@ -95,6 +95,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
     edits = given_edits(options)
     photos = tuple(map(open_photo, options.images))
     folder, info, config = find_backbone(options.checkpoint, progress)
+    check_count(view_count(options), config, info.probes)
     plan = _plan(edits, config, None if info.probes is None else info.probes.layer_ids, options.layers)
     with stopwatch.time("images"):
         inputs = make_inputs(options, photos, config)
@@ -146,8 +147,8 @@ def _edit_lines(edits: Edits) -> list[str]:
 
 
 def _run(model: Backbone, inputs: Inputs, plan: _Plan, edits: SiteEdits, name: str, stopwatch: Stopwatch) -> BackboneOutput:
-    """One pass over both views."""
-    sizes = " and ".join(f"{width}×{height}" for height, width in inputs.sizes)
+    """One pass over all views."""
+    sizes = sizes_text(inputs.sizes)
     _logger.info("running the model on %s, %s pixels: %s", inputs.title, sizes, name.partition(",")[0])
     with stopwatch.time(name):
         # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.

@@ -53,7 +53,7 @@ def neutral(edits: SiteEdits) -> SiteEdits:
 
 def edit_text(edit: Edit) -> str:
     """An edit in a line: `decoder.4.cross_attn.heads@2, heads [0]: x ← 0`, `decoder.2.mlp, tokens [5, 6]: x ← x + array (128,)`."""
-    site = edit.site if edit.view == "both" else f"{edit.site}@{edit.view}"
+    site = edit.site if edit.one_view is None else f"{edit.site}@{edit.one_view}"
     chosen = [(name, getattr(edit, name)) for name in ("heads", "tokens", "queries", "keys", "pairs")]
     places = "".join(f", {name} {listed_places(places)}" for name, places in chosen if places is not None)
     scale, shift = map(np.asarray, (edit.scale, edit.shift))

@@ -1,7 +1,7 @@
 """One layer's pointmaps as files: arrays, and a coloured point cloud.
 
-layers/LAYER.npz                   pts3d1 (H, W, 3), conf1 (H, W), pts3d2, conf2: float32, both views in view 1's camera frame
-point_clouds/LAYER.ply             both views' points in the colours of their photos
+layers/LAYER.npz                   pts3d1 (H, W, 3), conf1 (H, W), pts3d2, conf2, …: float32, all views in view 1's camera frame
+point_clouds/LAYER.ply             all views' points in the colours of their photos
 head.npz, point_clouds/head.ply    the same for the model's own head
 """
 
@@ -26,8 +26,14 @@ Views = tuple[ViewGeometry, ...]
 _logger = logging.getLogger(__name__)
 
 
+def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
+    """(height, width) of every view as `W×H and W×H`; equal ones of more views than two as `W×H`."""
+    named = [f"{width}×{height}" for height, width in sizes]
+    return " and ".join(named if len(named) == 2 else dict.fromkeys(named))
+
+
 def geometry_by_layer(features: BackboneOutput, probes: Probes | None, layers: Sequence[str]) -> Iterator[tuple[str, Views]]:
-    """Both views' geometry on the host, one layer after the other, the head's last. Of all layers only the tokens are held at once."""
+    """All views' geometry on the host, one layer after the other, the head's last. Of all layers only the tokens are held at once."""
     if probes is not None:
         for layer in layers:
             yield layer, tuple(map(ViewGeometry.of, probes.read_layer(layer, features)))
@@ -41,7 +47,7 @@ def write_layer(folder: Path, layer: str, views: Views, photos: Photos) -> dict[
     Args:
         folder: of the result.
         layer: a layer id, or HEAD.
-        views: what it gives for both views.
+        views: what it gives for every view.
         photos: the views' pixels, of the same sizes.
 
     Raises:

@@ -5,8 +5,8 @@
     figures/                  PNG and SVG: errors_by_layer, accuracy_by_layer (with ground truth), pose_by_layer (where poses were
                               found), correspondences, attention; PNG: depth_and_confidence
 
-options ─▶ two views ─▶ model and probes ─▶ `analyse_pair` ─┬───────────────────────────────────┬─▶ `write_report`: numbers, figures, page
-                                                            └─▶ `use_of_heads`, `lens_of_pair` ─┘
+options ─▶ views ─▶ model and probes ─▶ `analyse_views` ─┬──────────────────────────────────┬─▶ `write_report`: numbers, figures, page
+                                                         └─▶ `use_of_heads`, `lens_of_set` ─┘
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import jax
 
+from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.head_use import HeadUse, use_of_heads
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.own_head import lens_of_pair
-from und3rstand_jax.analysis.pair import PairAnalysis, analyse_pair
+from und3rstand_jax.analysis.own_head import lens_of_set
 from und3rstand_jax.analysis.pair_passes import decoder_flops
+from und3rstand_jax.analysis.view_set import SetAnalysis
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import LEAST_VIEWS, BackboneConfig
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
@@ -32,8 +33,8 @@ from und3rstand_jax.report.figures import write_figures
 from und3rstand_jax.report.numbers import ARRAYS, FORMAT, NUMBERS, write_arrays, write_numbers
 from und3rstand_jax.report.options import ReportOptions
 from und3rstand_jax.report.page import write_page
-from und3rstand_jax.report.views import check_view_options, make_inputs
-from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, view_count
+from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
 from und3rstand_jax.support.progress import Stopwatch
@@ -48,13 +49,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Uses(NamedTuple):
-    """What the model uses on the pair: each attention head, and each layer through the model's own head."""
+    """What the model uses: each attention head, of a pair, and each layer through the model's own head."""
 
-    heads: HeadUse
+    heads: HeadUse | None
     lens: Mapping[str, tuple[float, ...]]
 
 
-def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
+def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
     """Writes the report's folder, which appears complete or not at all, and returns what it shows.
 
     Args:
@@ -70,6 +71,8 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
         OSError: a file cannot be written.
     """
     check_view_options(options)
+    if options.uses == "yes" and view_count(options) > LEAST_VIEWS:
+        raise OptionError(f"--uses yes: that panel is for pairs of views; found {view_count(options)} views; omit --uses")
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
@@ -77,6 +80,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
     with stopwatch.time("images"):
         photos = tuple(map(open_photo, options.images))
     folder, info, config = find_backbone(options.checkpoint, progress)
+    check_count(view_count(options), config, info.probes)
     layers = choose_layers(config, None if info.probes is None else info.probes.layer_ids, options.layers)
     with stopwatch.time("images"):
         inputs = make_inputs(options, photos, config)
@@ -86,8 +90,9 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
             model, probes = load_model(folder, options.dtype)
-        tokens1, tokens2 = (height * width / config.patch_size**2 for height, width in inputs.sizes)
-        gigabytes = 2 * 4 * config.dec_depth * config.dec_num_heads * tokens1 * tokens2 / 1e9  # float32, both directions
+        tokens = [height * width // config.patch_size**2 for height, width in inputs.sizes]
+        attended = sum(count * (sum(tokens) - count) for count in tokens)
+        gigabytes = 4 * config.dec_depth * config.dec_num_heads * attended / 1e9  # float32
         _logger.info("running the model on %s: %d probed layers, %.2f GB of attention", inputs.title, len(layers), gigabytes)
         record = {
             "checkpoint": checkpoint_provenance(options.checkpoint, info),
@@ -97,7 +102,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
             "dtype": options.dtype,
             **machine_facts(),
         }
-        analysis = analyse_pair(model, probes, layers, inputs, record, stopwatch, progress)
+        analysis = analyse_views(model, probes, layers, inputs, record, stopwatch, progress)
         uses = _uses(model, inputs, analysis, stopwatch, progress) if with_uses else None
         del model, probes
         _logger.info("writing page, figures and numbers")
@@ -106,7 +111,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> PairAnalysis:
 
 
 def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
-    """Whether to find out what the model uses.
+    """Whether to find out what the model uses: of more views than two, only what its own head reads of each layer.
 
     Raises:
         CheckpointError: it is wanted, and the backbone has no head.
@@ -119,19 +124,21 @@ def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
         return False
     passes = 4 * config.dec_depth * config.dec_num_heads
     is_long = jax.default_backend() == "cpu" and passes * decoder_flops(config, grids) > _MOST_ON_A_CPU
-    if wanted == "auto" and is_long:
+    if wanted == "auto" and len(grids) > LEAST_VIEWS:
+        _logger.info("leaving out the panel 'What the model uses', which is for pairs of views; found %d views", len(grids))
+    elif wanted == "auto" and is_long:
         _logger.info("skipping the panel 'What the model uses': its %d passes would take long on this CPU; --uses yes makes it", passes)
     return wanted == "yes" or (wanted == "auto" and not is_long)
 
 
-def _uses(model: Backbone, inputs: Inputs, analysis: PairAnalysis, stopwatch: Stopwatch, progress: bool) -> Uses:
+def _uses(model: Backbone, inputs: Inputs, analysis: SetAnalysis, stopwatch: Stopwatch, progress: bool) -> Uses:
     with stopwatch.time("uses"):
-        heads = use_of_heads(model, inputs, analysis, progress=progress)
+        heads = use_of_heads(model, inputs, analysis, progress=progress) if len(inputs.views) == LEAST_VIEWS else None
         layers = [layer.layer_id for layer in analysis.layers]
-        return Uses(heads, lens_of_pair(model, inputs, layers, analysis.reference_points))
+        return Uses(heads, lens_of_set(model, inputs, layers, analysis.reference_points))
 
 
-def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, progress: bool = False, uses: Uses | None = None) -> None:
+def write_report(folder: Path, analysis: SetAnalysis, stopwatch: Stopwatch, progress: bool = False, uses: Uses | None = None) -> None:
     """Writes all files of a report into an existing folder; `report.json` comes last, with the time that each of the others took.
 
     Args:
@@ -139,13 +146,13 @@ def write_report(folder: Path, analysis: PairAnalysis, stopwatch: Stopwatch, pro
         analysis: what to report.
         stopwatch: times each file.
         progress: whether a terminal shows a progress bar.
-        uses: what the model uses on the pair, if that was found.
+        uses: what the model uses on these views, if that was found.
 
     Raises:
         OSError: a file cannot be written.
     """
 
-    def with_seconds() -> PairAnalysis:
+    def with_seconds() -> SetAnalysis:
         return dataclasses.replace(analysis, record={**analysis.record, "seconds": dict(stopwatch.seconds)})
 
     with stopwatch.time("arrays"):

@@ -1,4 +1,4 @@
-"""Matches drawn between two views: lines from one to the other, coloured by whether they are right."""
+"""Matches drawn between view 1 and others: lines from one to the other, coloured by whether they are right."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,43 +21,56 @@ Images = tuple[UInt8[np.ndarray, "_H _W 3"], ...]
 
 
 class Row(NamedTuple):
-    """Matches, what they are of, and the share of those that can be checked which are correct."""
+    """Matches, what they are of, the share of those that can be checked which are correct, and the number of the view they lead to."""
 
     name: str
     matches: Correspondences
     accuracy: float | None
+    view: int = 2
 
 
 def matches_figure(images: Images, rows: Sequence[Row], threshold: float) -> Figure:
-    """Both views once a row, and up to sixty of the row's matches between them.
+    """View 1 and a later view once a row, and up to sixty of the row's matches between them.
 
-    Where the true places are known, matches within `threshold` pixels are blue, wrong ones orange, and grey those whose true place view 2
-    does not see. Elsewhere a match has the colour of its place in view 1.
+    Where the true places are known, matches within `threshold` pixels are blue, wrong ones orange, and grey those whose true place the
+    later view does not see. Elsewhere a match has the colour of its place in view 1.
+
+    Args:
+        images: of all views.
+        rows: from the top.
+        threshold: in pixels of the later view.
     """
-    image1, image2 = images
-    (height1, width1), (height2, width2) = image1.shape[:2], image2.shape[:2]
-    left2 = width1 + max(round(_GAP * width1), 1)
-    canvas = np.full((max(height1, height2), left2 + width2, 3), 255, np.uint8)
-    canvas[:height1, :width1] = image1
-    canvas[:height2, left2:] = image2
-    height = _ROW_WIDTH * canvas.shape[0] / canvas.shape[1] + 0.36
-    figure = Figure(figsize=(_ROW_WIDTH + 0.2, height * len(rows) + 0.5), dpi=150, layout="constrained")
-    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+    canvases = [_side_by_side(images[0], images[row.view - 1]) for row in rows]
+    heights = [_ROW_WIDTH * canvas.shape[0] / canvas.shape[1] + 0.36 for canvas, _ in canvases]
+    figure = Figure(figsize=(_ROW_WIDTH + 0.2, sum(heights) + 0.5), dpi=150, layout="constrained")
+    all_axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, row, (canvas, left) in zip(all_axes, rows, canvases, strict=True):
         accuracy = "" if row.accuracy is None else f", {row.accuracy:.0%} of those that can be checked are correct"
         axes.imshow(canvas)
         axes.axis("off")
         axes.set_title(f"{row.name}: {len(row.matches.pixels1)} matches{accuracy}", loc="left", fontsize=10)
-        _draw(axes, row.matches, left2, (height1, width1), threshold)
+        _draw(axes, row.matches, left, images[0].shape[:2], threshold)
     if any(row.matches.offsets is not None for row in rows):
         within = f"within {threshold:.3g} pixels of the true place"
-        named = ((within, _CORRECT), ("farther off", _WRONG), ("not visible in view 2", _UNKNOWN))
+        unseen = "not visible in view 2" if len(images) == 2 else "not visible in the other view"
+        named = ((within, _CORRECT), ("farther off", _WRONG), (unseen, _UNKNOWN))
         handles = [Line2D([], [], color=colour, label=label) for label, colour in named]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
+def _side_by_side(image1: UInt8[np.ndarray, "_H _W 3"], image2: UInt8[np.ndarray, "_H _W 3"]) -> tuple[UInt8[np.ndarray, "_H _W 3"], int]:
+    """Both on white, and the column in which the second begins."""
+    (height1, width1), (height2, width2) = image1.shape[:2], image2.shape[:2]
+    left = width1 + max(round(_GAP * width1), 1)
+    canvas = np.full((max(height1, height2), left + width2, 3), 255, np.uint8)
+    canvas[:height1, :width1] = image1
+    canvas[:height2, left:] = image2
+    return canvas, left
+
+
 def _draw(axes: Axes, matches: Correspondences, left2: int, size1: tuple[int, int], threshold: float) -> None:
-    """Lines from view 1 to view 2, whose first column is `left2`."""
+    """Lines from view 1 to the other, whose first column is `left2`."""
     if not len(matches.pixels1):
         return
     drawn = drawn_matches(matches)

@@ -25,7 +25,7 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone, load_model
 from und3rstand_jax.report.match_figure import Row, matches_figure
 from und3rstand_jax.report.options import MatchOptions
-from und3rstand_jax.report.views import check_view_options, make_inputs
+from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, view_count
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -77,7 +77,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
         OutputError: the folder may not be written.
         OSError: a file cannot be written.
     """
-    check_view_options(options)
+    check_view_options(options, only_pairs=True)
     check_matching(options.seeds, options.tolerance, options.border, options.both_ways or options.both_orders)
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
@@ -85,6 +85,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
     check_output_folder(options.out, options.overwrite, _KIND)
     photos = tuple(map(open_photo, options.images))
     folder, info, config = find_backbone(options.checkpoint, progress)
+    check_count(view_count(options), config, None)
     head = _descriptor_head(config)
     with stopwatch.time("images"):
         inputs = make_inputs(options, photos, config)

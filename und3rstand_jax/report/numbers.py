@@ -1,32 +1,40 @@
 """The numbers of a report: as files for other programs, `report.json` and `arrays.npz`, and as a table for the terminal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from und3rstand_jax.analysis.head_use import HeadUse
-from und3rstand_jax.analysis.pair import PairAnalysis
+from und3rstand_jax.analysis.view_set import Layer, SetAnalysis
+from und3rstand_jax.geometry.matching import Correspondences
+from und3rstand_jax.geometry.pose import Pose
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.report.page_use import use_numbers
 from und3rstand_jax.support.results import marked
-from und3rstand_jax.support.text import strict_json, text_table
+from und3rstand_jax.support.text import JsonObject, strict_json, text_table
 
 NUMBERS, ARRAYS = "report.json", "arrays.npz"
 FORMAT = "und3rstand_jax report"
 
 _MEANING = {
     "errors": (
-        "of view 1 and view 2: mean distance between the layer's points and the reference's, each pair of pointmaps first divided by its "
-        "mean distance to the origin over both views' valid pixels (DUSt3R's regression loss); no unit"
+        "of each view, from view 1 on: mean distance between the layer's points and the reference's, the pointmaps of all views first "
+        "divided by their mean distance to the origin over all views' valid pixels (DUSt3R's regression loss); no unit"
     ),
-    "accuracy": "share of the matches with a known true place in view 2 that lie within match_threshold_pixels of it",
-    "matches": "pixels of a grid of view 1 whose point and a point of view 2 are each other's nearest neighbours",
-    "matches_known": "matches whose true place in view 2 is known: visible there, at a depth that agrees within 2 %",
-    "camera2_to_1": "view 2's camera in view 1's frame, by PnP on the layer's points of view 2; translation in the unit of the points",
-    "rotation_degrees": "angle between that camera's rotation and the reference's",
-    "translation_degrees": "angle between the directions of their translations; null where the two cameras are at the same place",
+    "accuracy": "share of the matches with a known true place in a later view that lie within match_threshold_pixels of it",
+    "matches": "pixels of a grid of view 1 whose point and a point of a later view are each other's nearest neighbours; of all later views",
+    "matches_known": "matches whose true place is known: visible in the later view, at a depth that agrees within 2 %",
+    "matches_by_view": "the same numbers of view 1 with each later view alone",
+    "poses": "of every view after the first, by its number",
+    "camera_to_view1": "the view's camera in view 1's frame, by PnP on the layer's points of that view; translation in the points' unit",
+    "camera2_to_1": "that of view 2",
+    "rotation_degrees": "angle between a camera's rotation and the reference's; of a layer the median over the later views",
+    "translation_degrees": (
+        "angle between the directions of their translations, null where the two cameras are at the same place; of a layer the median over "
+        "the later views"
+    ),
     "lens_errors": "errors, as above, of the points that the model's own head reads from the layer's tokens, all later decoder steps left "
     "out; null where not measured",
     "uses": "of every attention head of the decoders, see its own meaning; null where not measured",
@@ -35,59 +43,62 @@ _MEANING = {
     "seconds": "wall-clock time by stage; forward includes compilation",
 }
 
-_KEYS = {
-    "layer_ids": "(L,) names of the layers; the model's own head is head",
-    "errors": "(L, 2) as in report.json",
-    "accuracies": "(L,), NaN where unknown",
-    "rotation_degrees, translation_degrees": "(L,), NaN where unknown",
-    "image1, image2": "(H, W, 3) 8-bit RGB",
-    "LAYER/points1, LAYER/points2": "(H, W, 3) in view 1's frame",
-    "LAYER/confidence1, LAYER/confidence2": "(H, W), if the layer has a confidence",
-    "LAYER/camera2_to_1": "(4, 4), where a pose was found",
-    "LAYER/matches1, LAYER/matches2": "(K, 2) x, y of matched pixels",
-    "LAYER/offsets": "(K,) pixels between the match and the true place in view 2, NaN where it is not visible; only with ground truth",
-    "attention/BLOCK/from_view1": "(heads, N1, N2) cross-attention weights in float16, tokens row by row over grids[0] and grids[1]",
-    "attention/BLOCK/from_view2": "(heads, N2, N1)",
-    "truth/points1, truth/points2, truth/valid1, truth/valid2": "(H, W, 3) and (H, W); only with ground truth",
-    "truth/camera2_to_1": "(4, 4); only with ground truth",
-}
+
+def _keys(views: int) -> dict[str, str]:
+    """The keys of `arrays.npz` and what is under them, for so many views."""
+    every, later = range(1, views + 1), range(2, views + 1)
+
+    def each(*names: str, of: range = every) -> str:
+        return ", ".join(name.format(view) for view in of for name in names)
+
+    by_view = "(L, V - 1) by later view, NaN where unknown"
+    keys = {
+        "layer_ids": "(L,) names of the layers; the model's own head is head",
+        "errors": "(L, V) as in report.json",
+        "accuracies": "(L,), NaN where unknown",
+        "rotation_degrees, translation_degrees": "(L,), NaN where unknown; the median over the later views",
+        "accuracies_by_view, rotation_degrees_by_view, translation_degrees_by_view": by_view,
+        each("image{}"): "(H, W, 3) 8-bit RGB",
+        each("LAYER/points{}"): "(H, W, 3) in view 1's frame",
+        each("LAYER/confidence{}"): "(H, W), if the layer has a confidence",
+        each("LAYER/camera{}_to_1", of=later): "(4, 4), where a pose was found",
+        "LAYER/matches1, LAYER/matches2": "(K, 2) x, y of matched pixels in view 1 and in view 2",
+        "LAYER/offsets": "(K,) pixels between the match and the true place in view 2, NaN where it is not visible; only with ground truth",
+        each("attention/BLOCK/from_view{}"): (
+            "(heads, N, M) cross-attention weights in float16: a view's N tokens over the tokens of all other views, one view's after "
+            "another's, row by row over their grids"
+        ),
+        each("truth/points{}", "truth/valid{}"): "(H, W, 3) and (H, W); only with ground truth",
+        each("truth/camera{}_to_1", of=later): "(4, 4); only with ground truth",
+    }
+    if views > 2:
+        more = range(3, views + 1)
+        keys[each("LAYER/matches1_{0}", "LAYER/matches{0}", of=more)] = "(K, 2) x, y of matched pixels in view 1 and in that later view"
+        keys[each("LAYER/offsets{}", of=more)] = "(K,) as LAYER/offsets, in that later view"
+    return keys
 
 
 def write_numbers(
-    path: Path, analysis: PairAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, ...]] | None = None
+    path: Path, analysis: SetAnalysis, use: HeadUse | None = None, lens: Mapping[str, tuple[float, ...]] | None = None
 ) -> None:
     """Writes `report.json`: strict JSON, in which NaN is null and an infinity a string. It lists the files beside it, so it comes last.
 
     Raises:
         OSError: the file cannot be written.
     """
-    layers = []
-    for layer in analysis.layers:
-        camera, offsets = layer.pose.camera2_to_1, layer.correspondences.offsets
-        layers.append(
-            {
-                "layer": layer.layer_id,
-                "errors": layer.errors,
-                "accuracy": layer.accuracy,
-                "matches": len(layer.correspondences.pixels1),
-                "matches_known": None if offsets is None else int((~np.isnan(offsets)).sum()),
-                "camera2_to_1": None if camera is None else camera.tolist(),
-                "rotation_degrees": layer.pose.rotation_degrees,
-                "translation_degrees": layer.pose.translation_degrees,
-                "lens_errors": (lens or {}).get(layer.layer_id),
-            }
-        )
+    layers = [_layer_numbers(layer, lens or {}) for layer in analysis.layers]
     content = {
         **marked(path.parent, FORMAT, path.name),
         "title": analysis.title,
         "reference": analysis.reference,
         "match_threshold_pixels": analysis.match_threshold,
         "grids": analysis.grids,
-        "true_camera2_to_1": None if analysis.true_pose is None else analysis.true_pose.tolist(),
+        "true_camera2_to_1": None if analysis.true_poses is None else analysis.true_poses[1].tolist(),
+        "true_poses": None if analysis.true_poses is None else _numbered(analysis.true_poses[1:]),
         "layers": layers,
         "uses": None if use is None else use_numbers(use),
         "meaning": _MEANING,
-        "arrays": {"file": ARRAYS, "keys": _KEYS},
+        "arrays": {"file": ARRAYS, "keys": _keys(len(analysis.images))},
         "facts": analysis.record,
     }
     text = json.dumps(strict_json(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -95,7 +106,42 @@ def write_numbers(
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_arrays(path: Path, analysis: PairAnalysis) -> None:
+def _layer_numbers(layer: Layer, lens: Mapping[str, tuple[float, ...]]) -> JsonObject:
+    by_view = [
+        {"view": view, "matches": len(found.pixels1), "matches_known": _known(found), "accuracy": accuracy}
+        for view, (found, accuracy) in enumerate(zip(layer.correspondences, layer.accuracies, strict=True), start=2)
+    ]
+    known = [_known(found) for found in layer.correspondences]
+    poses = [
+        {**camera, "rotation_degrees": pose.rotation_degrees, "translation_degrees": pose.translation_degrees}
+        for camera, pose in zip(_numbered([pose.camera for pose in layer.poses]), layer.poses, strict=True)
+    ]
+    return {
+        "layer": layer.layer_id,
+        "errors": layer.errors,
+        "accuracy": layer.accuracy,
+        "matches": sum(len(found.pixels1) for found in layer.correspondences),
+        "matches_known": None if None in known else sum(count for count in known if count is not None),
+        "matches_by_view": by_view,
+        "camera2_to_1": poses[0]["camera_to_view1"],
+        "rotation_degrees": layer.rotation_degrees,
+        "translation_degrees": layer.translation_degrees,
+        "poses": poses,
+        "lens_errors": lens.get(layer.layer_id),
+    }
+
+
+def _known(found: Correspondences) -> int | None:
+    """How many of the matches have a known true place; None without ground truth."""
+    return None if found.offsets is None else int((~np.isnan(found.offsets)).sum())
+
+
+def _numbered(cameras: Sequence[Pose | None]) -> list[JsonObject]:
+    """Cameras of view 2, 3, …, by the number of the view."""
+    return [{"view": view, "camera_to_view1": None if pose is None else pose.tolist()} for view, pose in enumerate(cameras, start=2)]
+
+
+def write_arrays(path: Path, analysis: SetAnalysis) -> None:
     """Writes `arrays.npz`, whose keys `report.json` explains.
 
     Raises:
@@ -107,38 +153,53 @@ def write_arrays(path: Path, analysis: PairAnalysis) -> None:
         "layer_ids": np.array([layer.layer_id for layer in layers]),
         "errors": np.array([layer.errors for layer in layers]),
         "accuracies": np.array([layer.accuracy for layer in layers], np.float64),
-        "rotation_degrees": np.array([layer.pose.rotation_degrees for layer in layers], np.float64),
-        "translation_degrees": np.array([layer.pose.translation_degrees for layer in layers], np.float64),
-        "image1": analysis.images[0],
-        "image2": analysis.images[1],
+        "rotation_degrees": np.array([layer.rotation_degrees for layer in layers], np.float64),
+        "translation_degrees": np.array([layer.translation_degrees for layer in layers], np.float64),
+        "accuracies_by_view": np.array([layer.accuracies for layer in layers], np.float64),
+        "rotation_degrees_by_view": np.array([[pose.rotation_degrees for pose in layer.poses] for layer in layers], np.float64),
+        "translation_degrees_by_view": np.array([[pose.translation_degrees for pose in layer.poses] for layer in layers], np.float64),
+        **{f"image{view}": image for view, image in enumerate(analysis.images, start=1)},
     }
     for layer in layers:
-        matches = layer.correspondences
-        found = {"matches1": matches.pixels1, "matches2": matches.pixels2, "offsets": matches.offsets}
-        found["camera2_to_1"] = layer.pose.camera2_to_1
-        for view, geometry in enumerate(layer.views, start=1):
-            found |= {f"points{view}": geometry.points, f"confidence{view}": geometry.confidence}
-        arrays |= {f"{layer.layer_id}/{name}": array for name, array in found.items() if array is not None}
+        arrays |= {f"{layer.layer_id}/{name}": array for name, array in _layer_arrays(layer).items() if array is not None}
     for block in analysis.attention:
-        arrays[f"attention/{block.block}/from_view1"] = block.from_view1.astype(np.float16)
-        arrays[f"attention/{block.block}/from_view2"] = block.from_view2.astype(np.float16)
+        for view, weights in enumerate(block.weights, start=1):
+            arrays[f"attention/{block.block}/from_view{view}"] = weights.astype(np.float16)
     if analysis.truth is not None:
         for view, true in enumerate(analysis.truth, start=1):
             arrays |= {f"truth/points{view}": true.points, f"truth/valid{view}": true.valid}
-    if analysis.true_pose is not None:
-        arrays["truth/camera2_to_1"] = analysis.true_pose
+    if analysis.true_poses is not None:
+        arrays |= {f"truth/camera{view}_to_1": pose for view, pose in enumerate(analysis.true_poses[1:], start=2)}
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def format_table(analysis: PairAnalysis) -> str:
-    """A line per layer: point errors of both views, accuracy of matches, rotation error of view 2; a dash for what is unknown."""
+def _layer_arrays(layer: Layer) -> dict[str, np.ndarray | None]:
+    """By the name behind the layer's id; None where there is no such array."""
+    arrays: dict[str, np.ndarray | None] = {}
+    for view, geometry in enumerate(layer.views, start=1):
+        arrays |= {f"points{view}": geometry.points, f"confidence{view}": geometry.confidence}
+    for view, (found, pose) in enumerate(zip(layer.correspondences, layer.poses, strict=True), start=2):
+        # With view 2 the names are those of a pair.
+        first, offsets = ("matches1", "offsets") if view == 2 else (f"matches1_{view}", f"offsets{view}")
+        arrays |= {first: found.pixels1, f"matches{view}": found.pixels2, offsets: found.offsets, f"camera{view}_to_1": pose.camera}
+    return arrays
+
+
+def format_table(analysis: SetAnalysis) -> str:
+    """A line per layer: point errors, accuracy of matches, rotation error; a dash for what is unknown.
+
+    Of more views than two, the errors are that of view 1 and the mean over the later ones, and the rotation is the median over them.
+    """
+    is_pair = len(analysis.images) == 2
     rows = []
     for layer in analysis.layers:
-        accuracy, rotation = layer.accuracy, layer.pose.rotation_degrees
-        errors = (f"{error:.4f}" for error in layer.errors)
+        errors = layer.errors if is_pair else (layer.errors[0], float(np.mean(layer.errors[1:])))
+        accuracy, rotation = layer.accuracy, layer.rotation_degrees
         known = "–" if accuracy is None else f"{accuracy:.1%}", "–" if rotation is None else f"{rotation:.2f}"
-        rows.append((layer_name(layer.layer_id), *errors, *known))
-    table = text_table(("layer", "error\nview 1", "error\nview 2", "match\naccuracy", "rotation\n°"), rows, numbers_from=1)
+        rows.append((layer_name(layer.layer_id), *(f"{error:.4f}" for error in errors), *known))
+    later = "error\nview 2" if is_pair else f"error, mean\nviews 2–{len(analysis.images)}"
+    of_rotation = "rotation\n°" if is_pair else "rotation\nmedian °"
+    table = text_table(("layer", "error\nview 1", later, "match\naccuracy", of_rotation), rows, numbers_from=1)
     footer = f"errors and rotation against {analysis.reference}"
     if analysis.truth is not None:
         footer += f"; matches within {analysis.match_threshold:.3g} pixels of the true place"

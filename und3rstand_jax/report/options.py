@@ -39,30 +39,32 @@ class PointmapOptions(LayerOptions, ModelOptions):
 
     Writes into one folder the pointmap and confidence of every probed layer and of
     the model's own head: as arrays (.npz), as a coloured point cloud (.ply) and
-    together in a contact sheet (contact_sheet.png). All points of both photos are in
-    the camera frame of the first photo: x right, y down, z forward.
+    together in a contact sheet (contact_sheet.png). A model that was trained on more
+    views takes more photos. All points of all photos are in the camera frame of the first photo: x right, y down, z forward.
     At 512×512 a layer takes about 16 MB.
 
     `python -m und3rstand_jax report` writes an interactive page and figures, `python -m und3rstand_jax edit`
     the pointmaps of an edited run: see their own --help.
     """
 
-    image1: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IMG1")]]
-    """First photo, a JPEG, PNG, TIFF, WebP or the like; all points are in its camera frame."""
-    image2: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IMG2")]]
-    """Second photo of the same scene."""
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2 [IMG3 …]")]]
+    """Photos of one scene, two or as many as the model takes, JPEG, PNG, TIFF, WebP or the like; all points are in the first one's camera
+    frame."""
     size: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 512
     """Side to resize photos to: the short side for probe, the long side for dust3r (except at 224: the short side)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewOptions(ModelOptions):
-    """Which two views to run the model on: photos, or a rendered scene."""
+    """Which views to run the model on: photos, or a rendered scene."""
 
-    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2", help_behavior_hint="")]] = ()
-    """Two photos of one scene; all points are in the first one's camera frame. Alternatively, give --scene."""
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2 [IMG3 …]", help_behavior_hint="")]] = ()
+    """Photos of one scene, two or as many as the model takes; all points are in the first one's camera frame. Alternatively, give
+    --scene."""
     scene: Annotated[int | None, tyro.conf.arg(metavar="NUMBER")] = None
     """Instead of photos, render this held-out synthetic scene, which has ground truth: 0, 1, 2, …"""
+    views: Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="(default: 2)")] = None
+    """With --scene, how many views of it are rendered, for a model that takes so many."""
     data: Annotated[str | None, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="(default: as in training)")] = None
     """Camera placement for --scene, such as synthetic:overlap=0.5-0.9,baseline=0.1-1."""
     size: Annotated[str | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's)")] = None
@@ -71,17 +73,18 @@ class ViewOptions(ModelOptions):
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions(LayerOptions, ViewOptions):
-    """Reports what every layer of a DUSt3R or MASt3R knows about two photos, or about a rendered scene with ground truth.
+    """Reports what every layer of a DUSt3R or MASt3R knows about two photos or more, or about a rendered scene with ground truth.
 
     Writes into one folder an interactive page (report.html), figures for papers (figures/, PNG and SVG) and
     all numbers (report.json, arrays.npz). For every probed layer and for the model's own head: the points, their error,
-    the second camera's pose and the matches between the views. For every decoder block: the cross-attention.
-    With all layers of a DUSt3R, arrays.npz takes 0.6 GB at 512×384 and 0.9 GB at 512×512, mostly attention.
+    the other cameras' poses and the matches between the first view and the others. For every decoder block: the cross-attention.
+    With all layers of a DUSt3R, arrays.npz of two views takes 0.6 GB at 512×384 and 0.9 GB at 512×512, mostly attention.
     """
 
     uses: Literal["auto", "yes", "no"] = "auto"
     """Add the panel 'What the model uses': a pass without each attention head of the decoders, and every probed decoder layer read by the
-    model's own head. It needs that head. auto leaves it out where it would take long on a CPU, as for a published DUSt3R."""
+    model's own head. It needs that head, and a pair of views. auto leaves it out where it would take long on a CPU, as for a published
+    DUSt3R; of more views than two it keeps the layers read by the head."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ class EditOptions(ViewOptions):
     and without the edits.
 
     A site is a layer id (decoder.3.mlp), or what is inside a step: .update, what it adds to the stream, and of an attention
-    .heads and .scores. Patterns are allowed (decoder.*.cross_attn.heads:0-3); @1 or @2 at the end means one view alone.
+    .heads and .scores. Patterns are allowed (decoder.*.cross_attn.heads:0-3); @1, @2, … at the end means one view alone.
     All edits that are given act together: first those of --edits, then --knock-out, then --skip.
     """
 

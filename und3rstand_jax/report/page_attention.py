@@ -1,18 +1,17 @@
 """Attention on the page: pooled over neighbouring tokens if it would take too much space, and quantised."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from und3rstand_jax.analysis.head_use import SelfAttention
-from und3rstand_jax.analysis.pair import Attention
-from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces
+from und3rstand_jax.analysis.true_place_attention import TruePlaces
+from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.model.output import Grid, Grids
 from und3rstand_jax.report.page_arrays import PackedArray, pack, packed_size
 
-_POOLS = (1, 2, 3, 4, 6, 8, 12, 16)
+_POOLS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 _LEVELS = (255, 63, 31, 15)
 _EXPECTED_COMPRESSION = 4.0
 
@@ -22,8 +21,9 @@ class PackedAttention:
     """Attention of all blocks, ready for the page.
 
     Attributes:
-        arrays: `weights1` (blocks, heads, n1, n2) and `peaks1` (blocks, heads, n1): the queries of view 1; `weights2`, `peaks2`: those
-            of view 2. A weight is peak · (stored / levels)². Of self-attention their names begin with `self_`.
+        arrays: of every view v, whose tokens are the queries, `weights<v>` (blocks, heads, n, m) and `peaks<v>` (blocks, heads, n). A
+            weight is peak · (stored / levels)². Of self-attention their names begin with `self_`.
+        keys: of every view the numbers of the views whose cells are its keys, from 1: one view's cells after another's.
         pool: side of the square of tokens pooled into one cell: summed over keys, averaged over queries.
         levels: the stored value of each query's largest weight.
         grids: rows and columns of each view after pooling.
@@ -33,46 +33,42 @@ class PackedAttention:
     """
 
     arrays: tuple[PackedArray, ...]
+    keys: tuple[tuple[int, ...], ...]
     pool: int
     levels: int
     grids: Grids
-    spans: tuple[tuple[float, float], tuple[float, float]]
+    spans: tuple[tuple[float, float], ...]
     blocks: tuple[int, ...]
     heads: int
 
     @property
     def info(self) -> dict[str, object]:
         """What the page's scripts need besides the arrays, as JSON values."""
-        return {name: getattr(self, name) for name in ("pool", "levels", "grids", "spans", "blocks", "heads")}
+        return {name: getattr(self, name) for name in ("keys", "pool", "levels", "grids", "spans", "blocks", "heads")}
 
 
-def pack_attention(attention: Sequence[Attention] | Sequence[SelfAttention], grids: Grids, budget: int) -> PackedAttention | None:
+def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, prefix: str = "") -> PackedAttention | None:
     """Packs as finely as `budget` characters allow: first fewer levels, then coarser grids. The coarsest is accepted at any size.
 
     Args:
-        attention: of every block; each view's over the other view's tokens, or over its own.
+        attention: of every block, each with the same heads and keys.
         grids: each view's tokens.
         budget: characters on the page.
+        prefix: of the arrays' names.
 
     Returns:
         None without attention.
     """
     if not attention:
         return None
-    heads = attention[0].from_view1.shape[0]
-    prefix, turn = ("self_", 1) if isinstance(attention[0], SelfAttention) else ("", -1)
-    (rows1, columns1), (rows2, columns2) = grids
+    heads, keys = len(attention[0].weights[0]), attention[0].keys
     for pool in _POOLS:
-        coarse = pooled_grid(grids[0], pool), pooled_grid(grids[1], pool)
+        coarse = tuple(pooled_grid(grid, pool) for grid in grids)
         cells = [rows * columns for rows, columns in coarse]
-        weights = len(attention) * heads * sum(own * other for own, other in zip(cells, cells[::turn], strict=True))
-        if pool != _POOLS[-1] and weights / _EXPECTED_COMPRESSION > budget:
+        pairs = sum(own * sum(cells[key - 1] for key in of_view) for own, of_view in zip(cells, keys, strict=True))
+        if pool != _POOLS[-1] and len(attention) * heads * pairs / _EXPECTED_COMPRESSION > budget:
             continue
-        # A block at a time: all of them in float32 would take gigabytes at full size.
-        pooled = (
-            np.stack([pool_attention(block.from_view1, grids[0], grids[::turn][0], pool) for block in attention]),
-            np.stack([pool_attention(block.from_view2, grids[1], grids[::turn][1], pool) for block in attention]),
-        )
+        pooled = [_pooled(attention, view, grids, pool) for view in range(1, len(grids) + 1)]
         for levels in _LEVELS:
             arrays: list[PackedArray] = []
             for view, of_view in enumerate(pooled, start=1):
@@ -80,16 +76,28 @@ def pack_attention(attention: Sequence[Attention] | Sequence[SelfAttention], gri
                 arrays += [pack(f"{prefix}weights{view}", quantised), pack(f"{prefix}peaks{view}", peaks)]
             packed = PackedAttention(
                 arrays=tuple(arrays),
+                keys=keys,
                 pool=pool,
                 levels=levels,
                 grids=coarse,
-                spans=((rows1 / pool, columns1 / pool), (rows2 / pool, columns2 / pool)),
+                spans=tuple((rows / pool, columns / pool) for rows, columns in grids),
                 blocks=tuple(block.block for block in attention),
                 heads=heads,
             )
             if packed_size(arrays) <= budget:
                 return packed
     return packed
+
+
+def _pooled(attention: Sequence[Attention], view: int, grids: Grids, pool: int) -> Float32[np.ndarray, "blocks heads n m"]:
+    """A view's weights of every block, pooled. A block at a time: all of them in float32 would take gigabytes at full size."""
+    own, others = grids[view - 1], attention[0].keys[view - 1]
+
+    def of_block(block: Attention) -> np.ndarray:
+        parts = [pool_attention(block.between(view, other, grids), own, grids[other - 1], pool) for other in others]
+        return np.concatenate(parts, axis=-1)
+
+    return np.stack([of_block(block) for block in attention])
 
 
 def pool_attention(weights: Float[np.ndarray, "heads N M"], queries: Grid, keys: Grid, pool: int) -> Float32[np.ndarray, "heads n m"]:
@@ -104,26 +112,42 @@ def pool_attention(weights: Float[np.ndarray, "heads N M"], queries: Grid, keys:
     return by_place.reshape(heads, rows * columns, -1)
 
 
-def pooled_marks(places: BothPlaces, grids: Grids, pool: int) -> list[dict[str, list[int]]]:
-    """Of each view, in cells of `pool`×`pool` tokens: those that the other view does not see, and where it sees the others.
+def pooled_marks(places: Sequence[Mapping[int, TruePlaces]], grids: Grids, pool: int) -> list[dict[str, object]]:
+    """Of each view, in cells of `pool`×`pool` tokens: those that no other view sees, and where the others see the rest.
+
+    Args:
+        places: of each view its tokens' places in the others, by their numbers, as from `set_true_places`.
+        grids: each view's tokens.
+        pool: side of a cell, in tokens.
 
     Returns:
-        `hidden`: numbers of cells of which the other view sees less than half of the tokens; `places`: the other view's cell in which
+        `hidden`: numbers of cells of which no other view sees half of the tokens; `places`: by the other view's number, its cell in which
         the true place of the token in the cell's middle lies, -1 where it is not seen.
     """
-    return [_marks(place, own, other, pool) for place, own, other in zip(places, grids, (grids[1], grids[0]), strict=True)]
+    return [_marks(of_view, own, grids, pool) for of_view, own in zip(places, grids, strict=True)]
 
 
-def _marks(place: TruePlaces, own: Grid, other: Grid, pool: int) -> dict[str, list[int]]:
+def _marks(places: Mapping[int, TruePlaces], own: Grid, grids: Grids, pool: int) -> dict[str, object]:
+    shares = np.stack([_seen_share(place, own, pool) for place in places.values()])
+    cells = {str(other): _cells(place, own, grids[other - 1], pool) for other, place in places.items()}
+    return {"hidden": np.flatnonzero(shares.max(axis=0) < 0.5).tolist(), "places": cells}
+
+
+def _seen_share(place: TruePlaces, own: Grid, pool: int) -> Float[np.ndarray, " cells"]:
+    """Of each cell, the share of its tokens that the other view sees."""
     firsts = [np.arange(0, length, pool) for length in own]
     seen = place.seen.reshape(own).astype(float)
     counts = np.outer(*(np.diff(np.append(first, length)) for first, length in zip(firsts, own, strict=True)))
-    share = np.add.reduceat(np.add.reduceat(seen, firsts[0], axis=0), firsts[1], axis=1) / counts
+    return (np.add.reduceat(np.add.reduceat(seen, firsts[0], axis=0), firsts[1], axis=1) / counts).ravel()
+
+
+def _cells(place: TruePlaces, own: Grid, other: Grid, pool: int) -> list[int]:
+    """Of each cell, the other view's cell with the true place of the token in its middle; -1 where it is not seen."""
+    firsts = [np.arange(0, length, pool) for length in own]
     middles = np.ix_(*(np.minimum(first + pool // 2, length - 1) for first, length in zip(firsts, own, strict=True)))
     token = place.token.reshape(own)[middles].ravel()
     row, column = np.divmod(np.maximum(token, 0), other[1])
-    cells = np.where(token < 0, -1, row // pool * pooled_grid(other, pool)[1] + column // pool)
-    return {"hidden": np.flatnonzero(share.ravel() < 0.5).tolist(), "places": cells.tolist()}
+    return np.where(token < 0, -1, row // pool * pooled_grid(other, pool)[1] + column // pool).tolist()
 
 
 def pooled_grid(grid: Grid, pool: int) -> Grid:

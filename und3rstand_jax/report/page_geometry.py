@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
 from und3rstand_jax.analysis.head_use import WithoutHead
-from und3rstand_jax.analysis.pair import Layer, PairAnalysis
+from und3rstand_jax.analysis.view_set import Layer, SetAnalysis
 from und3rstand_jax.report.page_arrays import PackedArray, pack, packed_size
 
 STEPS_PER_UNIT = 1024
@@ -28,8 +28,8 @@ class PackedGeometry:
     """Points and confidences of all layers, ready for the page.
 
     Attributes:
-        arrays: `points1`, `points2` (layers, then heads left out, 3, h, w); `confidence1`, `confidence2` (layers, h, w) if any layer has
-            a confidence; `truth1`, `truth2` (3, h, w) with ground truth.
+        arrays: of every view v `points<v>` (layers, then heads left out, 3, h, w); `confidence<v>` (layers, h, w) if any layer has a
+            confidence; `truth<v>` (3, h, w) with ground truth.
         stride: image pixels per pixel of the arrays, in both directions.
         scales: what each layer's points were divided by: their mean distance to the origin, in the layer's unit.
         without_scales: the same of the heads left out.
@@ -53,7 +53,7 @@ class PackedGeometry:
         return constants | {name: getattr(self, name) for name in ("stride", "depth_range", "log_confidence_range")}
 
 
-def pack_geometry(analysis: PairAnalysis, budget: int, without: Sequence[WithoutHead] = ()) -> PackedGeometry:
+def pack_geometry(analysis: SetAnalysis, budget: int, without: Sequence[WithoutHead] = ()) -> PackedGeometry:
     """Packs on the finest pixel grid that takes at most `budget` characters. The coarsest, stride 16, is accepted at any size.
 
     Args:
@@ -98,7 +98,7 @@ def _log_confidence_range(layers: Iterable[Layer]) -> tuple[float, float] | None
     return low, max(high, low + 1e-3)
 
 
-def _depth_range(analysis: PairAnalysis, scales: tuple[float, ...], truth_scale: float | None) -> tuple[float, float]:
+def _depth_range(analysis: SetAnalysis, scales: tuple[float, ...], truth_scale: float | None) -> tuple[float, float]:
     """From the ground truth, or else the last layer: outliers of a bad layer must not compress everyone's colour scale."""
     if analysis.truth is not None and truth_scale is not None:
         depths: list[np.ndarray] = [view.points[view.valid][:, 2] / truth_scale for view in analysis.truth]
@@ -113,7 +113,7 @@ def _depth_range(analysis: PairAnalysis, scales: tuple[float, ...], truth_scale:
 
 
 def _pack_arrays(
-    analysis: PairAnalysis,
+    analysis: SetAnalysis,
     without: Sequence[WithoutHead],
     stride: int,
     scales: tuple[float, ...],
@@ -121,7 +121,7 @@ def _pack_arrays(
     confidence: tuple[float, float] | None,
 ) -> tuple[PackedArray, ...]:
     packed = []
-    for view in (0, 1):
+    for view in range(len(analysis.images)):
         views = [layer.views[view] for layer in analysis.layers]
         everything = [*views, *(one.views[view] for one in without)]
         points = [quantise_points(subsample(seen.points, stride), scale) for seen, scale in zip(everything, scales, strict=True)]

@@ -1,4 +1,4 @@
-"""Two photos through a model and its probes, and every pointmap that comes out as files in one folder.
+"""Photos through a model and its probes, and every pointmap that comes out as files in one folder.
 
 layers/, head.npz, point_clouds/   every layer's pointmaps and the head's, see `und3rstand_jax.report.layer_files`
 contact_sheet.png                  depth and confidence of every layer beside the photos
@@ -15,10 +15,11 @@ import jax
 from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
-from und3rstand_jax.report.checkpoint import choose_layers, load_model, tell_what_is_missing
+from und3rstand_jax.report.checkpoint import choose_layers, find_backbone, load_model, tell_what_is_missing
 from und3rstand_jax.report.contact_sheet import ContactSheet
-from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, write_layer
+from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, sizes_text, write_layer
 from und3rstand_jax.report.options import PointmapOptions
+from und3rstand_jax.report.views import check_count, check_photos
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import output_folder
 from und3rstand_jax.support.progress import Stopwatch, with_progress
@@ -33,13 +34,14 @@ _logger = logging.getLogger(__name__)
 
 
 def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
-    """Runs the model on two photos and writes the folder of files, which appears complete or not at all.
+    """Runs the model on the photos and writes the folder of files, which appears complete or not at all.
 
     Args:
         options: of the command.
         progress: whether a terminal shows progress bars, of a conversion too.
 
     Raises:
+        OptionError: there are fewer photos than two, or more than the model takes.
         ImageError: a photo cannot be read, or nothing is left of it at this size.
         CheckpointError: the checkpoint cannot be loaded, or gives no pointmaps.
         LayerError: `layers` selects nothing, or a layer without a probe.
@@ -48,24 +50,27 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     """
     start = time.perf_counter()
     stopwatch = Stopwatch()
-    paths = (options.image1, options.image2)
+    paths = options.images
+    check_photos(paths)
     check_apart(options.out, [*paths, Path(options.checkpoint)])
     # Photos and folder come first: what can be refused without the model is refused before the time that loading takes.
-    view1, view2 = (load_image(path, options.preprocessing, options.size) for path in paths)
-    photos = to_uint8(view1[0]), to_uint8(view2[0])
+    views = tuple(load_image(path, options.preprocessing, options.size) for path in paths)
+    photos = tuple(to_uint8(view[0]) for view in views)
     sizes = [{"height": photo.shape[0], "width": photo.shape[1]} for photo in photos]
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
+        folder, info, config = find_backbone(options.checkpoint, progress)
+        check_count(len(views), config, info.probes)
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
-            model, probes = load_model(options.checkpoint, options.dtype, progress)
+            model, probes = load_model(folder, options.dtype)
         layers = choose_layers(model.config, None if probes is None else probes.layer_ids, options.layers)
         has_head = bool(model.config.heads)
         tell_what_is_missing(probes is not None, has_head, len(layers))
 
-        _logger.info("running the model on %s pixels", " and ".join(f"{size['width']}×{size['height']}" for size in sizes))
+        _logger.info("running the model on %s pixels", sizes_text([photo.shape[:2] for photo in photos]))
         with stopwatch.time("model"):
             # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
-            features = jax.block_until_ready(model(view1, view2, capture=layers, head=pointmap_head(model.config)))
+            features = jax.block_until_ready(model(*views, capture=layers, head=pointmap_head(model.config)))
         with stopwatch.time("probes and files"):
             outputs = _write_outputs(partial, photos, geometry_by_layer(features, probes, layers), len(layers) + has_head, progress)
         seconds = stopwatch.seconds | {"total": round(time.perf_counter() - start, 3)}

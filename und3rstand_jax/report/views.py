@@ -1,30 +1,69 @@
-"""The pair of views that a command is asked for: two photos, or a rendered scene."""
+"""The views that a command is asked for: photos, or a rendered scene."""
+
+from pathlib import Path
 
 from PIL.Image import Image
 
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.dust3r.config import LEAST_VIEWS, BackboneConfig
+from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 
 
-def check_view_options(options: ViewOptions) -> None:
-    """Refuses options that name no pair of views, or two.
+def check_view_options(options: ViewOptions, only_pairs: bool = False) -> None:
+    """Refuses options that name no views, both photos and a scene, or a number of views that nothing takes.
+
+    Args:
+        options: of the command.
+        only_pairs: whether the command is for two views.
 
     Raises:
         OptionError: they do.
     """
-    if options.scene is None and len(options.images) != 2:
-        raise OptionError(f"expected two images, or --scene NUMBER; found {len(options.images)} images")
+    expected = "two images" if only_pairs else "two images or more"
     if options.scene is not None and options.images:
-        raise OptionError(f"expected two images or --scene {options.scene}, found both; omit one")
+        raise OptionError(f"expected images or --scene {options.scene}, found both; omit one")
+    if options.scene is None and options.views is not None:
+        raise OptionError(f"--views {options.views} counts the cameras of a rendered scene; give --scene NUMBER, or omit --views")
+    if options.scene is None and (len(options.images) < LEAST_VIEWS or (only_pairs and len(options.images) != LEAST_VIEWS)):
+        raise OptionError(f"expected {expected}, or --scene NUMBER; found {_images(options.images)}")
     if options.scene is None and options.data is not None:
         raise OptionError(f"--data {options.data} places the cameras of rendered scenes; give --scene NUMBER, or omit --data")
+    if view_count(options) < LEAST_VIEWS or (only_pairs and view_count(options) != LEAST_VIEWS):
+        most = "2" if only_pairs else "2 or more"
+        raise OptionError(f"--views {options.views}: expected {most}")
+
+
+def check_photos(images: tuple[Path, ...]) -> None:
+    """Refuses a number of photos that no model takes.
+
+    Raises:
+        OptionError: there are fewer than two.
+    """
+    if len(images) < LEAST_VIEWS:
+        raise OptionError(f"expected two images or more; found {_images(images)}")
+
+
+def view_count(options: ViewOptions) -> int:
+    """How many views the options ask for."""
+    return len(options.images) if options.scene is None else LEAST_VIEWS if options.views is None else options.views
+
+
+def check_count(count: int, config: BackboneConfig, probes: ProbeConfig | None) -> None:
+    """Refuses a number of views that this model, or its probes, do not take; asked before weights are read.
+
+    Raises:
+        OptionError: they take fewer or more.
+    """
+    config.check_view_count(count)
+    if probes is not None and probes.views == "separate" and count > probes.view_count:
+        raise OptionError(f"this checkpoint's probes have an MLP for each of {probes.view_count} views; found {count} views: give fewer")
 
 
 def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: BackboneConfig) -> Inputs:
-    """Both views at the size asked for, by default the model's.
+    """All views at the size asked for, by default the model's.
 
     Args:
         options: of the command, as `check_view_options` lets them pass.
@@ -37,7 +76,12 @@ def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: Backbon
     """
     height, width = config.img_size if options.size is None else parse_image_size(options.size, config.patch_size, "--size")
     if options.scene is not None:
-        return scene_inputs(options.scene, "synthetic" if options.data is None else options.data, (height, width))
+        data = "synthetic" if options.data is None else options.data
+        return scene_inputs(options.scene, data, (height, width), view_count(options))
     if options.size is not None and height != width:
         raise OptionError(f"--size {options.size}: photos are resized to one side, in pixels, such as {max(height, width)}")
     return photo_inputs(tuple(options.images), tuple(photos), options.preprocessing, max(height, width))
+
+
+def _images(images: tuple[Path, ...]) -> str:
+    return f"{len(images)} {'image' if len(images) == 1 else 'images'}"

@@ -19,7 +19,7 @@ from und3rstand_jax.analysis.pair_measures import view_names
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
-from und3rstand_jax.geometry.pose import camera_errors, second_camera
+from und3rstand_jax.geometry.pose import camera_errors, camera_of_view
 from und3rstand_jax.model.head_choice import head_layers
 
 READINGS = {
@@ -143,7 +143,7 @@ def _rotations(truths: Sequence[GroundTruth], read: Mapping[str, np.ndarray]) ->
         truth, found = truths[index], []
         for number, (intrinsics, pose) in enumerate(zip(truth.intrinsics[1:], truth.poses[1:], strict=True), start=2):
             confidence = read[f"confidence{number}"][index] if f"confidence{number}" in read else None
-            camera = second_camera(ViewGeometry(read[f"points{number}"][index], confidence), intrinsics)
+            camera = camera_of_view(ViewGeometry(read[f"points{number}"][index], confidence), intrinsics)
             found.append(camera_errors(camera, pose)[0])
         return float(np.mean(found))
 

@@ -1,8 +1,9 @@
-// Where a token attends in the other view: one block and head large, all blocks and heads as thumbnails.
+// Where a token attends in the other views: one block and head large, all blocks and heads as thumbnails.
 
-import { byId, element } from "report/dom";
+import { byId, choice, element } from "report/dom";
 import { paintShares } from "report/colours";
-import { createPanel, createReader, markNote, MEAN, percent, rowAndColumn, toShares } from "report/patches";
+import { byKeyView, createPanel, createReader, markNote, MEAN, peakOf, percent, rowAndColumn, sumOf, toShares } from "report/patches";
+import { areMany, viewNumbers } from "report/views";
 
 export function createAttention(state, layers, values, arrays, colourMap, photos) {
   const info = values.attention;
@@ -11,10 +12,14 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
     body.append(element("p", { class: "absent" }, "This report has no cross-attention."));
     return;
   }
+  const many = areMany(values);
+  if (many)
+    byId("attention-lead").textContent =
+      "Click a patch in any view, or select it with the arrow keys: every other view shows where its token attends, and how much of its attention that view gets.";
   const weightsOf = createReader(info, arrays);
   byId("attention-note").textContent = note(info, values.grids);
   const status = element("p", { class: "status", role: "status" });
-  const panels = [1, 2].map((view) =>
+  const panels = viewNumbers(values).map((view) =>
     createPanel(view, info, photos[view - 1], colourMap, status, {
       token: () => (state.values.query.view === view ? state.values.query.token : null),
       choose: (token) => state.set({ query: { view, token } }),
@@ -22,29 +27,62 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   );
   const grid = createGrid(state, info, colourMap, values.shapes);
   // Beside a wide grid there is room for one photo, not for two.
-  const views = element("div", { class: `attention-views${info.heads > 7 ? " stacked" : ""}` }, panels.map(({ node }) => node));
-  body.append(element("div", { class: "attention" }, element("div", {}, views, controls(state, info), status), grid.node));
+  const views = element("div", { class: `attention-views${info.heads > 7 && !many ? " stacked" : ""}`, style: `--views:${Math.min(4, panels.length)}` }, panels.map(({ node }) => node));
+  body.append(element("div", { class: `attention${many ? " many" : ""}` }, element("div", {}, views, controls(state, info, many), status), grid.node));
 
   followSlider(state, layers, info);
   state.watch(["block", "head", "query"], ({ block, head, query }) => {
     const weights = weightsOf(query.view, block, head, query.token);
-    const place = info.marks?.[query.view - 1].places[query.token];
-    panels.forEach((panel, i) => (i + 1 === query.view ? panel.showQuery(query.token) : panel.showWeights(weights, place)));
-    const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
+    showOn(panels, info, query, weights, many);
     const who = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}`;
     const [row, column] = rowAndColumn(info, query);
-    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each patch would get ${percent(1 / weights.length)}.`;
+    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peakOf(weights))} of its weight on the brightest patch; spread evenly, each patch would get ${percent(1 / weights.length)}.`;
     status.textContent = status.dataset.text;
   });
-  state.watch(["query"], ({ query }) => grid.paint((block, head) => toShares(weightsOf(query.view, block, head, query.token)), query.view));
+  state.watch(["query", "target"], ({ query }) => {
+    const target = targetOf(state, info);
+    grid.paint((block, head) => {
+      const weights = weightsOf(query.view, block, head, query.token);
+      return toShares(byKeyView(info, query.view, weights).find(({ view }) => view === target).weights, peakOf(weights));
+    }, target);
+  });
   state.watch(["block", "head"], ({ block, head }) => grid.mark(block, head));
+}
+
+// All maps of one query have one scale, so that views can be compared.
+function showOn(panels, info, query, weights, many) {
+  const peak = peakOf(weights);
+  const parts = new Map(byKeyView(info, query.view, weights).map((part) => [part.view, part.weights]));
+  panels.forEach((panel, i) => {
+    const view = i + 1;
+    const token = view === query.view ? query.token : null;
+    if (!parts.has(view)) return panel.showQuery(query.token);
+    const place = info.marks?.[query.view - 1].places[view]?.[query.token];
+    panel.showWeights(parts.get(view), place, { peak, share: many ? sumOf(parts.get(view)) : null, token });
+  });
+}
+
+// The view in the thumbnails: the one asked for, or the first that the selected patch attends to.
+function targetOf(state, info) {
+  const keys = info.keys[state.values.query.view - 1];
+  return keys.includes(state.values.target) ? state.values.target : keys[0];
+}
+
+function targetChoice(state, info) {
+  const targets = choice("Small maps show", info.grids.map((_, i) => [i + 1, `view ${i + 1}`]), (view) => state.set({ target: view }));
+  state.watch(["query", "target"], ({ query }) => {
+    targets.show(targetOf(state, info));
+    targets.row.querySelectorAll("button").forEach((button, i) => (button.hidden = !info.keys[query.view - 1].includes(i + 1)));
+  });
+  return targets.row;
 }
 
 function note(info, grids) {
   const sizes = new Set(grids.map(([rows, columns]) => `${rows}×${columns}`));
   const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are pooled (of ${[...sizes].join(" and ")}). `;
   const steps = info.levels < 63 ? `Weights are quantised to ${info.levels} levels. ` : "";
-  return `${pooled}${steps}Each map is scaled to its own maximum. ${markNote(info)}`;
+  const scaled = grids.length > 2 ? "The maps of one patch are scaled to their common maximum." : "Each map is scaled to its own maximum.";
+  return `${pooled}${steps}${scaled} ${markNote(info)}`;
 }
 
 // The block of the current layer, while linked; layers outside the decoder's blocks change nothing.
@@ -56,7 +94,7 @@ function followSlider(state, layers, info) {
   });
 }
 
-function controls(state, info) {
+function controls(state, info, many) {
   const select = (label, options, onChange) =>
     element("select", { change: ({ target }) => onChange(target.value), "aria-label": label }, options.map(([value, text]) => element("option", { value }, text)));
   const block = select("Block", info.blocks.map((name, i) => [i, `block ${name}`]), (value) => state.set({ block: Number(value), linked: false }));
@@ -68,7 +106,7 @@ function controls(state, info) {
     head.value = now.head;
     link.checked = now.linked;
   });
-  return element("div", { class: "attention-controls" }, block, head, element("label", {}, link, "follow the layer slider"));
+  return element("div", { class: "attention-controls" }, block, head, element("label", {}, link, "follow the layer slider"), many ? targetChoice(state, info) : null);
 }
 
 // A row per block, a column per head, the mean first.
@@ -91,9 +129,9 @@ function createGrid(state, info, colourMap, shapes) {
   const node = element("div", { style: `--wanted:${columns.length * 66 + 24}px` }, element("p", { class: "grid-title" }, "Rows: blocks; columns: heads"), grid);
   return {
     node,
-    paint(sharesOf, queryView) {
-      const [gridRows, gridColumns] = info.grids[queryView === 1 ? 1 : 0];
-      const [height, width] = shapes[queryView === 1 ? 1 : 0];
+    paint(sharesOf, view) {
+      const [gridRows, gridColumns] = info.grids[view - 1];
+      const [height, width] = shapes[view - 1];
       for (const { block, head, canvas } of cells) {
         paintShares(canvas, gridColumns, gridRows, sharesOf(block, head), colourMap);
         canvas.style.aspectRatio = `${width} / ${height}`;

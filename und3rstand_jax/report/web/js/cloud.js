@@ -1,4 +1,4 @@
-// Both views' points, cameras and the ground truth on the stage, and the controls below it.
+// All views' points, cameras and the ground truth on the stage, and the controls below it.
 
 import { createCamera } from "report/cameras";
 import { byId, choice, element, themeColour, whenLookChanges } from "report/dom";
@@ -20,35 +20,37 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
     byId("stage").append(element("p", { class: "absent" }, "This browser does not provide WebGL 2, which the 3D view needs. Everything else on the page works without it."));
     return;
   }
-  const stage = createStage(byId("stage"), centre);
+  const stage = createStage(byId("stage"), centre, geometry.views.length > 2 ? 1.3 : 1);
   const pixelAngles = values.intrinsics.map(([[fx], [, fy]]) => geometry.stride / Math.min(fx, fy));
-  const views = [1, 2].map((view) => ({ view, points: createPoints(geometry.size(view).count, pixelAngles[view - 1]), colours: imageColours(photos[view - 1], values.shapes[view - 1], geometry.size(view), geometry.stride) }));
-  const truth = geometry.hasTruth ? [1, 2].map((view) => truthPoints(geometry, view, pixelAngles[view - 1], values.true_pose)) : [];
+  const views = geometry.views.map((view) => ({ view, points: createPoints(geometry.size(view).count, pixelAngles[view - 1]), colours: imageColours(photos[view - 1], values.shapes[view - 1], geometry.size(view), geometry.stride) }));
+  const truth = geometry.hasTruth ? geometry.views.map((view) => truthPoints(geometry, view, pixelAngles[view - 1], values.true_poses?.[view - 2])) : [];
   const marker = createPoints(1, 12 / 500);
   const cameras = photos.map((photo, i) => createCamera(values.shapes[i], values.intrinsics[i], photo));
-  const trueCamera = createCamera(values.shapes[1], values.intrinsics[1]);
+  const trueCameras = (values.true_poses ?? []).map((pose, i) => {
+    const camera = createCamera(values.shapes[i + 1], values.intrinsics[i + 1]);
+    camera.moveTo(pose);
+    camera.blend(1);
+    return camera;
+  });
   cameras[0].moveTo(IDENTITY);
-  trueCamera.moveTo(values.true_pose);
-  trueCamera.blend(1);
   const everyPoints = [...views.map(({ points }) => points), ...truth, marker];
-  stage.world.add(...everyPoints.map(({ object }) => object), ...cameras.map(({ object }) => object), trueCamera.object);
+  stage.world.add(...everyPoints.map(({ object }) => object), ...[...cameras, ...trueCameras].map(({ object }) => object));
   stage.whenResized((pixels) => everyPoints.forEach(({ uniforms }) => (uniforms.pixelsPerUnit.value = pixels)));
   const move = createMovement(stage, views, cameras);
   // Seen from camera 1 itself, its image would cover everything else.
   stage.beforeFrame.push(() => (cameras[0].object.visible = stage.distanceToCamera1() > 0.12));
 
   state.watch(["layer"], ({ layer }) => {
-    const { camera } = values.layers[layer].pose;
-    views.forEach(({ view, points }) => points.moveTo(geometry.points(view, layer), geometry.ranks(view, layer), view === 1 ? undefined : placeOf(camera)));
-    cameras[1].moveTo(camera);
+    const poses = [null, ...values.layers[layer].poses];
+    views.forEach(({ view, points }, i) => points.moveTo(geometry.points(view, layer), geometry.ranks(view, layer), placeOf(poses[i]?.camera)));
+    cameras.forEach((camera, i) => i && camera.moveTo(poses[i].camera));
     move();
   });
   state.watch(["threshold"], ({ threshold }) => views.forEach(({ points }) => (points.uniforms.threshold.value = threshold)));
-  state.watch(["shown", "view1", "view2"], ({ shown, view1, view2 }) => {
-    const wanted = [view1, view2];
-    views.forEach(({ points }, i) => (points.object.visible = wanted[i] && shown !== "truth"));
+  state.watch(["shown", "visible"], ({ shown, visible }) => {
+    views.forEach(({ points }, i) => (points.object.visible = visible[i] && shown !== "truth"));
     truth.forEach(({ object, scale, uniforms }, i) => {
-      object.visible = wanted[i] && shown !== "layer";
+      object.visible = visible[i] && shown !== "layer";
       // Beside the layer's points, smaller and translucent.
       scale(shown === "both" ? 0.6 : 1);
       uniforms.opacity.value = shown === "both" ? 0.7 : 1;
@@ -56,7 +58,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   });
   const paint = () => {
     const { tint, layer, shown } = state.values;
-    const own = [1, 2].map((view) => readHex(themeColour(`view${view}`)));
+    const own = geometry.views.map((view) => readHex(themeColour(`view${view}`)));
     views.forEach(({ view, points, colours }, i) => {
       if (tint === "image") points.paint(colours);
       else if (tint === "view") points.paint(viewColours(colours, own[i]));
@@ -68,7 +70,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
       points.paint(shown === "both" ? viewColours(views[i].colours, readHex(themeColour("truth"))) : alone);
     });
     cameras.forEach((camera, i) => camera.paint(themeColour(`view${i + 1}`)));
-    trueCamera.paint(themeColour("truth"));
+    trueCameras.forEach((camera) => camera.paint(themeColour("truth")));
     marker.paint(readHex(themeColour("marker")));
   };
   state.watch(["tint", "shown"], paint);
@@ -77,7 +79,7 @@ export function createCloud(state, geometry, values, colourMaps, photos) {
   state.watch(["pointed", "layer", "shown"], ({ pointed, layer, shown }) =>
     pointAt(marker, geometry, pointed, pointed?.endsWith(TRUTH) || shown === TRUTH ? TRUTH : layer),
   );
-  state.watch(["threshold", "shown", "view1", "view2", "tint", "pointed"], stage.redraw);
+  state.watch(["threshold", "shown", "visible", "tint", "pointed"], stage.redraw);
   addControls(state, geometry, stage);
 }
 
@@ -102,7 +104,7 @@ export function middle(geometry, layer) {
 
 function truthPoints(geometry, view, pixelAngle, truePose) {
   const points = createPoints(geometry.size(view).count, pixelAngle, 0.7);
-  points.moveTo(geometry.points(view, TRUTH), geometry.ranks(view, TRUTH), view === 1 ? undefined : placeOf(truePose));
+  points.moveTo(geometry.points(view, TRUTH), geometry.ranks(view, TRUTH), placeOf(truePose));
   points.uniforms.blend.value = 1;
   return points;
 }
@@ -116,7 +118,7 @@ function pointAt(marker, geometry, pointed, layer) {
   marker.uniforms.blend.value = 1;
 }
 
-// Points and camera 2 glide to the next layer; they jump at first, and where reduced motion is preferred.
+// Points and cameras glide to the next layer; they jump at first, and where reduced motion is preferred.
 export function createMovement(stage, views, cameras) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   let start = null;
@@ -147,17 +149,22 @@ function addControls(state, geometry, stage) {
     state.watch(["shown"], (now) => shown.show(now.shown));
     rows.push(shown.row);
   }
-  rows.push(look.row, viewSwitches(state));
+  rows.push(look.row, viewSwitches(state, geometry.views));
   if (geometry.hasConfidence) rows.push(thresholdSlider(state));
   byId("cloud-controls").append(...rows);
 }
 
-function viewSwitches(state) {
-  const boxes = [1, 2].map((view) => {
-    const box = element("input", { type: "checkbox", checked: true, change: () => state.set({ [`view${view}`]: box.checked }) });
-    return element("label", { class: `key view${view}` }, box, `view ${view}`);
+// Of more views than two, all can be shown or hidden at once.
+function viewSwitches(state, views) {
+  const boxes = views.map((view, i) => {
+    const box = element("input", { type: "checkbox", checked: true, change: () => state.set({ visible: state.values.visible.with(i, box.checked) }) });
+    return { box, label: element("label", { class: `key view${view}` }, box, `view ${view}`) };
   });
-  return element("div", { class: "switches" }, boxes);
+  state.watch(["visible"], ({ visible }) => boxes.forEach(({ box }, i) => (box.checked = visible[i])));
+  const set = (wanted) => state.set({ visible: views.map((_, i) => wanted(i)) });
+  const everything = element("button", { type: "button", click: () => set(() => true) }, "all");
+  const nothing = element("button", { type: "button", click: () => set(() => false) }, "none");
+  return element("div", { class: "switches" }, boxes.map(({ label }) => label), views.length > 2 ? element("span", { class: "all-or-none" }, everything, nothing) : null);
 }
 
 function thresholdSlider(state) {

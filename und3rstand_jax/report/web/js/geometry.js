@@ -1,5 +1,5 @@
 // Every layer's points, depth, confidence and error on the page's pixel grid, in units of the mean distance to view 1's camera.
-// Layers are numbers; behind the last one come the points without single heads. TRUTH stands for the ground truth. Views are 1 and 2.
+// Layers are numbers; behind the last one come the points without single heads. TRUTH stands for the ground truth. Views are numbers from 1.
 
 export const TRUTH = "truth";
 
@@ -12,7 +12,7 @@ function remember(compute) {
   };
 }
 
-// By confidence level, the fraction of both views' points that are no more confident; where all are equal, none is among the least confident.
+// By confidence level, the fraction of all views' points that are no more confident; where all are equal, none is among the least confident.
 function ranksByLevel(maps) {
   const counts = new Float64Array(256);
   let total = 0;
@@ -24,6 +24,7 @@ function ranksByLevel(maps) {
 export function createGeometry(values, arrays) {
   const { steps_per_unit: steps, no_point: missing } = values.geometry;
   const last = values.layers.length - 1;
+  const views = Object.keys(arrays).filter((name) => /^points\d+$/.test(name)).map((_, i) => i + 1);
   const hasTruth = "truth1" in arrays;
   const hasConfidence = "confidence1" in arrays;
 
@@ -61,12 +62,12 @@ export function createGeometry(values, arrays) {
   const [low, high] = values.geometry.log_confidence_range ?? [0, 1];
   const confidenceValue = (level) => Math.exp(low + (level / 255) * (high - low));
 
-  // Each point's rank: the fraction of both views' points that are no more confident, so 1 for the most confident; -1 where there is no point.
+  // Each point's rank: the fraction of all views' points that are no more confident, so 1 for the most confident; -1 where there is no point.
   const ranks = remember((view, layer) => {
     const place = points(view, layer);
     const { count } = size(view);
     const certain = hasConfidence && layer !== TRUTH && layer <= last;
-    const byLevel = certain ? ranksByLevel([confidence(1, layer), confidence(2, layer)]) : null;
+    const byLevel = certain ? ranksByLevel(views.map((each) => confidence(each, layer))) : null;
     const levels = certain ? confidence(view, layer) : null;
     return Float32Array.from({ length: count }, (_, i) => (Number.isNaN(place[3 * i]) ? -1 : certain ? byLevel[levels[i]] : 1));
   });
@@ -84,5 +85,5 @@ export function createGeometry(values, arrays) {
   // A single layer is its own reference and has no errors.
   const hasErrors = hasTruth || last > 0;
 
-  return { size, points, depth, confidence, confidenceValue, confidenceRange: [confidenceValue(0), confidenceValue(255)], ranks, errors, hasErrors, hasTruth, hasConfidence, stride: values.geometry.stride };
+  return { views, size, points, depth, confidence, confidenceValue, confidenceRange: [confidenceValue(0), confidenceValue(255)], ranks, errors, hasErrors, hasTruth, hasConfidence, stride: values.geometry.stride };
 }

@@ -60,7 +60,7 @@ function attention(state, values, arrays, colourMaps, photos) {
     shown.token = token;
     const weights = readers[use.attention](use.view, info.blocks.indexOf(use.block), use.head, token);
     shown.here.showQuery(token);
-    shown.there.showWeights(weights, use.attention === "cross_attn" ? info.marks?.[use.view - 1].places[token] : -1);
+    shown.there.showWeights(weights, use.attention === "cross_attn" ? info.marks?.[use.view - 1].places[3 - use.view][token] : -1);
     const [row, column] = rowAndColumn(info, { view: use.view, token });
     const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
     status.dataset.text = `In this head, the patch in row ${row}, column ${column} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each would get ${percent(1 / weights.length)}.`;
@@ -103,7 +103,7 @@ function without(state, use, values, geometry, colourMaps, photos) {
   const cloud = element("div", { class: "cloud" }, stage, element("div", { class: "controls" }, toggle.row));
   const shown = element("div", { class: "geometry" }, cloud, element("div", { class: "maps" }, rows.map((row) => mapRow(row, geometry, follow))));
   const absent = element("p", { class: "absent" });
-  const cameraOf = (index) => (index > last ? use.without[index - values.layers.length].camera : values.layers[last].pose.camera);
+  const cameraOf = (index) => (index > last ? use.without[index - values.layers.length].camera : values.layers[last].poses[0].camera);
   state.watch(["use"], ({ use: now }) => {
     shown.hidden = kept() < 0;
     absent.hidden = kept() >= 0;

@@ -15,6 +15,7 @@ import { createPose } from "report/pose";
 import { createState } from "report/state";
 import { createTimeline, layerFromAddress } from "report/timeline";
 import { createUses } from "report/uses";
+import { viewNumbers } from "report/views";
 
 // The last layer first; playing from the end starts over.
 const firstLayer = (layers) => layerFromAddress(layers) ?? layers.length - 1;
@@ -33,15 +34,16 @@ function geometryNote({ shapes, geometry: { stride } }) {
 
 async function start() {
   const values = JSON.parse(byId("values").textContent);
-  const photos = [byId("photo1"), byId("photo2")];
+  const photos = viewNumbers(values).map((view) => byId(`photo${view}`));
   const [arrays] = await Promise.all([unpackArrays(), ...photos.map((photo) => photo.decode())]);
   const layers = values.layers.map(({ id }) => readLayer(id));
   const colourMaps = Object.fromEntries(Object.entries(values.colormaps).map(([name, hex]) => [name, readColourMap(hex)]));
   const geometry = createGeometry(values, arrays);
   const state = createState({
     layer: firstLayer(layers), playing: false, pointed: null,
-    tint: "image", shown: "layer", view1: true, view2: true, threshold: 0,
-    block: 0, head: "mean", query: firstQuery(values.attention), linked: true,
+    tint: "image", shown: "layer", visible: photos.map(() => true), threshold: 0,
+    block: 0, head: "mean", query: firstQuery(values.attention), linked: true, target: 2,
+    matched: 2,
     use: null, useColour: "cost", without: true,
   });
   byId("geometry-note").textContent = geometryNote(values);

@@ -1,4 +1,4 @@
-// Depth, confidence and error of both views as maps with colour bars. Hovering over a map shows its value and marks the point in 3D.
+// Depth, confidence and error of every view as maps with colour bars. Hovering over a map shows its value and marks the point in 3D.
 
 import { byId, element, fitImage } from "report/dom";
 import { paintBar, paintShares } from "report/colours";
@@ -28,17 +28,26 @@ export function createMaps(state, geometry, values, colourMaps) {
     watch: (paint) => state.watch(["layer"], paint),
     point: (pointed) => state.set({ pointed }),
   };
+  if (geometry.views.length > 2) byId("maps").append(viewNames(geometry));
   byId("maps").append(...rows.map((row) => mapRow(row, geometry, follow)));
 }
+
+// Above the columns, where there are more than two.
+function viewNames(geometry) {
+  const names = geometry.views.map((view) => element("span", { class: `of-view${view}` }, `View ${view}`));
+  return element("div", { class: "map-views", style: columns(geometry), "aria-hidden": "true" }, names);
+}
+
+const columns = ({ views }) => `--views:${views.length}`;
 
 // follow: { layer: () => the one to show, watch: (paint) => void, point: (what the pointer is at, or null) => void }.
 export function mapRow(row, geometry, follow) {
   const bar = element("canvas", { class: "bar" });
   paintBar(bar, row.map);
   const reading = element("span", { class: "reading" }, row.unit);
-  const views = [1, 2].map((view) => mapCanvas(row, view, geometry, reading, follow));
+  const views = geometry.views.map((view) => mapCanvas(row, view, geometry, reading, follow));
   const scale = element("div", { class: "scale" }, element("span", {}, short(row.range[0])), bar, element("span", {}, short(row.range[1])));
-  return element("div", { class: "map-row" }, element("div", { class: "map-head" }, element("b", {}, row.title), reading, scale), element("div", { class: "map-pair" }, views));
+  return element("div", { class: "map-row" }, element("div", { class: "map-head" }, element("b", {}, row.title), reading, scale), element("div", { class: "map-pair", style: columns(geometry) }, views));
 }
 
 function mapCanvas(row, view, geometry, reading, follow) {

@@ -6,13 +6,13 @@ import { paintShares } from "report/colours";
 export const MEAN = "mean";
 const TALLEST = 640; // pixels
 
-// Weights of one query; head may be MEAN. kind: "" for cross-attention, over the other view's cells; "self_" over the view's own.
+const cellsOf = (info, view) => info.grids[view - 1][0] * info.grids[view - 1][1];
+
+// Weights of one query over the cells of all views that it attends to; head may be MEAN. kind: what the arrays' names begin with.
 export function createReader(info, arrays, kind = "") {
-  const count = (grid) => grid[0] * grid[1];
   function one(view, block, head, token) {
-    const [own, other] = view === 1 ? info.grids : [...info.grids].reverse();
-    const keys = count(kind ? own : other);
-    const row = (block * info.heads + head) * count(own) + token;
+    const keys = info.keys[view - 1].reduce((sum, key) => sum + cellsOf(info, key), 0);
+    const row = (block * info.heads + head) * cellsOf(info, view) + token;
     const peak = arrays[`${kind}peaks${view}`].values[row];
     const stored = arrays[`${kind}weights${view}`].values.subarray(row * keys, (row + 1) * keys);
     return Float32Array.from(stored, (level) => peak * (level / info.levels) ** 2);
@@ -24,10 +24,15 @@ export function createReader(info, arrays, kind = "") {
   };
 }
 
-export const toShares = (weights) => {
-  const peak = weights.reduce((most, weight) => Math.max(most, weight), 0) || 1;
-  return weights.map((weight) => weight / peak);
-};
+// The parts of a query's weights: [{ view, weights }], one for each view that it attends to.
+export function byKeyView(info, view, weights) {
+  let start = 0;
+  return info.keys[view - 1].map((key) => ({ view: key, weights: weights.subarray(start, (start += cellsOf(info, key))) }));
+}
+
+export const peakOf = (weights) => weights.reduce((most, weight) => Math.max(most, weight), 0);
+export const sumOf = (weights) => weights.reduce((sum, weight) => sum + weight, 0);
+export const toShares = (weights, peak = peakOf(weights)) => weights.map((weight) => weight / (peak || 1));
 export const percent = (weight) => `${(100 * weight).toFixed(weight < 0.0995 ? 2 : 1)} %`;
 
 // Counted from 1.
@@ -36,7 +41,11 @@ export function rowAndColumn(info, { view, token }) {
   return [Math.floor(token / columns) + 1, (token % columns) + 1];
 }
 
-export const markNote = (info) => (info.marks ? "Hatched patches are not seen by the other view: hidden there, or outside of its image. A ring marks the selected patch’s true place." : "");
+export const markNote = (info) => {
+  if (!info.marks) return "";
+  const where = info.grids.length > 2 ? "are seen by no other view: hidden there, or outside of their images" : "are not seen by the other view: hidden there, or outside of its image";
+  return `Hatched patches ${where}. A ring marks the selected patch’s true place.`;
+};
 
 // picking: { token: () => the selected one or null if it is in another view, choose: (token) => void }; none for a view that only shows.
 export function createPanel(view, info, photo, colourMap, status, picking = null) {
@@ -52,6 +61,7 @@ export function createPanel(view, info, photo, colourMap, status, picking = null
   const [spanRows, spanColumns] = info.spans[view - 1];
   const [cellWidth, cellHeight] = [canvas.width / spanColumns, canvas.height / spanRows];
   const hidden = new Set(info.marks?.[view - 1].hidden);
+  const many = info.grids.length > 2;
   let weights = null;
 
   function cellAt(event) {
@@ -79,7 +89,7 @@ export function createPanel(view, info, photo, colourMap, status, picking = null
     canvas.addEventListener("click", (event) => picking.choose(cellAt(event)));
   }
   canvas.addEventListener("pointermove", (event) => {
-    if (weights) status.textContent = `Weight here: ${percent(weights[cellAt(event)])}${hidden.has(cellAt(event)) ? ", of a patch that the other view does not see" : ""}.`;
+    if (weights) status.textContent = `Weight here: ${percent(weights[cellAt(event)])}${hidden.has(cellAt(event)) ? `, of a patch that ${many ? "no other view sees" : "the other view does not see"}` : ""}.`;
   });
   canvas.addEventListener("pointerleave", () => (status.textContent = status.dataset.text));
 
@@ -117,24 +127,30 @@ export function createPanel(view, info, photo, colourMap, status, picking = null
     }
   }
 
+  function outline(token) {
+    const [left, top] = corner(token);
+    for (const [colour, width] of [["#000", 7], ["#fff", 3.5]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = width;
+      context.strokeRect(left, top, cellWidth, cellHeight);
+    }
+  }
+
   return {
     node: element("figure", {}, canvas, caption),
     showQuery(token) {
       weights = null;
-      const [left, top] = corner(token);
       context.drawImage(photo, 0, 0, canvas.width, canvas.height);
       hatch(0.75);
-      for (const [colour, width] of [["#000", 7], ["#fff", 3.5]]) {
-        context.strokeStyle = colour;
-        context.lineWidth = width;
-        context.strokeRect(left, top, cellWidth, cellHeight);
-      }
-      caption.textContent = `View ${view}: the selected patch${hidden.has(token) ? `, which view ${3 - view} does not see` : ""}`;
+      outline(token);
+      const unseen = many ? ", which no other view sees" : `, which view ${3 - view} does not see`;
+      caption.textContent = `View ${view}: the selected patch${hidden.has(token) ? unseen : ""}`;
     },
-    // place: of the selected patch among this view's cells; -1 or nothing where it is not seen.
-    showWeights(given, place = -1) {
+    // place: of the selected patch among this view's cells; -1 or nothing where it is not seen. peak: the weight of full brightness.
+    // share: of the patch's attention that this view gets, to be told. token: the selected patch, where it is one of this view's.
+    showWeights(given, place = -1, { peak = peakOf(given), share = null, token = null } = {}) {
       weights = given;
-      paintShares(heat, columns, rows, toShares(given), colourMap, (share) => 255 * Math.sqrt(share));
+      paintShares(heat, columns, rows, toShares(given, peak), colourMap, (strength) => 255 * Math.sqrt(strength));
       context.globalAlpha = 1;
       context.drawImage(photo, 0, 0, canvas.width, canvas.height);
       context.fillStyle = "rgb(0 0 0 / 0.55)";
@@ -146,7 +162,9 @@ export function createPanel(view, info, photo, colourMap, status, picking = null
       context.globalAlpha = 1;
       hatch(0.3);
       if (place >= 0) ring(place);
-      caption.textContent = `View ${view}: where it attends`;
+      if (token !== null) outline(token);
+      const told = share === null ? "" : `, ${percent(share)}`;
+      caption.textContent = `View ${view}: ${token === null ? "" : "the selected patch, and "}where it attends${told}`;
       if (!picking) canvas.setAttribute("aria-label", `View ${view}: where the selected patch attends`);
     },
   };

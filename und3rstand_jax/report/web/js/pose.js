@@ -1,19 +1,26 @@
-// The relative pose: cameras and points seen from above, and a table of the angles.
+// The relative poses: cameras and points seen from above, and a table of the angles.
 
 import { imageEdges } from "report/cameras";
 import { byId, element, themeColour, whenLookChanges } from "report/dom";
 import { TRUTH } from "report/geometry";
+import { areMany, laterViews } from "report/views";
+
+const IDENTITY = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]];
 
 export function createPose(state, layers, values, geometry) {
   const canvas = element("canvas", { role: "img", "aria-label": "Cameras from above" });
-  const keys = [element("span", { class: "key view1" }, "camera and points of view 1"), element("span", { class: "key view2" }, "of view 2, by this layer")];
-  if (values.true_pose) keys.push(element("span", { class: "key truth" }, "true camera of view 2"));
-  keys.push(element("span", { class: "key faint" }, "camera 2 by all other layers"));
+  const many = areMany(values);
+  const later = laterViews(values).map((view) => element("span", { class: `key view${view}` }, many ? `of view ${view}` : "of view 2, by this layer"));
+  const keys = [element("span", { class: "key view1" }, "camera and points of view 1"), ...later];
+  if (values.true_poses) keys.push(element("span", { class: "key truth" }, many ? "true cameras" : "true camera of view 2"));
+  keys.push(element("span", { class: "key faint" }, many ? "cameras by all other layers" : "camera 2 by all other layers"));
+  if (many) byId("pose-lead").textContent = "Cameras of all later views in the camera frame of view 1, each by PnP on the layer’s points of that view.";
   const figure = element("figure", {}, canvas, element("figcaption", { class: "legend" }, keys));
   const { holder, showCurrent } = table(state, layers, values);
-  byId("pose-body").append(figure, holder);
+  const angles = many ? element("div", {}, element("p", { class: "sub" }, "Angles of rotation / direction of translation"), holder) : holder;
+  byId("pose-body").append(figure, angles);
   state.watch(["layer"], showCurrent);
-  byId("pose-note").textContent = values.true_pose ? "Angles are measured against the true camera." : `Without ground truth, angles are measured against the camera of ${values.reference}.`;
+  byId("pose-note").textContent = values.true_poses ? `Angles are measured against the true camera${many ? "s" : ""}.` : `Without ground truth, angles are measured against the camera${many ? "s" : ""} of ${values.reference}.`;
   const extent = extentFromAbove(geometry, geometry.hasTruth ? TRUTH : layers.length - 1);
   const draw = () => drawPlan(canvas, state.values.layer, values, geometry, extent);
   whenLookChanges(figure, draw);
@@ -26,8 +33,8 @@ function extentFromAbove(geometry, layer) {
     const sorted = values.filter((value) => !Number.isNaN(value)).sort();
     return [sorted[Math.floor(0.02 * sorted.length)] ?? -1, sorted[Math.floor(0.98 * sorted.length)] ?? 1];
   };
-  const both = [1, 2].map((view) => geometry.points(view, layer));
-  const along = (axis) => middle(Float32Array.from(both.flatMap((points) => [...points.filter((_, i) => i % 3 === axis)])));
+  const every = geometry.views.map((view) => geometry.points(view, layer));
+  const along = (axis) => middle(Float32Array.from(every.flatMap((points) => [...points.filter((_, i) => i % 3 === axis)])));
   const [[left, right], [, far]] = [along(0), along(2)];
   return [Math.min(left, -0.4) - 0.15, Math.max(right, 0.4) + 0.15, -0.45, far + 0.15];
 }
@@ -44,14 +51,15 @@ function drawPlan(canvas, layer, values, geometry, [left, right, near, far]) {
   context.scale(ratio, ratio);
   const middle = (width - unit * (right - left)) / 2;
   const place = (x, z) => [middle + (x - left) * unit, height - (z - near) * unit];
-  for (const view of [1, 2]) scatter(context, geometry.points(view, layer), place, themeColour(`view${view}`));
+  for (const view of geometry.views) scatter(context, geometry.points(view, layer), place, themeColour(`view${view}`));
   const wedge = (view, pose, colour, size = 0.2, filled = false) => {
     if (pose) drawCamera(context, pose, imageEdges(values.shapes[view - 1], values.intrinsics[view - 1], size), place, colour, size, filled);
   };
-  values.layers.forEach(({ pose }, i) => i !== layer && wedge(2, pose.camera, themeColour("faint"), 0.09));
-  wedge(2, values.true_pose, themeColour("truth"), 0.26);
-  wedge(1, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], themeColour("view1"), 0.2, true);
-  wedge(2, values.layers[layer].pose.camera, themeColour("view2"), 0.2, true);
+  const later = laterViews(values);
+  values.layers.forEach(({ poses }, i) => i !== layer && later.forEach((view, at) => wedge(view, poses[at].camera, themeColour("faint"), 0.09)));
+  later.forEach((view, at) => wedge(view, values.true_poses?.[at], themeColour("truth"), 0.26));
+  wedge(1, IDENTITY, themeColour("view1"), 0.2, true);
+  later.forEach((view, at) => wedge(view, values.layers[layer].poses[at].camera, themeColour(`view${view}`), 0.2, true));
 }
 
 function scatter(context, points, place, colour) {
@@ -84,13 +92,17 @@ function drawCamera(context, pose, { left, right }, place, colour, size, filled)
 
 function table(state, layers, values) {
   const angle = (value) => (value === null ? "–" : `${value.toFixed(2)}°`);
+  const many = areMany(values);
   const rows = layers.map(({ id }, index) => {
-    const { rotation, translation } = values.layers[index].pose;
+    const found = values.layers[index];
+    const both = ({ rotation, translation }) => `${angle(rotation)} / ${angle(translation)}`;
+    const angles = many ? [both(found), ...found.poses.map(both)] : [angle(found.rotation), angle(found.translation)];
     // A button for keyboard users; its click bubbles to the row.
-    const cells = [element("button", { type: "button" }, id), angle(rotation), angle(translation)].map((content) => element("td", {}, content));
+    const cells = [element("button", { type: "button" }, id), ...angles].map((content) => element("td", {}, content));
     return element("tr", { click: () => state.set({ layer: index, playing: false }) }, cells);
   });
-  const head = element("thead", {}, element("tr", {}, ["layer", "rotation", "translation"].map((text) => element("th", { scope: "col" }, text))));
+  const titles = many ? ["layer", "median", ...laterViews(values).map((view) => `view ${view}`)] : ["layer", "rotation", "translation"];
+  const head = element("thead", {}, element("tr", {}, titles.map((text) => element("th", { scope: "col" }, text))));
   const holder = element("div", { class: "table", tabindex: 0 }, element("table", {}, head, element("tbody", {}, rows)));
   const showCurrent = ({ layer }) => {
     rows.forEach((row, i) => {

@@ -6,12 +6,12 @@ import { element, whenLookChanges } from "report/dom";
 
 const FIELD_OF_VIEW = 42;
 
-// centre: what to look at first, in view 1's frame.
-export function createStage(holder, centre) {
+// centre: what to look at first, in view 1's frame; from how many times the usual distance.
+export function createStage(holder, centre, distance = 1) {
   const renderer = new WebGLRenderer({ antialias: true, alpha: true });
   const canvas = renderer.domElement;
   canvas.tabIndex = 0;
-  canvas.setAttribute("aria-label", "Point clouds of both views");
+  canvas.setAttribute("aria-label", "Point clouds of the views");
   holder.append(canvas);
   // The renderer asks for the context to be restored; the browser decides.
   const lost = element("p", { class: "absent", hidden: true }, "The browser lost the WebGL context of the 3D view. Reload the page if it does not recover.");
@@ -57,7 +57,7 @@ export function createStage(holder, centre) {
   }
   const [x, y, z] = centre;
   // Farther away where the stage is narrow.
-  const overview = (from, at) => look(from, at, Math.max(1, (1.15 * holder.clientHeight) / holder.clientWidth));
+  const overview = (from, at) => look(from, at, distance * Math.max(1, (1.15 * holder.clientHeight) / holder.clientWidth));
   const lookFrom = {
     side: () => overview([x - 0.8, y - 0.66, z - 1.85], [x + 0.04, y + 0.02, z - 0.14]),
     camera1: () => look([0, 0, -0.05], [0, 0, z]),

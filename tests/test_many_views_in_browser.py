@@ -1,0 +1,99 @@
+"""The page of more views than two in a real browser: a patch of any view is followed into all others, and views come and go."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.browser import WITH_WEBGL, body_after, needs_browser
+from tests.page_cases import make_report
+from und3rstand_jax.report.page import page_text
+
+# Picks a patch of view 3, then small maps, matches, views in the cloud, once the page is ready. Frames are drawn when told.
+USE = """<script>
+const waiting = [];
+window.requestAnimationFrame = (draw) => waiting.push(draw);
+const frame = () => waiting.splice(0).forEach((draw) => draw(performance.now() + 1e4));
+addEventListener("load", () => {
+  const all = (query) => [...document.querySelectorAll(query)];
+  const texts = (query) => all(query).map((node) => node.textContent);
+  const total = (context, { width, height }) => context.getImageData(0, 0, width, height).data.reduce((sum, value) => sum + value, 0);
+  const painted = (canvas) => total(canvas.getContext("2d"), canvas);
+  const drawn = () => {
+    const canvas = document.querySelector("#stage canvas");
+    const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+    context.drawImage(canvas, 0, 0);
+    return total(context, canvas);
+  };
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    const seen = {};
+    const canvases = all(".attention-views canvas");
+    const before = canvases.map(painted);
+    const box = canvases[2].getBoundingClientRect();
+    const place = { clientX: box.left + 0.3 * box.width, clientY: box.top + 0.6 * box.height };
+    canvases[2].dispatchEvent(new MouseEvent("click", { ...place, bubbles: true }));
+    seen.changed = canvases.map((canvas, i) => painted(canvas) !== before[i]);
+    seen.captions = texts(".attention-views figcaption");
+    seen.status = document.querySelector("#attention .status").textContent;
+    const small = () => painted(document.querySelector(".small-multiples canvas"));
+    const targets = all(".attention-controls .choice button");
+    seen.targets = targets.filter((button) => !button.hidden).map((button) => button.textContent);
+    const first = small();
+    targets[3].click();
+    seen.smallChanged = small() !== first;
+    seen.pressed = targets.findIndex((button) => button.getAttribute("aria-pressed") === "true");
+    const lead = () => document.getElementById("matches-lead").textContent.split(" after")[0];
+    seen.leads = [lead()];
+    all("#matches .choice button")[2].click();
+    seen.leads.push(lead());
+    seen.head = texts("#pose thead th");
+    seen.row = texts("#pose tbody tr.current td");
+    seen.maps = all(".map-row").map((row) => row.querySelectorAll(".map").length);
+    seen.names = texts(".map-views span");
+    seen.lines = all("#error-chart path.line").length;
+    all("#cloud-controls .choice button")[1].click();
+    frame();
+    seen.drawn = [drawn()];
+    for (const view of [1, 2, 3]) { all(".switches input")[view].click(); frame(); seen.drawn.push(drawn()); }
+    all(".all-or-none button")[1].click(); frame(); seen.drawn.push(drawn());
+    all(".all-or-none button")[0].click(); frame(); seen.drawn.push(drawn());
+    seen.checked = all(".switches input").map((input) => input.checked);
+    const colours = (query) => all(query).map((node) => getComputedStyle(node).getPropertyValue("--own"));
+    seen.colours = [".photos figcaption", "#error-chart path.line", ".attention-views figcaption"].map(colours);
+    document.body.dataset.seen = JSON.stringify(seen);
+  }, 20);
+});
+</script>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("has_truth", [True, False])
+def test_every_part_of_the_page_of_four_views_works_together(tmp_path, has_truth):
+    report = make_report((48, 64), 2, 2, views=4, has_truth=has_truth)
+    page = tmp_path / "report.html"
+    page.write_text(page_text(report) + USE, "ascii")
+    body = body_after(page, tmp_path / "profile", "", "--window-size=1280,1000", *WITH_WEBGL, milliseconds=20_000)
+    assert "data-error" not in body
+    seen = json.loads(body["data-seen"])
+    assert seen["changed"] == [True] * 4
+    # Row 2, column 2 of view 3; the last block, the mean of its heads.
+    weights = report.attention[1].weights[2][:, 5].mean(axis=0)
+    shares = [float(re.search(r"([\d.]+) %", caption)[1]) for caption in seen["captions"] if "attends" in caption]
+    assert shares == pytest.approx([100 * part.sum() for part in np.split(weights, 3)], abs=1.0)
+    assert seen["captions"][2].startswith("View 3: the selected patch")
+    assert [caption[:6] for caption in seen["captions"]] == ["View 1", "View 2", "View 3", "View 4"]
+    assert "row 2, column 2 of view 3" in seen["status"] and seen["status"].endswith(f"each patch would get {100 / 36:.2f} %.")
+    assert seen["targets"] == ["view 1", "view 2", "view 4"] and seen["smallChanged"] and seen["pressed"] == 3
+    of_views = "Mutual nearest neighbours among the points of views 1 and"
+    assert seen["leads"] == [f"{of_views} 2", f"{of_views} 4"]
+    assert seen["head"] == ["layer", "median", "view 2", "view 3", "view 4"]
+    assert seen["row"] == ["head", *["9.00° / 4.00°"] * 4]
+    assert seen["maps"] == [4] * (4 if has_truth else 3) and seen["names"] == ["View 1", "View 2", "View 3", "View 4"]
+    assert seen["lines"] == 4
+    *shown, nothing, again = seen["drawn"]
+    assert len(set(shown)) == 4 and min(shown) > nothing and again == shown[0] and seen["checked"] == [True] * 4
+    photos, lines, panels = seen["colours"]
+    assert photos == lines == panels and len(set(photos)) == 4
