@@ -78,7 +78,9 @@ def study(options: StudyOptions) -> None:
     with locked(out.with_name(f".{out.name}.study.lock"), str(options.out)):
         unfinished = out.with_name(f"{out.name}.unfinished")
         # One for all studies: what two of them measure is measured once, and probes trained for other options are refused too.
-        pieces = Pieces(unfinished / "parts", facts | {"version": own_version()})
+        # Unfinished studies of earlier versions, which were all of pairs, go on.
+        of_pieces = {name: value for name, value in facts.items() if (name, value) != ("views", 2)}
+        pieces = Pieces(unfinished / "parts", of_pieces | {"version": own_version()})
         _run_and_write(options, chosen, specs, folder, facts, unfinished, pieces)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -71,16 +71,11 @@ def with_trained(setting: Setting, options: StudyOptions, folder: Path, place: P
         KeyboardInterrupt: training was asked to stop; what was done is kept.
     """
     wanted = {need for entry in entries.values() for need in entry.needs | entry.wants}
-    if _wants_control(wanted, options):
+    if "control" in wanted and options.control_steps:
         setting = dataclasses.replace(setting, control=_control(options, folder, place / TRAINED[0], setting))
     if "epipolar" in wanted:
         setting = dataclasses.replace(setting, epipolar=_epipolar(options, folder, place / TRAINED[1], setting))
     return setting
-
-
-def _wants_control(wanted: Collection[str], options: StudyOptions) -> bool:
-    """Whether the control's probes are to be trained: on pairs, and so for pairs."""
-    return "control" in wanted and options.control_steps > 0 and options.views == 2
 
 
 def _control(options: StudyOptions, folder: Path, place: Path, setting: Setting) -> Control:
@@ -90,6 +85,7 @@ def _control(options: StudyOptions, folder: Path, place: Path, setting: Setting)
         backbone=str(folder),
         layers=",".join(setting.probes.layer_ids),
         data=options.data or (SYNTHETIC,),
+        views=options.views,
         resolution=(f"{width}x{height}",),
         seed=options.seed,
         dtype=options.dtype,
@@ -151,9 +147,7 @@ def takes_views(name: str, entry: Entry, views: int, asked_for: bool) -> bool:
 def tell_cost(runnable: Mapping[str, Entry], setting: Setting, options: StudyOptions) -> None:
     """Says beforehand what training and every study will take."""
     wanted = {need for entry in runnable.values() for need in entry.needs | entry.wants}
-    if "control" in wanted and options.control_steps and options.views != 2:
-        _logger.info("layers' control: left out, since its probes are trained on pairs and these are %s", setting.things)
-    if _wants_control(wanted, options) and setting.probes is not None:
+    if "control" in wanted and options.control_steps and setting.probes is not None:
         model, probes = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (setting.backbone.params, setting.probes.params))
         passes = 2 * options.control_steps * BATCH_SIZE
         # Of two runs three checkpoints, each with two moments, and the probes at the end.

@@ -127,7 +127,8 @@ def sweep(options: SweepOptions) -> None:
     )
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
     provenance = checkpoint_provenance(options.checkpoint, info)
-    of_pieces = {name: value for name, value in asked.items() if name not in _NOT_OF_PIECES}
+    # Unfinished sweeps of earlier versions, which were all of pairs, go on.
+    of_pieces = {name: value for name, value in asked.items() if name not in _NOT_OF_PIECES and (name, value) != ("views", 2)}
     out = options.out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.with_name(f".{out.name}.sweep.lock"), str(options.out)):

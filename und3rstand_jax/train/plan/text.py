@@ -36,12 +36,16 @@ def _subject(plan: Plan) -> list[str]:
     return [
         f"{plan.topology.name}: {_several(plan.devices, 'device')} ({plan.device_kind}), {_several(plan.hosts, 'host')}",
         f"{probes}, {width}×{height} pixels{several}",
-        f"{_several(plan.pairs * plan.devices, 'pair')} a step, {plan.pairs} on each device{parts}",
+        f"{_several(plan.pairs * plan.devices, _thing(plan))} a step, {plan.pairs} on each device{parts}",
     ]
 
 
+def _thing(plan: Plan) -> str:
+    return "pair" if plan.task.feed.views == 2 else "set"
+
+
 def _memory(plan: Plan) -> list[str]:
-    title = f"Memory of each device at {plan.pairs} pairs, by XLA's analysis of the compiled step"
+    title = f"Memory of each device at {plan.pairs} {plan.task.feed.things}, by XLA's analysis of the compiled step"
     memory = plan.tried[plan.pairs]
     if isinstance(memory, str):
         return [title, f"  does not compile for {_bytes(plan.limit)}: {printable(memory)}"]
@@ -58,14 +62,14 @@ def _largest(plan: Plan) -> list[str]:
     if found is None:
         return []
     if not found.pairs:
-        return [f"Largest batch that fits: none was found, down to {_several(found.too_many or 1, 'pair')} on each device"]
-    lines = [f"Largest batch that fits: {_several(found.pairs, 'pair')} on each device, --batch-size {found.pairs * plan.devices}"]
+        return [f"Largest batch that fits: none was found, down to {_several(found.too_many or 1, _thing(plan))} on each device"]
+    lines = [f"Largest batch that fits: {_several(found.pairs, _thing(plan))} on each device, --batch-size {found.pairs * plan.devices}"]
     lines.append(f"  verified by compiling it: {_bytes(found.total)} of {_bytes(plan.limit)}")
     if found.too_many is None:
         return [*lines, f"  more may fit: the search ends after {MOST_COMPILATIONS} compilations"]
     tried = plan.tried.get(found.too_many)
     if tried is None:
-        return [*lines, f"  {found.too_many} do not, by what the last pairs took"]
+        return [*lines, f"  {found.too_many} do not, by what the last ones took"]
     return [*lines, f"  {found.too_many} do not: {printable(tried) if isinstance(tried, str) else _bytes(tried.total)}"]
 
 

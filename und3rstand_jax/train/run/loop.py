@@ -60,7 +60,7 @@ class Loop(Generic[State]):
         self._programs: dict[Shape, Step[State]] = {}
         self._validation = Validation(task, data.val)
         self._metrics = MetricsLog(task.options.out, step) if is_first() else None
-        self._progress = Progress(task.options.steps, step, shown=is_first())
+        self._progress = Progress(task.options.steps, step, is_first(), "pairs" if task.feed.views == 2 else "sets")
         self._fixed = replicate(task.fixed())
         give_back_freed_memory()
         self._since = time.monotonic()

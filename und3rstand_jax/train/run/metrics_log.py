@@ -122,10 +122,11 @@ class LossWindow:
 
 
 class Progress:
-    """Steps done, loss, pairs per second and time left, on stderr of the first process."""
+    """Steps done, loss, pairs (or sets) per second and time left, on stderr of the first process."""
 
-    def __init__(self, steps: int, done: int, shown: bool) -> None:
-        """`shown` is true on the first process."""
+    def __init__(self, steps: int, done: int, shown: bool, things: str = "pairs") -> None:
+        """`shown` is true on the first process; `things` is what a step takes."""
+        self._things = things
         self._bar = tqdm(total=steps, initial=done, unit="step", desc="training", disable=None if shown else True, dynamic_ncols=True)
         # In a log file, the bar's carriage returns would run into each other.
         self._lines = shown and not sys.stderr.isatty()
@@ -138,7 +139,7 @@ class Progress:
 
     def figures(self, step: int, loss: float, pairs_per_second: float) -> None:
         """Shows the newest figures, after `step` steps."""
-        figures = f"loss {loss:.4f}, {pairs_per_second:.3g} pairs/s"
+        figures = f"loss {loss:.4f}, {pairs_per_second:.3g} {self._things}/s"
         self._bar.set_postfix_str(figures)
         now = time.monotonic()
         if self._lines and (now - self._last_line > _SECONDS_BETWEEN_LINES or step == self._steps):

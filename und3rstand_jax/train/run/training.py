@@ -104,7 +104,7 @@ def _train(task: Task[State], data: Data, checkpoints: Checkpoints | None, stop:
                 _logger.info("%s: %s", source.name, note)
         devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device{'s' if jax.device_count() > 1 else ''}"
         begins = f"resuming after step {step}" if step else "from the start"
-        _logger.info("%s, %d pairs per step on %s", task.description(), options.batch_size, devices)
+        _logger.info("%s, %d %s per step on %s", task.description(), options.batch_size, task.feed.things, devices)
         _logger.info("%s, to step %d; output folder: %s", begins, options.steps, options.out)
     if step < options.steps:
         loop = Loop(task, data, checkpoints, step, record)
