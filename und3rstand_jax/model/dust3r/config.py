@@ -29,7 +29,7 @@ class BackboneConfig:
     `head_type` is None for a trunk without a head (CroCo, or a checkpoint whose head is not known).
     `max_views` is how many views a call takes at most, None for any number. A DUSt3R takes two; one that is trained on sets of more sends
     every view after the first through the second decoder and its heads, and each view's tokens attend to those of all others, as in
-    MV-DUSt3R (Tang et al., CVPR 2025, section 3.2).
+    MV-DUSt3R (Tang et al., CVPR 2025).
 
     A class of configs is a family of models; `und3rstand_jax.model.families` has what belongs to it.
 
