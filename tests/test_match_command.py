@@ -93,7 +93,7 @@ def test_a_scene_says_how_many_are_right_and_both_orders_are_one_encoding(checkp
         (["--tolerance", 2, "--both-orders"], "it goes with neither both ways nor both orders"),
         (["--border", -1], "a border of at least 0"),
         (["--scene", 1], "expected images or --scene 1, found both"),
-        (["c.png"], "expected two images, or --scene NUMBER; found 3 images"),
+        (["--views", 2], "--views 2 counts the cameras of a rendered scene"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_loaded(words, message, photos, tmp_path, capsys, monkeypatch):
