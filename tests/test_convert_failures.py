@@ -287,7 +287,7 @@ def test_a_probe_checkpoint_that_cannot_be_told_shows_the_table_it_saw(tmp_path:
     assert main(["--repo", str(probes), "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: probe checkpoint: ")
-    assert re.search(r"^5 +probes\.\{0…4\}\.mlp +\? +both +16→8→8→8→8→1024 +none$", err, re.MULTILINE)
+    assert re.search(r"^5 +probes\.\{0…4\}\.mlp +\? +all +16→8→8→8→8→1024 +none$", err, re.MULTILINE)
 
 
 # What the command line says

@@ -105,7 +105,7 @@ def run_ours(backbone, config):
         batch = Batch(np.zeros(2, np.uint32), np.full(2, NOT_RENDERED, np.int32), batch_of_pairs(number))
         state, losses = step(state, backbone.params, batch)
         by_layer = {
-            layer: jax.tree.map(lambda values, i=i: float(values[i]), losses[f"group{g}"])
+            layer: [float(values[i]) for values in jax.tree.leaves(losses[f"group{g}"])]
             for g, group in enumerate(config.groups)
             for i, layer in enumerate(group.layer_ids)
         }
@@ -130,7 +130,7 @@ def run_torch(config, first, loop="step_probe_by_probe", optimizer=None):
         with torch.no_grad():
             features = dict(model(*training.images(pair, torch.float64)).activations)
         losses = getattr(training, loop)(probes, features, training.pair_truth(pair))
-        numbers = {layer: training.SetLoss(*map(float, loss)) for layer, loss in losses.items()}
+        numbers = {layer: training.PairLoss(*map(float, loss)) for layer, loss in losses.items()}
         history.append((numbers, {layer: _arrays(trained.probe) for layer, trained in probes.items()}))
     return history
 
