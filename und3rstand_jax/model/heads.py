@@ -144,7 +144,7 @@ def _conv1(features: int, name: str) -> nn.Dense:
 class Pointmap(TypedDict, total=False):
     """What a network predicts for every pixel of a view: a 3D point, and its confidence in it.
 
-    `pts3d` (B, H, W, 3) is in the frame of view 1's camera (x right, y down, z forward) for both views, in the
+    `pts3d` (B, H, W, 3) is in the frame of view 1's camera (x right, y down, z forward) for every view, in the
     network's own unit of length. `conf` (B, H, W) is absent where a probe yields none.
 
     Models with local features (MASt3R) add `desc` (B, H, W, D), a descriptor of unit length, which is alike for pixels of both views that

@@ -1,6 +1,6 @@
 """Layer ids: the names that model, converter, probes, command lines, plots and files share.
 
-A layer id names the residual stream *after* one step of the network, for both views:
+A layer id names the residual stream *after* one step of the network, for every view:
 
     encoder.I.self_attn   encoder.I.mlp   encoder.norm
     decoder.embed   decoder.I.self_attn   decoder.I.cross_attn   decoder.I.mlp   decoder.norm

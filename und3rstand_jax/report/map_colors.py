@@ -88,12 +88,12 @@ LOOKS: dict[Shown, dict[str, Look]] = {
 
 EXPLANATIONS: dict[Shown, str] = {
     "values": """\
-Depth is z in view 1's camera frame, for both views, in the model's own unit. Confidence is coloured on a logarithmic scale.
+Depth is z in view 1's camera frame, for every view, in the model's own unit. Confidence is coloured on a logarithmic scale.
 Each view has one depth scale and one confidence scale for all rows (2nd to 98th percentile; values beyond take the end colours).
 Grey: no finite value.""",
     "differences": """\
 Each layer has three rows: the unedited run, the edited run, and Δ, the edited minus the unedited: red is more, blue less, white the same.
-Δ depth is in units of the layer's mean distance of points to view 1's camera, both views', unedited. Δ ln confidence: natural logarithm.
+Δ depth is in units of the layer's mean distance of points to view 1's camera, all views', unedited. Δ ln confidence: natural logarithm.
 Each view has one scale of each Δ for all rows, with 0 in its middle (to the 98th percentile of the sizes of all Δ that are not 0).""",
 }
 """What a sheet says about the rows that it has."""

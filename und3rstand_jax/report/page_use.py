@@ -38,7 +38,7 @@ def use_values(use: HeadUse, cameras: list[list[list[float]] | None]) -> dict[st
 
 
 def lens_values(lens: Mapping[str, tuple[float, ...]]) -> dict[str, list[float | None]]:
-    """Both views' errors by layer; None where they are not finite."""
+    """Every view's errors by layer; None where they are not finite."""
     return {layer: [error if math.isfinite(error) else None for error in errors] for layer, errors in lens.items()}
 
 
