@@ -120,7 +120,7 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignm
                 )
                 read |= {name: {key: np.asarray(value[index]) for key, value in values.items()} for index, name in enumerate(names)}
             if probes is not None and layer in probes.layer_ids:
-                read["probe"] = jax.device_get(_errors(*probes.read_layer(layer, output), truth, of_before, alignment, True))
+                read["probe"] = jax.device_get(_errors(probes.read_layer(layer, output), truth, of_before, alignment, True))
             for name in READINGS:
                 for key in keys:
                     found.setdefault(f"{name}/{key}", []).append(read[name][key] if name in read else np.full(len(some), np.nan))
