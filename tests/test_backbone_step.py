@@ -77,7 +77,9 @@ def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone):
         updates.zero_grad()
         expected.total.backward()
         updates.step()
-        np.testing.assert_allclose([float(value[0]) for value in jax.tree.leaves(losses[MODEL])], [float(value) for value in expected], rtol=BAR)
+        np.testing.assert_allclose(
+            [float(value[0]) for value in jax.tree.leaves(losses[MODEL])], [float(value) for value in expected], rtol=BAR
+        )
         theirs = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
         ours = dict(export(jax.tree.map(np.asarray, state.params), leaves))
         for name, tensor in ours.items():
