@@ -51,7 +51,7 @@ def test_the_numbers_are_those_of_the_analysis_of_a_pair(setting, study):
             found = {name: study.by_pair[f"{layer.layer_id}/{name}"][number] for name in (VIEW1, VIEW2, MATCHES, KNOWN, ROTATION)}
             assert (found[VIEW1], found[VIEW2]) == pytest.approx(layer.errors, rel=1e-4)
             assert found[MATCHES] == pytest.approx(0.0 if layer.accuracy is None else layer.accuracy, abs=0.02)
-            offsets = layer.correspondences.offsets
+            offsets = layer.correspondences[0].offsets
             assert found[KNOWN] == pytest.approx(np.mean(~np.isnan(offsets)), abs=0.02)
             rotation = layer.rotation_degrees
             assert found[ROTATION] == pytest.approx(180.0 if rotation is None else rotation, abs=0.5)

@@ -58,7 +58,7 @@ def test_every_command_that_trains_or_plans_takes_a_file_of_its_own_options(tmp_
 def test_a_file_of_an_earlier_version_means_what_it_meant(tmp_path):
     assert read_config(file(tmp_path, "views: separate\nsteps: 3\n")) == {"mlps": "separate", "steps": 3}
     assert read_config(file(tmp_path, "views: 4\nmlps: shared\n")) == {"views": 4, "mlps": "shared"}
-    with pytest.raises(UserError, match="mlps is 'some'"):
+    with pytest.raises(UserError, match="views is 'some'"):
         read_config(file(tmp_path, "views: some\n"))
 
 

@@ -20,9 +20,9 @@ METRICS, TABLE, PLOT = "metrics.json", "layers.csv", "layers.png"
 FORMAT = "und3rstand_jax evaluation"
 
 _MEANING = {
-    "invariant": "mean distance after shift along z and scale are taken out, in the ground truth's unit; mean over pairs",
-    "relative_mean": "mean over valid pixels of |s p - g| / |g|, g seen from view 1's camera, s the set's joint scale; mean over sets",
-    "relative_median": "median over valid pixels of the same; mean over pairs",
+    "invariant": "mean distance after shift along z and scale are taken out, in the ground truth's unit; mean over pairs, or sets",
+    "relative_mean": "mean over valid pixels of |s p - g| / |g|, g seen from view 1's camera, s the joint scale; mean over pairs, or sets",
+    "relative_median": "median over valid pixels of the same; mean over pairs, or sets",
     "rotation_degrees": "turn of each view after the first against view 1, by PnP on its pointmap; median, one that fails counts as 180",
     "translation_degrees": "direction of their translations; median over those with a baseline",
     "accuracy_15": "share of poses with rotation and translation direction both below 15 degrees",
@@ -147,8 +147,9 @@ def layers_figure(evaluation: Evaluation) -> Figure:
         "distance in the ground truth's unit,\nscale and depth shift taken out",
         tuple(map(point_series, range(evaluation.views))),
     )
+    whose = "the second camera's pose" if evaluation.views == 2 else "the later cameras' poses"
     pose: Panel[LayerResult] = Panel(
-        f"Error of the {'second camera' if evaluation.views == 2 else 'later cameras'}'s pose that each layer's points imply",
+        f"Error of {whose} that each layer's points imply",
         "angle in degrees, median over cameras",
         (pose_series("rotation", "rotation_degrees", True), pose_series("direction of translation", "translation_degrees", False)),
         greatest=180.0,

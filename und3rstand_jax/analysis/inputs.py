@@ -1,4 +1,4 @@
-"""A pair of views to analyse: two photos, or a rendered scene with its ground truth."""
+"""A set of views to analyse: photos, or a rendered scene with its ground truth."""
 
 import dataclasses
 from pathlib import Path

@@ -85,7 +85,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm block: self-attention, attention to the other view, then MLP."""
+    """Pre-norm block: self-attention, attention to the other views, then MLP."""
 
     arithmetic: Arithmetic
     num_heads: int
@@ -97,7 +97,7 @@ class DecoderBlock(nn.Module):
     ) -> Float[Array, "B N C"]:
         """The residual stream of `x` after the block, as far as `sites` lets it run.
 
-        `y` is the other view's stream before this block, also where `sites` lets the block begin in its middle.
+        `y` are the other views' streams before this block, also where `sites` lets the block begin in its middle.
         """
         norm = self.arithmetic.layer_norm
 

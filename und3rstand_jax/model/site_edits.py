@@ -48,9 +48,9 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
         where = f"edit {number}, {edit.site!r}"
         for site in select_sites(edit.site, config):
             views = list(found.get(site.id, (None,) * len(grids)))
-            for number in edit.views(len(grids)):
-                shape = _shape(site, config, grids, number - 1, batch)
-                views[number - 1] = _composed(views[number - 1], _affine(edit, site, shape, where), f"{where}, view {number}")
+            for view in edit.views(len(grids)):
+                shape = _shape(site, config, grids, view - 1, batch)
+                views[view - 1] = _composed(views[view - 1], _affine(edit, site, shape, where), f"{where}, view {view}")
             found[site.id] = tuple(views)
     for site_id, affines in found.items():
         for view, affine in enumerate(affines, start=1):

@@ -122,7 +122,8 @@ def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
                 "--uses yes: what a head costs is measured on the points of the model's own head, and this checkpoint has none; omit --uses"
             )
         return False
-    passes = 4 * config.dec_depth * config.dec_num_heads
+    # Of more than two views the lens alone is made, which is a pass and the head for each layer.
+    passes = 4 * config.dec_depth * config.dec_num_heads if len(grids) == LEAST_VIEWS else 2
     is_long = jax.default_backend() == "cpu" and passes * decoder_flops(config, grids) > _MOST_ON_A_CPU
     if wanted == "auto" and len(grids) > LEAST_VIEWS:
         _logger.info("leaving out the panel 'What the model uses', which is for pairs of views; found %d views", len(grids))

@@ -32,7 +32,7 @@ def option_values(options: RunOptions) -> dict[str, object]:
 
 def _name_now(option: str, value: object) -> str:
     """An option's name, of which a run of an earlier version may have had another."""
-    return "mlps" if option == "views" and isinstance(value, str) else option
+    return "mlps" if option == "views" and value in ("shared", "separate") else option
 
 
 def write_config(file: Path, values: Mapping[str, object]) -> None:

@@ -142,7 +142,7 @@ class EpipolarTask(Task[EpipolarState]):
     @property
     def question(self) -> JsonObject:
         """Everything that the trained parameters depend on, in plain values."""
-        left_out = {"out", *CHANGEABLE, "validate_every"}
+        left_out = {"out", "views", *CHANGEABLE, "validate_every"}  # always two views
         return self.identity | {name: value for name, value in option_values(self.options).items() if name not in left_out}
 
     def description(self) -> str:

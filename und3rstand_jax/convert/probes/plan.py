@@ -164,9 +164,9 @@ def _read_layers(
 def view_faults(probes: Sequence[Views]) -> list[Complaint]:
     """Layers whose views have MLPs of different shapes."""
     return [
-        Complaint(views[1].prefix, f"has another shape than view 1's {views[0].prefix}; expected two MLPs of one shape")
+        Complaint(odd.prefix, f"has another shape than view 1's {views[0].prefix}; expected MLPs of one shape")
         for views in probes
-        if not any(mlp.fault for mlp in views) and len(set(map(_shape, views))) > 1
+        if not any(mlp.fault for mlp in views) and (odd := next((mlp for mlp in views if _shape(mlp) != _shape(views[0])), None))
     ]
 
 

@@ -114,7 +114,8 @@ class BackboneConfig:
             OptionError: the model takes fewer or more.
         """
         if self.max_views == LEAST_VIEWS and count != LEAST_VIEWS:
-            raise OptionError(f"this model takes two views; found {count}")
+            remedy = "give two, or a model that was trained on more (python -m train backbone --views N)"
+            raise OptionError(f"this model takes two views; found {count}: {remedy}")
         if count < LEAST_VIEWS or (self.max_views is not None and count > self.max_views):
             most = "more" if self.max_views is None else f"up to {self.max_views}"
             raise OptionError(f"this model takes two views or {most}; found {count}")

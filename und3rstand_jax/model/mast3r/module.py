@@ -1,4 +1,4 @@
-"""MASt3R as a pure function of its parameters and two views: DUSt3R, and for each view a head for local features.
+"""MASt3R as a pure function of its parameters and its views: DUSt3R, and for each view a head for local features.
 
 The head is a small MLP on every token, as the encoder and as the decoder leave it (Leroy et al., ECCV 2024, section 3.2).
 """
