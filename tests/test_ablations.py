@@ -286,13 +286,13 @@ def test_an_ablation_study_of_sets_of_three_views():
 
 def test_the_true_places_of_a_view_are_those_in_all_others_and_of_a_pair_the_usual_ones():
     grids = (GRID, GRID, GRID)
-    near, seen = places_in_others(wall(0.0, 100.0), grids, 0)  # the third view sees nothing of the first
-    usual, usual_seen = places_in_others(wall(0.0), grids[:2], 0)
+    near, seen = places_in_others(wall(0.0, 100.0), grids)[0]  # the third view sees nothing of the first
+    usual, usual_seen = places_in_others(wall(0.0), grids[:2])[0]
     np.testing.assert_array_equal(near, np.concatenate([usual, np.zeros_like(usual)], axis=1))
     np.testing.assert_array_equal(seen, usual_seen)
     one, two = both_true_places(wall(20.0), grids[:2])
     for view, expected in enumerate((one, two)):
-        near, seen = places_in_others(wall(20.0), grids[:2], view)
+        near, seen = places_in_others(wall(20.0), grids[:2])[view]
         np.testing.assert_array_equal(seen, expected.seen)
         np.testing.assert_array_equal(near, expected.near & expected.seen[:, None])
 

@@ -218,6 +218,10 @@ def test_lines_and_tables_write_sets_in_every_form(tmp_path, views):
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert sets_of(tmp_path, "train", 3) == [[0, 1, 2]]
     assert sets_of(tmp_path, "train", 2) == [[0, 1], [2, 0], [1, 2], [2, 1]]
+    (tmp_path / "pairs.jsonl").unlink()
+    (tmp_path / "pairs.json").write_text(json.dumps(lines))
+    assert sets_of(tmp_path, "train", 3) == [[0, 1, 2]]
+    assert sets_of(tmp_path, "train", 2) == [[0, 1], [2, 0], [1, 2], [2, 1]]
 
 
 def test_every_tenth_set_of_views_is_held_out_in_any_order_unless_entries_say(tmp_path, views):

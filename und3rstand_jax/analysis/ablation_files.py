@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from und3rstand_jax.analysis.ablation_study import AblationStudy, Effect, Estimate, Row
 from und3rstand_jax.analysis.ablations import MEANINGS, By
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, meaning_of, view_names
+from und3rstand_jax.data.records import things_of
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.sites import parse_site
 from und3rstand_jax.support.text import JsonObject, text_table
@@ -104,7 +105,7 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
             rows.append([name, *cells])
         lines.append(f"What is taken away is {MEANINGS[by]}.\n\n{text_table(['without', *names.values()], rows, numbers_from=1)}")
     shown = sum(row.ablation.kind == "place" for row in study.rows) // len(study.question.by)
-    things = "pairs" if study.views == 2 else f"sets of {study.views} views"
+    things = things_of(study.views)
     notes = (
         f"{pairs} {things}; in brackets the difference to the unedited run ± its standard error over pairs, and of how many if not of all"
     )
@@ -167,7 +168,7 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
     pairs = len(study.unedited[VIEW1])
     *means, last = (f"{np.nanmean(study.unedited[metric]):.3f}" for metric in view_names(study.views))
     unedited = f"{', '.join(means)} and {last}"
-    things = "pairs" if study.views == 2 else f"sets of {study.views} views"
+    things = things_of(study.views)
     figure.suptitle(
         f"Change of the normalised point error without each place, {MEANINGS[by]}\n(unedited: {unedited}; mean of {pairs} {things})",
         fontsize=10,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.evaluate import Evaluation, LayerResult
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
+from und3rstand_jax.data.records import things_of
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.support.files import fresh_file, replace_text
 from und3rstand_jax.support.results import VERSION
@@ -117,7 +118,7 @@ def format_table(evaluation: Evaluation) -> str:
         return "–" if value is None else ("*" if result is best.get(column) else "") + format(value, column.format)
 
     rows = [[layer_name(result.layer_id), *(cell(column, result) for column in columns)] for result in _rows(evaluation)]
-    things = "pairs" if evaluation.views == 2 else f"sets of {evaluation.views} views"
+    things = things_of(evaluation.views)
     notes = [
         f"{evaluation.pairs} {things}; * the best layer; metric in the ground truth's unit; rel: relative point error, mean and median"
     ]

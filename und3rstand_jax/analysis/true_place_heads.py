@@ -6,8 +6,7 @@ from jaxtyping import Bool, Float
 from und3rstand_jax.analysis.ablations import Place
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair_measures import Pairs
-from und3rstand_jax.analysis.true_place_attention import near_tokens
-from und3rstand_jax.geometry.matching import true_places
+from und3rstand_jax.analysis.true_place_attention import set_true_places
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
@@ -34,8 +33,8 @@ def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) 
             output = backbone(*batch, capture=names, head=False)
             weights = [[np.asarray(view) for view in output[name]] for name in names]
             for index in range(len(batch[0])):
-                places = [places_in_others(pairs.truths[low + index], grids, view) for view in range(len(grids))]
-                shares.append([[_share(block[view][index], *places[view]) for block in weights] for view in range(len(grids))])
+                places = places_in_others(pairs.truths[low + index], grids)
+                shares.append([[_share(block[view][index], *of_view) for block in weights] for view, of_view in enumerate(places)])
             advance(len(batch[0]))
     mean = np.nanmean(shares, axis=0)
     return {
@@ -44,18 +43,13 @@ def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) 
     }
 
 
-def places_in_others(truth: GroundTruth, grids: Grids, view: int) -> tuple[Bool[np.ndarray, "N M"], Bool[np.ndarray, " N"]]:
-    """Of a view's N tokens, counted from 0, which of the other views' M tokens show the same place, to within one; and whether any view
-    sees it.
-    """
-    # All points are in view 1's frame, to which every pose leads.
-    found = [
-        near_tokens(true_places((truth.views[view], truth.views[other]), truth.poses[other], truth.intrinsics[other]), grids[view], grid)
-        for other, grid in enumerate(grids)
-        if other != view
-    ]
-    near = np.concatenate([places.near & places.seen[:, None] for places in found], axis=1)
-    return near, np.any([places.seen for places in found], axis=0)
+def places_in_others(truth: GroundTruth, grids: Grids) -> list[tuple[Bool[np.ndarray, "_N _M"], Bool[np.ndarray, " _N"]]]:
+    """Of each view's N tokens, which of the other views' M tokens show the same place, to within one; and whether any view sees it."""
+    found = []
+    for places in set_true_places(truth, grids):
+        near = np.concatenate([of_view.near & of_view.seen[:, None] for of_view in places.values()], axis=1)
+        found.append((near, np.any([of_view.seen for of_view in places.values()], axis=0)))
+    return found
 
 
 def _share(weights: Float[np.ndarray, "heads N M"], near: Bool[np.ndarray, "N M"], seen: Bool[np.ndarray, " N"]) -> np.ndarray:

@@ -65,6 +65,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.loading import load_backbone_and_probe
     from und3rstand_jax.report.checkpoint import find_backbone
+    from und3rstand_jax.report.views import check_count
     from und3rstand_jax.support.output_folder import check_output_folder, output_folder
     from und3rstand_jax.support.results import check_apart, result_of
 
@@ -77,8 +78,8 @@ def evaluate(options: EvaluateOptions) -> None:
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     kind = result_of(FORMAT, METRICS)
     check_output_folder(options.out, options.overwrite, kind)
-    *_, config = find_backbone(options.checkpoint)
-    config.check_view_count(options.views)
+    _, info, config = find_backbone(options.checkpoint)
+    check_count(options.views, config, info.probes)
     backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")

@@ -43,6 +43,7 @@ def study(options: StudyOptions) -> None:
     from und3rstand_jax.commands.study_setting import takes_views
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone
+    from und3rstand_jax.report.views import check_count
     from und3rstand_jax.support.locks import locked
     from und3rstand_jax.support.output_folder import check_output_folder
     from und3rstand_jax.support.pieces import Pieces
@@ -70,7 +71,7 @@ def study(options: StudyOptions) -> None:
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
     folder, info, config = find_backbone(options.checkpoint, progress=True)
-    config.check_view_count(options.views)
+    check_count(options.views, config, info.probes if any("probes" in entry.needs | entry.wants for entry in chosen.values()) else None)
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
     facts = asked | {"provenance": checkpoint_provenance(options.checkpoint, info)}
     out = options.out.resolve()

@@ -94,6 +94,7 @@ def sweep(options: SweepOptions) -> None:
     from und3rstand_jax.analysis.ablations import check_by, places_of
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
     from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone
+    from und3rstand_jax.report.views import check_count
     from und3rstand_jax.support.locks import locked
     from und3rstand_jax.support.output_folder import check_output_folder
     from und3rstand_jax.support.pieces import Pieces
@@ -108,7 +109,7 @@ def sweep(options: SweepOptions) -> None:
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
     folder, info, config = find_backbone(options.checkpoint, progress=True)
-    config.check_view_count(options.views)
+    check_count(options.views, config, info.probes if options.measure == "probes" else None)
     for pattern in (options.sites, *options.set, options.like):
         places_of(pattern, config, options.views)
     if options.measure == "probes" and info.probes is None:

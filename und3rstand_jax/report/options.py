@@ -120,7 +120,7 @@ is one too."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchOptions(ViewOptions):
-    """Matches the pixels of two views by the descriptors of a MASt3R.
+    """Matches the pixels of two views, no more, by the descriptors of a MASt3R.
 
     Writes into one folder the matches and their confidences (matches.npz), a picture of them (matches.png, matches.svg) and what was
     done (matches.json); of a scene, also how far each match is from the true place.

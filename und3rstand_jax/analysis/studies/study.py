@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair_measures import Pairs
+from und3rstand_jax.data.records import things_of
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.pose import pose_errors
 from und3rstand_jax.model.backbone import Backbone
@@ -116,7 +117,7 @@ class Setting:
     @property
     def things(self) -> str:
         """What its sets are called: "pairs" or "sets of 4 views"."""
-        return "pairs" if self.views == 2 else f"sets of {self.views} views"
+        return things_of(self.views)
 
     @property
     def grids(self) -> Grids:

@@ -146,12 +146,20 @@ def _read_entries(root: Path) -> tuple[Path, Mapping[str, object], list[_Entry]]
     if path.suffix == ".jsonl":
         lines = json_lines(read_text(path, DataError, largest=_LARGEST))
         parsed = ((f"line {number}", parse_json(line, f"{path}: line {number}", object, DataError)) for number, line in lines)
-        return path, {}, [_Entry(where, raw, not (isinstance(raw, dict) and "views" in raw)) for where, raw in parsed]
+        return path, {}, [_Entry(where, raw, _is_pair(raw)) for where, raw in parsed]
     expected = 'expected a list of pairs, or {"views": {name: view}, "pairs": [pairs], "sets": [sets]} with one of the last two or both'
     content = read_json(path, object, DataError, expected, _LARGEST)
-    table = _Table(content) if isinstance(content, list) else checked(content, str(path), _Table, DataError, expected)
+    if isinstance(content, list):
+        entries = [_Entry(f"{'pair' if _is_pair(raw) else 'set'} {number}", raw, _is_pair(raw)) for number, raw in enumerate(content)]
+        return path, {}, entries
+    table = checked(content, str(path), _Table, DataError, expected)
     pairs = [_Entry(f"pair {number}", raw, True) for number, raw in enumerate(table.pairs or ())]
     return path, table.views, [*pairs, *(_Entry(f"set {number}", raw, False) for number, raw in enumerate(table.sets or ()))]
+
+
+def _is_pair(raw: object) -> bool:
+    """Whether an entry of a list without names is a pair; a set says so by its `views`."""
+    return not (isinstance(raw, dict) and "views" in raw)
 
 
 class _Checker:

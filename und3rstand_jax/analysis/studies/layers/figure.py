@@ -32,7 +32,8 @@ def _series(label: str, name: str, is_filled: bool = True) -> Series[_Point]:
     return Series(label, lambda point: point.of(name), is_filled)
 
 
-_ERROR_UNIT = "distance, in units of the pair's\nmean distance to camera 1"
+def _error_unit(views: int) -> str:
+    return f"distance, in units of the {'pair' if views == 2 else 'set'}'s\nmean distance to camera 1"
 
 
 def layers_figure(records: Sequence[Record], views: int) -> Figure:
@@ -42,7 +43,7 @@ def layers_figure(records: Sequence[Record], views: int) -> Figure:
     return _drawn(
         records,
         [
-            Panel("Point error", _ERROR_UNIT, points),
+            Panel("Point error", _error_unit(views), points),
             Panel(f"Right matches, of those whose true place {other} sees", "share", (_series("right", MATCHES),), is_share=True),
             Panel(f"Rotation error of {poses}", "degrees, median", (_series("rotation", "rotation_median"),), greatest=180.0),
         ],
@@ -57,7 +58,7 @@ def control_figure(records: Sequence[Record], views: int) -> Figure:
         [
             Panel(
                 title.format(view),
-                _ERROR_UNIT,
+                _error_unit(views),
                 (_series("the model", f"same{view}"), _series("random weights", f"random{view}", False)),
             )
             for view in range(1, views + 1)

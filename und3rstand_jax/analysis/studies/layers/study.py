@@ -225,8 +225,9 @@ def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[
             f"points of its head {share_text(mean_in(records[-1], MATCHES))}."
         )
     if "random2" in last:
-        found.append(
-            f"Control: probes trained in one way reach {plus_minus(mean_in(last, 'same2'))} for view 2 on {last['layer']}, and "
-            f"{plus_minus(mean_in(last, 'random2'))} on the same layer of a backbone with random weights."
+        found.extend(
+            f"Control: probes trained in one way reach {plus_minus(mean_in(last, f'same{view}'))} for view {view} on {last['layer']}, and "
+            f"{plus_minus(mean_in(last, f'random{view}'))} on the same layer of a backbone with random weights."
+            for view in range(2, views + 1)
         )
     return found

@@ -99,6 +99,7 @@ def lens(setting: Setting) -> Study:
         by_pair[name][scales.pairs] = np.nan
     views = range(1, setting.views + 1)
     every = "both views" if setting.views == 2 else "all views"
+    cameras = "the two cameras" if setting.views == 2 else "view 1's camera and a later one, the mean over these,"
     turn = np.array([turn_of(truth) for truth in setting.pairs.truths])
     records = [
         layer_record(by_pair, index, layer, view, float(scales.factors[index])) for view in views for index, layer in enumerate(layers)
@@ -115,7 +116,7 @@ def lens(setting: Setting) -> Study:
             "factors": FACTORS.tolist(),
             "best_at_the_edge": [layer for layer, at_edge in zip(layers, scales.at_edge, strict=True) if at_edge],
         },
-        "turn": mean_of(turn)._asdict() | {"meaning": "angle between the two cameras in degrees: the error of no rotation at all"},
+        "turn": mean_of(turn)._asdict() | {"meaning": f"angle between {cameras} in degrees: the error of no rotation at all"},
     }
     return Study(
         "lens",
