@@ -47,7 +47,7 @@ class PointmapOptions(LayerOptions, ModelOptions):
     the pointmaps of an edited run: see their own --help.
     """
 
-    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2 [IMG3 …]")]]
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2 [IMG3 …]", help_behavior_hint="")]]
     """Photos of one scene, two or as many as the model takes, JPEG, PNG, TIFF, WebP or the like; all points are in the first one's camera
     frame."""
     size: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 512
@@ -83,8 +83,8 @@ class ReportOptions(LayerOptions, ViewOptions):
 
     uses: Literal["auto", "yes", "no"] = "auto"
     """Add the panel 'What the model uses': a pass without each attention head of the decoders, and every probed decoder layer read by the
-    model's own head. It needs that head, and a pair of views. auto leaves it out where it would take long on a CPU, as for a published
-    DUSt3R; of more views than two it keeps the layers read by the head."""
+    model's own head. It needs that head, and a pair of views: of more, only the layers read by the head are shown. auto leaves it out
+    where it would take long on a CPU, as for a published DUSt3R."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
