@@ -31,6 +31,7 @@ pytest_plugins = ["pytester", "tests.with_torch"]
 _QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _MOST_MAPPINGS = 12_000
+_DEFAULT = pytest.StashKey[bool]()
 _made: list[str] = []
 
 
@@ -39,9 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("UND3RSTAND_JAX_UNCHECKED") != "1" and config.option.markexpr != "slow":
         importlib.import_module("tests.signatures")  # the hook looks it up, and imports only `tests`
         jaxtyping.install_import_hook(CHECKED, "tests.signatures.checked")
-    if config.option.markexpr == "not slow":
-        # Most of the fast tests' time is XLA's compiler. The slow tests, and those marked `optimised`, run what users run.
-        os.environ.setdefault(_QUICK, "1")
+    # Most of the tests' time is XLA's compiler. The fast ones are compiled quickly, but for those marked `optimised`; the slow ones as
+    # users compile them, but for those marked `quick`.
+    usual = "1" if config.option.markexpr == "not slow" else "0"
+    config.stash[_DEFAULT] = os.environ.setdefault(_QUICK, usual) == "1"
     if _CACHE not in os.environ:
         # A program that several tests or processes run is compiled once.
         _made.append(tempfile.mkdtemp(prefix="und3rstand_jax_programs_"))
@@ -66,11 +68,17 @@ def _programs_of_earlier_files_are_let_go() -> Iterator[None]:
         jax.clear_caches()
 
 
-@pytest.fixture(autouse=True)
-def _as_users_compile(request: pytest.FixtureRequest) -> None:
-    """Tests marked `optimised` run programs compiled as users compile them: their bars are about those programs' values."""
-    quick = os.environ.get(_QUICK) == "1" and request.node.get_closest_marker("optimised") is None
-    if "jax" not in sys.modules and quick:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture is made, which a file's tests share, and for the processes that the test starts too.
+
+    Tests marked `optimised` have bars about the values, cost or memory of programs compiled as users compile them. Those marked `quick`
+    compare what goes the same ways through XLA, or are about files, processes and words.
+    """
+    marked = {name for name in ("optimised", "quick") if item.get_closest_marker(name)}
+    quick = "optimised" not in marked and ("quick" in marked or item.config.stash[_DEFAULT])
+    os.environ[_QUICK] = str(int(quick))
+    if "jax" not in sys.modules:
         return  # it will read the environment
     import jax
 

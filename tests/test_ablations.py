@@ -40,6 +40,8 @@ from und3rstand_jax.support.errors import CheckpointError, EditError, OptionErro
 from und3rstand_jax.support.progress import Stopwatch
 from und3rstand_jax.support.text import to_json
 
+pytestmark = pytest.mark.quick
+
 
 def test_places_are_heads_updates_and_layers_of_the_views_asked_for():
     assert [

@@ -14,6 +14,8 @@ from tests.test_model_properties import DPT, assert_same, backbone
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 
+pytestmark = pytest.mark.quick
+
 
 def given(whole, layer, config, head=True):
     """What a pass from this layer on needs of a whole one."""

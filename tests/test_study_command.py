@@ -18,6 +18,8 @@ from und3rstand_jax.commands.study_setting import takes_views, with_trained
 from und3rstand_jax.data.records import held_out_scenes
 from und3rstand_jax.support.pieces import Pieces
 
+pytestmark = pytest.mark.quick
+
 SMALL = ("--pairs", "2", "--resolution", "32", "--control-steps", "0")
 
 

@@ -27,6 +27,8 @@ from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.pieces import Pieces
 
+pytestmark = pytest.mark.quick
+
 SMALL = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=2)
 
 STILL_FROM = "decoder.0.mlp"

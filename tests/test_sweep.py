@@ -21,6 +21,8 @@ from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.support.errors import EditError, OptionError, OutputError, UserError
 from und3rstand_jax.support.pieces import Pieces
 
+pytestmark = pytest.mark.quick
+
 EQUAL = ((32, 48), (32, 48))
 HEADS = [
     u3d.knock_out(f"decoder.{block}.cross_attn.heads:{head}", view=view) for block, view in ((1, 1), (1, 2), (3, 2)) for head in (0, 1)
@@ -246,6 +248,7 @@ def test_attribution_is_what_turning_a_head_down_a_little_does():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised  # memory is that of programs compiled as users compile them
 def test_computing_blocks_again_changes_no_attribution_and_holds_less():
     from und3rstand_jax.analysis.attribution import _gradient, unit_scales
 
