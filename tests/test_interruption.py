@@ -19,8 +19,8 @@ from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
 from tests.orbax_tree import read_tree
 
-pytestmark = pytest.mark.slow
-STEPS = 400
+pytestmark = [pytest.mark.slow, pytest.mark.quick]
+STEPS = 160
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def setting(tmp_path_factory):
     views = make_views(5, (48, 64))
     write_pairs(folder / "data", views, [(i, j) for i in range(5) for j in range(5) if i != j])
     options = f"--layers all --backbone {backbone} --data 0.5*synthetic --data 0.5*pairs:{folder / 'data'} --hidden 8 --depth 2"
-    options += f" --steps {STEPS} --batch-size 4 --log-every 7 --save-every 10 --validate-every 150 --val-pairs 2 --workers 1"
+    options += f" --steps {STEPS} --batch-size 4 --log-every 7 --save-every 10 --validate-every 60 --val-pairs 2 --workers 1"
     # Every process compiles the same programs: the second and later ones find them here.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return shlex.split(options), os.environ | cache | {"JAX_PLATFORMS": "cpu"}
@@ -79,7 +79,7 @@ def figures(out):
 
 
 def assert_bit_identical(one, other):
-    for tree in ("checkpoints/400/state", "probes/probes"):
+    for tree in (f"checkpoints/{STEPS}/state", "probes/probes"):
         a, b = (jax.tree.leaves(read_tree(folder / tree)) for folder in (one, other))
         assert len(a) == len(b) and all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
     assert figures(one) == figures(other)
@@ -92,9 +92,9 @@ def test_killed_at_random_and_resumed_it_ends_bit_identical(setting, undisturbed
     print(f"seed {seed}")  # shown when the test fails
     moments = random.Random(seed)
     out = tmp_path / "out"
-    for step in (15, 120, 280):
+    for step in (15, 50, 105):
         process = start(setting, out)
-        wait_for_step(process, out, step + moments.randrange(60))
+        wait_for_step(process, out, step + moments.randrange(30))
         time.sleep(moments.random() * 0.3)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)  # until its workers are gone as well: they hold its output open
@@ -161,10 +161,10 @@ def test_two_processes_with_two_devices_train_what_one_does(setting, undisturbed
         finish(process)
     alone, spread = figures(undisturbed), figures(out)
     # Rounding differs between layouts and grows with the steps; how far one step is off is tested to 1e-5 in test_step.
-    for step, tolerance in ((7, 1e-5), (STEPS, 2e-3)):
+    for step, tolerance in ((7, 1e-5), (STEPS, 2e-4)):
         one, other = (next(line for line in lines if line["step"] == step and "layers" in line)["layers"] for lines in (alone, spread))
         for layer in tiny.LAYERS:
             assert other[layer]["total"] == pytest.approx(one[layer]["total"], rel=tolerance)
     trees = [jax.tree.leaves(read_tree(folder / "probes" / "probes")) for folder in (undisturbed, out)]
     for a, b in zip(*trees, strict=True):
-        assert np.linalg.norm(a - b) <= 2e-2 * np.linalg.norm(a) + 1e-6
+        assert np.linalg.norm(a - b) <= 2e-3 * np.linalg.norm(a) + 1e-6
