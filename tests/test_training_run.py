@@ -131,7 +131,6 @@ def test_evaluate_finds_again_what_the_run_found(finished, material, tmp_path):
     assert again["facts"]["data"] == [data] and (tmp_path / "again" / "layers.png").is_file()
 
 
-@pytest.mark.slow
 def test_a_run_from_before_an_option_existed_goes_on_with_its_default(finished, material, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     config = folder / "config.yaml"
