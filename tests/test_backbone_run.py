@@ -18,7 +18,7 @@ from tests.orbax_tree import read_tree
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.commands.train import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick]
 
 STEPS = 6
 ARCHITECTURE = ["--image-size", "32x32", "--enc-depth", "1", "--enc-width", "32", "--enc-heads", "2"]

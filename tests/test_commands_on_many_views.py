@@ -19,6 +19,8 @@ from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.report.edit_effect import DISPLACEMENT, ERRORS, LayerEffect, format_effects
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -24,6 +24,8 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes
 
+pytestmark = pytest.mark.quick
+
 SMALL = dataclasses.replace(MAST3R, enc_depth=1)
 
 

@@ -28,6 +28,8 @@ from und3rstand_jax.report.given_edits import edit_text
 from und3rstand_jax.report.map_colors import Scale
 from und3rstand_jax.support.progress import Stopwatch
 
+pytestmark = pytest.mark.quick
+
 CHANGED = ("decoder.0.cross_attn", "decoder.0.mlp", "decoder.1.self_attn", "decoder.1.cross_attn", "decoder.1.mlp")
 DIRECTION = np.linspace(-1, 1, 16, dtype=np.float32)
 

@@ -16,6 +16,8 @@ from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 
+pytestmark = pytest.mark.quick
+
 
 def test_edits_add_up_in_order():
     one, two, three = u3d.knock_out("decoder.1.mlp"), u3d.skip("decoder.0.mlp", 2), u3d.steer("decoder.1.mlp", 1.0)

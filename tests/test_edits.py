@@ -17,6 +17,8 @@ from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput
 
+pytestmark = pytest.mark.quick
+
 # What is captured
 
 EVERYWHERE = (

@@ -32,6 +32,8 @@ from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, probe_config
 from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes, probe_shapes
 from und3rstand_jax.support.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 SIDE = 16  # one patch: a probe without weights but with a bias says one pointmap, whatever it is shown
 
 

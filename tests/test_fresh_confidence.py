@@ -8,6 +8,8 @@ from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.train.backbone_task import with_fresh_confidence
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("head", ["linear", pytest.param("dpt", marks=pytest.mark.slow)])
 def test_confidence_is_2_in_every_pixel_and_the_points_are_the_same(head):

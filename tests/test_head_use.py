@@ -24,6 +24,8 @@ from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.progress import Stopwatch
 
+pytestmark = pytest.mark.quick
+
 SMALL = dataclasses.replace(LINEAR, dec_depth=2)
 SIZES = ((48, 32), (32, 64))
 

@@ -15,6 +15,8 @@ from und3rstand_jax.commands.train import main
 from und3rstand_jax.data.loader import Feed, open_sources
 from und3rstand_jax.data.specification import parse_data
 
+pytestmark = pytest.mark.quick
+
 ARCHITECTURE = ["--image-size", "32x32", "--enc-depth", "1", "--enc-width", "32", "--enc-heads", "2"]
 ARCHITECTURE += ["--dec-depth", "2", "--dec-width", "16", "--dec-heads", "2", "--mlp-ratio", "2"]
 VIEWS = ("view1", "view2", "view3", "view4")

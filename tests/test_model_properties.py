@@ -16,6 +16,8 @@ from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import PointmapProbes, Probes
 from und3rstand_jax.support.errors import LayerError, UserError
 
+pytestmark = pytest.mark.quick
+
 LINEAR = BackboneConfig(
     img_size=(64, 64), enc_embed_dim=32, enc_depth=2, enc_num_heads=2, dec_embed_dim=16, dec_depth=4, dec_num_heads=2, head_type="linear"
 )

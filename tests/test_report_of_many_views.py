@@ -32,6 +32,8 @@ from und3rstand_jax.report.page_attention import pack_attention, pool_attention
 from und3rstand_jax.report.view_colours import view_colour, view_style
 from und3rstand_jax.support.progress import Stopwatch
 
+pytestmark = pytest.mark.quick
+
 VIEWS = 4
 CONFIG = BackboneConfig(
     enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=32, dec_depth=2, dec_num_heads=2, head_type="linear", max_views=None

@@ -13,7 +13,7 @@ from tests import step_cases
 from tests.step_cases import LAYERS, WAYS, Case, backbone, batch, one_device_step, take_steps
 from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, matrices, optimizer, schedule
 
-pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("error::DeprecationWarning"), pytest.mark.quick]
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,8 @@ from und3rstand_jax.support.errors import CheckpointError, ConfigError, LayerErr
 from und3rstand_jax.train.options import EpipolarOptions
 from und3rstand_jax.train.run.epipolar import train_epipolar
 
+pytestmark = pytest.mark.quick
+
 
 def epipolar(setting, *of):
     return study_of_epipolar(dataclasses.replace(setting, epipolar=EpipolarSet(*of)))

@@ -18,6 +18,8 @@ from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
+pytestmark = pytest.mark.quick
+
 
 def apart() -> Backbone:
     """Views never meet: no cross-attention. Both views' decoders and heads are the same."""

@@ -38,6 +38,8 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.support.errors import CheckpointError
 
+pytestmark = pytest.mark.quick
+
 TINY = dataclasses.replace(LINEAR, dec_depth=2)
 LIVE = Place("decoder.1.cross_attn.heads", 2, 1)
 PAIRS = 3

@@ -21,6 +21,8 @@ from und3rstand_jax.probes.probes import PointmapProbes, Probes, init_probes
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.progress import Stopwatch
 
+pytestmark = pytest.mark.quick
+
 DEEP = dataclasses.replace(LINEAR, dec_depth=11)
 PROBED = ("decoder.2.mlp", "decoder.10.self_attn", "decoder.10.cross_attn", "decoder.10.mlp")  # which sort otherwise as text
 

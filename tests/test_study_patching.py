@@ -17,6 +17,8 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.pieces import Pieces
 
+pytestmark = pytest.mark.quick
+
 READS, DECIDES = 0, 2
 """View 1's decoder reads view 2 in this block, and view 2's reads view 1 in that; nothing else changes a stream."""
 

@@ -19,6 +19,8 @@ from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner
 from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.support.errors import OptionError
 
+pytestmark = pytest.mark.quick
+
 SMALL = dataclasses.replace(LINEAR, enc_depth=1, dec_depth=2)
 
 

@@ -11,6 +11,8 @@ from tests.conversion import converted
 from tests.tiny import LAYERS, save_backbone, save_probes
 from und3rstand_jax.support.pieces import Pieces
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -19,6 +19,8 @@ from und3rstand_jax import load_backbone_and_probe
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.commands.train import main
 
+pytestmark = pytest.mark.quick
+
 STEPS = 12
 
 

@@ -34,6 +34,8 @@ from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.support.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 PAIRS, SIDE = 3, 4
 
 
