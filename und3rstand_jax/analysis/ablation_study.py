@@ -30,7 +30,7 @@ from und3rstand_jax.analysis.sweep import sweep
 from und3rstand_jax.analysis.true_place_heads import true_place_shares
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.probes import Probes
@@ -223,7 +223,7 @@ class MadeEdits(Sequence[Edits]):
 
 
 def _sets(
-    question: Question, places: Sequence[Place], on_true_place: Mapping[str, float], config: BackboneConfig, views: int
+    question: Question, places: Sequence[Place], on_true_place: Mapping[str, float], config: ModelConfig, views: int
 ) -> list[Ablation]:
     """The sets that go together, each with its controls behind it."""
     asked = [Ablation(pattern, "set", places_of(pattern, config, views)) for pattern in dict.fromkeys(question.sets)]

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edit, Edits
-from und3rstand_jax.model.sites import HEADS, SCORES, WEIGHTS, head_count, parse_site, select_sites
+from und3rstand_jax.model.sites import HEADS, SCORES, WEIGHTS, parse_site, select_sites
 from und3rstand_jax.support.errors import EditError, OptionError
 from und3rstand_jax.support.machine import free_memory
 from und3rstand_jax.support.progress import progress_bar
@@ -62,7 +62,7 @@ class Ablation:
     of: str | None = None
 
 
-def places_of(patterns: str, config: BackboneConfig, count: int = 2) -> tuple[Place, ...]:
+def places_of(patterns: str, config: ModelConfig, count: int = 2) -> tuple[Place, ...]:
     """What comma-separated patterns stand for, each head by itself, of all `count` views unless a pattern ends in @1, @2, …
 
     Raises:
@@ -78,7 +78,7 @@ def places_of(patterns: str, config: BackboneConfig, count: int = 2) -> tuple[Pl
                 raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; scores are blocked by an edit")
             heads: Iterable[int | None] = (None,)
             if site.part == HEADS:
-                heads = range(head_count(site.layer_id, config)) if site.heads is None else site.heads
+                heads = range(config.head_count(site.layer_id)) if site.heads is None else site.heads
             found += [Place(site.id, view, head) for head in heads for view in views]
     return tuple(dict.fromkeys(found))
 
@@ -107,17 +107,17 @@ def controls(of: Ablation, pool: Sequence[Place], draws: int, seed: int) -> list
     return drawn
 
 
-def heads_of_same_blocks(places: Sequence[Place], config: BackboneConfig) -> tuple[Place, ...]:
+def heads_of_same_blocks(places: Sequence[Place], config: ModelConfig) -> tuple[Place, ...]:
     """All heads of the attentions, view by view, that some heads belong to."""
     attentions = dict.fromkeys((place.site, place.view) for place in places if place.head is not None)
-    return tuple(Place(site, view, head) for site, view in attentions for head in range(head_count(site, config)))
+    return tuple(Place(site, view, head) for site, view in attentions for head in range(config.head_count(parse_site(site).layer_id)))
 
 
 Values: TypeAlias = Mapping[SiteView, np.ndarray]
 """Of a site in a view, what is added to the scaled values: (S or 1, N or 1, H, D) for heads, (S or 1, N or 1, C) else."""
 
 
-def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Values, config: BackboneConfig) -> Edits:
+def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Values, config: ModelConfig) -> Edits:
     """The edits that take its places away.
 
     Args:
@@ -136,11 +136,12 @@ def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Valu
     return Edits(tuple(edits))
 
 
-def _gone(ablation: Ablation, site: str, view: int, config: BackboneConfig) -> Bool[np.ndarray, "..."]:
+def _gone(ablation: Ablation, site: str, view: int, config: ModelConfig) -> Bool[np.ndarray, "..."]:
     """Which heads go, (1, 1, H, 1); or whether all does, (1, 1, 1)."""
     if parse_site(site).part != HEADS:
         return np.full((1, 1, 1), Place(site, view, None) in ablation.places)
-    return np.array([Place(site, view, head) in ablation.places for head in range(head_count(site, config))])[None, None, :, None]
+    count = config.head_count(parse_site(site).layer_id)
+    return np.array([Place(site, view, head) in ablation.places for head in range(count)])[None, None, :, None]
 
 
 def replacements(
@@ -189,7 +190,7 @@ def replacements(
 
 
 def _replacement(
-    parts: list[np.ndarray], by: By, count: int, view: np.ndarray, config: BackboneConfig, noise: float, seed: int
+    parts: list[np.ndarray], by: By, count: int, view: np.ndarray, config: ModelConfig, noise: float, seed: int
 ) -> Float[np.ndarray, "..."]:
     if by == "mean":
         tokens = view.shape[1] * view.shape[2] // config.patch_size**2

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.ablations import Place, places_of
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.sites import HEADS, head_count, parse_site
+from und3rstand_jax.model.sites import HEADS, parse_site
 from und3rstand_jax.support.progress import progress_bar
 
 Scalar = Callable[[BackboneOutput, Any, Any], Float[Array, " B"]]
@@ -72,19 +72,19 @@ def attribution(
     return {str(place): column for place, column in zip(places, np.concatenate(parts).T, strict=True)}
 
 
-def unit_scales(sites: Sequence[str], batch: int, config: BackboneConfig, views: int = 2) -> dict[str, tuple[Array, ...]]:
+def unit_scales(sites: Sequence[str], batch: int, config: ModelConfig, views: int = 2) -> dict[str, tuple[Array, ...]]:
     """Of every site and view a scale of 1 for each pair and head."""
 
     def ones(site: str) -> Array:
         of = parse_site(site)
-        return jnp.ones((batch, 1, head_count(of.layer_id, config), 1) if of.part == HEADS else (batch, 1, 1), jnp.float32)
+        return jnp.ones((batch, 1, config.head_count(of.layer_id), 1) if of.part == HEADS else (batch, 1, 1), jnp.float32)
 
     return {site: (ones(site),) * views for site in sites}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _gradient(
-    module: DUSt3R,
+    module: MultiViewModel,
     scalar: Scalar,
     capture: tuple[str, ...],
     head: bool,

@@ -25,9 +25,9 @@ from und3rstand_jax.geometry.cameras import sampling
 from und3rstand_jax.geometry.metrics import ViewErrors, mean_distance, set_errors
 from und3rstand_jax.geometry.pose import camera_errors, has_baseline, sampled_camera
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import Probes, read_layer
@@ -104,7 +104,9 @@ def batch_errors(backbone: Backbone, probes: Probes, example: Example, pose: boo
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _batch_errors(module: DUSt3R, config: ProbeConfig, pose: bool, params: dict, probe_params: dict, example: Example) -> BatchErrors:
+def _batch_errors(
+    module: MultiViewModel, config: ProbeConfig, pose: bool, params: dict, probe_params: dict, example: Example
+) -> BatchErrors:
     has_head = bool(module.config.heads)
     features = cast(BackboneOutput, module.apply({"params": params}, *example.images, capture=config.layer_ids, head=has_head))
 

@@ -12,7 +12,7 @@ from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces, near_tokens
 from und3rstand_jax.geometry.descriptor_matches import match
 from und3rstand_jax.geometry.matching import THRESHOLD, match_accuracy, matched, true_places
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import head_of
 from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
 
@@ -28,7 +28,7 @@ RIGHT_MEANING = (
 )
 
 
-def descriptor_head(config: BackboneConfig) -> str | None:
+def descriptor_head(config: ModelConfig) -> str | None:
     """The name of the head that makes descriptors; None where there is none."""
     head = head_of(DESCRIPTORS, config)
     return None if head is None else head.name

@@ -18,11 +18,11 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import POINTMAP, head_layers
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import network_order, paper_layer_ids
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 
 NORM = "decoder.norm"
@@ -34,7 +34,7 @@ LENS = (
 )
 
 
-def lens_layers(config: BackboneConfig) -> tuple[str, ...]:
+def lens_layers(config: ModelConfig) -> tuple[str, ...]:
     """The layers that are read: the decoder's input, and its stream after every step."""
     return "decoder.embed", *paper_layer_ids(config.dec_depth)
 
@@ -62,7 +62,7 @@ def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], referenc
     return found
 
 
-def lens_start(output: BackboneOutput, layer_id: str, config: BackboneConfig, norm: bool) -> BackboneOutput:
+def lens_start(output: BackboneOutput, layer_id: str, config: ModelConfig, norm: bool) -> BackboneOutput:
     """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head="pointmap")`.
 
     With norm it is exactly the pass in which every later `.update` of all views is knocked out: the streams then reach the norm, and on
@@ -82,7 +82,7 @@ def lens_start(output: BackboneOutput, layer_id: str, config: BackboneConfig, no
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def lens_errors(
-    module: DUSt3R,
+    module: MultiViewModel,
     alignment: Alignment,
     with_points: bool,
     params: Any,

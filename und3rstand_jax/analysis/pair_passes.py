@@ -16,7 +16,7 @@ from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.analysis.view_set import Views
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput, Grids
 
@@ -67,7 +67,7 @@ def _passes(
     return found[: len(edits)]
 
 
-def decoder_flops(config: BackboneConfig, grids: Grids) -> int:
+def decoder_flops(config: ModelConfig, grids: Grids) -> int:
     """Of the matrix products of the decoder's blocks in one pass over all views; a multiplication and an addition are two."""
     tokens = sum(rows * columns for rows, columns in grids)
     width = config.dec_embed_dim
@@ -76,7 +76,7 @@ def decoder_flops(config: BackboneConfig, grids: Grids) -> int:
     return 2 * config.dec_depth * ((4 + 4 + 2 * config.mlp_ratio) * width * width * tokens + 2 * width * tokens * tokens)
 
 
-def _unchanged(config: BackboneConfig) -> Edits:
+def _unchanged(config: ModelConfig) -> Edits:
     heads = range(config.dec_num_heads)
     return Edits(tuple(Edit(f"decoder.*.{attention}.heads", heads=heads) for attention in (SELF, CROSS)))
 

@@ -30,7 +30,7 @@ from und3rstand_jax.analysis.sweep_pass import (
 )
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone, Image
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
@@ -160,7 +160,7 @@ def _check_own(edit: Edit, of_pairs: tuple[int | None, int | None], count: int) 
             raise EditError(f"{edit.site!r}: {name} has numbers for {found} pairs; expected one set of numbers, or {count}")
 
 
-def start_of(edits: Edits, config: BackboneConfig) -> str | None:
+def start_of(edits: Edits, config: ModelConfig) -> str | None:
     """The last layer from which a pass sees all of the edits; None to begin with the images, as a pass without edits does."""
     order = config.layer_ids
     last = min((order.index(site.layer_id) - (site.part is not None) for site in edited_sites(edits, config)), default=-1)

@@ -14,8 +14,8 @@ from jaxtyping import Array
 
 from und3rstand_jax.model.affine import Affine, SiteEdits, neutral_like
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.edits import Edit, Edits
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.sites import parse_site
 
@@ -28,7 +28,7 @@ Measure: TypeAlias = Callable[[BackboneOutput, Any, Any], Measured]
 
 @functools.lru_cache(maxsize=64)
 def compiled_pass(
-    module: DUSt3R,
+    module: MultiViewModel,
     measure: Measure,
     capture: tuple[str, ...],
     head: bool,
@@ -41,7 +41,7 @@ def compiled_pass(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _pass(
-    module: DUSt3R,
+    module: MultiViewModel,
     measure: Measure,
     capture: tuple[str, ...],
     head: bool,

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.content import Content, ContentOfVersion1, Versioned
 from und3rstand_jax.checkpoint.links import check_link
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import FAMILIES, UNNAMED, Family, family_of
 from und3rstand_jax.model.output_modes import Mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
@@ -57,7 +57,7 @@ class CheckpointInfo:
         files: the paths of all its files, relative to the folder; empty in format version 1.
     """
 
-    backbone: BackboneConfig | None = None
+    backbone: ModelConfig | None = None
     probes: ProbeConfig | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digests: Digests | None = dataclasses.field(default_factory=dict)
@@ -165,7 +165,7 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
     (folder / CONFIG).write_text(sealed(to_json(content)))
 
 
-def _backbone(stored: dict[str, Any], file: Path) -> BackboneConfig:
+def _backbone(stored: dict[str, Any], file: Path) -> ModelConfig:
     name = stored.get("family", UNNAMED.name)
     family = next((family for family in FAMILIES if family.name == name), None)
     if family is None:
@@ -175,7 +175,7 @@ def _backbone(stored: dict[str, Any], file: Path) -> BackboneConfig:
     return family.config(**_with_modes(fields, family.config))
 
 
-def _backbone_fields(config: BackboneConfig) -> dict[str, Any]:
+def _backbone_fields(config: ModelConfig) -> dict[str, Any]:
     """A config as it is stored."""
     family = family_of(config)
     return {**({} if family is UNNAMED else {"family": family.name}), **dataclasses.asdict(config)}

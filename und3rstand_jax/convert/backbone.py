@@ -12,7 +12,7 @@ from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.sources.tensor_files import TensorInfo
 from und3rstand_jax.convert.wrappers import by_unwrapped_name, unwrapped
 from und3rstand_jax.model.args_string import parse_args_string
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.dust3r.names import UNKNOWN_HEAD, UNUSED_PATTERNS, second_names
 from und3rstand_jax.model.families import (
     FAMILIES,
@@ -107,7 +107,7 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
 
 
 def _assign_tensors(
-    config: BackboneConfig, prefix: str, tensors: Mapping[str, TensorInfo], is_croco: bool
+    config: ModelConfig, prefix: str, tensors: Mapping[str, TensorInfo], is_croco: bool
 ) -> tuple[dict[str, Leaf], dict[str, str], dict[str, str]]:
     """Which tensors fill each leaf; those that no leaf needs and why; and second name -> first name of those held twice."""
     leaves = backbone_leaves(config, prefix, "dec_blocks" if is_croco else "dec_blocks2")
@@ -128,7 +128,7 @@ def _assign_tensors(
     return leaves, unused, both
 
 
-def _check_size(config: BackboneConfig, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_size(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
     """Refuses sizes far beyond the tensors', which would take forever to compare name by name."""
     longest = max((axis for info in tensors.values() for axis in info.shape), default=0)
     limits = dict.fromkeys(("enc_depth", "dec_depth"), len(tensors))
@@ -141,7 +141,7 @@ def _check_size(config: BackboneConfig, tensors: Mapping[str, TensorInfo]) -> No
         )
 
 
-def _config_of_options(stated: Mapping[str, Any] | str, where: str) -> tuple[BackboneConfig, list[Finding]]:
+def _config_of_options(stated: Mapping[str, Any] | str, where: str) -> tuple[ModelConfig, list[Finding]]:
     """The architecture that options state, or a model call as a string; `where` they stand is said in the findings."""
     config = config_of_options(stated)
     options = parse_args_string(stated)[1] if isinstance(stated, str) else stated
@@ -156,7 +156,7 @@ def _config_of_options(stated: Mapping[str, Any] | str, where: str) -> tuple[Bac
     return config, findings
 
 
-def _config_of_shapes(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[BackboneConfig, list[Finding]]:
+def _config_of_shapes(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[ModelConfig, list[Finding]]:
     """Without a config: what shapes show, and the published models' values for the rest."""
     try:
         enc_dim, _, patch, _ = tensors[f"{prefix}{_ANCHOR}"].shape
@@ -194,7 +194,7 @@ def _config_of_shapes(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[B
     return config, [Finding(name, str(getattr(config, name)), *evidence.get(name, rest)) for name in names]
 
 
-def _variant(config: BackboneConfig, is_croco: bool, has_head: bool) -> str:
+def _variant(config: ModelConfig, is_croco: bool, has_head: bool) -> str:
     """The published model it is, or what kind of model."""
     if is_croco:
         return "CroCo v2 trunk (one decoder, copied for the second view; no head)"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from und3rstand_jax.convert.findings import Finding
 from und3rstand_jax.convert.mapping import leaves_to_json
 from und3rstand_jax.convert.sources.source import Source
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.tensor_names import LeafMap, Shape
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.support.errors import CheckpointError
@@ -50,7 +50,7 @@ class PartPlan:
 
     part: PartName
     source: Source
-    config: BackboneConfig | ProbeConfig
+    config: ModelConfig | ProbeConfig
     title: str
     leaves: LeafMap
     shapes: Mapping[str, Shape]
@@ -80,7 +80,7 @@ class CopiedPart:
 
     part: PartName
     folder: Path
-    config: BackboneConfig
+    config: ModelConfig
     provenance: Mapping[str, Any]
 
     @property

@@ -39,6 +39,14 @@ def apply_affine(affine: Affine, x: Array) -> Array:
     return jnp.asarray(affine.scale * x.astype(wide) + affine.shift, x.dtype)
 
 
+def edited_layer(layer_id: str, layers: dict[str, tuple[Array, ...]], edits: SiteEdits) -> dict[str, tuple[Array, ...]]:
+    """The layers, one of them after its edit."""
+    if layer_id not in layers or layer_id not in edits:
+        return layers
+    views = zip(layers[layer_id], edits[layer_id], strict=True)
+    return layers | {layer_id: tuple(x if affine is None else apply_affine(affine, x) for x, affine in views)}
+
+
 def as_one_batch(views: Sequence[Affine | None], batch: int) -> Affine | None:
     """The edit of views that are concatenated along the batch, `batch` examples each."""
     some = next((affine for affine in views if affine is not None), None)

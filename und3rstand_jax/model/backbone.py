@@ -12,12 +12,12 @@ import numpy.typing as npt
 from jax.typing import DTypeLike
 
 from und3rstand_jax.model.affine import SiteEdits
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.head_choice import HeadChoice, choose_heads
 from und3rstand_jax.model.images import as_views
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.site_edits import resolve_edits
 from und3rstand_jax.model.sites import select_captures
@@ -45,12 +45,12 @@ class Backbone:
         probed_layers: what a call captures by default.
     """
 
-    module: DUSt3R
+    module: MultiViewModel
     params: Params
     probed_layers: ProbedLayers = ProbedLayers()
 
     @property
-    def config(self) -> BackboneConfig:
+    def config(self) -> ModelConfig:
         """The architecture."""
         return self.module.config
 
@@ -62,7 +62,7 @@ class Backbone:
         edits: Edits | SiteEdits | None = None,
         start: BackboneOutput | None = None,
     ) -> BackboneOutput:
-        """Runs all views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1] each; see `DUSt3R.__call__`, also for what it raises.
+        """Runs all views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1] each; see `MultiViewModel.__call__`, also for what it raises.
 
         By default it captures the probed layers and runs no head; a backbone without probes runs all of its heads. Other places and
         numbers at the same sites run the same compiled program.
@@ -94,21 +94,21 @@ class Backbone:
         return resolve_edits(edits, self.config, token_grids(sizes, self.config), batch)
 
 
-def random_backbone(config: BackboneConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Backbone:
+def random_backbone(config: ModelConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Backbone:
     """A backbone with random weights: what probes can do on it, they do by themselves."""
     return Backbone(backbone_module(config, dtype=jnp.dtype(dtype)), _random_params(backbone_module(config), jax.random.key(seed)))
 
 
 # By name, so that another seed or another study does not compile it again.
 @functools.partial(jax.jit, static_argnums=0)
-def _random_params(module: DUSt3R, key: jax.Array) -> Params:
+def _random_params(module: MultiViewModel, key: jax.Array) -> Params:
     image = jnp.zeros((1, module.config.patch_size, module.config.patch_size, 3))
     return cast(Params, module.init(key, image, image, head=bool(module.config.heads))["params"])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _apply(
-    module: DUSt3R,
+    module: MultiViewModel,
     params: Params,
     views: tuple[jax.Array | np.ndarray, ...],
     capture: tuple[str, ...],

@@ -14,6 +14,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from und3rstand_jax.model.args_string import parse_args_string
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.dust3r import names as dust3r_tensors
 from und3rstand_jax.model.dust3r import options
 from und3rstand_jax.model.dust3r.config import PUBLISHED, BackboneConfig
@@ -22,6 +23,7 @@ from und3rstand_jax.model.dust3r.shapes import dust3r_shapes
 from und3rstand_jax.model.mast3r import config as mast3r
 from und3rstand_jax.model.mast3r import names as mast3r_tensors
 from und3rstand_jax.model.mast3r.module import MASt3R
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output_modes import Mode, StoredMode
 from und3rstand_jax.model.tensor_names import Leaf, NamedStack, Shape, leaves_of
 from und3rstand_jax.support.errors import ConfigError
@@ -51,15 +53,15 @@ class Family:
 
     name: str
     title: str
-    config: type[BackboneConfig]
-    module: type[DUSt3R]
+    config: type[ModelConfig]
+    module: type[MultiViewModel]
     names: Callable[[Any, str], tuple[NamedStack, ...]]
     shapes: Callable[[Any], dict[str, Shape]]
     head_fields: Callable[[Mapping[str, Shape]], dict[str, Any] | None]
     describes: Callable[[Mapping[str, Any]], bool]
     refusal: Callable[[Iterable[str]], str | None]
     options: frozenset[str]
-    published: Mapping[str, BackboneConfig]
+    published: Mapping[str, ModelConfig]
     option_of: Mapping[str, str]
     unseen: tuple[str, ...]
 
@@ -112,19 +114,19 @@ FAMILIES = (MAST3R, DUST3R)
 UNNAMED = DUST3R
 """That of a converted checkpoint whose backbone names none: checkpoints of the first versions, and all that those can read."""
 
-PUBLISHED_BACKBONES: Mapping[str, BackboneConfig] = {name: config for family in FAMILIES for name, config in family.published.items()}
+PUBLISHED_BACKBONES: Mapping[str, ModelConfig] = {name: config for family in FAMILIES for name, config in family.published.items()}
 """All published models: name on the hub, below `naver/` -> architecture."""
 
 KNOWN_OPTIONS = frozenset().union(*(family.options for family in FAMILIES))
 """The options in PyTorch that a backbone of any family may have."""
 
 
-def family_of(config: BackboneConfig) -> Family:
+def family_of(config: ModelConfig) -> Family:
     """The family of a backbone with this config."""
     return next(family for family in FAMILIES if type(config) is family.config)
 
 
-def config_of_options(stated: Mapping[str, Any] | str) -> BackboneConfig:
+def config_of_options(stated: Mapping[str, Any] | str) -> ModelConfig:
     """The config that the hub's `config.json` states, or the model's call in a `.pth` file's args, which is parsed and never evaluated.
 
     Raises:
@@ -158,17 +160,17 @@ def refuse(names: Iterable[str]) -> None:
             raise ConfigError(f"backbone: {reason}")
 
 
-def backbone_module(config: BackboneConfig, **attributes: Any) -> DUSt3R:
-    """The model of a config; the attributes are those of `DUSt3R`."""
+def backbone_module(config: ModelConfig, **attributes: Any) -> MultiViewModel:
+    """The model of a config; the attributes are those of `MultiViewModel`."""
     return family_of(config).module(config, **attributes)
 
 
-def backbone_shapes(config: BackboneConfig) -> dict[str, Shape]:
+def backbone_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Path (`decoder/norm/scale`) -> shape of every leaf of a backbone's parameter tree, its heads included."""
     return family_of(config).shapes(config)
 
 
-def backbone_leaves(config: BackboneConfig, prefix: str = "", second_decoder: str = "dec_blocks2") -> dict[str, Leaf]:
+def backbone_leaves(config: ModelConfig, prefix: str = "", second_decoder: str = "dec_blocks2") -> dict[str, Leaf]:
     """Every leaf of the backbone's parameter tree and its source tensors.
 
     Args:

@@ -148,13 +148,16 @@ class Pointmap(TypedDict, total=False):
     network's own unit of length. `conf` (B, H, W) is absent where a probe yields none.
 
     Models with local features (MASt3R) add `desc` (B, H, W, D), a descriptor of unit length, which is alike for pixels of both views that
-    show the same point, and `desc_conf` (B, H, W), the confidence in it.
+    show the same point, and `desc_conf` (B, H, W), the confidence in it. Models with a head for depth (VGGT) add `depth`
+    (B, H, W), along the axis of the view's own camera, and `depth_conf`.
     """
 
     pts3d: Float[Array, "B H W 3"]
     conf: Float[Array, "B H W"]
     desc: Float[Array, "B H W D"]
     desc_conf: Float[Array, "B H W"]
+    depth: Float[Array, "B H W"]
+    depth_conf: Float[Array, "B H W"]
 
 
 Plane = Float[Array, "B ..."]

@@ -1,11 +1,14 @@
 """What a forward pass returns, and the types it is made of."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from und3rstand_jax.model.config import Grid
 from und3rstand_jax.model.heads import Pointmap
 
 ViewTokens = tuple[Float[Array, "B _N C"], ...]
@@ -14,14 +17,28 @@ ViewTokens = tuple[Float[Array, "B _N C"], ...]
 Activation = tuple[Float[Array | np.ndarray, "B ..."], ...]
 """What one id captures, of every view: tokens (B, N, C), or attention weights (B, heads, N, M). NumPy's after `jax.device_get`."""
 
-Grid = tuple[int, int]
-"""(rows, columns) of a view's tokens."""
-
 Grids = tuple[Grid, ...]
 """(rows, columns) of each view's tokens."""
 
 ImageSizes = tuple[tuple[int, int], ...]
 """(height, width) of each view in pixels."""
+
+Static = tuple[tuple[str, ...], ImageSizes, tuple[tuple[str, int], ...]]
+"""Ids, image sizes, and the number of special tokens of layers that have any."""
+
+
+class Cameras(NamedTuple):
+    """The cameras of V views as a model estimates them, in float32.
+
+    Attributes:
+        extrinsics: [R | t] from the frame of the pointmaps to each camera's own (x right, y down, z forward), in their unit.
+        intrinsics: focal lengths and principal point in pixels.
+        pose_encodings: of each of the K iterations that refine them, see `und3rstand_jax.geometry.pose_encoding`.
+    """
+
+    extrinsics: Float[Array, "B V 3 4"]
+    intrinsics: Float[Array, "B V 3 3"]
+    pose_encodings: Float[Array, "K B V 9"]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -36,13 +53,40 @@ class BackboneOutput(Mapping[str, Activation]):
     `pointmaps` is what the model's own heads make of each view, all in view 1's frame, and empty where no head was run; `pred1` and
     `pred2` are the first two, or None. `image_sizes` are the (height, width) of the views, which cannot be told from the tokens alone.
 
-    It is a pytree (jit, vmap and device_get take it); the ids and sizes are its static part.
+    Models with special tokens (VGGT) have them in front of the patches' in most layers: `patches` and `special` take either. Their
+    `cameras` are None where the head that makes them was not run, or there is none.
+
+    It is a pytree (jit, vmap and device_get take it); the ids, sizes and numbers of special tokens are its static part.
     """
 
-    def __init__(self, activations: Mapping[str, Activation], image_sizes: ImageSizes, pointmaps: Iterable[Pointmap] = ()) -> None:
+    def __init__(
+        self,
+        activations: Mapping[str, Activation],
+        image_sizes: ImageSizes,
+        pointmaps: Iterable[Pointmap] = (),
+        cameras: Cameras | None = None,
+        special_tokens: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.activations = dict(activations)
         self.image_sizes = image_sizes
         self.pointmaps = tuple(pointmaps)
+        self.cameras = cameras
+        self.special_tokens = {layer: count for layer, count in special_tokens.items() if layer in self.activations}
+
+    def patches(self, layer_id: str) -> Activation:
+        """A layer's tokens of every view without the special ones: (B, rows·columns, C), row by row."""
+        first = self.special_tokens.get(layer_id, 0)
+        return tuple(tokens[:, first:] for tokens in self[layer_id]) if first else self[layer_id]
+
+    def special(self, layer_id: str) -> Activation:
+        """A layer's special tokens of every view, in the order of the config's `special_tokens`; (B, 0, C) where it has none."""
+        count = self.special_tokens.get(layer_id, 0)
+        return tuple(tokens[:, :count] for tokens in self[layer_id])
+
+    @property
+    def depth(self) -> tuple[Float[Array, "B _H _W"], ...]:
+        """Each view's depth along its camera's axis, in the unit of the points; empty where no head made it."""
+        return tuple(pointmap["depth"] for pointmap in self.pointmaps if "depth" in pointmap)
 
     @property
     def pred1(self) -> Pointmap | None:
@@ -70,14 +114,17 @@ class BackboneOutput(Mapping[str, Activation]):
         heads = "with" if self.pointmaps else "without"
         return f"BackboneOutput({len(self)} layers {heads} pointmaps, image sizes {self.image_sizes})"
 
-    def tree_flatten(self) -> tuple[tuple[object, ...], tuple[tuple[str, ...], ImageSizes]]:
+    def tree_flatten(self) -> tuple[tuple[object, ...], Static]:
         """Arrays, then the static part; layers keep network order, which a dict as a pytree would not."""
-        return (tuple(self.activations.values()), self.pointmaps), (tuple(self.activations), self.image_sizes)
+        static = tuple(self.activations), self.image_sizes, tuple(self.special_tokens.items())
+        return (tuple(self.activations.values()), self.pointmaps, self.cameras), static
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[tuple[str, ...], ImageSizes], children: tuple) -> "BackboneOutput":
+    def tree_unflatten(cls, static: Static, children: tuple) -> "BackboneOutput":
         """The inverse of `tree_flatten`; the leaves may be anything that JAX puts in the arrays' place."""
-        output = cls({}, static[1])
-        tokens, output.pointmaps = children
-        output.activations = dict(zip(static[0], tokens, strict=True))
+        layers, sizes, special = static
+        output = cls({}, sizes)
+        tokens, output.pointmaps, output.cameras = children
+        output.activations = dict(zip(layers, tokens, strict=True))
+        output.special_tokens = dict(special)
         return output

@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from und3rstand_jax.model.affine import Affine, SiteEdits
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edit, Edits, listed_places
 from und3rstand_jax.model.output import Grids
-from und3rstand_jax.model.sites import HEADS, SCORES, Site, head_count, parse_site, select_sites
+from und3rstand_jax.model.sites import HEADS, SCORES, Site, parse_site, select_sites
 from und3rstand_jax.support.errors import EditError
 
 Numbers: TypeAlias = Any
 """A NumPy array, or a tracer where the caller gave one."""
 
 
-def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids: Grids, batch: int) -> SiteEdits:
+def resolve_edits(edits: Edits | SiteEdits | None, config: ModelConfig, grids: Grids, batch: int) -> SiteEdits:
     """The edits of every site, as numbers.
 
     Args:
@@ -59,7 +59,7 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: BackboneConfig, grids
     return found
 
 
-def edited_sites(edits: Edits, config: BackboneConfig) -> list[Site]:
+def edited_sites(edits: Edits, config: ModelConfig) -> list[Site]:
     """Every site that an edit is at, known from the config alone.
 
     Raises:
@@ -73,7 +73,7 @@ def edited_sites(edits: Edits, config: BackboneConfig) -> list[Site]:
     return [site for edit in edits for site in select_sites(with_heads(edit), config)]
 
 
-def first_edited_layer(edits: Edits, config: BackboneConfig) -> str:
+def first_edited_layer(edits: Edits, config: ModelConfig) -> str:
     """The first layer whose tokens an edit can change: in network order, nothing before it does. There is at least one edit.
 
     Raises:
@@ -82,13 +82,12 @@ def first_edited_layer(edits: Edits, config: BackboneConfig) -> str:
     return min((site.layer_id for site in edited_sites(edits, config)), key=config.layer_ids.index)
 
 
-def _shape(site: Site, config: BackboneConfig, grids: Grids, view: int, batch: int) -> tuple[int, ...]:
+def _shape(site: Site, config: ModelConfig, grids: Grids, view: int, batch: int) -> tuple[int, ...]:
     """Of one view's values at a site."""
-    tokens = [rows * columns for rows, columns in grids]
-    own = tokens[view]
-    width, heads = config.layer_width(site.layer_id), head_count(site.layer_id, config)
+    own = config.token_count(site.layer_id, grids[view])
+    width, heads = config.layer_width(site.layer_id), config.head_count(site.layer_id)
     if site.part == SCORES:
-        return batch, heads, own, sum(tokens) - own if site.layer_id.endswith("cross_attn") else own
+        return batch, heads, own, config.attention_keys(site.layer_id, grids, view)
     return (batch, own, heads, width // heads) if site.part == HEADS else (batch, own, width)
 
 

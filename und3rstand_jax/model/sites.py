@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import select_layers, split_patterns, unknown_id
 from und3rstand_jax.support.errors import LayerError
 
@@ -78,7 +78,7 @@ def parse_site(text: str) -> Site:
     return site._replace(heads=range(first, last + 1))
 
 
-def select_sites(pattern: str, config: BackboneConfig) -> list[Site]:
+def select_sites(pattern: str, config: ModelConfig) -> list[Site]:
     """The sites that one pattern matches, in network order, each with the heads that the pattern names.
 
     Raises:
@@ -92,13 +92,13 @@ def select_sites(pattern: str, config: BackboneConfig) -> list[Site]:
     if not matches:
         raise LayerError(unknown_id(pattern, [f"{layer_id}.{wanted.part}" for layer_id in available], _NAMES[wanted.part]))
     for layer_id in matches:
-        count = head_count(layer_id, config)
+        count = config.head_count(layer_id)
         if wanted.heads and wanted.heads.stop > count:
             raise LayerError(f"{pattern!r} asks for heads that {layer_id}.{wanted.part} does not have: there are {count}, 0 to {count - 1}")
     return [wanted._replace(layer_id=layer_id) for layer_id in matches]
 
 
-def select_captures(patterns: str | Iterable[str], config: BackboneConfig) -> tuple[str, ...]:
+def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple[str, ...]:
     """The sites that any pattern matches, in the order in which they are computed: what is inside a step comes before its layer.
 
     Heads are written without leading zeros and `:3-3` as `:3`. Every id returned is a pattern that selects itself.
@@ -128,11 +128,6 @@ def groups_at(site: str, captured: Iterable[str]) -> dict[str, slice]:
     """Those of the captured ids that are at a site -> the heads that each keeps. `site` is an id without heads."""
     found = [of for of in map(parse_site, captured) if of.id == site]
     return {str(of): slice(of.heads.start, of.heads.stop) if of.heads else slice(None) for of in sorted(found, key=_order)}
-
-
-def head_count(layer_id: str, config: BackboneConfig) -> int:
-    """Heads of the attentions of the stack that a layer belongs to."""
-    return config.enc_num_heads if layer_id.startswith("encoder.") else config.dec_num_heads
 
 
 def _is_inside(part: str, layer_id: str) -> bool:

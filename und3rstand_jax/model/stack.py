@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from und3rstand_jax.model.affine import Affine
+from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.block_sites import BlockSites
+from und3rstand_jax.model.layer_ids import stack_positions
 
 Params = dict[str, Any]
 """A parameter tree: nested dicts with arrays as leaves."""
@@ -106,6 +107,24 @@ def plan_runs(
 def _axes(edits: BlockEdits) -> object:
     """What of a block's edits is part of the program."""
     return sorted((site, str(jax.tree.map(np.shape, views))) for site, views in edits.items())
+
+
+def block_edits(stack: str, edits: SiteEdits) -> dict[int, BlockEdits]:
+    """Of each block of the stack of this name that has any, its edits by site within the block."""
+    found: dict[int, dict[str, tuple]] = {}
+    for site, views in edits.items():
+        for index, within in stack_positions(stack, [site]):
+            found.setdefault(index, {})[within] = views
+    return dict(found)
+
+
+def stack_entry(since: str | None, steps: tuple[str, ...]) -> Entry:
+    """Where a stack whose blocks have these steps is entered after the layer `since`."""
+    parts = () if since is None else since.split(".")
+    if len(parts) < 3:
+        return Entry(0)  # from the images, or the embedding before the blocks
+    _, index, step = parts
+    return Entry(int(index) + 1) if step == steps[-1] else Entry(int(index), step)
 
 
 def run_stack(

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import HeadChoice, head_layers
-from und3rstand_jax.model.layer_ids import DECODER_STEPS, network_order
+from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput, Grids, ImageSizes, ViewTokens
 from und3rstand_jax.model.sites import parse_site, select_sites
 from und3rstand_jax.support.errors import EditError, LayerError
@@ -37,9 +37,9 @@ class Start(NamedTuple):
         """What it begins with."""
         return self.layers[self.layer_id]
 
-    def before_block(self, config: BackboneConfig) -> ViewTokens | None:
-        """The decoder's streams before the block in whose middle the pass begins; None where it begins between blocks."""
-        needed = _before_block(self.layer_id)
+    def before_block(self, config: ModelConfig) -> ViewTokens | None:
+        """The streams before the block in whose middle the pass begins, where the block reads them; else None."""
+        needed = config.before_block(self.layer_id)
         if needed is None:
             return None
         if needed not in self.layers:
@@ -69,7 +69,7 @@ class Start(NamedTuple):
         return network_order(parse_site(site).layer_id) <= network_order(self.layer_id)
 
 
-def as_start(output: BackboneOutput, config: BackboneConfig, dtype: jnp.dtype) -> Start:
+def as_start(output: BackboneOutput, config: ModelConfig, dtype: jnp.dtype) -> Start:
     """The start that the captures of an earlier pass make: its last layer is where the new pass begins.
 
     Raises:
@@ -85,14 +85,14 @@ def as_start(output: BackboneOutput, config: BackboneConfig, dtype: jnp.dtype) -
     grids = token_grids(output.image_sizes, config)
     for layer, views in layers.items():
         for number, (tokens, grid) in enumerate(zip(views, grids, strict=True), start=1):
-            expected = (batch, grid[0] * grid[1], config.layer_width(layer))
+            expected = (batch, config.token_count(layer, grid), config.layer_width(layer))
             if tokens.shape != expected:
                 raise EditError(f"start: expected tokens of {layer}, view {number}, of shape {expected}; found {tuple(tokens.shape)}")
     last = max(layers, key=network_order)
     return Start(last, {layer: tuple(jnp.asarray(x, dtype) for x in views) for layer, views in layers.items()}, output.image_sizes, batch)
 
 
-def start_layers(layer_id: str, config: BackboneConfig, head: HeadChoice = True) -> tuple[str, ...]:
+def start_layers(layer_id: str, config: ModelConfig, head: HeadChoice = True) -> tuple[str, ...]:
     """What to capture so that a later pass can begin after a layer.
 
     Args:
@@ -106,20 +106,13 @@ def start_layers(layer_id: str, config: BackboneConfig, head: HeadChoice = True)
     """
     (site,) = select_sites(layer_id, config)
     place = network_order(site.layer_id)
-    wanted = {site.layer_id, *((_before_block(site.layer_id),) if _before_block(site.layer_id) else ())}
+    before = config.before_block(site.layer_id)
+    wanted = {site.layer_id, *((before,) if before else ())}
     read = head_layers(config, head if config.heads else False)
     wanted |= {layer for layer in read if network_order(layer) < place}
     return tuple(layer for layer in config.layer_ids if layer in wanted)
 
 
-def _before_block(layer_id: str) -> str | None:
-    """The layer before the decoder block in whose middle a layer is."""
-    stack, *place = layer_id.split(".")
-    if stack != "decoder" or len(place) < 2 or place[1] == DECODER_STEPS[-1]:
-        return None
-    return f"decoder.{int(place[0]) - 1}.mlp" if int(place[0]) else "decoder.embed"
-
-
-def token_grids(image_sizes: ImageSizes, config: BackboneConfig) -> Grids:
+def token_grids(image_sizes: ImageSizes, config: ModelConfig) -> Grids:
     """(rows, columns) of each view's tokens."""
     return tuple((height // config.patch_size, width // config.patch_size) for height, width in image_sizes)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError, LayerError
@@ -122,7 +122,7 @@ class ProbeConfig:
 
 
 def probe_config(
-    backbone: BackboneConfig,
+    backbone: ModelConfig,
     layers: Sequence[str],
     hidden: int | None = None,
     depth: int = 5,

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.blocks import gelu
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
@@ -70,7 +70,7 @@ class EpipolarConfig:
         return {f"group{number}": group.layer_ids for number, group in enumerate(self.groups)}
 
 
-def epipolar_config(backbone: BackboneConfig, layers: Sequence[str], hidden: int = HIDDEN) -> EpipolarConfig:
+def epipolar_config(backbone: ModelConfig, layers: Sequence[str], hidden: int = HIDDEN) -> EpipolarConfig:
     """A probe for each layer, and CONSTANT.
 
     Raises:

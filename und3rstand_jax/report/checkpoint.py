@@ -7,7 +7,7 @@ from pathlib import Path
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info
 from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.errors import CheckpointError, LayerError
@@ -18,7 +18,7 @@ _TENSOR_LISTS = ("leaves", "unused", "second_names", "metadata", "config")
 _logger = logging.getLogger(__name__)
 
 
-def find_backbone(checkpoint: str, progress: bool = False) -> tuple[Path, CheckpointInfo, BackboneConfig]:
+def find_backbone(checkpoint: str, progress: bool = False) -> tuple[Path, CheckpointInfo, ModelConfig]:
     """A checkpoint's folder, converted first where necessary, what it holds, and its backbone's config; no weights are read.
 
     Args:
@@ -52,7 +52,7 @@ def load_model(checkpoint: str | Path, dtype: str, progress: bool = False) -> tu
     return load_backbone(folder, dtype=dtype), None
 
 
-def choose_layers(config: BackboneConfig, probed: Sequence[str] | None, selection: str | None) -> tuple[str, ...]:
+def choose_layers(config: ModelConfig, probed: Sequence[str] | None, selection: str | None) -> tuple[str, ...]:
     """The probed layers that a selection names, in network order; none where there are no probes.
 
     Args:

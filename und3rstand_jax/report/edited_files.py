@@ -17,7 +17,7 @@ import numpy as np
 from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edit_files import edits_to_json
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.head_choice import pointmap_head
@@ -120,7 +120,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
     return effects
 
 
-def _plan(edits: Edits, config: BackboneConfig, probed: tuple[str, ...] | None, selection: str | None) -> _Plan:
+def _plan(edits: Edits, config: ModelConfig, probed: tuple[str, ...] | None, selection: str | None) -> _Plan:
     """Which layers to decode: those selected, by default all that the edits can change."""
     first, layers = first_edited_layer(edits, config), choose_layers(config, probed, selection)
     has_head = bool(config.heads)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from und3rstand_jax.model.affine import SiteEdits, neutral_like
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edit_files import read_edits
 from und3rstand_jax.model.edits import Edit, Edits, knock_out, listed_places, skip
 from und3rstand_jax.report.options import EditOptions
@@ -39,7 +39,7 @@ def edit_files(options: EditOptions) -> list[Path]:
     return [*named, *beside]
 
 
-def changeable(layers: tuple[str, ...], first: str, config: BackboneConfig) -> tuple[str, ...]:
+def changeable(layers: tuple[str, ...], first: str, config: ModelConfig) -> tuple[str, ...]:
     """Those of some layers that are not before the first edited one."""
     order = config.layer_ids
     return tuple(layer for layer in layers if order.index(layer) >= order.index(first))

@@ -24,7 +24,8 @@ from und3rstand_jax.analysis.own_head import lens_of_set
 from und3rstand_jax.analysis.pair_passes import decoder_flops
 from und3rstand_jax.analysis.view_set import SetAnalysis
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import LEAST_VIEWS, BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.dust3r.config import LEAST_VIEWS
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
@@ -110,7 +111,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
     return analysis
 
 
-def _with_uses(wanted: str, config: BackboneConfig, grids: Grids) -> bool:
+def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
     """Whether to find out what the model uses: of more views than two, only what its own head reads of each layer.
 
     Raises:

@@ -18,7 +18,7 @@ from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.geometry.descriptor_matches import Matches, check_matching, match
 from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, match_accuracy, matched, true_places
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import Head, head_of
 from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import BackboneOutput
@@ -120,7 +120,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
     return found
 
 
-def _descriptor_head(config: BackboneConfig) -> Head:
+def _descriptor_head(config: ModelConfig) -> Head:
     head = head_of(DESCRIPTORS, config)
     if head is None:
         raise CheckpointError("this checkpoint's model makes no descriptors; match takes one that does, such as a MASt3R")

@@ -5,7 +5,8 @@ from pathlib import Path
 from PIL.Image import Image
 
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
-from und3rstand_jax.model.dust3r.config import LEAST_VIEWS, BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.dust3r.config import LEAST_VIEWS
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError
@@ -51,7 +52,7 @@ def view_count(options: ViewOptions) -> int:
     return len(options.images) if options.scene is None else LEAST_VIEWS if options.views is None else options.views
 
 
-def check_count(count: int, config: BackboneConfig, probes: ProbeConfig | None) -> None:
+def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> None:
     """Refuses a number of views that this model, or its probes, do not take; asked before weights are read.
 
     Raises:
@@ -62,7 +63,7 @@ def check_count(count: int, config: BackboneConfig, probes: ProbeConfig | None) 
         raise OptionError(f"this checkpoint's probes have an MLP for each of {probes.view_count} views; found {count} views: give fewer")
 
 
-def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: BackboneConfig) -> Inputs:
+def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelConfig) -> Inputs:
     """All views at the size asked for, by default the model's.
 
     Args:

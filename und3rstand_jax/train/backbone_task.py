@@ -15,7 +15,7 @@ from und3rstand_jax.checkpoint.parts import read_part
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.layer_ids import HEAD
@@ -42,7 +42,7 @@ class BackboneTask(Task[BackboneState]):
 
     @classmethod
     def create(
-        cls, options: BackboneOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
+        cls, options: BackboneOptions, backbone: ModelConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
     ) -> "BackboneTask":
         """Decides everything that the options leave open.
 

@@ -14,7 +14,7 @@ from und3rstand_jax.analysis.studies.study import Control, EpipolarSet
 from und3rstand_jax.checkpoint.format import is_checkpoint
 from und3rstand_jax.loading import load_backbone_and_probe
 from und3rstand_jax.model.backbone import random_backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.train.options import EpipolarOptions, TrainOptions
 from und3rstand_jax.train.probes_task import PROBES
 from und3rstand_jax.train.run.epipolar import train_epipolar
@@ -26,7 +26,7 @@ BATCH_SIZE = 8
 _logger = logging.getLogger(__name__)
 
 
-def train_control(run: TrainOptions, folder: Path, config: BackboneConfig, command: str) -> Control:
+def train_control(run: TrainOptions, folder: Path, config: ModelConfig, command: str) -> Control:
     """Trains probes on the model and on random weights, or goes on where that was interrupted.
 
     Args:
@@ -74,7 +74,7 @@ def control_options(run: TrainOptions, steps: int) -> TrainOptions:
     )
 
 
-def train_epipolar_set(run: EpipolarOptions, folder: Path, config: BackboneConfig, command: str) -> EpipolarSet:
+def train_epipolar_set(run: EpipolarOptions, folder: Path, config: ModelConfig, command: str) -> EpipolarSet:
     """Trains epipolar probes on the model and on random weights, or goes on where that was interrupted.
 
     Args:

@@ -29,10 +29,10 @@ from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.geometry.epipolar import SeenPlaces, seen_places
 from und3rstand_jax.loading import load_backbone
 from und3rstand_jax.model.backbone import random_backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.layer_ids import select_layers
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.epipolar import CONSTANT, EpipolarConfig, averages, epipolar_config
@@ -77,7 +77,7 @@ class EpipolarTask(Task[EpipolarState]):
 
     @classmethod
     def create(
-        cls, options: EpipolarOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
+        cls, options: EpipolarOptions, backbone: ModelConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
     ) -> "EpipolarTask":
         """Decides everything that the options leave open.
 
@@ -244,7 +244,7 @@ def _named(kept: Kept) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def _program(
-    module: DUSt3R, config: EpipolarConfig, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool, count: int
+    module: MultiViewModel, config: EpipolarConfig, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool, count: int
 ) -> Program[[Params, Array, Batch], Kept]:
     """(trunk, seed, batch) -> Kept, on every device. Kept itself, so that a control on the same architecture does not compile it again."""
 

@@ -18,7 +18,7 @@ from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone, load_backbone_and_probe
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_module
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.model.stack import Params
@@ -48,7 +48,7 @@ class ProbesTask(Task[ProbesState]):
 
     @classmethod
     def create(
-        cls, options: TrainOptions, backbone: BackboneConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
+        cls, options: TrainOptions, backbone: ModelConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
     ) -> "ProbesTask":
         """Decides everything that the options leave open.
 

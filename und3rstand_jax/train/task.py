@@ -19,8 +19,8 @@ from und3rstand_jax.data.example import assemble
 from und3rstand_jax.data.loader import Feed, Sources
 from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.data.specification import SYNTHETIC, parse_data, scenes_of
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import check_seed, parse_image_size
@@ -77,7 +77,7 @@ class Task(abc.ABC, Generic[State]):
     """
 
     options: RunOptions
-    module: DUSt3R
+    module: MultiViewModel
     recipe: Recipe
     feed: Feed
     val_feed: Feed
@@ -143,7 +143,7 @@ class Task(abc.ABC, Generic[State]):
         return {name: found[name] for name in self.order}
 
 
-def completed(options: Options, backbone: BackboneConfig, devices: int) -> Options:
+def completed(options: Options, backbone: ModelConfig, devices: int) -> Options:
     """The options with every default that depends on something else filled in.
 
     Args:

@@ -14,7 +14,7 @@ from und3rstand_jax.checkpoint.format import CHECKPOINT, CheckpointInfo, read_ch
 from und3rstand_jax.checkpoint.parts import copy_part, copy_unused
 from und3rstand_jax.checkpoint.trees import flatten, unflatten, write_tree
 from und3rstand_jax.convert.mapping import leaves_to_json, probe_leaves
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_leaves
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.model.tensor_names import Leaf, LeafMap
@@ -70,7 +70,7 @@ def write_trained_probes(
 
 def write_trained_backbone(
     out: Path,
-    config: BackboneConfig,
+    config: ModelConfig,
     params: Params,
     training: Mapping[str, object],
     start: Path | None = None,

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 from und3rstand_jax.convert.probes.modules import Mlp, Module, Reading, Widths, chain_fault
 from und3rstand_jax.convert.probes.statements import Statements
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.probes.config import Step
 
 _MODULE = re.compile(r"(?P<prefix>probes\.(?P<number>0|[1-9]\d*)(?:\.(?P<view>view[1-9]\d{0,3}))?\.mlp)\.(?P<step>0|[1-9]\d*)")
 
 
-def read_known_names(modules: Sequence[Module], widths: Widths, statements: Statements, backbone: BackboneConfig) -> Reading | None:
+def read_known_names(modules: Sequence[Module], widths: Widths, statements: Statements, backbone: ModelConfig) -> Reading | None:
     """The layers of probes that are named exactly so and complete; None for anything else, which the recogniser explains."""
     listed = next(iter(statements.by_field.get("layers", ())), None)
     ids = tuple(listed.value) if listed is not None and not isinstance(listed.value, str) else ()

@@ -23,7 +23,7 @@ from und3rstand_jax.convert.findings import Complaint, How
 from und3rstand_jax.convert.options import unknown_layer
 from und3rstand_jax.convert.probes.modules import Mlp, Module, Reading, Views, Widths, is_below
 from und3rstand_jax.convert.probes.running_order import make_mlp
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.probes.config import Step
 
 SETTINGS = ("activation", "norm", "norm_epsilon", "residual", "output_layout", "depth_mode", "conf_mode")
@@ -77,7 +77,7 @@ def parse_mapping(content: Mapping[str, object], available: Sequence[str]) -> tu
     return mapping, [Complaint("the mapping file", fault) for fault in faults]
 
 
-def read_mapped(mapping: ProbeMapping, modules: Sequence[Module], widths: Widths, backbone: BackboneConfig) -> Reading:
+def read_mapped(mapping: ProbeMapping, modules: Sequence[Module], widths: Widths, backbone: ModelConfig) -> Reading:
     """The layers and views that a mapping file states; prefixes that cannot be used are faults."""
     ids: list[str] = []
     probes: list[Views] = []

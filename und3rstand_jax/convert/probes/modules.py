@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from und3rstand_jax.convert.findings import Complaint, Finding, How, natural_key
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.tensor_names import Shape
 from und3rstand_jax.probes.config import Step
 
@@ -102,7 +102,7 @@ class Widths:
     outputs: tuple[int, ...]
 
     @classmethod
-    def of_backbone(cls, backbone: BackboneConfig) -> "Widths":
+    def of_backbone(cls, backbone: ModelConfig) -> "Widths":
         """Those of probes on `backbone`."""
         pixels = backbone.patch_size**2
         return cls(tuple(dict.fromkeys((backbone.enc_embed_dim, backbone.dec_embed_dim))), (4 * pixels, 3 * pixels))
@@ -190,7 +190,7 @@ class Reading:
         cls,
         ids: Sequence[str],
         probes: Sequence[Views],
-        backbone: BackboneConfig,
+        backbone: ModelConfig,
         layer_evidence: tuple[How, str],
         view_evidence: tuple[How, str],
         faults: Sequence[Complaint] = (),

@@ -27,7 +27,7 @@ from und3rstand_jax.convert.probes.steps import lay_out
 from und3rstand_jax.convert.probes.table import show_table
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.wrappers import unwrapped
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.tensor_names import Leaf, Shape
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, Step
 from und3rstand_jax.support.text import listed
@@ -60,7 +60,7 @@ def find_probe_tensors(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not of_backbone(name))
 
 
-def plan_probes(source: Source, names: Iterable[str], backbone: BackboneConfig, options: ProbeOptions) -> PartPlan:
+def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, options: ProbeOptions) -> PartPlan:
     """Plans the conversion of the probes in `source`.
 
     Args:
@@ -118,7 +118,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: BackboneConfig, 
 
 
 def _read_layers(
-    shapes: Mapping[str, Shape], backbone: BackboneConfig, statements: Statements, mapping: ProbeMapping, options: ProbeOptions
+    shapes: Mapping[str, Shape], backbone: ModelConfig, statements: Statements, mapping: ProbeMapping, options: ProbeOptions
 ) -> tuple[Reading, str, tuple[str, ...], list[Complaint]]:
     """The MLPs with their layers and views, the table of everything there is, the unused tensors, and every complaint about these."""
     unused = {name: "left out by the mapping file" for name in shapes if any(is_below(name, prefix) for prefix in mapping.unused)}

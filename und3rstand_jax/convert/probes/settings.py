@@ -12,7 +12,7 @@ from typing import Any
 from und3rstand_jax.convert.findings import Complaint, Finding, How, tokens
 from und3rstand_jax.convert.probes.modules import Mlp
 from und3rstand_jax.convert.probes.statements import Statement, Statements
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.output_modes import OUTPUT_MODES, parse_mode
 from und3rstand_jax.probes.config import ACTIVATIONS, NORMS, OUTPUT_LAYOUTS
 
@@ -72,7 +72,7 @@ class Settings:
         self.findings.append(Finding(field, str(value), how, why))
 
 
-def settle(mlps: Sequence[Mlp], statements: Statements, options: Mapping[str, object], backbone: BackboneConfig) -> Settings:
+def settle(mlps: Sequence[Mlp], statements: Statements, options: Mapping[str, object], backbone: ModelConfig) -> Settings:
     """Every field of `ProbeConfig` that is not read off the shapes; `options` are the fields that the caller states."""
     settings = Settings()
 

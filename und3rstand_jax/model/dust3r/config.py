@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from und3rstand_jax.model.config import Block, ModelConfig, Reads
 from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES, only, read_options
 from und3rstand_jax.model.head_choice import POINTMAP, Head
-from und3rstand_jax.model.layer_ids import layer_ids
+from und3rstand_jax.model.layer_ids import DECODER_STEPS, layer_ids
 from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError, OptionError
 from und3rstand_jax.support.text import listed, number_text
@@ -22,7 +23,7 @@ LEAST_VIEWS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class BackboneConfig:
+class BackboneConfig(ModelConfig):
     """The architecture of a DUSt3R model (Wang et al., CVPR 2024, section 3 and its supplementary).
 
     `img_size` is (height, width) of the training images and only a record: the model takes any multiples of the patch size.
@@ -125,9 +126,42 @@ class BackboneConfig:
         """Every layer id of this backbone, in network order."""
         return layer_ids(self.enc_depth, self.dec_depth)
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The decoder's."""
+        names = (f"decoder.{i}" for i in range(self.dec_depth))
+        return tuple(
+            Block(name, f"{name}.self_attn", f"{name}.cross_attn", tuple(f"{name}.{step}" for step in DECODER_STEPS)) for name in names
+        )
+
+    @property
+    def embed(self) -> str:
+        """The layer that the decoder's first block reads."""
+        return "decoder.embed"
+
+    @property
+    def trunk(self) -> tuple[str, ...]:
+        """The parts of the parameter tree that are no head's."""
+        return ("encoder", "decoder")
+
     def layer_width(self, layer_id: str) -> int:
         """Number of channels of a layer's tokens."""
         return self.enc_embed_dim if layer_id.startswith("encoder.") else self.dec_embed_dim
+
+    def head_count(self, layer_id: str) -> int:
+        """Heads of the attentions of the stack that a layer belongs to."""
+        return self.enc_num_heads if layer_id.startswith("encoder.") else self.dec_num_heads
+
+    def reads(self, layer_id: str) -> Reads:
+        """Cross-attention reads the other views' tokens."""
+        return "others" if layer_id.endswith("cross_attn") else "own"
+
+    def before_block(self, layer_id: str) -> str | None:
+        """The layer before the decoder block in whose middle a layer is, which the other views' cross-attention reads."""
+        stack, *place = layer_id.split(".")
+        if stack != "decoder" or len(place) < 2 or place[1] == DECODER_STEPS[-1]:
+            return None
+        return f"decoder.{int(place[0]) - 1}.mlp" if int(place[0]) else self.embed
 
     @classmethod
     def dust3r_224_linear(cls) -> "BackboneConfig":

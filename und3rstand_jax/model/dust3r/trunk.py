@@ -11,22 +11,20 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from und3rstand_jax.model.affine import SiteEdits, apply_affine, as_one_batch
+from und3rstand_jax.model.affine import SiteEdits, as_one_batch, edited_layer
 from und3rstand_jax.model.attention import rotation
 from und3rstand_jax.model.block_sites import BlockSites
 from und3rstand_jax.model.blocks import Arithmetic, DecoderBlock, EncoderBlock, run_block
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, ENCODER_STEPS, stack_positions
+from und3rstand_jax.model.module import Traced
 from und3rstand_jax.model.output import Grids, ViewTokens
 from und3rstand_jax.model.sites import with_insides
-from und3rstand_jax.model.stack import BlockEdits, Entry, Params, Run, Streams, plan_runs, run_stack, stacked
+from und3rstand_jax.model.stack import BlockEdits, Params, Run, Streams, block_edits, plan_runs, run_stack, stack_entry, stacked
 
 T = TypeVar("T")
-
-Traced = tuple[Float[Array, "B ..."], ...]
-"""What one site has, of every view, while the model runs; see `und3rstand_jax.model.sites` for its shape."""
 
 
 class Encoder(nn.Module):
@@ -159,31 +157,6 @@ def _others(of_views: Sequence[T], view: int, axis: int) -> T:
     """What a view's cross-attention reads: all other views' tokens, or their rotations, along the axis of tokens."""
     others = [of_view for number, of_view in enumerate(of_views) if number != view]
     return others[0] if len(others) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *others)
-
-
-def block_edits(stack: str, edits: SiteEdits) -> dict[int, BlockEdits]:
-    """Of each block of the stack `encoder` or `decoder` that has any, its edits by site within the block."""
-    found: dict[int, dict[str, tuple]] = {}
-    for site, views in edits.items():
-        for index, within in stack_positions(stack, [site]):
-            found.setdefault(index, {})[within] = views
-    return dict(found)
-
-
-def edited_layer(layer_id: str, layers: dict[str, Traced], edits: SiteEdits) -> dict[str, Traced]:
-    """The layers, one of them after its edit."""
-    if layer_id not in layers or layer_id not in edits:
-        return layers
-    views = zip(layers[layer_id], edits[layer_id], strict=True)
-    return layers | {layer_id: tuple(x if affine is None else apply_affine(affine, x) for x, affine in views)}
-
-
-def stack_entry(since: str | None, steps: tuple[str, ...]) -> Entry:
-    """Where a stack whose blocks have these steps is entered after the layer `since`."""
-    if since is None or since == "decoder.embed":
-        return Entry(0)
-    _, index, step = since.split(".")
-    return Entry(int(index) + 1) if step == steps[-1] else Entry(int(index), step)
 
 
 def _init(block: EncoderBlock | DecoderBlock, key: Array, *inputs: Any) -> Any:

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.model.blocks import gelu
 from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.dust3r.trunk import Traced
 from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.heads import Pointmap, shuffle_pixels, to_confidence
 from und3rstand_jax.model.mast3r.config import FEATURES, MASt3RConfig
+from und3rstand_jax.model.module import Traced
 from und3rstand_jax.model.output import Grids
 
 _EXACT = lax.Precision.HIGHEST

@@ -13,7 +13,7 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch, Shape, View
 from und3rstand_jax.geometry.loss import Truth
 from und3rstand_jax.loading import stored_dtype
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.step.probe_step import ProbesState, Tokens, captured_tokens, trunk_params, truth_by_token
@@ -45,7 +45,7 @@ def step_arguments(task: ProbesTask, pairs: int) -> Arguments:
     return Arguments(jax.eval_shape(task.initial_state), trunk(task.module), batch)
 
 
-def trunk(module: DUSt3R) -> Params:
+def trunk(module: MultiViewModel) -> Params:
     """The trunk's parameters, in the dtypes in which training keeps them."""
     side = module.config.patch_size
     view = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)

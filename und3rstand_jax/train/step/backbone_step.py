@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import Counts, SetLoss, SetSums, Targets, confidence_sums, mean_loss, normalised_truth, valid_counts
-from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.train.step.loops import ExampleOf, accumulate
@@ -53,7 +53,7 @@ def backbone_step(
     state: BackboneState,
     batch: Batch,
     *,
-    module: DUSt3R,
+    module: MultiViewModel,
     recipe: Recipe,
     example_of: ExampleOf,
     total: Total,
@@ -91,8 +91,8 @@ def backbone_step(
     return BackboneState(state.step + 1, model), {MODEL: jax.tree.map(lambda value: value[None], loss)}
 
 
-def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of: ExampleOf) -> dict[str, Float[Array, "1 B V"]]:
-    """The normalised point error of each set and view: DUSt3R's regression loss of that set alone; NaN where nothing is valid."""
+def backbone_errors(params: Params, batch: Batch, *, module: MultiViewModel, example_of: ExampleOf) -> dict[str, Float[Array, "1 B V"]]:
+    """The normalised point error of each set and view: MultiViewModel's regression loss of that set alone; NaN where nothing is valid."""
     example = example_of(batch)
     predicted = pointmaps(module, params, example.images)
 
@@ -104,7 +104,7 @@ def backbone_errors(params: Params, batch: Batch, *, module: DUSt3R, example_of:
     return {MODEL: jax.vmap(of_set)((predicted, example.targets))[None]}
 
 
-def pointmaps(module: DUSt3R, params: Params, images: tuple[Float[Array, "B _H _W 3"], ...]) -> tuple[Pointmap, ...]:
+def pointmaps(module: MultiViewModel, params: Params, images: tuple[Float[Array, "B _H _W 3"], ...]) -> tuple[Pointmap, ...]:
     """The model's own pointmaps of a batch."""
     output = cast(BackboneOutput, module.apply({"params": params}, *images, head=POINTMAP))
     return output.pointmaps

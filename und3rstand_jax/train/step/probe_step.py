@@ -20,8 +20,8 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import Counts, SetLoss, SetSums, Truth, confidence_sums, mean_loss, normalised_truth
 from und3rstand_jax.geometry.metrics import set_errors
-from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.layer_ids import STACKS
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
@@ -66,7 +66,7 @@ def probe_step(
     trunk: Params,
     batch: Batch,
     *,
-    module: DUSt3R,
+    module: MultiViewModel,
     probes: ProbeConfig,
     recipe: Recipe,
     example_of: ExampleOf,
@@ -130,7 +130,7 @@ def _add_gradients(
     example: Example,
     counts: Counts,
     *,
-    module: DUSt3R,
+    module: MultiViewModel,
     probes: ProbeConfig,
     side_by_side: int,
     precision: lax.Precision,
@@ -152,7 +152,7 @@ def layer_errors(
     trunk: Params,
     batch: Batch,
     *,
-    module: DUSt3R,
+    module: MultiViewModel,
     probes: ProbeConfig,
     example_of: ExampleOf,
     precision: lax.Precision = lax.Precision.HIGHEST,
@@ -183,7 +183,7 @@ def trunk_params(params: Params) -> Params:
     return {name: part for name, part in params.items() if name in STACKS}
 
 
-def captured_tokens(module: DUSt3R, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:
+def captured_tokens(module: MultiViewModel, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:
     """Of each group, the tokens (L, B, N, C) of its layers, of every view."""
     output = cast(BackboneOutput, module.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
     return {

@@ -21,7 +21,7 @@ from und3rstand_jax.geometry.epipolar import (
 )
 from und3rstand_jax.geometry.matching import true_places
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.epipolar import CONSTANT, EpipolarConfig, EpipolarProbes, averages, read_all
 
@@ -97,7 +97,7 @@ def _size(truth: GroundTruth, view: int) -> tuple[int, int]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _matrices(
-    module: DUSt3R, config: EpipolarConfig, params: Any, probes: tuple, view1: Array, view2: Array
+    module: MultiViewModel, config: EpipolarConfig, params: Any, probes: tuple, view1: Array, view2: Array
 ) -> list[dict[str, Float[Array, "B 3 3"]]]:
     """Each set of probes' F of every row, from one pass."""
     output = cast(BackboneOutput, module.apply({"params": params}, view1, view2, capture=config.layer_ids, head=False))

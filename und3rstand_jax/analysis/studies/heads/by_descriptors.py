@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from und3rstand_jax.analysis.descriptor_places import descriptor_head, places_by_descriptors
 from und3rstand_jax.analysis.studies.study import Record, Setting, mean_in, mean_of, over_pairs, pairs_at_once, share_text
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces, both_true_places, stacked_places, strongest_in
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 
 NEAR = "near_descriptor"
@@ -74,7 +74,7 @@ def findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> li
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _near(
-    module: DUSt3R, names: tuple[str, ...], params: Any, view1: Array, view2: Array, placed: tuple
+    module: MultiViewModel, names: tuple[str, ...], params: Any, view1: Array, view2: Array, placed: tuple
 ) -> Float[Array, "B 2 blocks heads"]:
     output = cast(BackboneOutput, module.apply({"params": params}, view1, view2, capture=names, head=False))
 

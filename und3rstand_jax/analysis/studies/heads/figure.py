@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
 from und3rstand_jax.analysis.studies.study import Record, mean_in
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 
 
-def heads_figure(records: Sequence[Record], config: BackboneConfig) -> Figure:
+def heads_figure(records: Sequence[Record], config: ModelConfig) -> Figure:
     """Squares for heads: columns are attentions of a view, rows what was measured."""
     attentions = [(CROSS, 1), (CROSS, 2), (SELF, 1), (SELF, 2)]
     titles = {

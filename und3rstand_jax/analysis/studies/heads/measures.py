@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.analysis.true_place_attention import both_true_places, over_queries, stacked_places, strongest_in
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
 
 CROSS, SELF = "cross_attn", "self_attn"
@@ -41,7 +41,7 @@ def measure_heads(setting: Setting) -> dict[str, Float[np.ndarray, "S 2 blocks h
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _head_statistics(
-    module: DUSt3R, names: tuple[str, ...], grids: Grids, params: Any, view1: Array, view2: Array, places: tuple, others: tuple
+    module: MultiViewModel, names: tuple[str, ...], grids: Grids, params: Any, view1: Array, view2: Array, places: tuple, others: tuple
 ) -> dict[str, Float[Array, "B 2 blocks heads"]]:
     output = cast(BackboneOutput, module.apply({"params": params}, view1, view2, capture=names, head=False))
     found: dict[str, list[list[Array]]] = {}
@@ -105,7 +105,7 @@ def _distances(here: Grid, there: Grid) -> Float[np.ndarray, "N M"]:
     return np.linalg.norm(own[:, None] - places(there)[None], axis=-1).astype(np.float32)
 
 
-def head_count(config: BackboneConfig) -> int:
+def head_count(config: ModelConfig) -> int:
     """Of one attention of one view's decoder, in all blocks."""
     return config.dec_depth * config.dec_num_heads
 

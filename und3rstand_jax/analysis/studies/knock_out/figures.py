@@ -11,7 +11,7 @@ from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, curve_of, effect_on, named, ways
 from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, mean_of
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 
 _METRICS = {
     VIEW2: "normalised point error\nof view 2",
@@ -79,7 +79,7 @@ def curves_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> Fi
     return figure
 
 
-def layers_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: BackboneConfig) -> Figure:
+def layers_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> Figure:
     """What leaving out each sublayer and block costs both views, and cross-attention up to a block or from one on."""
     depth, columns = config.dec_depth, (*sets.STEPS, "")
     figure = Figure(figsize=(12.5, 2.8 + 0.34 * depth), layout="constrained")

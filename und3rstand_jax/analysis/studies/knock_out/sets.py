@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from und3rstand_jax.analysis.ablations import Ablation, By, Place, controls, heads_of_same_blocks
 from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 
 MATCH, SINK, RANDOM, BOTTOM = "match", "sink", "random", "bottom"
 SUBLAYER, BLOCK, BETWEEN = "sublayer", "block", "between_views"
@@ -116,13 +116,13 @@ def _scores(attention: str, values: Float[np.ndarray, "S 2 blocks heads"]) -> di
     }
 
 
-def counts_of(config: BackboneConfig) -> tuple[int, ...]:
+def counts_of(config: ModelConfig) -> tuple[int, ...]:
     """1, 2, 4, … up to a quarter of both views' cross-attention heads: of as many again, and more, a control can be drawn."""
     most = max(1, config.dec_depth * config.dec_num_heads // 2)
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
 
-def head_sets(ranking: Rankings, config: BackboneConfig, seed: int) -> list[Taken]:
+def head_sets(ranking: Rankings, config: ModelConfig, seed: int) -> list[Taken]:
     """The first k of both rankings with random controls, and the last k by match."""
     found = []
     for kind, ranked in ((MATCH, ranking.match), (SINK, ranking.sink)):
@@ -132,7 +132,7 @@ def head_sets(ranking: Rankings, config: BackboneConfig, seed: int) -> list[Take
     return found + [Taken(BOTTOM, f"{BOTTOM} {k}", ranking.match[-k:], k, MATCH) for k in counts_of(config)]
 
 
-def _controls(of: Taken, everywhere: Sequence[Place], config: BackboneConfig, seed: int) -> list[Taken]:
+def _controls(of: Taken, everywhere: Sequence[Place], config: ModelConfig, seed: int) -> list[Taken]:
     """As many different ones as are asked for, or fewer where there are not as many."""
     k = len(of.places)
     pool, drawn_from = heads_of_same_blocks(of.places, config), "same blocks"
@@ -146,7 +146,7 @@ def _controls(of: Taken, everywhere: Sequence[Place], config: BackboneConfig, se
     ]
 
 
-def layer_sets(config: BackboneConfig) -> list[Taken]:
+def layer_sets(config: ModelConfig) -> list[Taken]:
     """Every sublayer, every block, and cross-attention: all of it, one view's, up to each block and from each block on."""
     depth = config.dec_depth
     found = [Taken(SUBLAYER, f"decoder.{block}.{step}", _updates([block], [step])) for block in range(depth) for step in STEPS]

@@ -21,7 +21,7 @@ from und3rstand_jax.analysis.studies.knock_out.sets import STEPS, Taken, ways_of
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs
 from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.output import BackboneOutput
 
 NOTHING = Ablation("nothing", "set", ())
@@ -186,15 +186,15 @@ def bytes_of_values(setting: Setting) -> int:
     return 4 * tokens * setting.backbone.config.dec_embed_dim * 2 * setting.backbone.config.dec_depth
 
 
-def _head_sites(config: BackboneConfig) -> tuple[SiteView, ...]:
+def _head_sites(config: ModelConfig) -> tuple[SiteView, ...]:
     return tuple((f"decoder.{block}.{kind}.heads", view) for block in range(config.dec_depth) for kind in (SELF, CROSS) for view in _VIEWS)
 
 
-def _update_sites(config: BackboneConfig) -> tuple[SiteView, ...]:
+def _update_sites(config: ModelConfig) -> tuple[SiteView, ...]:
     return tuple((f"decoder.{block}.{step}.update", view) for block in range(config.dec_depth) for step in STEPS for view in _VIEWS)
 
 
-def _shape_of_one(place: SiteView, config: BackboneConfig) -> tuple[int, ...]:
+def _shape_of_one(place: SiteView, config: ModelConfig) -> tuple[int, ...]:
     """Of one token's values at a site, as `replacements` gives them by mean."""
     width, heads = config.dec_embed_dim, config.dec_num_heads
     return (1, 1, heads, width // heads) if place[0].endswith(".heads") else (1, 1, width)

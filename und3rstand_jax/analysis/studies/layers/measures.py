@@ -17,9 +17,9 @@ from und3rstand_jax.analysis.descriptor_places import descriptor_head, right_by_
 from und3rstand_jax.analysis.pair_measures import DIRECTION, KNOWN, MATCHES, ROTATION, HeadFinish, PairTruth, points_of, view_names
 from und3rstand_jax.analysis.studies.study import Setting, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
-from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import HEAD
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.probes.probes import Probes, read_layer
@@ -85,7 +85,7 @@ def _chunk(setting: Setting, some: range) -> tuple[tuple[np.ndarray, ...], PairT
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _read_all(
-    module: DUSt3R,
+    module: MultiViewModel,
     config: ProbeConfig,
     alignment: Alignment,
     head: bool,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.studies.study import Mean, Record, mean_in
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import DECODER_STEPS
 
 _COLOURS = {"points2": "C0", "rotation": "C3", "direction": "C1", "points1": "C2"}
@@ -21,7 +21,7 @@ _LABELS = {
 }
 
 
-def patching_figure(records: Sequence[Record], config: BackboneConfig) -> Figure:
+def patching_figure(records: Sequence[Record], config: ModelConfig) -> Figure:
     """Shares towards B by layer for both views' streams, by update, and by head."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -74,7 +74,7 @@ def _curve(axes: Axes, records: Sequence[Record], name: str, marker: str, **opti
     )
 
 
-def _layer_axis(axes: Axes, config: BackboneConfig) -> None:
+def _layer_axis(axes: Axes, config: ModelConfig) -> None:
     blocks = range(config.dec_depth + 1)
     axes.set_xticks(blocks, ["embed", *(f"block {block}" for block in blocks[:-1])], fontsize=7, rotation=45 if config.dec_depth > 8 else 0)
     axes.set_xlabel("the stream is B's after (three steps a block: self-attention, cross-attention, MLP)", fontsize=8)
@@ -82,7 +82,7 @@ def _layer_axis(axes: Axes, config: BackboneConfig) -> None:
     axes.axhline(1.0, color="0.6", linewidth=0.6, zorder=0)
 
 
-def _updates(axes: Axes, records: Sequence[Record], config: BackboneConfig) -> None:
+def _updates(axes: Axes, records: Sequence[Record], config: ModelConfig) -> None:
     width = 0.8 / len(DECODER_STEPS)
     for number, step in enumerate(DECODER_STEPS):
         own = [record for record in records if record["step"] == step]

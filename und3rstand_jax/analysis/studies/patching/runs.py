@@ -21,13 +21,13 @@ from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import sampled_pixels
 from und3rstand_jax.geometry.pose import INLIER_THRESHOLD, Pose, camera_errors, camera_pose, most_confident_half
 from und3rstand_jax.model.affine import Affine, SiteEdits
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.module import DUSt3R
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import paper_layer_ids
+from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import Activation, BackboneOutput
-from und3rstand_jax.model.sites import HEADS, UPDATE, head_count, parse_site
+from und3rstand_jax.model.sites import HEADS, UPDATE, parse_site
 from und3rstand_jax.model.start import start_layers
 
 Source: TypeAlias = Literal["twin", "unrelated", "itself"]
@@ -69,7 +69,7 @@ class Patch(NamedTuple):
         return 0 if self.layer == EMBED else int(self.layer.split(".")[1])
 
 
-def patches_of(config: BackboneConfig) -> list[Patch]:
+def patches_of(config: ModelConfig) -> list[Patch]:
     """All of the study: of view 2 layers, updates and cross-attention heads, of view 1 layers; and the controls, between blocks."""
     layers = paper_layer_ids(config.dec_depth)
     between = [EMBED, *(layer for layer in layers if layer.endswith(MLP))]
@@ -175,23 +175,23 @@ class Runs:
         return found
 
 
-def first_block(patch: Patch, config: BackboneConfig) -> int:
+def first_block(patch: Patch, config: ModelConfig) -> int:
     """The block with which the program of a patch begins: its own, or one of the few before it that share a program with it."""
     together = -(-config.dec_depth // _PROGRAMS)
     return patch.block // together * together
 
 
-def _start_of(patch: Patch, config: BackboneConfig) -> str:
+def _start_of(patch: Patch, config: ModelConfig) -> str:
     first = first_block(patch, config)
     return f"decoder.{first - 1}.{MLP}" if first else EMBED
 
 
-def _switch(patch: Patch, site: str, view: int, config: BackboneConfig) -> Float[np.ndarray, "..."]:
+def _switch(patch: Patch, site: str, view: int, config: ModelConfig) -> Float[np.ndarray, "..."]:
     """1 where the patch is: (1, 1, 1), or of heads (1, 1, H, 1)."""
     here = patch.site == site and patch.view == view
     if parse_site(site).part != HEADS:
         return np.full((1, 1, 1), here, np.float32)
-    heads = np.arange(head_count(parse_site(site).layer_id, config))
+    heads = np.arange(config.head_count(parse_site(site).layer_id))
     return (here & (heads == patch.head)).astype(np.float32)[None, None, :, None]
 
 
@@ -204,7 +204,7 @@ def _angles(camera: Pose | None, reference: Pose | None, size: float) -> tuple[f
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _patched(
-    module: DUSt3R,
+    module: MultiViewModel,
     alignment: Alignment,
     params: dict,
     start: BackboneOutput,

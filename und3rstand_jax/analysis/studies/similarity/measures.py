@@ -18,7 +18,7 @@ from und3rstand_jax.analysis.studies.study import Setting, over_pairs, pairs_at_
 from und3rstand_jax.analysis.token_similarity import effective_rank, gram, inner, mean_cosine, u_centred
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.model.backbone import Backbone, random_backbone
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 
 Stacks = tuple[Float[Array, "B _L _N _C"], ...]
 """One view's tokens of all of the encoder's layers, and of all of the decoder's."""
@@ -69,7 +69,7 @@ def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tup
     return tuple(tuple(jnp.stack([output[layer][view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
 
 
-def stack_layers(config: BackboneConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def stack_layers(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The encoder's layers and the decoder's, together all of them in network order."""
     encoder, decoder = (tuple(layer for layer in config.layer_ids if layer.startswith(stack)) for stack in ("encoder.", "decoder."))
     return encoder, decoder
@@ -156,7 +156,7 @@ def similarity_at_once(setting: Setting) -> int:
     return pairs_at_once(setting, bytes_a_pair(setting))
 
 
-def values_a_pair(config: BackboneConfig) -> int:
+def values_a_pair(config: ModelConfig) -> int:
     """Numbers that are kept of each pair."""
     layers = len(config.layer_ids)
     return 2 * (2 * layers**2 + 7 * layers) + 12 * layers

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.studies.study import Setting
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.images import to_uint8
 
 PAIRS = 3
@@ -20,7 +20,7 @@ Colours = Float[np.ndarray, "rows columns 3"]
 """Of each token, in [0, 1]."""
 
 
-def shown_layers(config: BackboneConfig) -> tuple[str, ...]:
+def shown_layers(config: ModelConfig) -> tuple[str, ...]:
     """About eight layers from the first to the last, those of the blocks at the blocks' ends."""
     encoder = [f"encoder.{block}.mlp" for block in sorted({0, config.enc_depth // 2})]
     blocks = np.unique(np.linspace(0, config.dec_depth - 1, min(_IN_BLOCKS - 1, config.dec_depth)).round().astype(int))

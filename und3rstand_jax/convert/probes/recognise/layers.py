@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from und3rstand_jax.convert.findings import How, Token, least_certain, pieces, token_key
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 
 VIEW_WORDS = {"view", "views", "v", "img", "image", "frame", "cam", "camera", "pts3d", "pts", "pred"}
 
@@ -84,7 +84,7 @@ class NamedLayers:
     problem: str = ""
 
 
-def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: BackboneConfig) -> NamedLayers:
+def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: ModelConfig) -> NamedLayers:
     """The layer ids that `names` carry, if they all carry one and each layer has one probe or each has two.
 
     Args:
@@ -104,7 +104,7 @@ def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: Back
     return NamedLayers(problem=readings[0].problem or readings[1].problem)
 
 
-def _ids_of(found: Sequence[LayerName | None], names: Sequence[str], inputs: Sequence[int], backbone: BackboneConfig) -> NamedLayers:
+def _ids_of(found: Sequence[LayerName | None], names: Sequence[str], inputs: Sequence[int], backbone: ModelConfig) -> NamedLayers:
     """From the layers as written to their ids."""
     if not any(found):
         return NamedLayers()

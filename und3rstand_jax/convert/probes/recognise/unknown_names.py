@@ -17,7 +17,7 @@ from und3rstand_jax.convert.probes.recognise.mlps import mlp_branches
 from und3rstand_jax.convert.probes.recognise.views import Name, Slots, once_each, order_slots, pair_named
 from und3rstand_jax.convert.probes.running_order import make_mlp
 from und3rstand_jax.convert.probes.statements import Statements
-from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import paper_layer_ids, select_layers
 from und3rstand_jax.support.errors import LayerError
 
@@ -25,7 +25,7 @@ _SETTLE = "state the layers with --probe-layers id,id,… (in the order of the t
 
 
 def recognise(
-    modules: Sequence[Module], widths: Widths, probe_layers: Sequence[str], statements: Statements, backbone: BackboneConfig
+    modules: Sequence[Module], widths: Widths, probe_layers: Sequence[str], statements: Statements, backbone: ModelConfig
 ) -> Reading:
     """The probes among `modules`, with their layers and views.
 
@@ -69,7 +69,7 @@ class _StatedLayers:
 
 
 def _stated_layers(
-    probe_layers: Sequence[str], statements: Statements, backbone: BackboneConfig
+    probe_layers: Sequence[str], statements: Statements, backbone: ModelConfig
 ) -> tuple[_StatedLayers | None, list[Complaint]]:
     """The layers of --probe-layers, else those of the config, else None; and the ids that cannot be used.
 
@@ -121,7 +121,7 @@ def _sibling_faults(mlps: Sequence[Mlp]) -> list[Complaint]:
 
 
 def _identify(
-    named: tuple[str, ...], slots: Slots, names: NamedLayers, stated: _StatedLayers | None, backbone: BackboneConfig
+    named: tuple[str, ...], slots: Slots, names: NamedLayers, stated: _StatedLayers | None, backbone: ModelConfig
 ) -> tuple[tuple[str, ...], How, str, str]:
     """The layer ids in the order of the slots, how they were found, why, and the problem if they could not be."""
     count = len(slots.probes)

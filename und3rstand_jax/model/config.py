@@ -1,0 +1,162 @@
+"""What the config of every family says of its model: its layers, attentions, heads and tokens.
+
+Whoever handles models of any family knows them by this alone: which layers there are and in what order, where views meet, what a pass
+takes and gives.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from und3rstand_jax.model.head_choice import Head
+from und3rstand_jax.model.output_modes import Mode
+from und3rstand_jax.support.errors import ImageError
+
+Reads = Literal["own", "others", "all"]
+"""Whose tokens a view's attention reads: its own, those of all other views, or those of all views, its own too. One view's stand after another's."""
+
+Grid = tuple[int, int]
+"""(rows, columns) of a view's patches."""
+
+
+class Block(NamedTuple):
+    """One block of the part in which views meet.
+
+    Attributes:
+        name: in tables and figures.
+        own: the step whose attention reads a view's own tokens.
+        across: the step whose attention reads other views' tokens.
+        steps: all of its layers, in network order.
+    """
+
+    name: str
+    own: str
+    across: str
+    steps: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(abc.ABC):
+    """The architecture of a model; a family's class of configs is a frozen dataclass below this one."""
+
+    @property
+    @abc.abstractmethod
+    def img_size(self) -> tuple[int, int]:
+        """(height, width) of the training images, only a record."""
+
+    @property
+    @abc.abstractmethod
+    def patch_size(self) -> int:
+        """Pixels of a patch's side; images' sides are multiples of it."""
+
+    @property
+    @abc.abstractmethod
+    def mlp_ratio(self) -> int:
+        """Channels within an MLP for each of its token's."""
+
+    @property
+    @abc.abstractmethod
+    def depth_mode(self) -> Mode:
+        """How raw channels become points; probes read theirs in the same way."""
+
+    @property
+    @abc.abstractmethod
+    def conf_mode(self) -> Mode:
+        """How a raw channel becomes a confidence; probes read theirs in the same way."""
+
+    @property
+    @abc.abstractmethod
+    def layer_ids(self) -> tuple[str, ...]:
+        """Every layer id, in network order."""
+
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of the part in which views meet, in network order; `all` stands for their layers."""
+
+    @property
+    @abc.abstractmethod
+    def embed(self) -> str:
+        """The layer that the first of these blocks reads."""
+
+    @property
+    @abc.abstractmethod
+    def heads(self) -> tuple[Head, ...]:
+        """The heads, in the order in which predictions hold their outputs; none for a trunk."""
+
+    @property
+    @abc.abstractmethod
+    def trunk(self) -> tuple[str, ...]:
+        """The parts of the parameter tree that are no head's."""
+
+    @abc.abstractmethod
+    def layer_width(self, layer_id: str) -> int:
+        """Number of channels of a layer's tokens."""
+
+    @abc.abstractmethod
+    def head_count(self, layer_id: str) -> int:
+        """Heads of the attentions of the stack that a layer belongs to."""
+
+    @abc.abstractmethod
+    def reads(self, layer_id: str) -> Reads:
+        """Whose tokens the attention of this step reads."""
+
+    @abc.abstractmethod
+    def check_view_count(self, count: int) -> None:
+        """Refuses so many views.
+
+        Raises:
+            OptionError: the model takes fewer or more.
+        """
+
+    def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:  # noqa: B027 (most models take any)
+        """Refuses images of these (height, width), which are multiples of the patch size.
+
+        Raises:
+            ImageError: the model does not take them together.
+        """
+
+    def special_tokens(self, layer_id: str) -> tuple[str, ...]:
+        """The names of the tokens that stand before the patches' in a layer."""
+        return ()
+
+    def token_count(self, layer_id: str, grid: Grid) -> int:
+        """A view's tokens in a layer: special ones, then one for each patch, row by row."""
+        return len(self.special_tokens(layer_id)) + grid[0] * grid[1]
+
+    def before_block(self, layer_id: str) -> str | None:
+        """The layer before the block in whose middle a layer is, where what follows in the block reads it too."""
+        return None
+
+    @property
+    def all_layers(self) -> tuple[str, ...]:
+        """The layers that `all` stands for: the residual stream after every step of the blocks in which views meet."""
+        return tuple(step for block in self.blocks for step in block.steps)
+
+    @property
+    def block_width(self) -> int:
+        """Channels of a token in these blocks."""
+        return self.layer_width(self.embed)
+
+    @property
+    def block_heads(self) -> int:
+        """Heads of each attention in these blocks."""
+        return self.head_count(self.blocks[0].own)
+
+    def attention_keys(self, layer_id: str, grids: Sequence[Grid], view: int) -> int:
+        """How many tokens each of a view's tokens reads in the attention of this step; `view` from 0."""
+        counts = [self.token_count(layer_id, grid) for grid in grids]
+        reads = self.reads(layer_id)
+        return counts[view] if reads == "own" else sum(counts) - (counts[view] if reads == "others" else 0)
+
+
+def same_size(sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuses images of different sizes.
+
+    Raises:
+        ImageError: they differ; the message says in what and what to do.
+    """
+    if len(set(sizes)) > 1:
+        found = ", ".join(f"view{number} {height}×{width}" for number, (height, width) in enumerate(sizes, start=1))
+        raise ImageError(f"this model takes views of one size; found {found}: pad or crop them to one (load_images does)")
