@@ -14,7 +14,10 @@ from und3rstand_jax.model.output_modes import Mode
 from und3rstand_jax.support.errors import ImageError
 
 Reads = Literal["own", "others", "all"]
-"""Whose tokens a view's attention reads: its own, those of all other views, or those of all views, its own too. One view's stand after another's."""
+"""Whose tokens a view's attention reads: its own, those of all other views, or those of all views, its own too.
+
+One view's tokens stand after another's.
+"""
 
 Grid = tuple[int, int]
 """(rows, columns) of a view's patches."""
@@ -124,6 +127,11 @@ class ModelConfig(abc.ABC):
     def token_count(self, layer_id: str, grid: Grid) -> int:
         """A view's tokens in a layer: special ones, then one for each patch, row by row."""
         return len(self.special_tokens(layer_id)) + grid[0] * grid[1]
+
+    @property
+    def inside_heads(self) -> tuple[str, ...]:
+        """Ids of what can be captured inside of heads, in the order in which it is computed."""
+        return ()
 
     def before_block(self, layer_id: str) -> str | None:
         """The layer before the block in whose middle a layer is, where what follows in the block reads it too."""

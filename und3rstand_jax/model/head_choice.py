@@ -7,26 +7,30 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import listed
 
 POINTMAP = "pointmap"
-"""The head that every model which predicts geometry has: `pts3d` and `conf`."""
+"""Chooses the head of pointmaps (`pts3d` and `conf`) whatever a family calls it."""
 
 HeadChoice = bool | str | Iterable[str]
 """Which heads to run: all or none, or those of these names ("pointmap")."""
 
 
 class Head(NamedTuple):
-    """A network that makes maps over a view's pixels of its tokens; every view has one of its own.
+    """A network that makes maps over a view's pixels, or cameras, of the views' tokens.
 
     Attributes:
         name: what it is chosen by.
-        scope: the parameters of view v's are at `{scope}{v}` of the tree.
+        parts: where in the tree its parameters are: those for view 1, then those that all other views share; one where all share it.
         layers: ids of the layers it reads, in its order.
-        outputs: what it adds to a view's prediction.
+        outputs: what it adds to a view's prediction; "cameras" for those of all views.
     """
 
     name: str
-    scope: str
+    parts: tuple[str, ...]
     layers: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    def part(self, view: int) -> str:
+        """Where the parameters for a view are, which is counted from 0."""
+        return self.parts[min(view, len(self.parts) - 1)]
 
 
 @runtime_checkable
@@ -52,8 +56,10 @@ def choose_heads(choice: HeadChoice, config: HasHeads) -> tuple[Head, ...]:
         if choice and not config.heads:
             raise OptionError("this backbone has no head (a trunk such as CroCo's); call it with head=False")
         return config.heads if choice else ()
-    names = {choice} if isinstance(choice, str) else set(choice)
     known = [head.name for head in config.heads]
+    names = {choice} if isinstance(choice, str) else set(choice)
+    if POINTMAP in names:
+        names = (names - {POINTMAP}) | set(pointmap_head(config) or (POINTMAP,))
     if unknown := sorted(names.difference(known), key=str):
         raise OptionError(f"this backbone has no head {listed(map(repr, unknown))}; its heads are: {', '.join(known) or 'none'}")
     return tuple(head for head in config.heads if head.name in names)
@@ -66,7 +72,7 @@ def head_of(output: str, config: HasHeads) -> Head | None:
 
 def pointmap_head(config: HasHeads) -> tuple[str, ...]:
     """The choice of the head of pointmaps; of none for a trunk."""
-    return tuple(head.name for head in config.heads if head.name == POINTMAP)
+    return tuple(head.name for head in config.heads if "pts3d" in head.outputs)
 
 
 def head_layers(config: HasHeads, choice: HeadChoice | None = None) -> tuple[str, ...]:

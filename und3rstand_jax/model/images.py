@@ -37,6 +37,9 @@ class TakesViews(Protocol):
     def check_view_count(self, count: int) -> None:
         """Raises OptionError where the model does not take so many views."""
 
+    def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raises ImageError where the model does not take images of these (height, width) together."""
+
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -193,6 +196,7 @@ def as_views(images: Sequence[ArrayLike], config: TakesViews) -> tuple[Float[Arr
     for number, view in enumerate(views, start=1):
         if len(view) != len(views[0]):
             raise ImageError(f"view1 holds {len(views[0])} images and view{number} {len(view)}; sets need as many of each")
+    config.check_sizes([(view.shape[1], view.shape[2]) for view in views])
     return views
 
 

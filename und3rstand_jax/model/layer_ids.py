@@ -21,6 +21,10 @@ STACKS = ("encoder", "decoder")
 ENCODER_STEPS = ("self_attn", "mlp")
 DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
 PAPER_STEPS = ("self_attn", "cross_attn", "mlp")
+ALL_STACKS = ("decoder.", "frame.", "global.")
+
+_PLACES = {"patch_embed": (0, 0), "encoder": (1, 0), "decoder": (2, 0), "aggregator": (2, 0), "frame": (2, 0), "global": (2, 1)}
+"""First word of a layer id -> its part of the network, and which of that part's blocks of the same number it is."""
 
 HEAD = "head"
 """Stands in place of a layer id for the model's own head, in tables and files."""
@@ -50,12 +54,10 @@ def paper_layer_ids(dec_depth: int) -> tuple[str, ...]:
 def network_order(layer_id: str) -> tuple[int, ...]:
     """Sort key that puts layer ids of any depth in network order."""
     stack, *place = layer_id.split(".")
-    if place == ["embed"]:
-        return (1, -1, 0)
-    if place == ["norm"]:
-        return (STACKS.index(stack), 1 << 30, 0)
-    steps = ENCODER_STEPS if stack == "encoder" else DECODER_STEPS
-    return (STACKS.index(stack), int(place[0]), steps.index(place[1]))
+    part, within = _PLACES[stack]
+    if len(place) < 2:
+        return (part, 1 << 30 if place == ["norm"] else -1, 0, 0)
+    return (part, int(place[0]), within, PAPER_STEPS.index(place[1]))
 
 
 def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
@@ -78,7 +80,7 @@ def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tu
     chosen: set[str] = set()
     for pattern in split_patterns(patterns):
         if pattern == "all":
-            matches = [layer for layer in available if layer.startswith("decoder.") and layer.endswith(PAPER_STEPS)]
+            matches = [layer for layer in available if layer.startswith(ALL_STACKS) and layer.endswith(PAPER_STEPS)]
         else:
             matches = [layer for layer in available if fnmatch.fnmatchcase(layer, pattern)]
         if not matches:

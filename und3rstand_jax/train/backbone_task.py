@@ -17,7 +17,6 @@ from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_module
-from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
@@ -93,7 +92,7 @@ class BackboneTask(Task[BackboneState]):
         config = self.module.config
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self._random_params)))
         start = "random parameters" if self.source is None else str(self.options.start)
-        untrained = listed(head.name for head in config.heads if head.name != POINTMAP)
+        untrained = listed(head.name for head in config.heads if "pts3d" not in head.outputs)
         kept = f"; its heads of {untrained} are kept as they are: the loss has no term for them" if untrained else ""
         return f"a backbone of {count / 1e6:.2f} M parameters ({config.enc_depth} + {config.dec_depth} blocks) from {start}{kept}"
 
@@ -123,7 +122,7 @@ class BackboneTask(Task[BackboneState]):
 
     @property
     def _untrained(self) -> frozenset[str]:
-        return frozenset(f"{head.scope}{view}" for head in self.module.config.heads if head.name != POINTMAP for view in (1, 2))
+        return frozenset(part for head in self.module.config.heads if "pts3d" not in head.outputs for part in head.parts)
 
     def _random_params(self) -> Params:
         patch = self.module.config.patch_size

@@ -103,10 +103,10 @@ class BackboneConfig(ModelConfig):
             return ()
         last = "decoder.norm"
         if self.pointmap_kind == "linear":
-            return (Head(POINTMAP, "head", (last,), ("pts3d", "conf")),)
+            return (Head(POINTMAP, ("head1", "head2"), (last,), ("pts3d", "conf")),)
         # Of [encoder, block 1, …, block dec_depth], a DPT head reads 0, 1/2, 3/4 and all of the depth.
         middle = (f"decoder.{depth - 1}.mlp" for depth in (self.dec_depth // 2, 3 * self.dec_depth // 4))
-        return (Head(POINTMAP, "head", ("encoder.norm", *middle, last), ("pts3d", "conf")),)
+        return (Head(POINTMAP, ("head1", "head2"), ("encoder.norm", *middle, last), ("pts3d", "conf")),)
 
     def check_view_count(self, count: int) -> None:
         """Refuses so many views.

@@ -66,7 +66,7 @@ class DUSt3R(MultiViewModel):
         """
         prediction = Pointmap()
         for head in heads:
-            name = f"{head.scope}{min(view + 1, 2)}"
+            name = head.part(view)
             if name not in modules:
                 modules[name] = self.head_module(head, name)
             maps = (layers[layer][view].reshape(-1, *grids[view], self.config.layer_width(layer)) for layer in head.layers)

@@ -71,7 +71,7 @@ class MASt3RConfig(BackboneConfig):
     def heads(self) -> tuple[Head, ...]:
         """DUSt3R's head, and the one for local features; without `two_confs`, `desc_conf` comes where both are run."""
         outputs = ("desc", "desc_conf") if self.two_confs else ("desc",)
-        return *super().heads, Head(FEATURES, "features", ("encoder.norm", "decoder.norm"), outputs)
+        return *super().heads, Head(FEATURES, ("features1", "features2"), ("encoder.norm", "decoder.norm"), outputs)
 
     @classmethod
     def mast3r_512_metric(cls) -> "MASt3RConfig":
