@@ -25,15 +25,20 @@ def grid_positions(height: int, width: int) -> Int[np.ndarray, "{height}*{width}
     return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def rotation(grid: tuple[int, int], head_dim: int, base: float) -> Rotation:
+def rotation(grid: tuple[int, int], head_dim: int, base: float, special_tokens: int = 0) -> Rotation:
     """Cosines and sines that rotate a head's channels by the token's place in a (rows, columns) grid.
 
     Half of the channels (D' = head_dim / 2) turn with y, half with x, by position · base^(−2i / D'). The angles are
     computed in float32 whatever the trunk computes in: bfloat16 cannot tell neighbouring positions apart.
+
+    Special tokens stand before the patches' and are not rotated; where there are any, places are counted from 1.
     """
     half = head_dim // 2
     frequencies = jnp.float32(base) ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
-    angles = jnp.asarray(grid_positions(*grid), jnp.float32)[..., None] * frequencies
+    places = grid_positions(*grid)
+    if special_tokens:
+        places = np.concatenate([np.zeros((special_tokens, 2), places.dtype), places + 1])
+    angles = jnp.asarray(places, jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.affine import Affine, apply_affine
-from und3rstand_jax.model.sites import groups_at
+from und3rstand_jax.model.sites import Site, captured_at
 
 
 @dataclasses.dataclass
@@ -48,10 +48,12 @@ class BlockSites:
         """The values at a site after their edit; those that are captured are kept."""
         if site in self.edits:
             x = apply_affine(self.edits[site], x)
-        for name, heads in self.captured_groups(site).items():
-            self.kept[name] = x if heads == slice(None) else x[(slice(None),) * heads_axis + (heads,)]
+        for of in self.captured_at(site):
+            kept = x if of.heads is None else x[(slice(None),) * heads_axis + (of.head_slice,)]
+            # Queries, where there are any, stand behind the heads.
+            self.kept[str(of)] = kept if of.queries is None else kept[(slice(None),) * (heads_axis + 1) + (of.query_slice,)]
         return x
 
-    def captured_groups(self, site: str) -> dict[str, slice]:
-        """The ids that are captured at a site, the block's end among them -> the heads that each keeps."""
-        return groups_at(site, {*self.captured, self.until})
+    def captured_at(self, site: str) -> list[Site]:
+        """What is captured at a site, the block's end among it."""
+        return captured_at(site, {*self.captured, self.until})

@@ -30,25 +30,26 @@ class Arithmetic:
         """A linear layer with bias."""
         return nn.Dense(features, dtype=self.dtype, precision=self.precision, name=name)
 
-    def layer_norm(self, name: str) -> nn.LayerNorm:
-        """LayerNorm as PyTorch computes it, epsilon 1e-6."""
+    def layer_norm(self, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+        """LayerNorm as PyTorch computes it."""
         # Flax's default E[x²] − E[x]² loses digits where the residual stream has a large mean.
-        return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name=name)
+        return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=self.dtype, name=name)
 
     def scores(
         self, step: str, query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], sites: BlockSites
     ) -> Float[Array, "B H N M"] | None:
         """The edited scores of an attention, None where they are not edited; captured scores and weights are kept either way."""
-        weights = sites.captured_groups(f"{step}.{WEIGHTS}")
+        weights = sites.captured_at(f"{step}.{WEIGHTS}")
         if f"{step}.{SCORES}" in sites.edits:
             scores = sites.at(f"{step}.{SCORES}", attention_scores(query, key, self.precision), heads_axis=1)
-            sites.kept.update({name: jax.nn.softmax(scores[:, heads], axis=-1) for name, heads in weights.items()})
+            sites.kept.update({str(of): jax.nn.softmax(scores[:, of.head_slice, of.query_slice], axis=-1) for of in weights})
             return scores
         # Only the heads that are asked for: `attend` has no use for them.
-        for name, heads in sites.captured_groups(f"{step}.{SCORES}").items():
-            sites.kept[name] = attention_scores(query, key, self.precision, heads)
-        for name, heads in weights.items():
-            sites.kept[name] = jax.nn.softmax(attention_scores(query, key, self.precision, heads), axis=-1)
+        for of in sites.captured_at(f"{step}.{SCORES}"):
+            sites.kept[str(of)] = attention_scores(query[:, of.query_slice], key, self.precision, of.head_slice)
+        for of in weights:
+            chosen = attention_scores(query[:, of.query_slice], key, self.precision, of.head_slice)
+            sites.kept[str(of)] = jax.nn.softmax(chosen, axis=-1)
         return None
 
     def mix(
@@ -113,7 +114,7 @@ class DecoderBlock(nn.Module):
         return sites.step("mlp", x, lambda: Mlp(self.arithmetic, self.mlp_ratio, name="mlp")(norm("norm3")(x)))
 
 
-def run_block(block: EncoderBlock | DecoderBlock, params: Params, *inputs: Array | Rotation, sites: BlockSites) -> dict[str, Array]:
+def run_block(block: nn.Module, params: Params, *inputs: Array | Rotation | None, sites: BlockSites) -> dict[str, Array]:
     """Runs a block as a function of its parameters; returns what its sites keep."""
     block.apply({"params": params}, *inputs, sites)
     return sites.kept

@@ -6,7 +6,7 @@ takes and gives.
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from und3rstand_jax.model.head_choice import Head
@@ -129,9 +129,9 @@ class ModelConfig(abc.ABC):
         return len(self.special_tokens(layer_id)) + grid[0] * grid[1]
 
     @property
-    def inside_heads(self) -> tuple[str, ...]:
-        """Ids of what can be captured inside of heads, in the order in which it is computed."""
-        return ()
+    def inside_heads(self) -> Mapping[str, str]:
+        """Id of what can be captured inside of a head, in the order in which it is computed -> that head's name."""
+        return {}
 
     def before_block(self, layer_id: str) -> str | None:
         """The layer before the block in whose middle a layer is, where what follows in the block reads it too."""

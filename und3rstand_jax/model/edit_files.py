@@ -21,7 +21,7 @@ from annotated_types import Ge
 from numpy.typing import ArrayLike
 from typing_extensions import TypedDict
 
-from und3rstand_jax.model.edits import Edit, Edits
+from und3rstand_jax.model.edits import PLACE_FIELDS, Edit, Edits
 from und3rstand_jax.support.documents import checked, read_json
 from und3rstand_jax.support.errors import EditError
 from und3rstand_jax.support.files import open_regular
@@ -33,6 +33,9 @@ _NOT_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeErro
 """What NumPy and the libraries under it raise on bytes that are not what a name promises."""
 
 
+_Tokens: TypeAlias = list[int] | Literal["special", "patches"]
+
+
 class EditSpec(TypedDict):
     """One edit as JSON has it."""
 
@@ -41,10 +44,11 @@ class EditSpec(TypedDict):
     site: str
     view: NotRequired[Annotated[int, Ge(1)] | Literal["all", "both"]]
     heads: NotRequired[list[int]]
-    tokens: NotRequired[list[int]]
-    queries: NotRequired[list[int]]
-    keys: NotRequired[list[int]]
+    tokens: NotRequired[_Tokens]
+    queries: NotRequired[_Tokens]
+    keys: NotRequired[_Tokens]
     pairs: NotRequired[list[tuple[int, int]]]
+    key_views: NotRequired[list[Annotated[int, Ge(1)]]]
     scale: NotRequired[float | str]
     shift: NotRequired[float | str]
 
@@ -117,9 +121,9 @@ def edits_to_json(edits: Edits) -> tuple[list[dict[str, Any]], dict[str, np.ndar
     specs, arrays = [], {}
     for number, edit in enumerate(edits):
         spec: dict[str, Any] = {"site": edit.site, "view": edit.view}
-        for name in ("heads", "tokens", "queries", "keys", "pairs"):
+        for name in PLACE_FIELDS:
             if (places := getattr(edit, name)) is not None:
-                spec[name] = [list(place) if isinstance(place, tuple) else place for place in places]
+                spec[name] = places if isinstance(places, str) else [list(place) if isinstance(place, tuple) else place for place in places]
         for name in ("scale", "shift"):
             value = np.asarray(getattr(edit, name), np.float32)
             if value.ndim:

@@ -19,7 +19,7 @@ import jax
 from jax.typing import ArrayLike
 
 from und3rstand_jax.model.output import BackboneOutput
-from und3rstand_jax.model.sites import HEADS, SCORES, UPDATE, WEIGHTS, Site, parse_site
+from und3rstand_jax.model.sites import HEADS, MASS, SCORES, UPDATE, WEIGHTS, Site, parse_site
 from und3rstand_jax.support.errors import EditError
 
 View: TypeAlias = int | Literal["all", "both"]
@@ -28,6 +28,12 @@ whose tokens ask, in the encoder those of the view's own tokens."""
 
 Places: TypeAlias = Sequence[int] | None
 """Indices from 0, none twice; None for all."""
+
+TokenPlaces: TypeAlias = Places | Literal["special", "patches"]
+"""Which tokens: by their places in the layer's array, or all special ones, or those of all patches."""
+
+PLACE_FIELDS = ("heads", "tokens", "queries", "keys", "pairs", "key_views")
+"""The fields of an edit that choose places, but for the view."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,9 +44,10 @@ class Edit:
         site: an id or pattern as for `capture`, with heads (`:0-3`) and view (`@2`) if those are not given by themselves.
         view: 1, 2, … or "all", each with the same numbers.
         heads: of `.heads` and `.scores`.
-        tokens: of layers, `.update` and `.heads`, row by row over the view's grid.
+        tokens: of layers, `.update` and `.heads`: special tokens first, where the layer has any, then row by row over the view's grid.
         queries, keys: of `.scores`: tokens that attend, tokens attended to. Those of cross-attention are the other views', one view's after
-            another's.
+            another's, and those of global attention all views'.
+        key_views: of `.scores`: the views, from 1, whose tokens are attended to; `keys` are then places within each of them.
         pairs: of `.scores`, in place of queries and keys: (query, key), for each chosen head.
         scale, shift: numbers, or arrays that broadcast to the chosen places: (B, tokens, C), (B, tokens, heads, D) or
             (B, heads, queries, keys). With `pairs`, numbers. A shift of −∞ is for scores alone.
@@ -53,12 +60,13 @@ class Edit:
     site: str
     view: View = "all"
     heads: Places = None
-    tokens: Places = None
-    queries: Places = None
-    keys: Places = None
+    tokens: TokenPlaces = None
+    queries: TokenPlaces = None
+    keys: TokenPlaces = None
     pairs: Sequence[tuple[int, int]] | None = None
     scale: ArrayLike = 1.0
     shift: ArrayLike = 0.0
+    key_views: Places = None
 
     def __post_init__(self) -> None:
         pattern, at, behind = self.site.partition("@")
@@ -75,12 +83,16 @@ class Edit:
                 raise EditError(f"{self.site!r} names heads, and heads={self.heads!r} are given too; leave one of them out")
             object.__setattr__(self, "heads", tuple(site.heads))
             pattern = site.id
+        if site.queries is not None:
+            if self.queries is not None:
+                raise EditError(f"{self.site!r} names queries, and queries={self.queries!r} are given too; leave one of them out")
+            object.__setattr__(self, "queries", tuple(site.queries))
+            pattern = site.id
         object.__setattr__(self, "site", pattern)
-        if site.part == WEIGHTS:
-            raise EditError(
-                f"{self.site!r}: weights are not edited, which would leave rows that do not sum to 1; edit {site.layer_id}.scores"
-            )
-        for name in ("heads", "tokens", "queries", "keys", "pairs"):
+        if site.part in (WEIGHTS, MASS):
+            what = "weights are" if site.part == WEIGHTS else "mass is"
+            raise EditError(f"{self.site!r}: {what} not edited, which would leave rows that do not sum to 1; edit {site.layer_id}.scores")
+        for name in PLACE_FIELDS:
             object.__setattr__(self, name, self._checked(name, site))
 
     @property
@@ -100,17 +112,19 @@ class Edit:
             raise EditError(f"{self.site!r}: there are {count} views, 1 to {count}; found view {self.one_view}")
         return (self.one_view,)
 
-    def _checked(self, name: str, site: Site) -> tuple | None:
+    def _checked(self, name: str, site: Site) -> tuple | str | None:
         chosen = getattr(self, name)
         if chosen is None:
             return None
-        if not isinstance(chosen, Iterable):
+        allowed = {SCORES: ("heads", "queries", "keys", "pairs", "key_views"), HEADS: ("heads", "tokens")}.get(site.part or "", ("tokens",))
+        if chosen in ("special", "patches") and name in ("tokens", "queries", "keys") and name in allowed:
+            return chosen
+        if isinstance(chosen, str) or not isinstance(chosen, Iterable):
             raise EditError(f"{self.site!r}: {name} are a list, such as [0]; found {chosen!r}")
-        allowed = {SCORES: ("heads", "queries", "keys", "pairs"), HEADS: ("heads", "tokens")}.get(site.part or "", ("tokens",))
         if name not in allowed:
             raise EditError(f"{self.site!r} has no {name} to choose; places there are chosen by {', '.join(allowed)}")
         if name == "pairs":
-            if self.queries is not None or self.keys is not None:
+            if self.queries is not None or self.keys is not None or self.key_views is not None:
                 raise EditError(f"{self.site!r}: places are chosen by pairs, or by queries and keys, not by both")
             if any(not isinstance(one, tuple | list) or len(one) != 2 for one in chosen):
                 raise EditError(f"{self.site!r}: pairs are (query, key); found {listed_places(list(chosen))}")
@@ -122,9 +136,7 @@ class Edit:
         return places
 
 
-jax.tree_util.register_dataclass(
-    Edit, data_fields=["scale", "shift"], meta_fields=["site", "view", "heads", "tokens", "queries", "keys", "pairs"]
-)
+jax.tree_util.register_dataclass(Edit, data_fields=["scale", "shift"], meta_fields=["site", "view", *PLACE_FIELDS])
 
 
 @jax.tree_util.register_dataclass
@@ -147,23 +159,23 @@ class Edits:
         return len(self.edits)
 
 
-def knock_out(site: str, view: View = "all", heads: Places = None, tokens: Places = None) -> Edits:
+def knock_out(site: str, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
     """Sets a site, or the chosen heads or tokens of it, to zero."""
     return Edits((Edit(site, view, heads, tokens, scale=0.0),))
 
 
-def skip(step: str, view: View = "all", tokens: Places = None) -> Edits:
+def skip(step: str, view: View = "all", tokens: TokenPlaces = None) -> Edits:
     """Leaves out what a step adds to the residual stream: `skip("decoder.3.cross_attn")`. Takes layers of blocks and patterns of them."""
     layer, at, of = step.partition("@")
     return knock_out(f"{layer}.{UPDATE}{at}{of}", view, tokens=tokens)
 
 
-def replace(site: str, value: ArrayLike, view: View = "all", heads: Places = None, tokens: Places = None) -> Edits:
+def replace(site: str, value: ArrayLike, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
     """Puts a value in place of a site's own, by the mean over data for a mean ablation; it broadcasts as `Edit` says."""
     return Edits((Edit(site, view, heads, tokens, scale=0.0, shift=value),))
 
 
-def steer(site: str, vector: ArrayLike, view: View = "all", heads: Places = None, tokens: Places = None) -> Edits:
+def steer(site: str, vector: ArrayLike, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
     """Adds a vector, (C,) for streams and (D,) for heads, or anything else that broadcasts as `Edit` says."""
     return Edits((Edit(site, view, heads, tokens, shift=vector),))
 
@@ -172,17 +184,21 @@ def block_attention(
     attention: str,
     view: View = "all",
     heads: Places = None,
-    queries: Places = None,
-    keys: Places = None,
+    queries: TokenPlaces = None,
+    keys: TokenPlaces = None,
     pairs: Sequence[tuple[int, int]] | None = None,
+    key_views: Places = None,
 ) -> Edits:
     """Keeps queries from attending to keys: `block_attention("decoder.*.cross_attn", keys=[0, 1])`. Some key must be left to every query.
 
-    `attention` may end in heads (`decoder.3.cross_attn:0`) and view (`@2`).
+    `block_attention("global.*.self_attn", view=1, key_views=[2, 3])` keeps view 1 from seeing views 2 and 3. `attention` may end in heads
+    (`decoder.3.cross_attn:0`) and view (`@2`).
     """
     layer, at, of = attention.partition("@")
     layer, colon, group = layer.partition(":")
-    return Edits((Edit(f"{layer}.{SCORES}{colon}{group}{at}{of}", view, heads, None, queries, keys, pairs, shift=-math.inf),))
+    return Edits(
+        (Edit(f"{layer}.{SCORES}{colon}{group}{at}{of}", view, heads, None, queries, keys, pairs, shift=-math.inf, key_views=key_views),)
+    )
 
 
 def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: Places = None) -> Edits:

@@ -26,6 +26,8 @@ from und3rstand_jax.model.mast3r.module import MASt3R
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output_modes import Mode, StoredMode
 from und3rstand_jax.model.tensor_names import Leaf, NamedStack, Shape, leaves_of
+from und3rstand_jax.model.vggt.config import VGGTConfig
+from und3rstand_jax.model.vggt.module import VGGT
 from und3rstand_jax.support.errors import ConfigError
 
 
@@ -107,8 +109,23 @@ MAST3R = Family(
     option_of=options.OPTION_OF | mast3r.OPTION_OF,
     unseen=(*DUST3R.unseen, "two_confs", "desc_conf_mode"),
 )
+VGGT_FAMILY = Family(
+    name="vggt",
+    title="VGGT",
+    config=VGGTConfig,
+    module=VGGT,
+    names=lambda config, second_decoder: (),
+    shapes=lambda config: {},
+    head_fields=lambda tensors: None,
+    describes=lambda options: False,
+    refusal=lambda names: None,
+    options=frozenset(),
+    published={},
+    option_of={},
+    unseen=(),
+)
 
-FAMILIES = (MAST3R, DUST3R)
+FAMILIES = (VGGT_FAMILY, MAST3R, DUST3R)
 """The last takes what no other does."""
 
 UNNAMED = DUST3R

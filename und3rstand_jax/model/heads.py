@@ -18,7 +18,9 @@ from jaxtyping import Array, Float, Shaped
 
 from und3rstand_jax.model.output_modes import Mode
 
-_EXACT = lax.Precision.HIGHEST
+EXACT = lax.Precision.HIGHEST
+"""Of all heads: they are float32 and stay it."""
+
 _ALMOST_NO_SQUARE = 1e-30
 
 
@@ -30,7 +32,7 @@ class LinearHead(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "B h w C"]) -> Float[Array, "B {self.patch_size}*h {self.patch_size}*w 4"]:
         """(B, h, w, C) to (B, patch·h, patch·w, 4)."""
-        outputs = nn.Dense(4 * self.patch_size**2, precision=_EXACT, name="proj")(tokens.astype(jnp.float32))
+        outputs = nn.Dense(4 * self.patch_size**2, precision=EXACT, name="proj")(tokens.astype(jnp.float32))
         return shuffle_pixels(outputs, self.patch_size, "channels_first")
 
 
@@ -64,20 +66,20 @@ class DPTHead(nn.Module):
         for k in (4, 3, 2, 1):
             # The token map of level k at 4, 2, 1 or 1/2 times its size.
             width = self.level_widths[k - 1]
-            level = _conv1(width, f"project{k}")(levels[k - 1].astype(jnp.float32))
+            level = conv1(width, f"project{k}")(levels[k - 1].astype(jnp.float32))
             if k in (1, 2):
                 level = Enlarge(width, factor=8 >> k, name=f"resample{k}")(level)
             elif k == 4:
                 # PyTorch pads both sides; XLA's SAME would pad an even size on one side only.
-                level = nn.Conv(width, (3, 3), strides=2, padding=((1, 1), (1, 1)), precision=_EXACT, name="resample4")(level)
-            level = _conv3(self.width, f"level{k}", bias=False)(level)
+                level = nn.Conv(width, (3, 3), strides=2, padding=((1, 1), (1, 1)), precision=EXACT, name="resample4")(level)
+            level = conv3(self.width, f"level{k}", bias=False)(level)
             if fused is not None:
                 # Odd sizes: halving rounds up and doubling overshoots by one.
                 fused = fused[:, : level.shape[1], : level.shape[2]]
             fused = Fusion(self.width, name=f"fusion{k}")(level, fused)
-        x = _conv3(self.last_width, "conv1")(fused)
-        x = _conv3(self.last_width, "conv2")(double_size(x))
-        return _conv1(self.out_channels, "out")(nn.relu(x))
+        x = conv3(self.last_width, "conv1")(fused)
+        x = conv3(self.last_width, "conv2")(double_size(x))
+        return conv1(self.out_channels, "out")(nn.relu(x))
 
 
 class Enlarge(nn.Module):
@@ -92,7 +94,7 @@ class Enlarge(nn.Module):
         batch, height, width, channels = x.shape
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.factor, self.factor, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        patches = jnp.einsum("bhwc,cijf->bhiwjf", x, kernel, precision=_EXACT)
+        patches = jnp.einsum("bhwc,cijf->bhiwjf", x, kernel, precision=EXACT)
         return patches.reshape(batch, height * self.factor, width * self.factor, self.features) + bias
 
 
@@ -107,7 +109,7 @@ class Fusion(nn.Module):
         x = level if coarser is None else coarser + ResidualUnit(self.width, name="unit1")(level)
         x = ResidualUnit(self.width, name="unit2")(x)
         # A 1×1 convolution commutes with interpolation; before it, it costs a quarter.
-        return double_size(_conv1(self.width, "out")(x))
+        return double_size(conv1(self.width, "out")(x))
 
 
 class ResidualUnit(nn.Module):
@@ -118,27 +120,34 @@ class ResidualUnit(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """The skip carries x itself, not relu(x)."""
-        return x + _conv3(self.width, "conv2")(nn.relu(_conv3(self.width, "conv1")(nn.relu(x))))
+        return x + conv3(self.width, "conv2")(nn.relu(conv3(self.width, "conv1")(nn.relu(x))))
 
 
 def double_size(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
-    """Bilinear interpolation to twice the size with corners aligned (which `jax.image.resize` does not offer)."""
-    for axis in (1, 2):
-        size = x.shape[axis]
-        source = np.arange(2 * size) * (size - 1) / (2 * size - 1)
+    """`resize_aligned` to twice the size."""
+    return resize_aligned(x, (2 * x.shape[1], 2 * x.shape[2]))
+
+
+def resize_aligned(x: Float[Array, "B _H _W C"], size: tuple[int, int]) -> Float[Array, "B _h _w C"]:
+    """Bilinear interpolation to (height, width) with corners aligned (which `jax.image.resize` does not offer)."""
+    for axis, count in ((1, size[0]), (2, size[1])):
+        length = x.shape[axis]
+        source = np.arange(count) * (length - 1) / max(count - 1, 1)
         low = np.floor(source).astype(np.int32)
-        high = np.minimum(low + 1, size - 1)
+        high = np.minimum(low + 1, length - 1)
         weight = np.expand_dims((source - low).astype(np.float32), tuple(range(1, x.ndim - axis)))
         x = jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
     return x
 
 
-def _conv3(features: int, name: str, bias: bool = True) -> nn.Conv:
-    return nn.Conv(features, (3, 3), padding=((1, 1), (1, 1)), use_bias=bias, precision=_EXACT, name=name)
+def conv3(features: int, name: str, bias: bool = True) -> nn.Conv:
+    """A 3×3 convolution, padded as PyTorch pads."""
+    return nn.Conv(features, (3, 3), padding=((1, 1), (1, 1)), use_bias=bias, precision=EXACT, name=name)
 
 
-def _conv1(features: int, name: str) -> nn.Dense:
-    return nn.Dense(features, precision=_EXACT, name=name)
+def conv1(features: int, name: str) -> nn.Dense:
+    """A 1×1 convolution."""
+    return nn.Dense(features, precision=EXACT, name=name)
 
 
 class Pointmap(TypedDict, total=False):

@@ -77,7 +77,7 @@ class MultiViewModel(nn.Module):
                 size; whether their sizes may differ is the config's to say. Left out where the pass begins at a layer.
             capture: patterns of layers (`und3rstand_jax.model.layer_ids`) and of what is inside them, see `und3rstand_jax.model.sites`;
                 the output holds exactly the sites that they match, as they are after edits. Attention weights and scores add
-                4·B·heads·N·M bytes for each view and block.
+                4·B·heads·N·M bytes for each view and block. To capture what is inside of a head runs it.
             head: which heads to run: all, none, or those of these names, see `und3rstand_jax.model.head_choice`. One that is not run costs
                 nothing.
             edits: what to change on the way, see `und3rstand_jax.model.edits`; those of sites behind all that is needed change nothing.
@@ -106,7 +106,9 @@ class MultiViewModel(nn.Module):
         grids = token_grids(sizes, config)
         affines = resolve_edits(edits, config, grids, batch)
         captured = select_captures(capture, config)
-        needed = {*captured, *(layer for head in heads for layer in head.layers)}
+        inside = {config.inside_heads[site] for site in captured if site in config.inside_heads}
+        heads = tuple(head for head in config.heads if head in heads or head.name in inside)
+        needed = {*captured, *(layer for head in heads for layer in head.layers)} - set(config.inside_heads)
         if self.is_initializing():
             needed |= set(config.layer_ids)
         layers = self._layers(inputs, begin, grids, needed, affines)

@@ -4,7 +4,7 @@ A pattern becomes the sites it matches, chosen places become ones and zeros, sev
 runs depends on the sites, on which kinds of places are chosen and on the shapes of the numbers, not on which places and numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.config import ModelConfig
-from und3rstand_jax.model.edits import Edit, Edits, listed_places
+from und3rstand_jax.model.edits import Edit, Edits, TokenPlaces, listed_places
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.sites import HEADS, SCORES, Site, parse_site, select_sites
 from und3rstand_jax.support.errors import EditError
@@ -47,10 +47,13 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: ModelConfig, grids: G
     for number, edit in enumerate(edits):
         where = f"edit {number}, {edit.site!r}"
         for site in select_sites(edit.site, config):
+            if site.layer_id in config.inside_heads:
+                raise EditError(f"{where}: what is inside of heads can be captured and not edited; edit a layer that the head reads")
             views = list(found.get(site.id, (None,) * len(grids)))
             for view in edit.views(len(grids)):
                 shape = _shape(site, config, grids, view - 1, batch)
-                views[view - 1] = _composed(views[view - 1], _affine(edit, site, shape, where), f"{where}, view {view}")
+                places = _places(edit, site, config, grids, view - 1, where)
+                views[view - 1] = _composed(views[view - 1], _affine(edit, site, shape, places, where), f"{where}, view {view}")
             found[site.id] = tuple(views)
     for site_id, affines in found.items():
         for view, affine in enumerate(affines, start=1):
@@ -91,10 +94,43 @@ def _shape(site: Site, config: ModelConfig, grids: Grids, view: int, batch: int)
     return (batch, own, heads, width // heads) if site.part == HEADS else (batch, own, width)
 
 
-def _affine(edit: Edit, site: Site, shape: tuple[int, ...], where: str) -> Affine:
+def _places(edit: Edit, site: Site, config: ModelConfig, grids: Grids, view: int, where: str) -> dict[str, Sequence[int] | None]:
+    """The chosen indices along each kind of axis, in numbers."""
+    special = len(config.special_tokens(site.layer_id))
+    counts = [config.token_count(site.layer_id, grid) for grid in grids]
+
+    def chosen(places: TokenPlaces, count: int, first: int = 0) -> Sequence[int] | None:
+        if not isinstance(places, str):
+            return places if places is None or not first else [first + place for place in places]
+        if places == "special" and not special:
+            raise EditError(f"{where}: {site.layer_id} has no special tokens; choose tokens by their numbers, or patches")
+        return range(first, first + special) if places == "special" else range(first + special, first + count)
+
+    found: dict[str, Sequence[int] | None] = {"heads": edit.heads}
+    found |= {name: chosen(getattr(edit, name), counts[view]) for name in ("tokens", "queries")}
+    reads = config.reads(site.layer_id)
+    read = {"own": [view], "others": [other for other in range(len(grids)) if other != view], "all": [*range(len(grids))]}[reads]
+    if edit.key_views is not None and (absent := [number for number in edit.key_views if number - 1 not in read]):
+        there = ", ".join(str(number + 1) for number in read)
+        raise EditError(f"{where}: view {view + 1} attends to tokens of views {there} here; found key_views {listed_places(absent)}")
+    if edit.key_views is None and not isinstance(edit.keys, str):
+        return found | {"keys": edit.keys}
+    keys: list[int] = []
+    first = 0
+    for number in read:
+        if edit.key_views is None or number + 1 in edit.key_views:
+            if not isinstance(edit.keys, str):
+                _check_places(edit.keys or (), counts[number], f"keys of view {number + 1}", where)
+            of_view = chosen(edit.keys, counts[number], first)
+            keys += range(first, first + counts[number]) if of_view is None else of_view
+        first += counts[number]
+    return found | {"keys": keys}
+
+
+def _affine(edit: Edit, site: Site, shape: tuple[int, ...], places_of: Mapping[str, Sequence[int] | None], where: str) -> Affine:
     """Scale and shift at all places of a site: 1 and 0 where nothing is chosen. Axes along which nothing differs have length 1."""
     names = {SCORES: ("", "heads", "queries", "keys"), HEADS: ("", "tokens", "heads", "")}.get(site.part or "", ("", "tokens", ""))
-    axes = [getattr(edit, name) if name else None for name in names]
+    axes = [places_of[name] if name else None for name in names]
     if edit.pairs is not None:
         chosen = _chosen_pairs(edit, shape, where)
     else:

@@ -5,12 +5,15 @@
     LAYER.heads                (B, N, H, D)  an attention: each head's mix of values, before the output projection
     LAYER.scores               (B, H, N, M)  an attention: q·k/√D after the rotation, before the softmax, float32
     LAYER.weights              (B, H, N, M)  the softmax of the scores, float32; to be captured, not edited
+    LAYER.mass                 (B, H, N, R, 2)  the weights, summed over the special tokens and over the patches of each of the R views read
 
-LAYER is `encoder.I.STEP` or `decoder.I.STEP`; N are a view's own tokens, M those that they attend to. `:K` or `:J-K` behind
-`.heads`, `.scores` and `.weights` keeps one head or heads J to K, both included and counted from 0: `decoder.3.cross_attn.heads:0-3`.
+LAYER is a step of a block, such as `encoder.I.STEP`; N are a view's own tokens, M those that they attend to. `:K` or `:J-K` behind
+`.heads`, `.scores`, `.weights` and `.mass` keeps one head or heads J to K, both included and counted from 0:
+`decoder.3.cross_attn.heads:0-3`. `#K` or `#J-K` behind that keeps those of the queries alone: `global.3.self_attn.weights:0#5-8`. Mass is
+there where a view's tokens attend to all views or to special tokens; its last axis has the special tokens first.
 
 What is inside a step is no layer: no probe reads it, and no layer pattern (`all`, `decoder.*`, `*`) matches it. A pattern means the
-inside if it ends in one of the four parts, with or without heads: `decoder.*.cross_attn.weights:0`.
+inside if it ends in one of the five parts, with or without heads: `decoder.*.cross_attn.weights:0`.
 """
 
 import fnmatch
@@ -22,22 +25,23 @@ from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import select_layers, split_patterns, unknown_id
 from und3rstand_jax.support.errors import LayerError
 
-SCORES, WEIGHTS, HEADS, UPDATE = "scores", "weights", "heads", "update"
+SCORES, WEIGHTS, MASS, HEADS, UPDATE = "scores", "weights", "mass", "heads", "update"
 
-PARTS = (SCORES, WEIGHTS, HEADS, UPDATE)
+PARTS = (SCORES, WEIGHTS, MASS, HEADS, UPDATE)
 """What is inside a step, in the order in which it is computed."""
 
-_NAMES = {SCORES: "attention score", WEIGHTS: "attention map", HEADS: "head output", UPDATE: "update"}
-_INSIDE = re.compile(rf"(?P<step>.*)\.(?P<part>{'|'.join(PARTS)})(?P<heads>:.*)?", re.DOTALL)
-_GROUP = re.compile(r":(?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
+_NAMES = {SCORES: "attention score", WEIGHTS: "attention map", MASS: "attention mass", HEADS: "head output", UPDATE: "update"}
+_INSIDE = re.compile(rf"(?P<step>.*)\.(?P<part>{'|'.join(PARTS)})(?P<heads>:[^#]*)?(?P<queries>#.*)?", re.DOTALL)
+_GROUP = re.compile(r"[:#](?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
 
 
 class Site(NamedTuple):
-    """One site: a layer id, or a layer id and a part of what is inside it; `heads` is None for all heads, or for what has none."""
+    """One site: a layer id, or a layer id and a part of what is inside it; `heads` and `queries` are None for all, or for what has none."""
 
     layer_id: str
     part: str | None = None
     heads: range | None = None
+    queries: range | None = None
 
     @property
     def id(self) -> str:
@@ -47,35 +51,62 @@ class Site(NamedTuple):
     @property
     def has_heads(self) -> bool:
         """Whether its values have an axis of heads."""
-        return self.part in (SCORES, WEIGHTS, HEADS)
+        return self.part in (SCORES, WEIGHTS, MASS, HEADS)
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether its values have an axis of queries."""
+        return self.part in (SCORES, WEIGHTS, MASS)
+
+    @property
+    def head_slice(self) -> slice:
+        """Which heads it keeps, as an index."""
+        return slice(self.heads.start, self.heads.stop) if self.heads else slice(None)
+
+    @property
+    def query_slice(self) -> slice:
+        """Which queries it keeps, as an index."""
+        return slice(self.queries.start, self.queries.stop) if self.queries else slice(None)
 
     def __str__(self) -> str:
-        if self.heads is None:
-            return self.id
-        first, last = self.heads.start, self.heads.stop - 1
-        return f"{self.id}:{first}" if first == last else f"{self.id}:{first}-{last}"
+        return f"{self.id}{_written(':', self.heads)}{_written('#', self.queries)}"
 
 
 def parse_site(text: str) -> Site:
     """A site's parts; the layer may be a pattern, and need not exist.
 
     Raises:
-        LayerError: heads are not written `:K` or `:J-K`, or stand behind an update, which has none.
+        LayerError: heads are not written `:K` or `:J-K`, or queries `#K` or `#J-K`, or stand behind what has none.
     """
     match = _INSIDE.fullmatch(text)
     if match is None:
         return Site(text)
     site = Site(match["step"], match["part"])
-    if not match["heads"]:
-        return site
-    bounds = _GROUP.fullmatch(match["heads"])
-    first, last = (int(bounds["first"]), int(bounds["last"] or bounds["first"])) if bounds else (1, 0)
-    if not site.has_heads:
+    if match["heads"] and not site.has_heads:
         raise LayerError(f"{text!r}: an update is the sum over all heads and has none of its own; write {site.id}, or the heads of .heads")
+    if match["queries"] and not site.has_queries:
+        raise LayerError(f"{text!r}: queries are those of .scores, .weights and .mass; write {site.id}")
+    heads, queries = (_range(text, what, match[what]) for what in ("heads", "queries"))
+    return site._replace(heads=heads, queries=queries)
+
+
+def _range(text: str, what: str, written: str | None) -> range | None:
+    if not written:
+        return None
+    bounds = _GROUP.fullmatch(written)
+    first, last = (int(bounds["first"]), int(bounds["last"] or bounds["first"])) if bounds else (1, 0)
     if last < first:
-        written = "heads are written :H, or :H-K with H ≤ K, counted from 0 (such as :0-3)"
-        raise LayerError(f"{text!r}: {written}; found {match['heads']!r}")
-    return site._replace(heads=range(first, last + 1))
+        mark = written[0]
+        how = f"{what} are written {mark}H, or {mark}H-K with H ≤ K, counted from 0 (such as {mark}0-3)"
+        raise LayerError(f"{text!r}: {how}; found {written!r}")
+    return range(first, last + 1)
+
+
+def _written(mark: str, places: range | None) -> str:
+    if places is None:
+        return ""
+    first, last = places.start, places.stop - 1
+    return f"{mark}{first}" if first == last else f"{mark}{first}-{last}"
 
 
 def select_sites(pattern: str, config: ModelConfig) -> list[Site]:
@@ -86,8 +117,9 @@ def select_sites(pattern: str, config: ModelConfig) -> list[Site]:
     """
     wanted = parse_site(pattern)
     if wanted.part is None:
-        return [Site(layer_id) for layer_id in select_layers([pattern], config.layer_ids)]
-    available = [layer_id for layer_id in config.layer_ids if _is_inside(wanted.part, layer_id)]
+        of_heads = [Site(inside) for inside in config.inside_heads if _is_of_head(pattern, inside)]
+        return of_heads or [Site(layer_id) for layer_id in select_layers([pattern], config.layer_ids)]
+    available = [layer_id for layer_id in config.layer_ids if _is_inside(wanted.part, layer_id, config)]
     matches = fnmatch.filter(available, wanted.layer_id)
     if not matches:
         raise LayerError(unknown_id(pattern, [f"{layer_id}.{wanted.part}" for layer_id in available], _NAMES[wanted.part]))
@@ -112,7 +144,7 @@ def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple
         LayerError: a pattern matches nothing, or names heads that do not exist.
     """
     requested = {str(site) for pattern in split_patterns(patterns) for site in select_sites(pattern, config)}
-    return tuple(name for name in with_insides(config.layer_ids, requested) if name in requested)
+    return tuple(name for name in (*with_insides(config.layer_ids, requested), *config.inside_heads) if name in requested)
 
 
 def with_insides(steps: Sequence[str], requested: Collection[str]) -> tuple[str, ...]:
@@ -124,17 +156,23 @@ def with_insides(steps: Sequence[str], requested: Collection[str]) -> tuple[str,
     return tuple(name for step in steps for name in (*map(str, sorted(inside.get(step, ()), key=_order)), step))
 
 
-def groups_at(site: str, captured: Iterable[str]) -> dict[str, slice]:
-    """Those of the captured ids that are at a site -> the heads that each keeps. `site` is an id without heads."""
-    found = [of for of in map(parse_site, captured) if of.id == site]
-    return {str(of): slice(of.heads.start, of.heads.stop) if of.heads else slice(None) for of in sorted(found, key=_order)}
+def captured_at(site: str, captured: Iterable[str]) -> list[Site]:
+    """Those of the captured ids that are at a site, lowest head first. `site` is an id without heads."""
+    return sorted((of for of in map(parse_site, captured) if of.id == site), key=_order)
 
 
-def _is_inside(part: str, layer_id: str) -> bool:
+def _is_inside(part: str, layer_id: str, config: ModelConfig) -> bool:
     is_step = layer_id.count(".") == 2
+    if part == MASS and not config.special_tokens(layer_id) and config.reads(layer_id) != "all":
+        return False
     return is_step and (part == UPDATE or layer_id.endswith("_attn"))
 
 
-def _order(site: Site) -> tuple[int, int, int]:
-    heads = site.heads or range(0)
-    return PARTS.index(site.part or UPDATE), heads.start, heads.stop
+def _is_of_head(pattern: str, inside: str) -> bool:
+    """Whether a pattern means what is inside of a head: it names the head. `*` means layers."""
+    return pattern.split(".")[0] == inside.split(".")[0] and fnmatch.fnmatchcase(inside, pattern)
+
+
+def _order(site: Site) -> tuple[int, ...]:
+    heads, queries = site.heads or range(0), site.queries or range(0)
+    return PARTS.index(site.part or UPDATE), heads.start, heads.stop, queries.start, queries.stop

@@ -7,7 +7,7 @@ import numpy as np
 from und3rstand_jax.model.affine import SiteEdits, neutral_like
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edit_files import read_edits
-from und3rstand_jax.model.edits import Edit, Edits, knock_out, listed_places, skip
+from und3rstand_jax.model.edits import PLACE_FIELDS, Edit, Edits, knock_out, listed_places, skip
 from und3rstand_jax.report.options import EditOptions
 from und3rstand_jax.support.errors import OptionError
 
@@ -54,7 +54,7 @@ def neutral(edits: SiteEdits) -> SiteEdits:
 def edit_text(edit: Edit) -> str:
     """An edit in a line: `decoder.4.cross_attn.heads@2, heads [0]: x ← 0`, `decoder.2.mlp, tokens [5, 6]: x ← x + array (128,)`."""
     site = edit.site if edit.one_view is None else f"{edit.site}@{edit.one_view}"
-    chosen = [(name, getattr(edit, name)) for name in ("heads", "tokens", "queries", "keys", "pairs")]
+    chosen = [(name, getattr(edit, name)) for name in PLACE_FIELDS]
     places = "".join(f", {name} {listed_places(places)}" for name, places in chosen if places is not None)
     scale, shift = map(np.asarray, (edit.scale, edit.shift))
     is_scaled, is_shifted = (value.ndim > 0 or value != 0 for value in (scale, shift))

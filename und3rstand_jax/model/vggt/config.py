@@ -149,16 +149,17 @@ class VGGTConfig(ModelConfig):
         return ("patch_embed", "encoder.embed", *encoder, "encoder.norm", self.embed, *self.all_layers)
 
     @property
-    def inside_heads(self) -> tuple[str, ...]:
-        """Ids of what can be captured inside of heads."""
-        ids: list[str] = []
-        if CAMERA in self.head_names:
-            for k in range(self.camera_iterations):
-                ids += [f"camera.{k}.{i}.{step}" for i in range(self.camera_depth) for step in STEPS] + [f"pose_enc.{k}"]
-        for name, head in ((DEPTH, "depth_head"), (POINTS, "point_head")):
-            if name in self.head_names:
-                ids += [*(f"{head}.level.{level}" for level in range(4)), f"{head}.fused"]
-        return tuple(ids)
+    def inside_heads(self) -> dict[str, str]:
+        """Ids of what can be captured inside of heads -> the head."""
+        iterations = range(self.camera_iterations) if CAMERA in self.head_names else ()
+        ids: dict[str, str] = {}
+        for k in iterations:
+            ids |= {f"camera.{k}.{i}.{step}": CAMERA for i in range(self.camera_depth) for step in STEPS} | {f"pose_enc.{k}": CAMERA}
+        for head in self.heads:
+            if head.name != CAMERA:
+                (part,) = head.parts
+                ids |= dict.fromkeys((*(f"{part}.level.{level}" for level in range(4)), f"{part}.fused"), head.name)
+        return ids
 
     @property
     def heads(self) -> tuple[Head, ...]:

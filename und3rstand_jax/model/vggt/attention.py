@@ -1,0 +1,141 @@
+"""Self-attention over the tokens of one view or of all views, as VGGT has it (Wang et al., CVPR 2025, section 3.2).
+
+Tokens come as (B, V, P, C). The scores of all heads never exist together: over eight views of 518×518 pixels they would take 7.7 GB.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from und3rstand_jax.model.affine import Affine, Numbers, apply_affine
+from und3rstand_jax.model.attention import Rotation, attend, rotate
+from und3rstand_jax.model.block_sites import BlockSites
+from und3rstand_jax.model.blocks import Arithmetic
+from und3rstand_jax.model.sites import HEADS, MASS, SCORES, WEIGHTS
+
+Tokens = Float[Array, "B V P C"]
+
+
+class ViewAttention(nn.Module):
+    """Multi-head self-attention.
+
+    Attributes:
+        arithmetic: how to compute.
+        num_heads: of which each has C / num_heads channels.
+        step: the name of its step within the block, `frame.self_attn`.
+        reads_all: whether each view's tokens read those of all views.
+        normed: whether queries and keys go through a layer norm over their head's channels first.
+        special_tokens: how many tokens of a view stand before the patches'.
+    """
+
+    arithmetic: Arithmetic
+    num_heads: int
+    step: str
+    reads_all: bool = False
+    normed: bool = False
+    special_tokens: int = 0
+
+    @nn.compact
+    def __call__(self, x: Tokens, rotation: Rotation | None, sites: BlockSites) -> Tokens | None:
+        """The update of each token, None if the block ends before it."""
+        batch, views, length, width = x.shape
+        qkv = self.arithmetic.dense(3 * width, "qkv")(x).reshape(batch, views, length, 3, self.num_heads, -1)
+        query, key, value = (qkv[:, :, :, i] for i in range(3))
+        if self.normed:
+            query, key = (self.arithmetic.layer_norm(name, 1e-5)(part) for name, part in (("q_norm", query), ("k_norm", key)))
+        if rotation is not None:
+            query, key = (rotate(part.reshape(batch * views, *part.shape[2:]), rotation).reshape(part.shape) for part in (query, key))
+        if self.reads_all:
+            key, value = (part.reshape(batch, 1, views * length, *part.shape[3:]) for part in (key, value))
+        scores = Scores(query, key, sites.edits.get(f"{self.step}.{SCORES}"), self.arithmetic.precision)
+        self._keep(scores, views if self.reads_all else 1, sites)
+        if sites.is_done:
+            return None
+        mixed = self._mixed(query, key, value) if scores.edit is None else scores.mix(value)
+        mixed = sites.at(f"{self.step}.{HEADS}", mixed, heads_axis=3)
+        return None if sites.is_done else self.arithmetic.dense(width, "proj")(mixed.reshape(x.shape))
+
+    def _mixed(
+        self, query: Float[Array, "B V P H D"], key: Float[Array, "B W M H D"], value: Float[Array, "B W M H D"]
+    ) -> Float[Array, "B V P H D"]:
+        batch, views, length, heads, dim = query.shape
+        of_each = (batch, views * length) if self.reads_all else (batch * views, length)
+        keys = (batch * key.shape[1], *key.shape[2:])
+        mixed = attend(
+            query.reshape(*of_each, heads, dim),
+            key.reshape(keys),
+            value.reshape(keys),
+            self.arithmetic.attention,
+            self.arithmetic.precision,
+        )
+        return mixed.reshape(query.shape)
+
+    def _keep(self, scores: "Scores", read: int, sites: BlockSites) -> None:
+        """Keeps what is captured of scores and weights, which are computed for it alone."""
+        for part in (SCORES, WEIGHTS, MASS):
+            for of in sites.captured_at(f"{self.step}.{part}"):
+                if part == MASS:
+                    sites.kept[str(of)] = scores.mass(of.heads or range(self.num_heads), of.query_slice, read, self.special_tokens)
+                    continue
+                chosen = scores.of_heads(of.head_slice, of.query_slice)
+                sites.kept[str(of)] = jax.nn.softmax(chosen, axis=-1) if part == WEIGHTS else chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The scores of an attention, q·k/√D in float32, before they are computed; W is V where views read themselves, else 1.
+
+    `edit` broadcasts to (B, V, H, P, M).
+    """
+
+    query: Float[Array, "B V P H D"]
+    key: Float[Array, "B W M H D"]
+    edit: Affine | None
+    precision: lax.Precision
+
+    def of_heads(self, heads: slice, queries: slice = slice(None)) -> Float[Array, "B V h p M"]:
+        """Those of some heads and queries, after the edit."""
+        query, key = self.query[:, :, queries, heads], self.key[:, :, :, heads]
+        of_view = "bvphd,bvmhd->bvhpm" if key.shape[1] == query.shape[1] else "bvphd,bwmhd->bvhpm"
+        products = jnp.einsum(of_view, query, key, precision=self.precision, preferred_element_type=jnp.float32)
+        scores = products * self.query.shape[-1] ** -0.5
+        if self.edit is None:
+            return scores
+        return apply_affine(Affine(*(_chosen(_chosen(part, 2, heads), 3, queries) for part in self.edit)), scores)
+
+    def one_head(self, head: Array, queries: slice = slice(None)) -> Float[Array, "B V p M"]:
+        """Those of one head, after the edit; the head may be traced."""
+        query, key = (lax.dynamic_index_in_dim(part, head, 3, keepdims=True) for part in (self.query, self.key))
+        edit = self.edit and Affine(*(lax.dynamic_index_in_dim(p, head, 2) if p.shape[2] > 1 else p for p in map(jnp.asarray, self.edit)))
+        return Scores(query, key, edit, self.precision).of_heads(slice(None), queries)[:, :, 0]
+
+    def mix(self, value: Float[Array, "B W M H D"]) -> Float[Array, "B V P H D"]:
+        """softmax(scores) v, head by head."""
+        of_view = "bvpm,bvmd->bvpd" if value.shape[1] == self.query.shape[1] else "bvpm,bwmd->bvpd"
+
+        def mixed(head: Array) -> Float[Array, "B V P D"]:
+            weights = jax.nn.softmax(self.one_head(head), axis=-1).astype(value.dtype)
+            values = lax.dynamic_index_in_dim(value, head, 3, keepdims=False)
+            return jnp.einsum(of_view, weights, values, precision=self.precision, preferred_element_type=jnp.float32).astype(value.dtype)
+
+        return jnp.moveaxis(lax.map(mixed, jnp.arange(value.shape[3])), 0, 3)
+
+    def mass(self, heads: range, queries: slice, read: int, special_tokens: int) -> Float[Array, "B V h p R 2"]:
+        """The weight that each query puts on the special tokens and on the patches of each of the R views that it reads."""
+
+        def of_head(head: Array) -> Float[Array, "B V p R 2"]:
+            weights = jax.nn.softmax(self.one_head(head, queries), axis=-1)
+            by_view = weights.reshape(*weights.shape[:3], read, -1)
+            special, patches = by_view[..., :special_tokens], by_view[..., special_tokens:]
+            return jnp.stack([special.sum(axis=-1), patches.sum(axis=-1)], axis=-1)
+
+        return jnp.moveaxis(lax.map(of_head, jnp.arange(heads.start, heads.stop)), 0, 2)
+
+
+def _chosen(part: Numbers, axis: int, chosen: slice) -> Numbers:
+    """Part of an axis, unless it has length 1 and means all."""
+    return part if part.shape[axis] == 1 else part[(slice(None),) * axis + (chosen,)]

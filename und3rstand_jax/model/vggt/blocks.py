@@ -1,0 +1,96 @@
+"""The block that every stack of VGGT has, DINOv2's and the camera head's among them, and the pair of a frame and a global block.
+
+    x ← x + γ₁ · attention(norm₁(x)),   x ← x + γ₂ · MLP(norm₂(x))
+
+The residual stream is float32 whatever the trunk computes in: the scale γ of each branch is.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from und3rstand_jax.model.attention import Rotation
+from und3rstand_jax.model.block_sites import BlockSites
+from und3rstand_jax.model.blocks import Arithmetic, Mlp
+from und3rstand_jax.model.vggt.attention import Tokens, ViewAttention
+from und3rstand_jax.model.vggt.config import KINDS, STEPS, VGGTConfig
+
+
+class ScaledBlock(nn.Module):
+    """A pre-norm block whose branches are scaled (LayerScale, Touvron et al., ICCV 2021).
+
+    Attributes:
+        arithmetic: how to compute.
+        num_heads: of its attention.
+        mlp_ratio: channels within the MLP for each of a token's.
+        epsilon: of its norms.
+        scale: what the factors of its branches begin with.
+        prefix: of its steps' names within the stack, such as `frame.`.
+        reads_all, normed, special_tokens: see `ViewAttention`.
+    """
+
+    arithmetic: Arithmetic
+    num_heads: int
+    mlp_ratio: int
+    epsilon: float = 1e-5
+    scale: float = 0.01
+    prefix: str = ""
+    reads_all: bool = False
+    normed: bool = False
+    special_tokens: int = 0
+
+    @nn.compact
+    def __call__(self, x: Tokens, rotation: Rotation | None, sites: BlockSites) -> Tokens:
+        """The residual stream after the block, as far as `sites` lets it run."""
+        norm, (attention, mlp) = self.arithmetic.layer_norm, (f"{self.prefix}{step}" for step in STEPS)
+
+        def attended() -> Tokens | None:
+            attend = ViewAttention(
+                self.arithmetic, self.num_heads, attention, self.reads_all, self.normed, self.special_tokens, name="attn"
+            )
+            update = attend(norm("norm1", self.epsilon)(x), rotation, sites)
+            return None if update is None else LayerScale(self.scale, name="scale1")(update)
+
+        def transformed() -> Tokens:
+            update = Mlp(self.arithmetic, self.mlp_ratio, name="mlp")(norm("norm2", self.epsilon)(x))
+            return LayerScale(self.scale, name="scale2")(update)
+
+        x = sites.step(attention, x, attended)
+        return sites.step(mlp, x, transformed)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel, in float32."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B V P C"]) -> Float[Array, "B V P C"]:
+        """The branch, scaled."""
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],), jnp.float32)
+        return x.astype(jnp.float32) * gamma
+
+
+class Pair(nn.Module):
+    """A frame block, in which each view reads itself, and a global one, in which all views read all."""
+
+    arithmetic: Arithmetic
+    config: VGGTConfig
+
+    @nn.compact
+    def __call__(self, x: Tokens, rotation: Rotation, sites: BlockSites) -> Tokens:
+        """The residual stream after the pair, as far as `sites` lets it run."""
+        special = len(self.config.special_tokens(self.config.embed))
+        for kind in KINDS:
+            block = ScaledBlock(
+                self.arithmetic,
+                self.config.num_heads,
+                self.config.mlp_ratio,
+                prefix=f"{kind}.",
+                reads_all=kind == "global",
+                normed=True,
+                special_tokens=special,
+                name=kind,
+            )
+            x = block(x, rotation, sites)
+        return x

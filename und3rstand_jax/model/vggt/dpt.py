@@ -1,0 +1,115 @@
+"""VGGT's DPT heads: four layers of one view as images of four scales, fused from coarse to fine, to a map over its pixels.
+
+After Ranftl et al. (ICCV 2021); what is VGGT's own (Wang et al., CVPR 2025): one norm for all levels, positions that are added to maps, a
+residual unit whose skip carries relu(x), and bilinear steps with aligned corners to the next level's exact size. Always float32.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from und3rstand_jax.model.heads import EXACT, Enlarge, conv1, conv3, resize_aligned
+
+Map = Float[Array, "B h w C"]
+_POSITION_BASE = 100.0
+_POSITION_SCALE = 0.1
+
+
+class DPTOutput(NamedTuple):
+    """Raw channels of every pixel, and what led to them: the four levels before fusion and the fused map."""
+
+    raw: Float[Array, "B H W K"]
+    levels: tuple[Float[Array, "B _h _w _C"], ...]
+    fused: Float[Array, "B _h _w C"]
+
+
+class PositionedDPT(nn.Module):
+    """A head with `channels` outputs a pixel.
+
+    Attributes:
+        channels: outputs, the raw confidence last.
+        level_widths: channels of the levels, finest first.
+        width: in which they are fused.
+    """
+
+    channels: int
+    level_widths: tuple[int, int, int, int]
+    width: int
+
+    @nn.compact
+    def __call__(self, *maps: Float[Array, "B h w C"], size: tuple[int, int]) -> DPTOutput:
+        """Fuses four token maps, in network order, late and coarse ones first, to raw channels of an image of this (height, width)."""
+        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm")
+        levels = []
+        for k, (tokens, width) in enumerate(zip(maps, self.level_widths, strict=True), start=1):
+            x = conv1(width, f"project{k}")(norm(tokens.astype(jnp.float32)))
+            x = x + positions(x.shape[1], x.shape[2], width, size)
+            if k in (1, 2):
+                x = Enlarge(width, factor=8 >> k, name=f"resample{k}")(x)
+            elif k == 4:
+                # PyTorch pads both sides; XLA's SAME would pad an even size on one side only.
+                x = nn.Conv(width, (3, 3), strides=2, padding=((1, 1), (1, 1)), precision=EXACT, name="resample4")(x)
+            levels.append(x)
+        fused = None
+        for k in (4, 3, 2, 1):
+            level = conv3(self.width, f"level{k}", bias=False)(levels[k - 1])
+            finer = _size(levels[k - 2]) if k > 1 else (2 * level.shape[1], 2 * level.shape[2])
+            fused = Fusion(self.width, name=f"fusion{k}")(level, fused, finer)
+        fused = conv3(self.width // 2, "conv1")(fused)
+        x = resize_aligned(fused, size)
+        x = x + positions(*size, x.shape[-1], size)
+        x = nn.relu(conv3(32, "conv2")(x))
+        return DPTOutput(conv1(self.channels, "out")(x), tuple(levels), fused)
+
+
+class Fusion(nn.Module):
+    """Adds a finer level to the coarser result, and brings the sum to the size of the next finer level."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, level: Map, coarser: Map | None, size: tuple[int, int]) -> Float[Array, "B _h _w C"]:
+        """`coarser` is None at the coarsest level, which has nothing to add to."""
+        x = level if coarser is None else coarser + ResidualUnit(self.width, name="unit1")(level)
+        x = ResidualUnit(self.width, name="unit2")(x)
+        # A 1×1 convolution commutes with interpolation; before it, it costs a quarter.
+        return resize_aligned(conv1(self.width, "out")(x), size)
+
+
+class ResidualUnit(nn.Module):
+    """relu(x) + conv(relu(conv(relu(x))))."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Map) -> Map:
+        """The skip carries relu(x): in DUSt3R's unit it carries x."""
+        x = nn.relu(x)
+        return x + conv3(self.width, "conv2")(nn.relu(conv3(self.width, "conv1")(x)))
+
+
+def _size(x: Map) -> tuple[int, int]:
+    return x.shape[1], x.shape[2]
+
+
+def positions(height: int, width: int, channels: int, size: tuple[int, int]) -> Float[np.ndarray, "{height} {width} {channels}"]:
+    """Sines and cosines of a pixel's place, times 0.1: half of the channels of x, half of y.
+
+    x and y run from the middles of the outer pixels of an image of this (height, width), whose half diagonal is 1.
+    """
+    ratio = size[1] / size[0]
+    spans = ratio / np.sqrt(ratio**2 + 1), 1 / np.sqrt(ratio**2 + 1)
+    # In float64, as the original has it, and rounded once.
+    frequencies = _POSITION_BASE ** -(np.arange(channels // 4) / (channels // 4))
+
+    def along(count: int, span: float) -> np.ndarray:
+        places = np.linspace(-span * (count - 1) / count, span * (count - 1) / count, count)[:, None] * frequencies
+        return np.concatenate([np.sin(places), np.cos(places)], axis=-1)
+
+    x, y = along(width, spans[0]), along(height, spans[1])
+    shape = (height, width, channels // 2)
+    both = np.concatenate([np.broadcast_to(x[None], shape), np.broadcast_to(y[:, None], shape)], axis=-1)
+    return (both * _POSITION_SCALE).astype(np.float32)

@@ -1,0 +1,249 @@
+"""VGGT's trunk: DINOv2 for each view, then pairs of a block within the views and one over all of them.
+
+    images ─▶ Encoder ─▶ encoder.norm ─▶ Aggregator ─▶ global.I.mlp
+
+Views are of one size and go through as one array (B, V, P, C). Both run from where they are entered as far as the needed sites require,
+and return what they come by there.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from und3rstand_jax.model.affine import Affine, ViewAffines, apply_affine, neutral_like
+from und3rstand_jax.model.attention import rotation
+from und3rstand_jax.model.block_sites import BlockSites
+from und3rstand_jax.model.blocks import Arithmetic, run_block
+from und3rstand_jax.model.output import Grid
+from und3rstand_jax.model.sites import with_insides
+from und3rstand_jax.model.stack import BlockEdits, Entry, Params, Position, Run, Streams, plan_runs, run_stack, stacked
+from und3rstand_jax.model.vggt.blocks import Pair, ScaledBlock
+from und3rstand_jax.model.vggt.config import KINDS, STEPS, VGGTConfig
+
+Images: TypeAlias = Float[Array, "B V H W 3"]
+Layers: TypeAlias = dict[str, Float[Array, "B V ..."]]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1] (ImageNet's), which DINOv2 was trained with."""
+
+
+class Encoder(nn.Module):
+    """DINOv2 (Oquab et al., 2024) with registers, of which the patches' tokens go on."""
+
+    arithmetic: Arithmetic
+    config: VGGTConfig
+    unroll: bool
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "B V ..."], grid: Grid, needed: Collection[str], edits: Mapping[str, Affine], since: str | None
+    ) -> Layers:
+        """Runs all views as far as the needed sites (`patch_embed` and ids `encoder.…`) require, and returns those.
+
+        Args:
+            inputs: images (B, V, H, W, 3) in [-1, 1], or the views' tokens after the layer `since`.
+            grid: (rows, columns) of a view's patches.
+            needed: sites behind `since`.
+            edits: of sites behind `since`.
+            since: `patch_embed` or a layer `encoder.…`, or None to begin with the images.
+        """
+        config, arithmetic = self.config, self.arithmetic
+        layers: Layers = {}
+        x = inputs
+        if since is None:
+            x = layers["patch_embed"] = _edited(edits, "patch_embed", PatchEmbedding(arithmetic, config, name="patch_embed")(x))
+        if since in (None, "patch_embed"):
+            if set(needed) <= {"patch_embed"}:
+                return layers
+            x = layers["encoder.embed"] = _edited(edits, "encoder.embed", EncoderTokens(config, name="tokens")(x, grid))
+        block = ScaledBlock(arithmetic, config.enc_num_heads, config.mlp_ratio, epsilon=1e-6, scale=1.0, parent=None)
+        token = jnp.zeros((1, 1, 1, config.embed_dim), jnp.float32)
+        blocks = self.param("blocks", stacked(lambda key: block.init(key, token, None, BlockSites()), config.enc_depth))
+
+        def run_all(params: Params, streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
+            return {site: (x,) for site, x in run_block(block, params, streams[0], None, sites=run.sites(edits, 0)).items()}
+
+        positions, last = _positions(needed, ("encoder",)), (config.enc_depth - 1, "encoder.mlp")
+        if "encoder.norm" in needed and since != f"encoder.{last[0]}.mlp":
+            positions.add(last)
+        positions = {(index, site.removeprefix("encoder.")) for index, site in positions}
+        of_blocks = {
+            index: {site.removeprefix("encoder."): edit for site, edit in of.items()}
+            for index, of in _block_edits(edits, ("encoder",)).items()
+        }
+        runs = plan_runs(
+            with_insides(STEPS, {site for _, site in positions}), config.enc_depth, positions, of_blocks, _entry(since, "encoder", STEPS)
+        )
+        kept = run_stack(run_all, blocks, (x,), runs, self.unroll, of_blocks, remat=self.remat)
+        layers |= {f"encoder.{index}.{site}": streams[0] for (index, site), streams in kept.items()}
+        if "encoder.norm" in needed:
+            normed = arithmetic.layer_norm("norm")(kept.get((last[0], "mlp"), (x,))[0])
+            layers["encoder.norm"] = _edited(edits, "encoder.norm", normed.astype(jnp.float32))
+        return layers
+
+
+class PatchEmbedding(nn.Module):
+    """One linear map of a patch's pixels."""
+
+    arithmetic: Arithmetic
+    config: VGGTConfig
+
+    @nn.compact
+    def __call__(self, images: Images) -> Float[Array, "B V N C"]:
+        """Images in [-1, 1] to tokens."""
+        width, patch = self.config.embed_dim, self.config.patch_size
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (patch, patch, 3, width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        normed = ((images.astype(jnp.float32) * 0.5 + 0.5) - jnp.asarray(_MEAN)) / jnp.asarray(_STD)
+        batch, views, height, wide, _ = images.shape
+        patches = normed.reshape(batch, views, height // patch, patch, wide // patch, patch, 3).swapaxes(3, 4)
+        rows = patches.reshape(batch, views, -1, patch * patch * 3).astype(self.arithmetic.dtype)
+        flat = jnp.asarray(kernel, self.arithmetic.dtype).reshape(-1, width)
+        tokens = jnp.matmul(rows, flat, precision=self.arithmetic.precision, preferred_element_type=jnp.float32)
+        return tokens + bias
+
+
+class EncoderTokens(nn.Module):
+    """DINOv2's positions, class token and registers."""
+
+    config: VGGTConfig
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "B V N C"], grid: Grid) -> Float[Array, "B V P C"]:
+        """The class token, the registers, which have no position, and the patches."""
+        config = self.config
+        stored = (config.img_size[0] // config.patch_size, config.img_size[1] // config.patch_size)
+        small = nn.initializers.normal(0.02)
+        class_token = self.param("class_token", small, (config.embed_dim,), jnp.float32)
+        registers = self.param("registers", small, (config.num_registers, config.embed_dim), jnp.float32)
+        positions = self.param("positions", small, (1 + stored[0] * stored[1], config.embed_dim), jnp.float32)
+        of_patches = positions[1:]
+        if grid != stored:
+            maps = of_patches.reshape(*stored, -1)
+            of_patches = jax.image.resize(maps, (*grid, maps.shape[-1]), "cubic", antialias=True).reshape(-1, maps.shape[-1])
+        special = jnp.concatenate([(class_token + positions[0])[None], registers])
+        return _in_front(jnp.broadcast_to(special, (*patches.shape[:2], *special.shape)), patches + of_patches)
+
+
+class Aggregator(nn.Module):
+    """The special tokens of VGGT, which tell the first view from all others, and the pairs of blocks."""
+
+    arithmetic: Arithmetic
+    config: VGGTConfig
+    unroll: bool
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B V P C"], grid: Grid, needed: Collection[str], edits: Mapping[str, Affine], since: str | None
+    ) -> Layers:
+        """Runs all views as far as the needed sites (`aggregator.embed`, ids `frame.…` and `global.…`) require, and returns those.
+
+        Args:
+            tokens: of `encoder.norm`, or those after the layer `since`.
+            grid: (rows, columns) of a view's patches.
+            needed: sites behind `since`.
+            edits: of sites behind `since`.
+            since: `aggregator.embed` or a layer of the blocks, or None to begin with the encoder's tokens.
+        """
+        config = self.config
+        layers: Layers = {}
+        x, special = tokens, len(config.special_tokens(config.embed))
+        if since is None:
+            x = layers[config.embed] = _edited(edits, config.embed, ViewTokens(config, name="tokens")(tokens[:, :, special:]))
+        turns = rotation(grid, config.embed_dim // config.num_heads, config.rope_base, special)
+        pair = Pair(self.arithmetic, config, parent=None)
+        token, origin = jnp.zeros((1, 1, 1, config.embed_dim), jnp.float32), rotation((1, 1), config.embed_dim // config.num_heads, 100.0)
+
+        def init(key: Array) -> Mapping[str, Any]:
+            return pair.init(key, token, origin, BlockSites(until="global.mlp"))
+
+        pairs = {kind: self.param(kind, _part(stacked(init, config.depth), kind)) for kind in KINDS}
+
+        def run_all(params: Params, streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
+            return {site: (x,) for site, x in run_block(pair, params, streams[0], turns, sites=run.sites(edits, 0)).items()}
+
+        steps = tuple(f"{kind}.{step}" for kind in KINDS for step in STEPS)
+        positions, of_blocks = _positions(needed, KINDS), _block_edits(edits, KINDS)
+        inside = with_insides(steps, {site for _, site in positions})
+        runs = plan_runs(inside, config.depth, positions, of_blocks, _entry(since, KINDS[0], steps))
+        kept = run_stack(run_all, pairs, (x,), runs, self.unroll, of_blocks, remat=self.remat)
+        for (index, site), streams in kept.items():
+            kind, step = site.split(".", 1)
+            layers[f"{kind}.{index}.{step}"] = streams[0]
+        return layers
+
+
+class ViewTokens(nn.Module):
+    """A token for the camera and registers in front of each view's patches: those of the first view, or of any other."""
+
+    config: VGGTConfig
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "B V N C"]) -> Float[Array, "B V P C"]:
+        """The camera's token, the registers and the patches."""
+        small, width = nn.initializers.normal(1e-6), self.config.embed_dim
+        camera = self.param("camera", small, (2, 1, width), jnp.float32)
+        registers = self.param("registers", small, (2, self.config.num_registers, width), jnp.float32)
+        of_views = jnp.concatenate([camera, registers], axis=1)[np.minimum(np.arange(patches.shape[1]), 1)]
+        return _in_front(jnp.broadcast_to(of_views, (patches.shape[0], *of_views.shape)), patches)
+
+
+def joined_edits(edits: Mapping[str, ViewAffines]) -> dict[str, Affine]:
+    """The edits of each site, with an axis of views behind the batch."""
+    return {site: _joined(views) for site, views in edits.items() if any(affine is not None for affine in views)}
+
+
+def _joined(views: Sequence[Affine | None]) -> Affine:
+    some = next(affine for affine in views if affine is not None)
+    every = [affine or neutral_like(some) for affine in views]
+
+    def stack(parts: list[Any]) -> Array:
+        shape = np.broadcast_shapes(*(part.shape for part in parts))
+        return jnp.stack([jnp.broadcast_to(part, shape) for part in parts], axis=1)
+
+    return Affine(stack([affine.scale for affine in every]), stack([affine.shift for affine in every]))
+
+
+def _edited(edits: Mapping[str, Affine], layer_id: str, x: Float[Array, "B V ..."]) -> Float[Array, "B V ..."]:
+    return apply_affine(edits[layer_id], x) if layer_id in edits else x
+
+
+def _in_front(special: Float[Array, "B V S C"], patches: Float[Array, "B V N C"]) -> Float[Array, "B V P C"]:
+    return jnp.concatenate([special, patches], axis=2)
+
+
+def _part(init: Any, name: str) -> Any:
+    """The initialiser of one part of a tree; the other parts, of the same key, are not kept."""
+    return lambda key: init(key)[name]
+
+
+def _positions(sites: Collection[str], stacks: Sequence[str]) -> set[Position]:
+    """(block, `STACK.site within it`) of those sites that are in the blocks of these stacks."""
+    parts = (site.split(".", 2) for site in sites)
+    return {(int(part[1]), f"{part[0]}.{part[2]}") for part in parts if part[0] in stacks and len(part) == 3}
+
+
+def _block_edits(edits: Mapping[str, Affine], stacks: Sequence[str]) -> dict[int, BlockEdits]:
+    """Of each block that has any, its edits by site."""
+    found: dict[int, dict[str, tuple[Affine, ...]]] = {}
+    for site, affine in edits.items():
+        for index, within in _positions([site], stacks):
+            found.setdefault(index, {})[within] = (affine,)
+    return dict(found)
+
+
+def _entry(since: str | None, first: str, steps: tuple[str, ...]) -> Entry:
+    """Where a stack is entered after a layer; `first` is the stack's name, or that of the first kind of its blocks."""
+    parts = () if since is None else since.split(".")
+    if len(parts) < 3:
+        return Entry(0)  # from the images, or an embedding before the blocks
+    kind, index, step = parts
+    name = step if steps[0] in STEPS else f"{kind}.{step}"
+    return Entry(int(index) + 1) if name == steps[-1] else Entry(int(index), name)
