@@ -20,6 +20,11 @@ Rotation = tuple[Float[Array, "_ 2 _"], Float[Array, "_ 2 _"]]
 """Cosines and sines of one view, each (N, 2, head_dim / 4): token, axis (y, x), frequency."""
 
 
+_MOST_TOGETHER = 2**30
+_MOST_OF_HEAD = 2**24
+"""Bytes of attention weights: of all heads together, on accelerators; of one head, on a CPU, whose cache they should not leave by far."""
+
+
 def grid_positions(height: int, width: int) -> Int[np.ndarray, "{height}*{width} 2"]:
     """Integer (y, x) of every token of a height × width grid, in row-major order."""
     return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2)
@@ -60,10 +65,11 @@ def attend(
 ) -> Float[Array, "B N H D"]:
     """softmax(q kᵀ / √D) v for every head.
 
-    `implementation` is "xla" (one batched program), "per_head" (heads one after the other, so that on a CPU a head's
-    attention weights stay in the cache), "cudnn" (fused; NVIDIA GPUs, float16 or bfloat16 only) or "auto": per_head
-    on a CPU, cudnn in half precision on an NVIDIA GPU whose cuDNN has a kernel for these shapes, xla elsewhere. "auto" is
-    decided when the program is lowered, for the platform that it is lowered for.
+    `implementation` is "xla" (one batched program), "per_head" (heads one after the other, and of long sequences some queries at a time, so
+    that on a CPU their attention weights stay in the cache), "cudnn" (fused; NVIDIA GPUs, float16 or bfloat16 only) or "auto": per_head on
+    a CPU, cudnn in half precision on an NVIDIA GPU whose cuDNN has a kernel for these shapes, elsewhere xla, or per_head where the weights
+    of all heads together would take more than a gigabyte. "auto" is decided when the program is lowered, for the platform that it is
+    lowered for.
 
     Raises:
         OptionError: there is no such implementation, or it is cuDNN in float32, which cuDNN does not compute.
@@ -73,13 +79,15 @@ def attend(
     if implementation == "cudnn" and query.dtype == jnp.float32:
         raise OptionError("attention='cudnn' computes in bfloat16; load the model with dtype='bfloat16', or use attention='xla'")
     if implementation == "auto":
+        size = 4 * len(query) * query.shape[2] * query.shape[1] * key.shape[1]
+        fallback: AttentionImplementation = "xla" if size <= _MOST_TOGETHER else "per_head"
         return lax.platform_dependent(
             query,
             key,
             value,
             cpu=lambda q, k, v: _per_head(q, k, v, precision),
-            cuda=lambda q, k, v: _batched(q, k, v, "cudnn" if _cudnn_has_kernel(q, k, v) else "xla", precision),
-            default=lambda q, k, v: _batched(q, k, v, "xla", precision),
+            cuda=lambda q, k, v: attend(q, k, v, "cudnn" if _cudnn_has_kernel(q, k, v) else fallback, precision),
+            default=lambda q, k, v: attend(q, k, v, fallback, precision),
         )
     if implementation == "per_head":
         return _per_head(query, key, value, precision)
@@ -134,13 +142,22 @@ def _per_head(
     query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], value: Float[Array, "B M H D"], precision: lax.Precision
 ) -> Float[Array, "B N H D"]:
     batch, length, heads, dim = query.shape
+    # As many queries at a time as the weights of one head may take memory for: those over many views are long.
+    parts = -(-4 * length * key.shape[1] // _MOST_OF_HEAD)
+    at_once = -(-length // parts)
 
-    def one_head(q: Float[Array, "N D"], k: Float[Array, "M D"], v: Float[Array, "M D"]) -> Float[Array, "N D"]:
+    def one_part(q: Float[Array, "n D"], k: Float[Array, "M D"], v: Float[Array, "M D"]) -> Float[Array, "n D"]:
         logits = jnp.matmul(q * dim**-0.5, k.T, precision=precision, preferred_element_type=jnp.float32)
         # Normalising after the product with v divides D numbers a token instead of M.
         weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
         mixed = jnp.matmul(weights.astype(v.dtype), v, precision=precision, preferred_element_type=jnp.float32)
         return (mixed / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)
+
+    def one_head(q: Float[Array, "N D"], k: Float[Array, "M D"], v: Float[Array, "M D"]) -> Float[Array, "N D"]:
+        if parts == 1:
+            return one_part(q, k, v)
+        padded = jnp.pad(q, ((0, parts * at_once - length), (0, 0))).reshape(parts, at_once, dim)
+        return lax.map(lambda part: one_part(part, k, v), padded).reshape(-1, dim)[:length]
 
     def heads_first(tokens: Float[Array, "B L H D"]) -> Float[Array, "B*H L D"]:
         return tokens.swapaxes(1, 2).reshape(batch * heads, tokens.shape[1], dim)

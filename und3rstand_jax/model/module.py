@@ -24,7 +24,7 @@ from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.images import as_views
 from und3rstand_jax.model.output import BackboneOutput, Cameras, Grids, ImageSizes, ViewTokens
 from und3rstand_jax.model.site_edits import resolve_edits
-from und3rstand_jax.model.sites import select_captures
+from und3rstand_jax.model.sites import check_captures, select_captures
 from und3rstand_jax.model.start import Start, as_start, token_grids
 from und3rstand_jax.support.errors import OptionError
 
@@ -88,7 +88,8 @@ class MultiViewModel(nn.Module):
             What was captured and what the heads make of each view; all pointmaps are in view 1's frame.
 
         Raises:
-            LayerError: a pattern matches nothing, or a site lies before the start and is not in it.
+            LayerError: a pattern matches nothing, a site lies before the start and is not in it, or what is captured of attention over all
+                views is too large.
             EditError: an edit cannot be made; see `und3rstand_jax.model.site_edits.resolve_edits`.
             ImageError: a view is not a batch of images, the views' batches differ in size, or the model does not take these sizes together.
             OptionError: there is no such head to run; the model takes fewer or more views; both images and a start are given, or neither.
@@ -106,6 +107,7 @@ class MultiViewModel(nn.Module):
         grids = token_grids(sizes, config)
         affines = resolve_edits(edits, config, grids, batch)
         captured = select_captures(capture, config)
+        check_captures(captured, config, grids, batch)
         inside = {config.inside_heads[site] for site in captured if site in config.inside_heads}
         heads = tuple(head for head in config.heads if head in heads or head.name in inside)
         needed = {*captured, *(layer for head in heads for layer in head.layers)} - set(config.inside_heads)

@@ -21,7 +21,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.config import Grid, ModelConfig
 from und3rstand_jax.model.layer_ids import select_layers, split_patterns, unknown_id
 from und3rstand_jax.support.errors import LayerError
 
@@ -31,6 +31,7 @@ PARTS = (SCORES, WEIGHTS, MASS, HEADS, UPDATE)
 """What is inside a step, in the order in which it is computed."""
 
 _NAMES = {SCORES: "attention score", WEIGHTS: "attention map", MASS: "attention mass", HEADS: "head output", UPDATE: "update"}
+_MOST_BYTES = 2**30
 _INSIDE = re.compile(rf"(?P<step>.*)\.(?P<part>{'|'.join(PARTS)})(?P<heads>:[^#]*)?(?P<queries>#.*)?", re.DOTALL)
 _GROUP = re.compile(r"[:#](?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
 
@@ -145,6 +146,25 @@ def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple
     """
     requested = {str(site) for pattern in split_patterns(patterns) for site in select_sites(pattern, config)}
     return tuple(name for name in (*with_insides(config.layer_ids, requested), *config.inside_heads) if name in requested)
+
+
+def check_captures(captured: Iterable[str], config: ModelConfig, grids: Sequence[Grid], batch: int) -> None:
+    """Refuses scores and weights over all views that would not fit as one array.
+
+    Raises:
+        LayerError: the message says what to capture in their place.
+    """
+    for site in map(parse_site, captured):
+        if site.part not in (SCORES, WEIGHTS) or config.reads(site.layer_id) != "all":
+            continue
+        heads = len(site.heads or range(config.head_count(site.layer_id)))
+        asked = sum(len(site.queries or range(config.token_count(site.layer_id, grid))) for grid in grids)
+        size = 4 * batch * heads * asked * config.attention_keys(site.layer_id, grids, 0)
+        if size > _MOST_BYTES:
+            raise LayerError(
+                f"{site} of {len(grids)} views would take {size / 1e9:.1f} GB; choose a head ({site.id}:0), queries ({site.id}#0-9), or "
+                f"{site.layer_id}.{MASS}: sums over each view"
+            )
 
 
 def with_insides(steps: Sequence[str], requested: Collection[str]) -> tuple[str, ...]:
