@@ -22,7 +22,8 @@ from und3rstand_jax.data.files import reading
 from und3rstand_jax.data.files.file_sets import open_sets
 from und3rstand_jax.data.files.reading import read_exr, read_mask, read_npy, read_npz, read_png16, read_rgb
 from und3rstand_jax.data.records import UnreadableSet
-from und3rstand_jax.model.images import load_image, open_photo
+from und3rstand_jax.model.images import load_image
+from und3rstand_jax.model.photos import open_photo
 from und3rstand_jax.support.errors import DataError, ImageError
 
 SIZE = (48, 64)

@@ -20,7 +20,8 @@ from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_in
 from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.images import load_image, open_photo, to_uint8
+from und3rstand_jax.model.images import load_image, to_uint8
+from und3rstand_jax.model.photos import open_photo
 from und3rstand_jax.report import layer_report
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from und3rstand_jax.model.dust3r.module import DUSt3R
     from und3rstand_jax.model.edit_files import read_edits
     from und3rstand_jax.model.edits import Edit, Edits, block_attention, knock_out, patch_from, replace, skip, steer
-    from und3rstand_jax.model.images import load_image
+    from und3rstand_jax.model.images import load_image, load_images
     from und3rstand_jax.model.layer_ids import layer_ids, paper_layer_ids, select_layers
     from und3rstand_jax.model.mast3r.config import MASt3RConfig
     from und3rstand_jax.model.mast3r.module import MASt3R
@@ -62,7 +62,7 @@ _HOMES = {
     "model.dust3r.module": ("DUSt3R",),
     "model.edit_files": ("read_edits",),
     "model.edits": ("Edit", "Edits", "block_attention", "knock_out", "patch_from", "replace", "skip", "steer"),
-    "model.images": ("load_image",),
+    "model.images": ("load_image", "load_images"),
     "model.layer_ids": ("layer_ids", "paper_layer_ids", "select_layers"),
     "model.mast3r.config": ("MASt3RConfig",),
     "model.mast3r.module": ("MASt3R",),
@@ -113,6 +113,7 @@ __all__ = [
     "load_backbone",
     "load_backbone_and_probe",
     "load_image",
+    "load_images",
     "match",
     "paper_layer_ids",
     "patch_from",

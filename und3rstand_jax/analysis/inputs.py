@@ -9,7 +9,8 @@ from jaxtyping import Float, UInt8
 from PIL.Image import Image
 
 from und3rstand_jax.geometry.cameras import ViewTruth
-from und3rstand_jax.model.images import Preprocessing, load_image, to_uint8
+from und3rstand_jax.model.images import load_images, to_uint8
+from und3rstand_jax.model.preprocessing import Preprocessing
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import JsonObject, printable
 
@@ -68,7 +69,7 @@ class Inputs:
 
 
 def photo_inputs(paths: tuple[Path, ...], photos: tuple[Image, ...], preprocessing: Preprocessing, side: int) -> Inputs:
-    """Open photos, resized as `und3rstand_jax.model.images.load_image` does.
+    """Open photos, resized as `und3rstand_jax.model.images.load_images` does.
 
     Args:
         paths: the photos' files, for the title and the provenance; nothing is read from them.
@@ -79,7 +80,7 @@ def photo_inputs(paths: tuple[Path, ...], photos: tuple[Image, ...], preprocessi
     Raises:
         ImageError: nothing is left of a photo at this size.
     """
-    views = tuple(load_image(photo, preprocessing, side) for photo in photos)
+    views = tuple(load_images(photos, preprocessing, side))
     images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, views, strict=True)]
     *first, last = (printable(path.name) for path in paths)
     title = f"{', '.join(first)} and {last}"

@@ -1,12 +1,7 @@
-"""Photos to model input, in the two ways of the published models, and back to pixels to show them.
+"""Photos to model input, in the ways of the published models, and back to pixels to show them."""
 
-"probe" is the preprocessing of the probe model's own example (card of `jgaubil/und3rstand-dust3r-512-dpt`): always a
-square. "dust3r" is the loader of DUSt3R (Wang et al., CVPR 2024), which keeps the photo's aspect ratio.
-"""
-
-import os
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from und3rstand_jax.model.photos import Photo, open_photo
+from und3rstand_jax.model.preprocessing import Preprocessing, background, default_size, pad_with_white, pads_to_one_size, resized
 from und3rstand_jax.support.errors import ImageError, OptionError
-from und3rstand_jax.support.image_files import open_image, orientation
-
-Preprocessing = Literal["probe", "dust3r"]
-
-Photo = str | os.PathLike[str] | Image.Image
-"""A photo's file, in a format of `support.image_files.PHOTO_FORMATS`, or an open Pillow image."""
-
-PATCH_SIZE = 16
 
 
 @runtime_checkable
@@ -41,24 +30,10 @@ class TakesViews(Protocol):
         """Raises ImageError where the model does not take images of these (height, width) together."""
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes a photo upright, by its EXIF orientation."""
-
-_AT_ONCE = 2**20  # values converted at a time
-
-
 def load_image(
-    photo: Photo, preprocessing: Preprocessing = "probe", size: int = 512, square_ok: bool = False
+    photo: Photo, preprocessing: Preprocessing = "probe", size: int | None = None, square_ok: bool = False
 ) -> Float[np.ndarray, "1 H W 3"]:
-    """A photo as model input: float32 RGB in [-1, 1], height and width multiples of 16.
+    """A photo as model input: float32 RGB in [-1, 1], height and width multiples of 16, of VGGT's ways 14.
 
     The EXIF orientation is applied, the first frame of an animation taken, transparency dropped, 16 bits reduced to 8.
 
@@ -68,118 +43,50 @@ def load_image(
         preprocessing: "probe" brings the short side to `size` (bilinear, antialiased) and takes the central square.
             "dust3r" brings the long side to `size` (Lanczos down, bicubic up) and crops to multiples of 16 around the
             centre; at size 224 it brings the short side to 224 and takes the central square.
-        size: in pixels; for "probe" a multiple of 16.
+            "vggt" brings the width to `size` and the height to the nearest multiple of 14 in proportion (bicubic), of which it keeps the
+            central `size` rows. "vggt-pad" does so with the long side and pads to a square with white. In both, white shows
+            through where a photo is transparent. Unlike here, VGGT's own loader leaves a photo as the camera stored it.
+        size: in pixels; by default 512, of VGGT's ways 518. For "probe" a multiple of 16, for VGGT's ways of 14.
         square_ok: for "dust3r" at sizes other than 224, keeps a square photo square instead of cropping it to 4:3.
 
     Raises:
         ImageError: the file is missing, is no image of these formats, is damaged or has more than 134 million pixels, or at this
-            size a side has fewer than 16 pixels.
+            size a side has fewer than 16 pixels, of VGGT's ways 14.
         OptionError: there is no such preprocessing, or the size is not one of its sizes.
     """
-    rgb = open_photo(photo)
-    if preprocessing == "probe":
-        cropped = _probe_crop(rgb, size)
-    elif preprocessing == "dust3r":
-        cropped = _dust3r_crop(rgb, size, square_ok)
-    else:
-        raise OptionError(f"preprocessing {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
-    return ((np.asarray(cropped, np.float32) / 255 - 0.5) / 0.5)[None]
+    return _model_input(_resized(photo, preprocessing, size, square_ok))
+
+
+def load_images(
+    photos: Sequence[Photo], preprocessing: Preprocessing = "probe", size: int | None = None, square_ok: bool = False
+) -> list[Float[np.ndarray, "1 _H _W 3"]]:
+    """Photos of one scene as model input, each as `load_image` has it.
+
+    VGGT takes frames of one size alone: with "vggt" and "vggt-pad" those that differ are padded with white, each in the middle, to the
+    greatest height and the greatest width among them.
+
+    Raises:
+        ImageError, OptionError: as `load_image`.
+    """
+    images = [_resized(photo, preprocessing, size, square_ok) for photo in photos]
+    if images and pads_to_one_size(preprocessing):
+        width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
+        images = [pad_with_white(image, width, height) for image in images]
+    return [_model_input(image) for image in images]
+
+
+def _resized(photo: Photo, preprocessing: Preprocessing, size: int | None, square_ok: bool) -> Image.Image:
+    rgb = open_photo(photo, background(preprocessing))
+    return resized(rgb, preprocessing, default_size(preprocessing) if size is None else size, square_ok)
+
+
+def _model_input(image: Image.Image) -> Float[np.ndarray, "1 H W 3"]:
+    return ((np.asarray(image, np.float32) / 255 - 0.5) / 0.5)[None]
 
 
 def to_uint8(image: Float[np.ndarray, "*B H W 3"]) -> UInt8[np.ndarray, "*B H W 3"]:
     """The pixels of a model input in [-1, 1], to show it or to colour points with it; exact for what `load_image` returns."""
     return np.clip(np.rint((np.asarray(image, np.float32) * 0.5 + 0.5) * 255), 0, 255).astype(np.uint8)
-
-
-def open_photo(photo: Photo) -> Image.Image:
-    """The photo's first frame, upright, in 8-bit RGB, which `load_image` accepts in place of the file.
-
-    Raises:
-        ImageError: the file is missing, is not an image or is damaged.
-    """
-    if isinstance(photo, Image.Image):
-        return _upright_rgb(photo, "the image")
-    with open_image(photo) as image:
-        return _upright_rgb(image, str(photo))
-
-
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, zlib.error, …).
-    try:
-        image.load()
-        turn = _TURNS.get(orientation(image))
-        image = image if turn is None else image.transpose(turn)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = _to_eight_bits(image)
-        if image.mode == "P":
-            # A palette may carry transparency, which Pillow drops cleanly only by way of RGBA.
-            image = image.convert("RGBA")
-        return image.convert("RGB")
-    except Exception as error:
-        raise ImageError(f"cannot read {name}, the file seems damaged: {error or type(error).__name__}") from error
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Greys of more than 8 bits, rescaled: Pillow's own conversion would clip them at 255."""
-    # A few at a time: the image may be large, and float64 takes four times the memory of 16 bits.
-    stored = np.asarray(image).reshape(-1)
-    parts = [slice(start, start + _AT_ONCE) for start in range(0, stored.size, _AT_ONCE)]
-    if image.mode.startswith("I;16"):
-        full = 65535.0
-    else:
-        # 32-bit integers and floats have no full scale: take the smallest of the usual ones that holds every value.
-        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
-        greatest = max(np.nan_to_num(stored[part].astype(np.float64)).max() for part in parts)
-        full = next((scale for scale in usual if greatest <= scale), usual[-1])
-    eight = np.empty(stored.size, np.uint8)
-    for part in parts:
-        eight[part] = np.rint(np.clip(np.nan_to_num(stored[part].astype(np.float64)) / full, 0, 1) * 255)
-    return Image.fromarray(eight.reshape(image.height, image.width))
-
-
-def _probe_crop(image: Image.Image, size: int) -> Image.Image:
-    if size <= 0 or size % PATCH_SIZE:
-        raise OptionError(f"image size {size} must be a positive multiple of {PATCH_SIZE}")
-    short, long = min(image.size), max(image.size)
-    longer = size * long // short
-    width, height = (size, longer) if image.width <= image.height else (longer, size)
-    resized = _resize(image, width, height, Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return resized.crop((left, top, left + size, top + size))
-
-
-def _dust3r_crop(image: Image.Image, size: int, square_ok: bool) -> Image.Image:
-    if size <= 0:
-        raise OptionError(f"image size {size} must be positive")
-    long = max(image.size)
-    # 224 is the size of the short side: the linear 224 model was trained on squares.
-    target = round(size * long / min(image.size)) if size == 224 else size
-    width, height = (round(side * target / long) for side in image.size)
-    resample = Image.Resampling.LANCZOS if long > target else Image.Resampling.BICUBIC
-    x, y = width // 2, height // 2
-    if size == 224:
-        half_width = half_height = min(x, y)
-    else:
-        half_width, half_height = (2 * half // PATCH_SIZE * (PATCH_SIZE // 2) for half in (x, y))
-        if width == height and not square_ok:
-            # 3/4 of the width; at sizes other than DUSt3R's own that need not be a multiple of 16 yet.
-            half_height = 3 * half_width // 4 // (PATCH_SIZE // 2) * (PATCH_SIZE // 2)
-    if not half_width or not half_height:
-        raise ImageError(
-            f"an image of {image.width}×{image.height} pixels leaves {2 * half_width}×{2 * half_height} at size {size}; "
-            f"each side must keep at least {PATCH_SIZE}: use a larger size or a less elongated image"
-        )
-    resized = _resize(image, width, height, resample)
-    return resized.crop((x - half_width, y - half_height, x + half_width, y + half_height))
-
-
-def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:
-        found = f"an image of {image.width}×{image.height} pixels"
-        raise ImageError(f"{found} would be resized to {width}×{height}, which is too large; crop it or use a smaller size")
-    # Pillow's filters widen with the scale when they shrink, which is the antialiasing asked for.
-    return image.resize((width, height), resample)
 
 
 def as_views(images: Sequence[ArrayLike], config: TakesViews) -> tuple[Float[Array, "B _H _W 3"], ...]:

@@ -21,7 +21,6 @@ from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edit_files import edits_to_json
 from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.head_choice import pointmap_head
-from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.site_edits import first_edited_layer, resolve_edits
@@ -33,7 +32,7 @@ from und3rstand_jax.report.edit_effect import MEANING, LayerEffect
 from und3rstand_jax.report.given_edits import changeable, edit_files, edit_text, given_edits, neutral
 from und3rstand_jax.report.layer_files import FRAME, Views, geometry_by_layer, sizes_text, write_layer
 from und3rstand_jax.report.options import EditOptions
-from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, view_count
+from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
 from und3rstand_jax.support.progress import Stopwatch, with_progress
@@ -93,7 +92,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
     check_apart(options.out, [*options.images, *edit_files(options), Path(options.checkpoint)])
     check_output_folder(options.out, options.overwrite, _KIND)
     edits = given_edits(options)
-    photos = tuple(map(open_photo, options.images))
+    photos = open_photos(options)
     folder, info, config = find_backbone(options.checkpoint, progress)
     check_count(view_count(options), config, info.probes)
     plan = _plan(edits, config, None if info.probes is None else info.probes.layer_ids, options.layers)

@@ -26,7 +26,6 @@ from und3rstand_jax.analysis.view_set import SetAnalysis
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.dust3r.config import LEAST_VIEWS
-from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, choose_layers, find_backbone, load_model
@@ -34,7 +33,7 @@ from und3rstand_jax.report.figures import write_figures
 from und3rstand_jax.report.numbers import ARRAYS, FORMAT, NUMBERS, write_arrays, write_numbers
 from und3rstand_jax.report.options import ReportOptions
 from und3rstand_jax.report.page import write_page
-from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, view_count
+from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -79,7 +78,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
     check_output_folder(options.out, options.overwrite, _KIND)
     with stopwatch.time("images"):
-        photos = tuple(map(open_photo, options.images))
+        photos = open_photos(options)
     folder, info, config = find_backbone(options.checkpoint, progress)
     check_count(view_count(options), config, info.probes)
     layers = choose_layers(config, None if info.probes is None else info.probes.layer_ids, options.layers)

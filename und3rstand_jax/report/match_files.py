@@ -20,12 +20,11 @@ from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, match_a
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import Head, head_of
-from und3rstand_jax.model.images import open_photo
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone, load_model
 from und3rstand_jax.report.match_figure import Row, matches_figure
 from und3rstand_jax.report.options import MatchOptions
-from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, view_count
+from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -83,7 +82,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
     check_output_folder(options.out, options.overwrite, _KIND)
-    photos = tuple(map(open_photo, options.images))
+    photos = open_photos(options)
     folder, info, config = find_backbone(options.checkpoint, progress)
     check_count(view_count(options), config, None)
     head = _descriptor_head(config)

@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 
 from und3rstand_jax.model.head_choice import pointmap_head
-from und3rstand_jax.model.images import load_image, to_uint8
+from und3rstand_jax.model.images import load_images, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
+from und3rstand_jax.model.preprocessing import default_size
 from und3rstand_jax.report.checkpoint import choose_layers, find_backbone, load_model, tell_what_is_missing
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, sizes_text, write_layer
@@ -54,7 +55,8 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     check_photos(paths)
     check_apart(options.out, [*paths, Path(options.checkpoint)])
     # Photos and folder come first: what can be refused without the model is refused before the time that loading takes.
-    views = tuple(load_image(path, options.preprocessing, options.size) for path in paths)
+    size = default_size(options.preprocessing) if options.size is None else options.size
+    views = tuple(load_images(paths, options.preprocessing, size))
     photos = tuple(to_uint8(view[0]) for view in views)
     sizes = [{"height": photo.shape[0], "width": photo.shape[1]} for photo in photos]
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
@@ -78,7 +80,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
             **marked(partial, FORMAT, RECORD),
             "photos": [{"path": str(path), **size} for path, size in zip(paths, sizes, strict=True)],
             "preprocessing": options.preprocessing,
-            "size": options.size,
+            "size": size,
             "checkpoint": options.checkpoint,
             "dtype": options.dtype,
             "layers": layers,

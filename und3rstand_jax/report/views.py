@@ -7,6 +7,8 @@ from PIL.Image import Image
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.dust3r.config import LEAST_VIEWS
+from und3rstand_jax.model.photos import open_photo
+from und3rstand_jax.model.preprocessing import background
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError
@@ -63,12 +65,21 @@ def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> 
         raise OptionError(f"this checkpoint's probes have an MLP for each of {probes.view_count} views; found {count} views: give fewer")
 
 
+def open_photos(options: ViewOptions) -> tuple[Image, ...]:
+    """The photos of the options, for `make_inputs`, which comes once the model is known.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    return tuple(open_photo(path, background(options.preprocessing)) for path in options.images)
+
+
 def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelConfig) -> Inputs:
     """All views at the size asked for, by default the model's.
 
     Args:
         options: of the command, as `check_view_options` lets them pass.
-        photos: those of `options.images`, opened.
+        photos: of `open_photos`.
         config: the backbone that is to see them.
 
     Raises:

@@ -66,6 +66,7 @@ def _load(folder: Path) -> None:
 
     load_image(folder / "photo.jpg", "probe", 32)
     load_image(folder / "photo.jpg", "dust3r", 32, square_ok=True)
+    load_image(folder / "photo.jpg", "vggt", 28)
 
 
 KINDS = (Kind("photo", _seeds, _load),)
