@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL.Image import Image
 
 from und3rstand_jax.geometry.cameras import ViewTruth
+from und3rstand_jax.geometry.unprojection import unproject
 from und3rstand_jax.model.images import load_images, to_uint8
 from und3rstand_jax.model.preprocessing import Preprocessing
 from und3rstand_jax.support.errors import OptionError
@@ -136,8 +137,6 @@ def view_truth(depth: Float[np.ndarray, "H W"], intrinsics: Float[np.ndarray, "3
     Returns:
         The points, float32, 0 where the depth is unknown.
     """
-    from und3rstand_jax.data.example import unproject
-
     valid = np.isfinite(depth) & (depth > 0)
     in_camera = np.asarray(unproject(jnp.asarray(np.where(valid, depth, 0), jnp.float32), jnp.asarray(intrinsics, jnp.float32)), np.float64)
     points = in_camera @ pose[:3, :3].T + pose[:3, 3]

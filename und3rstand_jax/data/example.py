@@ -17,6 +17,7 @@ from und3rstand_jax.data.records import Batch, Shape, View, ViewSet
 from und3rstand_jax.data.synthetic.config import SyntheticConfig
 from und3rstand_jax.data.synthetic.render import render_set, render_sets
 from und3rstand_jax.geometry.loss import Target, Targets
+from und3rstand_jax.geometry.unprojection import unproject
 
 FACTORS = (0.5, 1.5)
 """Range of the factors of brightness, contrast and saturation."""
@@ -100,14 +101,6 @@ def target(view: View) -> Target:
     cam2world = jnp.asarray(view.cam2world, jnp.float32)
     rotated = jnp.einsum("...ij,...hwj->...hwi", cam2world[..., :3, :3], in_camera, precision=lax.Precision.HIGHEST)
     return Target(rotated + cam2world[..., None, None, :3, 3], cam2world, valid)
-
-
-def unproject(depth: Float[Array, "*B H W"], intrinsics: Float[Array, "*B 3 3"]) -> Float[Array, "*B H W 3"]:
-    """Each pixel's point in its camera's frame (x right, y down, z forward), in the depth's unit."""
-    height, width = depth.shape[-2:]
-    v, u = jnp.meshgrid(jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij")
-    (fx, cx), (fy, cy) = ((intrinsics[..., i, i, None, None], intrinsics[..., i, 2, None, None]) for i in (0, 1))
-    return jnp.stack([depth * (u - cx) / fx, depth * (v - cy) / fy, depth], axis=-1)
 
 
 def jitter_colours(key: PRNGKeyArray, image: Image) -> Image:
