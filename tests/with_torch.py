@@ -33,6 +33,7 @@ NEED_TORCH = {
     "test_step_parity_torch.py": 3,
     "test_torch_reference.py": 105,
     "test_torch_reference_edits.py": 82,
+    "test_torch_reference_vggt.py": 36,
 }
 """File -> how many of its tests, fast and slow, need torch."""
 

@@ -74,9 +74,9 @@ def dense(edit: Edit, arrays: Arrays, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _chosen(edit: Edit, x: Tensor) -> tuple[Any, ...]:
     """The index of x that gives (B, heads, queries, keys), (B, heads, pairs), (B, tokens, heads, D) or (B, tokens, C)."""
-    part = _parts(edit["site"]).get("part")
+    part = edit["site"].rpartition(".")[2]
     chosen_by = edit.keys() - {"site", "view", "scale", "shift"}
-    if unknown := chosen_by - CHOICES.get(part or "", {"tokens"}):
+    if unknown := chosen_by - CHOICES.get(part, {"tokens"}):
         raise ValueError(f"{edit['site']} has no {', '.join(sorted(unknown))} to choose from")
     if "pairs" in edit and {"queries", "keys"} & chosen_by:
         raise ValueError(f"{edit['site']}: either pairs or queries and keys")
