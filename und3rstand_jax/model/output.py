@@ -33,7 +33,7 @@ class Cameras(NamedTuple):
     Attributes:
         extrinsics: [R | t] from the frame of the pointmaps to each camera's own (x right, y down, z forward), in their unit.
         intrinsics: focal lengths and principal point in pixels.
-        pose_encodings: of each of the K iterations that refine them, see `und3rstand_jax.geometry.pose_encoding`.
+        pose_encodings: of each of the K iterations that refine them, see `und3rstand_jax.model.pose_encoding`.
     """
 
     extrinsics: Float[Array, "B V 3 4"]
