@@ -3,7 +3,7 @@
 The 512 dpt model on one pair of 512×512 images. PyTorch is the reference of the tests, with plain attention as in the original
 and with scaled_dot_product_attention; both it and JAX return all 36 decoder layers, and JAX also runs with its heads alone and
 with the layers alone. Sides run in turn, each in its own process. On a GPU the same runs in float32 and bfloat16, with cuDNN's
-attention too.
+attention too. `--model vggt` compares VGGT-1B instead (`benchmarks.forward_vggt`).
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.forward_vggt import compare
 from benchmarks.matmul_rate import jax_matmul_rate, torch_matmul_rate
 from benchmarks.workers import Worker, both_layouts
 from und3rstand_jax.support.text import markdown_table
@@ -128,8 +129,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side (default: 5)")
     parser.add_argument("--work", type=Path, help="folder to keep the 4.6 GB of checkpoints in (default: a temporary one)")
     parser.add_argument("--bfloat16", action="store_true", help="instead, JAX in bfloat16 against itself in float32; needs no PyTorch")
+    parser.add_argument("--model", choices=("dust3r", "vggt"), default="dust3r", help="which model (default: dust3r)")
+    parser.add_argument("--views", type=int, default=2, help="views of VGGT (default: 2)")
+    parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"), help="of VGGT's (default: 392 518)")
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
+    if args.model == "vggt":
+        return compare(args)
     with tempfile.TemporaryDirectory() as temporary:
         folders = both_layouts("full_512_dpt", args.work or Path(temporary))
         if args.bfloat16:

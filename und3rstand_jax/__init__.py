@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from und3rstand_jax.analysis.sweep import sweep
     from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
     from und3rstand_jax.geometry.descriptor_matches import Matches, match
+    from und3rstand_jax.geometry.unprojection import points_of_depth
     from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
     from und3rstand_jax.model.backbone import Backbone, ProbedLayers
     from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from und3rstand_jax.model.layer_ids import layer_ids, paper_layer_ids, select_layers
     from und3rstand_jax.model.mast3r.config import MASt3RConfig
     from und3rstand_jax.model.mast3r.module import MASt3R
-    from und3rstand_jax.model.output import BackboneOutput
+    from und3rstand_jax.model.output import BackboneOutput, Cameras
     from und3rstand_jax.model.start import start_layers
+    from und3rstand_jax.model.vggt.config import VGGTConfig
+    from und3rstand_jax.model.vggt.module import VGGT
     from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
     from und3rstand_jax.probes.probes import PointmapProbes, Probes
     from und3rstand_jax.support.errors import (
@@ -56,6 +59,7 @@ _HOMES = {
     "analysis.sweep": ("sweep",),
     "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
     "geometry.descriptor_matches": ("Matches", "match"),
+    "geometry.unprojection": ("points_of_depth",),
     "loading": ("converted_checkpoint", "load_backbone", "load_backbone_and_probe"),
     "model.backbone": ("Backbone", "ProbedLayers"),
     "model.dust3r.config": ("BackboneConfig",),
@@ -66,8 +70,10 @@ _HOMES = {
     "model.layer_ids": ("layer_ids", "paper_layer_ids", "select_layers"),
     "model.mast3r.config": ("MASt3RConfig",),
     "model.mast3r.module": ("MASt3R",),
-    "model.output": ("BackboneOutput",),
+    "model.output": ("BackboneOutput", "Cameras"),
     "model.start": ("start_layers",),
+    "model.vggt.config": ("VGGTConfig",),
+    "model.vggt.module": ("VGGT",),
     "probes.config": ("ProbeConfig", "ProbeGroup"),
     "probes.probes": ("PointmapProbes", "Probes"),
     "support.errors": (
@@ -81,6 +87,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "BackboneOutput",
+    "Cameras",
     "CheckpointError",
     "CheckpointInfo",
     "ConfigError",
@@ -103,6 +110,8 @@ __all__ = [
     "Probes",
     "TrainingError",
     "UserError",
+    "VGGT",
+    "VGGTConfig",
     "__version__",
     "attribution",
     "block_attention",
@@ -117,6 +126,7 @@ __all__ = [
     "match",
     "paper_layer_ids",
     "patch_from",
+    "points_of_depth",
     "read_checkpoint_info",
     "read_edits",
     "replace",
