@@ -108,6 +108,15 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(("preprocessing", "side"), [("probe", 512), ("vggt", 518)])
+def test_the_size_is_by_default_that_of_the_models_the_preprocessing_is_for(run, tmp_path, preprocessing, side):
+    run(preprocessing=preprocessing, size=None)
+    record = json.loads((tmp_path / "results" / "run.json").read_text())
+    assert (record["preprocessing"], record["size"]) == (preprocessing, side)
+    # VGGT's ways pad 392×518, of the first photo, to the size of the second.
+    assert [(photo["height"], photo["width"]) for photo in record["photos"]] == [(side, side)] * 2
+
+
 def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run, photos, tmp_path):
     model = FakeModel()
     run(model, FakeProbes())

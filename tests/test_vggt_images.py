@@ -13,6 +13,8 @@ from tests.golden_cases import GOLDEN
 from und3rstand_jax.analysis.inputs import photo_inputs
 from und3rstand_jax.model.images import load_image, load_images, to_uint8
 from und3rstand_jax.model.photos import open_photo
+from und3rstand_jax.report.options import ReportOptions
+from und3rstand_jax.report.views import open_photos
 from und3rstand_jax.support.errors import UserError
 
 CASE = json.loads((GOLDEN / "utils_vggt.json").read_text())
@@ -113,6 +115,13 @@ def test_views_of_commands_have_one_size(tmp_path):
     inputs = photo_inputs((tmp_path / "a.png", tmp_path / "b.png"), photos, "vggt", 140)
     assert inputs.sizes == ((112, 140), (112, 140))
     assert inputs.provenance["images"][1] == {"path": str(tmp_path / "b.png"), "height": 112, "width": 140}
+
+
+def test_through_photos_of_commands_shows_what_their_preprocessing_says(tmp_path):
+    Image.new("RGBA", (28, 14), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    for preprocessing, value in (("probe", 0), ("vggt", 255), ("vggt-pad", 255)):
+        options = ReportOptions(checkpoint="nowhere", out=tmp_path, images=(tmp_path / "clear.png",), preprocessing=preprocessing)
+        assert open_photos(options)[0].getpixel((0, 0)) == (value,) * 3
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ class ModelOptions:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
     preprocessing: Preprocessing = "probe"
-    """How photos are cropped. probe: central square, as in the probes' published example. dust3r: aspect ratio kept, as by DUSt3R. vggt: no
-    higher than wide, as by VGGT. vggt-pad: padded to a square with white."""
+    """How photos are cropped. probe: central square, as in the probes' published example. dust3r: aspect ratio kept, as by DUSt3R. vggt: \
+no higher than wide, as by VGGT. vggt-pad: padded to a square with white."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of encoder and decoder; heads and probes always compute in float32."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -54,8 +54,8 @@ class PointmapOptions(LayerOptions, ModelOptions):
     """Photos of one scene, two or as many as the model takes, JPEG, PNG, TIFF, WebP or the like; all points are in the first one's camera
     frame."""
     size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: 512; for vggt 518)")] = None
-    """Side to resize photos to: the short side for probe, the long side for dust3r (except at 224: the short side) and vggt-pad, the width
-    for vggt."""
+    """Side to resize photos to: the short side for probe, the long side for dust3r (except at 224: the short side) and vggt-pad, the \
+width for vggt."""
 
 
 @dataclasses.dataclass(frozen=True)
