@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden import weights
-from und3rstand_jax.model.families import PUBLISHED_BACKBONES
+from und3rstand_jax.model.families import published_config
 from und3rstand_jax.model.layer_ids import DECODER_STEPS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -60,7 +60,7 @@ def case_of(name: str) -> dict[str, Any]:
         return json.loads((GOLDEN / f"{name}.json").read_text())
     rows = [line.split("\t") for line in (GOLDEN / f"{name}.keys.tsv").read_text().splitlines()[1:]]
     state_dict = {key: [int(side) for side in shape.split("x")] for key, shape in rows}
-    return {"config": PUBLISHED_BACKBONES[name].to_hub_config(), "state_dict": state_dict, "seed": _SEED}
+    return {"config": published_config(name).to_hub_config(), "state_dict": state_dict, "seed": _SEED}
 
 
 def make(case_name: str, out: Path, hidden: int) -> None:

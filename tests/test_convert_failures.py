@@ -299,7 +299,7 @@ def test_options_that_do_not_go_together(refused, tmp_path: Path) -> None:
     assert "--backbone was given, but" in refused(backbone, "--backbone", str(backbone))
     assert "--activation, --norm-epsilon was given, but" in refused(backbone, "--activation", "relu", "--norm-epsilon", "0.1")
     assert refused(probes, "--backbone", str(probes)) == (
-        f"the backbone {probes} of {probes} holds no DUSt3R, MASt3R or CroCo backbone; give another with --backbone"
+        f"the backbone {probes} of {probes} holds no DUSt3R, CroCo, MASt3R or VGGT backbone; give another with --backbone"
     )
     assert f"{tmp_path / 'none'} does not exist" in refused(probes, "--backbone", str(tmp_path / "none"))
     assert "--revision main was given" in refused(backbone, "--revision", "main")

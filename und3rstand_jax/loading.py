@@ -1,6 +1,6 @@
 """Loads backbones and probes from converted checkpoints, and converts a source on first use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -16,7 +16,6 @@ from und3rstand_jax.convert.cache import CACHE_VARIABLE, cache_folder, converted
 from und3rstand_jax.model.attention import AttentionImplementation
 from und3rstand_jax.model.backbone import Backbone, ProbedLayers
 from und3rstand_jax.model.families import backbone_module
-from und3rstand_jax.model.layer_ids import STACKS
 from und3rstand_jax.probes.probes import PointmapProbes, Probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -44,7 +43,7 @@ def load_backbone(
     attention: AttentionImplementation = "auto",
     **conversion: Unpack[Conversion],
 ) -> Backbone:
-    """A DUSt3R or MASt3R, ready to run.
+    """A backbone, ready to run.
 
     Args:
         source: a converted checkpoint, or what `python -m convert --repo` takes: a hub id, a folder or a file, which is
@@ -104,17 +103,18 @@ def _backbone(folder: Path, info: CheckpointInfo, dtype: DTypeLike, attention: A
     name = getattr(dtype, "__name__", str(dtype))
     if name not in ("float32", "bfloat16"):
         raise OptionError(f"dtype must be float32 or bfloat16; found {name}")
-    kept = jnp.dtype(dtype)
-    params = _to_device(read_part(folder, info, "backbone"), lambda path, leaf: leaf.astype(stored_dtype(path, kept)))
+    kept, trunk = jnp.dtype(dtype), info.backbone.trunk
+    params = _to_device(read_part(folder, info, "backbone"), lambda path, leaf: leaf.astype(stored_dtype(path, kept, trunk)))
     return Backbone(backbone_module(info.backbone, dtype=kept, attention=attention), params, ProbedLayers(info.probed_layers))
 
 
-def stored_dtype(path: tuple[Any, ...], dtype: Any) -> Any:
-    """What a leaf of the backbone's tree is kept in where the trunk computes in `dtype`; `path` as jax.tree_util gives it.
+def stored_dtype(path: tuple[Any, ...], dtype: Any, trunk: Collection[str]) -> Any:
+    """What a leaf of the backbone's tree is kept in where the trunk computes in `dtype`.
 
-    Only what is multiplied in bfloat16 is stored in it; norms, biases and heads stay exact.
+    `path` is as jax.tree_util gives it, `trunk` are the parts of the tree that are no head's. Only what is multiplied in bfloat16 is stored
+    in it; norms, biases and heads stay exact.
     """
-    in_trunk_product = path[0].key in STACKS and path[-1].key == "kernel"
+    in_trunk_product = path[0].key in trunk and path[-1].key == "kernel"
     return dtype if in_trunk_product else jnp.dtype(jnp.float32)
 
 

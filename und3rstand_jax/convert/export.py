@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,15 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
     for second, first in provenance["second_names"].items():
         seconds.setdefault(first, []).append(second)
     first_seen: dict[str, np.ndarray] = {}
-    for name, tensor in export(read_part(folder, info, part), _leaves(folder, info, part)):
+    leaves = _leaves(folder, info, part)
+    counts = Counter(name for leaf in leaves.values() for name in leaf.names)
+    for name, tensor in export(read_part(folder, info, part), leaves):
         if name in first_seen:
             # CroCo's one decoder fills both of ours. Once they differ (after training), one name cannot hold both.
             if not np.array_equal(first_seen[name], tensor):
                 raise CheckpointError(f"{name} would have to hold two different tensors: both decoders came from it and have changed since")
             continue
-        if part == "backbone" and "dec_blocks." in name:
+        if counts[name] > 1:
             first_seen[name] = tensor
         for label in (name, *seconds.get(name, ())):
             yield label, tensor

@@ -9,8 +9,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from und3rstand_jax.model.checkpoint_form import How
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
 
@@ -19,8 +19,6 @@ MOST_SHOWN = 20
 
 Token = int | str
 """A word or a number of a name."""
-
-How = Literal["read", "inferred", "default", "option"]
 
 _CERTAINTY: tuple[How, ...] = ("option", "read", "inferred", "default")
 
@@ -34,8 +32,7 @@ _PIECE = re.compile(f"(?P<word>{_WORD})(?P<suffix>[0-9]*)|(?P<number>[0-9]+)")
 class Finding:
     """One fact about a backbone or a set of probes.
 
-    `how` is "read" where names, shapes or config state it, "inferred" where they leave one reading, "default" where
-    they leave it open and the documented default was taken, "option" where the caller stated it.
+    See `How` for its kinds.
     """
 
     field: str

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
-from und3rstand_jax.convert.backbone import backbone_prefix, plan_backbone
+from und3rstand_jax.convert.backbone import backbone_in, plan_backbone
 from und3rstand_jax.convert.findings import Finding
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.convert.parts import ConversionPlan, CopiedPart, PartPlan
 from und3rstand_jax.convert.probes.plan import find_probe_tensors, plan_probes
 from und3rstand_jax.convert.sources.source import Source, open_source
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.families import KNOWN_OPTIONS, refuse
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.families import KNOWN_BACKBONES, FoundBackbone, refuse
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.text import listed
 
@@ -54,9 +54,9 @@ def open_plan(
 
         source = entered(open_source(repo, access, key=key, progress=progress))
         probe_names = find_probe_tensors(source.tensors)
-        holds_backbone = backbone_prefix(source.tensors) is not None
+        held = backbone_in(source.tensors)
         # Beside a backbone, tensors without a matrix among them are strays, which the backbone's own check reports.
-        if not probe_names or (holds_backbone and not any(len(source.tensors[name].shape) == 2 for name in probe_names)):
+        if not probe_names or (held is not None and not any(len(source.tensors[name].shape) == 2 for name in probe_names)):
             given = [*options.given, *(["backbone"] if backbone is not None else [])]
             if given:
                 named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -64,15 +64,14 @@ def open_plan(
             plan = ConversionPlan((plan_backbone(source, source.config),))
         else:
             base: PartPlan | CopiedPart
-            if holds_backbone and backbone is None:
-                base = plan_backbone(source, _backbone_options(source.config), frozenset(probe_names))
+            if held is not None and backbone is None:
+                base = plan_backbone(source, _backbone_options(source.config, held), frozenset(probe_names))
             else:
                 base = _plan_base_model(source, backbone, opened)
-            assert isinstance(base.config, BackboneConfig)
+            assert isinstance(base.config, ModelConfig)
             probes = plan_probes(source, probe_names, base.config, options)
-            prefix = backbone_prefix(source.tensors) if isinstance(base, PartPlan) and base.source is source else None
-            if probes.faults and prefix:
-                alone = f"; if that is no probe, --key {prefix.rstrip('.')} converts the backbone alone"
+            if probes.faults and held is not None and held.prefix and isinstance(base, PartPlan) and base.source is source:
+                alone = f"; if that is no probe, --key {held.prefix.rstrip('.')} converts the backbone alone"
                 probes = dataclasses.replace(probes, faults=probes.faults + alone)
             plan = ConversionPlan((probes,), (base,)) if isinstance(base, CopiedPart) else ConversionPlan((base, probes))
         plan.check()
@@ -123,19 +122,19 @@ def _plan_base_model(source: Source, stated: str | None, opened: Callable[[str, 
             raise CheckpointError(f"the converted checkpoint {place} holds no backbone; give another --backbone")
         return CopiedPart("backbone", Path(place), info.backbone, info.provenance["backbone"])
     base = opened(place, hub_only)
-    if backbone_prefix(base.tensors) is None:
-        raise CheckpointError(
-            f"the backbone {place} of {source.spec} holds no DUSt3R, MASt3R or CroCo backbone; give another with --backbone"
-        )
+    if backbone_in(base.tensors) is None:
+        raise CheckpointError(f"the backbone {place} of {source.spec} holds no {KNOWN_BACKBONES} backbone; give another with --backbone")
     return plan_backbone(base, base.config, frozenset(find_probe_tensors(base.tensors)))
 
 
-def _backbone_options(config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _backbone_options(config: Mapping[str, Any] | None, found: FoundBackbone) -> Mapping[str, Any] | None:
     """The backbone's options in the config of a checkpoint that holds both: a nested dict, or the known ones among all."""
     if config is None:
         return None
+    stated = found.families[0].form.stated
     for nested in config.values():
-        if isinstance(nested, dict) and "enc_depth" in nested:
+        if isinstance(nested, dict) and stated <= nested.keys():
             return nested
-    known = {key: value for key, value in config.items() if key in KNOWN_OPTIONS}
-    return known if "enc_depth" in known else None
+    options = frozenset().union(*(family.form.options for family in found.families))
+    known = {key: value for key, value in config.items() if key in options}
+    return known if stated <= known.keys() else None

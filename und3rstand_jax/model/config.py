@@ -7,7 +7,7 @@ takes and gives.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode
@@ -92,6 +92,19 @@ class ModelConfig(abc.ABC):
     @abc.abstractmethod
     def trunk(self) -> tuple[str, ...]:
         """The parts of the parameter tree that are no head's."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_hub_config(cls, options: Mapping[str, Any]) -> "ModelConfig":
+        """The config that the options of the class in PyTorch describe.
+
+        Raises:
+            ConfigError: an option is unknown, or has a value this implementation does not support. All are listed.
+        """
+
+    @abc.abstractmethod
+    def to_hub_config(self) -> dict[str, Any]:
+        """The options of the hub's `config.json` that rebuild this config (infinities stay floats)."""
 
     @abc.abstractmethod
     def layer_width(self, layer_id: str) -> int:

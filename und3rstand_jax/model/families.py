@@ -1,34 +1,39 @@
 """The families of models that are implemented: for each, everything that a config alone does not say.
 
-A family is a folder beside this file (`dust3r`, `mast3r`) and an entry of `FAMILIES`. Its config's class tells whose a backbone is; nobody
-else asks for a family by its name.
+A family is a folder beside this file (`dust3r`, `mast3r`, `vggt`) and an entry of `FAMILIES`. Its config's class tells whose a backbone
+is; nobody else asks for a family by its name.
 """
 
 import dataclasses
 import functools
-import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NotRequired
+from typing import Any, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
 from und3rstand_jax.model.args_string import parse_args_string
+from und3rstand_jax.model.checkpoint_form import CheckpointForm
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.dust3r import names as dust3r_tensors
-from und3rstand_jax.model.dust3r import options
+from und3rstand_jax.model.dust3r.checkpoint import DUSt3RForm
 from und3rstand_jax.model.dust3r.config import PUBLISHED, BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.model.dust3r.shapes import dust3r_shapes
 from und3rstand_jax.model.mast3r import config as mast3r
 from und3rstand_jax.model.mast3r import names as mast3r_tensors
+from und3rstand_jax.model.mast3r.checkpoint import MASt3RForm
 from und3rstand_jax.model.mast3r.module import MASt3R
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output_modes import Mode, StoredMode
 from und3rstand_jax.model.tensor_names import Leaf, NamedStack, Shape, leaves_of
-from und3rstand_jax.model.vggt.config import VGGTConfig
+from und3rstand_jax.model.vggt import config as vggt
+from und3rstand_jax.model.vggt.checkpoint import VGGTForm
 from und3rstand_jax.model.vggt.module import VGGT
-from und3rstand_jax.support.errors import ConfigError
+from und3rstand_jax.model.vggt.names import vggt_names
+from und3rstand_jax.model.vggt.shapes import vggt_shapes
+from und3rstand_jax.support.errors import CheckpointError, ConfigError
+from und3rstand_jax.support.text import listed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,35 +42,27 @@ class Family:
 
     Attributes:
         name: in the `config.json` of converted checkpoints.
-        title: for people to read.
         config: the class of its configs.
         module: the class of its models.
-        names: from a config, and the blocks of PyTorch that fill view 2's decoder, to the table of names.
+        names: from a config to the table of names.
         shapes: from a config to the shape of every leaf of the tree.
-        head_fields: from the names and shapes of all tensors of view 1's head in PyTorch to the fields that they show, None where the
-            head is not one of this family's.
-        describes: whether options are of this family; the last family takes what no other does.
+        form: how its checkpoints look.
+        describes: whether options are of this family; of those whose checkpoints are known by the same tensor, the last takes what no
+            other does.
         refusal: from the names of tensors, of options and of the class in PyTorch to why a model of this family is not implemented; None
             where nothing speaks against it.
-        options: that the class in PyTorch may have.
-        published: name on the hub, below `naver/` -> architecture.
-        option_of: field -> option in PyTorch, where it has another name.
-        unseen: fields that change results and that no tensor shows.
+        published: hub id -> architecture.
     """
 
     name: str
-    title: str
     config: type[ModelConfig]
     module: type[MultiViewModel]
-    names: Callable[[Any, str], tuple[NamedStack, ...]]
+    names: Callable[[Any], tuple[NamedStack, ...]]
     shapes: Callable[[Any], dict[str, Shape]]
-    head_fields: Callable[[Mapping[str, Shape]], dict[str, Any] | None]
+    form: CheckpointForm
     describes: Callable[[Mapping[str, Any]], bool]
-    refusal: Callable[[Iterable[str]], str | None]
-    options: frozenset[str]
     published: Mapping[str, ModelConfig]
-    option_of: Mapping[str, str]
-    unseen: tuple[str, ...]
+    refusal: Callable[[Iterable[str]], str | None] = lambda names: None
 
     @functools.cached_property
     def stored(self) -> Any:
@@ -81,61 +78,106 @@ class Family:
 
 DUST3R = Family(
     name="dust3r",
-    title="DUSt3R",
     config=BackboneConfig,
     module=DUSt3R,
     names=dust3r_tensors.dust3r_names,
     shapes=dust3r_shapes,
-    head_fields=dust3r_tensors.head_fields,
+    form=DUSt3RForm(),
     describes=lambda options: True,
-    refusal=lambda names: None,
-    options=options.IGNORED.union(options.PARSERS, {"output_mode"}),
     published=PUBLISHED,
-    option_of=options.OPTION_OF,
-    unseen=("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mode"),
 )
 MAST3R = Family(
     name="mast3r",
-    title="MASt3R",
     config=mast3r.MASt3RConfig,
     module=MASt3R,
     names=mast3r_tensors.mast3r_names,
     shapes=mast3r_tensors.mast3r_shapes,
-    head_fields=mast3r_tensors.head_fields,
+    form=MASt3RForm(),
     describes=mast3r.MASt3RConfig.describes,
-    refusal=mast3r_tensors.refusal,
-    options=frozenset({"desc_mode", "desc_conf_mode", "two_confs"}),
     published=mast3r.PUBLISHED,
-    option_of=options.OPTION_OF | mast3r.OPTION_OF,
-    unseen=(*DUST3R.unseen, "two_confs", "desc_conf_mode"),
+    refusal=mast3r_tensors.refusal,
 )
 VGGT_FAMILY = Family(
     name="vggt",
-    title="VGGT",
-    config=VGGTConfig,
+    config=vggt.VGGTConfig,
     module=VGGT,
-    names=lambda config, second_decoder: (),
-    shapes=lambda config: {},
-    head_fields=lambda tensors: None,
-    describes=lambda options: False,
-    refusal=lambda names: None,
-    options=frozenset(),
-    published={},
-    option_of={},
-    unseen=(),
+    names=vggt_names,
+    shapes=vggt_shapes,
+    form=VGGTForm(),
+    describes=lambda options: VGGTForm.stated <= options.keys(),
+    published=vggt.PUBLISHED,
 )
-
 FAMILIES = (VGGT_FAMILY, MAST3R, DUST3R)
 """The last takes what no other does."""
 
 UNNAMED = DUST3R
 """That of a converted checkpoint whose backbone names none: checkpoints of the first versions, and all that those can read."""
 
-PUBLISHED_BACKBONES: Mapping[str, ModelConfig] = {name: config for family in FAMILIES for name, config in family.published.items()}
-"""All published models: name on the hub, below `naver/` -> architecture."""
+_KNOWN = [name for family in reversed(FAMILIES) for name in family.form.known_as]
+KNOWN_BACKBONES = f"{', '.join(_KNOWN[:-1])} or {_KNOWN[-1]}"
+"""What a checkpoint may hold, for messages."""
 
-KNOWN_OPTIONS = frozenset().union(*(family.options for family in FAMILIES))
-"""The options in PyTorch that a backbone of any family may have."""
+KNOWN_ANCHORS = " or ".join(dict.fromkeys(family.form.anchor for family in reversed(FAMILIES)))
+"""The tensors by which they are known."""
+
+
+class FoundBackbone(NamedTuple):
+    """A backbone among tensors.
+
+    Attributes:
+        prefix: what stands before every name.
+        families: those that have its anchor.
+    """
+
+    prefix: str
+    families: tuple[Family, ...]
+
+
+def find_backbone(names: Iterable[str]) -> FoundBackbone | None:
+    """The backbone among tensors of these names, which are without wrappers; None if there is none.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    anchors = sorted({family.form.anchor for family in FAMILIES}, key=len, reverse=True)
+    found: dict[str, tuple[str, str]] = {}
+    for name in names:
+        # Whole components: another model's pos_patch_embed is no second backbone. The longest: one anchor may end as another.
+        anchor = next((anchor for anchor in anchors if f".{name}".endswith(f".{anchor}")), None)
+        if anchor is not None:
+            found[name] = (name.removesuffix(anchor), anchor)
+    if len(found) > 1:
+        prefixes = listed(repr(found[name][0]) for name in sorted(found))
+        raise CheckpointError(
+            f"found {len(found)} backbones in one checkpoint, under the prefixes {prefixes}; expected one: choose it with --key PREFIX"
+        )
+    if not found:
+        return None
+    ((prefix, anchor),) = found.values()
+    return FoundBackbone(prefix, tuple(family for family in FAMILIES if family.form.anchor == anchor))
+
+
+def own_names(names: Iterable[str]) -> frozenset[str]:
+    """Those of these names, which are without wrappers, that are a backbone's of any family."""
+    names = tuple(names)
+    return frozenset().union(*(family.form.own_names(names) for family in FAMILIES))
+
+
+def known_options(config: ModelConfig) -> frozenset[str]:
+    """The options in PyTorch of all families whose checkpoints look like those of a backbone with this config."""
+    anchor = family_of(config).form.anchor
+    return frozenset().union(*(family.form.options for family in FAMILIES if family.form.anchor == anchor))
+
+
+def published_config(source: str) -> ModelConfig | None:
+    """The architecture of a published model, by its hub id or its name alone; None of any other."""
+    every = {name: config for family in FAMILIES for name, config in family.published.items()}
+    return every.get(source) or next((config for name, config in every.items() if name.partition("/")[2] == source), None)
+
+
+def published_name(config: ModelConfig) -> str | None:
+    """The name, without its owner's, of the first published model with this architecture."""
+    return next((name.partition("/")[2] for name, known in family_of(config).published.items() if config == known), None)
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -149,17 +191,25 @@ def config_of_options(stated: Mapping[str, Any] | str) -> ModelConfig:
     Raises:
         ConfigError: an option is unknown, or has a value that is not supported.
     """
+    options, family = options_of(stated, FAMILIES)
+    return family.config.from_hub_config(options)
+
+
+def options_of(stated: Mapping[str, Any] | str, families: tuple[Family, ...]) -> tuple[Mapping[str, Any], Family]:
+    """The options that a config or a call states, and the one of the families that they are of.
+
+    Raises:
+        ConfigError: the call cannot be parsed, or is of a model that is not implemented.
+    """
     name, options = parse_args_string(stated) if isinstance(stated, str) else ("", stated)
     refuse([name, *options, *(value for value in options.values() if isinstance(value, str))])
-    family = next(family for family in FAMILIES if family.describes(options))
-    return family.config.from_hub_config(options)
+    return options, next((family for family in families if family.describes(options)), families[-1])
 
 
 def knows_heads(names: Iterable[str]) -> bool:
     """Whether a family has the heads that tensors of these names belong to."""
-    found = (re.fullmatch(r"(?:.*\.)?downstream_head1\.(.+)", name) for name in names)
-    head = {match[1]: () for match in found if match}
-    return any(family.head_fields(head) is not None for family in FAMILIES)
+    names = tuple(names)
+    return any(family.form.has_heads(names) for family in FAMILIES)
 
 
 def refuse(names: Iterable[str]) -> None:
@@ -187,12 +237,6 @@ def backbone_shapes(config: ModelConfig) -> dict[str, Shape]:
     return family_of(config).shapes(config)
 
 
-def backbone_leaves(config: ModelConfig, prefix: str = "", second_decoder: str = "dec_blocks2") -> dict[str, Leaf]:
-    """Every leaf of the backbone's parameter tree and its source tensors.
-
-    Args:
-        config: the architecture.
-        prefix: what the checkpoint puts before every name (`module.`).
-        second_decoder: the blocks that fill view 2's decoder; `dec_blocks` in a CroCo checkpoint, which has one.
-    """
-    return leaves_of(family_of(config).names(config, second_decoder), prefix)
+def backbone_leaves(config: ModelConfig) -> dict[str, Leaf]:
+    """Every leaf of the backbone's parameter tree and its source tensors, with nothing before their names."""
+    return leaves_of(family_of(config).names(config))

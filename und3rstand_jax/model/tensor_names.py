@@ -1,7 +1,8 @@
 """Where the leaves of a JAX parameter tree come from among the named tensors of a PyTorch state dict, and how axes are laid out in both.
 
-A family's table has rows (module of the tree, module in PyTorch, kind); the kind gives the leaves of a module and their layouts. `{i}`
-in a name stands for the block: such rows are stacks over the blocks.
+A family's table has rows (module of the tree, module in PyTorch, kind); the kind gives the leaves of a module and their layouts. A
+parameter that is no module's weight or bias, such as a learned token, is a row of its own. `{i}` in a name stands for the block: such
+rows are stacks over the blocks.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 Shape = tuple[int, ...]
 
 Row = tuple[str, str, str]
-"""(module of the tree, module in PyTorch, kind)."""
+"""(module of the tree, module in PyTorch, kind), or of a parameter by itself (leaf, tensor, kind)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,12 @@ _KINDS: dict[str, dict[str, tuple[str, Layout]]] = {
     "conv without bias": {"kernel": ("weight", CONV)},
     "conv 1x1": {"kernel": ("weight", CONV_1X1), "bias": ("bias", VECTOR)},
     "conv transposed": {"kernel": ("weight", CONV_TRANSPOSED), "bias": ("bias", VECTOR)},
+    "layer scale": {"gamma": ("gamma", VECTOR)},
+}
+_PARAMETERS = {
+    "token": Layout((0, 1, 2), dropped=2),  # (1, 1, C) -> (C)
+    "tokens": Layout((0, 1, 2), dropped=1),  # (1, N, C) -> (N, C)
+    "tokens of two kinds": Layout((0, 1, 2, 3), dropped=1),  # (1, 2, N, C) -> (2, N, C)
 }
 
 
@@ -85,7 +92,11 @@ def leaves_of(stacks: Iterable[NamedStack], prefix: str = "") -> dict[str, Leaf]
     leaves = {}
     for path, stem, depth, rows in stacks:
         for module, name, kind in rows:
-            for part, (suffix, layout) in _KINDS[kind].items():
-                names = tuple(f"{prefix}{stem.format(i=i)}{name}.{suffix}" for i in range(depth or 1))
-                leaves[f"{path}{module}/{part}"] = Leaf(names, layout, (depth,) if depth else ())
+            if kind in _PARAMETERS:
+                parts = {f"{path}{module}": (name, _PARAMETERS[kind])}
+            else:
+                parts = {f"{path}{module}/{part}": (f"{name}.{suffix}", layout) for part, (suffix, layout) in _KINDS[kind].items()}
+            for leaf, (tensor, layout) in parts.items():
+                names = tuple(f"{prefix}{stem.format(i=i)}{tensor}" for i in range(depth or 1))
+                leaves[leaf] = Leaf(names, layout, (depth,) if depth else ())
     return leaves

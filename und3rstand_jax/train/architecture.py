@@ -7,7 +7,7 @@ from typing import Any
 from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.loading import converted_checkpoint
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.families import FAMILIES, PUBLISHED_BACKBONES
+from und3rstand_jax.model.families import FAMILIES, published_config
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.train.options import BackboneOptions
@@ -29,7 +29,7 @@ def backbone_config(source: str) -> BackboneConfig:
     Raises:
         CheckpointError: the source cannot be read, or holds no backbone.
     """
-    published = PUBLISHED_BACKBONES.get(source.removeprefix("naver/"))
+    published = published_config(source)
     if published is not None and not Path(source).exists():
         return published
     return config_of(Path(source) if is_checkpoint(source) else converted_checkpoint(source))

@@ -105,7 +105,7 @@ class Widths:
     def of_backbone(cls, backbone: ModelConfig) -> "Widths":
         """Those of probes on `backbone`."""
         pixels = backbone.patch_size**2
-        return cls(tuple(dict.fromkeys((backbone.enc_embed_dim, backbone.dec_embed_dim))), (4 * pixels, 3 * pixels))
+        return cls(tuple(dict.fromkeys(map(backbone.layer_width, backbone.layer_ids))), (4 * pixels, 3 * pixels))
 
 
 def either(widths: Sequence[int]) -> str:

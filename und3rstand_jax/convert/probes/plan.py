@@ -7,7 +7,6 @@ No tensor is read. Every field of the config comes with a `Finding` that says ho
 not decided but a fault, shown with the table of what was seen and the option that settles it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -28,6 +27,7 @@ from und3rstand_jax.convert.probes.table import show_table
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.convert.wrappers import unwrapped
 from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.families import known_options, own_names
 from und3rstand_jax.model.tensor_names import Leaf, Shape
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup, Step
 from und3rstand_jax.support.text import listed
@@ -35,29 +35,12 @@ from und3rstand_jax.support.text import listed
 Group = tuple[ProbeGroup, list[Views]]
 """A group and its MLPs, [layer][view]."""
 
-_BACKBONE_STEM = re.compile(
-    r"(patch_embed|enc_blocks|enc_norm|decoder_embed|dec_blocks2?|dec_norm|downstream_head[12]?|prediction_head)\.|mask_token$|"
-    r"(enc|dec)_pos_embed$"
-)
-
-_WRAPPERS = re.compile(r"((backbone|model|net|encoder|dust3r|croco)\.)*")
-
-# Only a CroCo trunk has names that end so: what precedes them is where a trunk is, whatever it is called.
-_TRUNK = re.compile(r"(.*\.)?(patch_embed\.proj|(enc|dec)_blocks2?\.[0-9]+\.(attn\.qkv|cross_attn\.proj[qkv]))\.weight")
-
 
 def find_probe_tensors(names: Iterable[str]) -> tuple[str, ...]:
-    """The names that are not those of a DUSt3R or CroCo backbone, with or without a prefix, in their order."""
+    """The names that are not those of a backbone, with or without a prefix, in their order."""
     names = tuple(names)
-    trunks = {match[1] or "" for match in map(_TRUNK.fullmatch, map(unwrapped, names)) if match}
-
-    def of_backbone(name: str) -> bool:
-        name = unwrapped(name)
-        wrapper = _WRAPPERS.match(name)
-        prefixes = {*trunks, wrapper[0] if wrapper else ""}
-        return any(name.startswith(prefix) and _BACKBONE_STEM.match(name[len(prefix) :]) for prefix in prefixes)
-
-    return tuple(name for name in names if not of_backbone(name))
+    own = own_names(map(unwrapped, names))
+    return tuple(name for name in names if unwrapped(name) not in own)
 
 
 def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, options: ProbeOptions) -> PartPlan:
@@ -74,7 +57,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, opt
     """
     tensors = {name: source.tensors[name] for name in names}
     shapes = {name: info.shape for name, info in tensors.items()}
-    statements = read_statements(source.config)
+    statements = read_statements(source.config, known_options(backbone))
     mapping, complaints = parse_mapping(options.mapping_content, backbone.layer_ids)
     reading, table, unused, faults = _read_layers(shapes, backbone, statements, mapping, options)
     mlps = [mlp for views in reading.probes for mlp in views]

@@ -1,13 +1,12 @@
 """What a probe checkpoint's config states, whatever it calls it and however deep it nests it; and where the tensors contradict it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from und3rstand_jax.convert.findings import Complaint
 from und3rstand_jax.convert.probes.modules import Mlp
-from und3rstand_jax.model.families import KNOWN_OPTIONS
 
 _SPELLINGS = {
     "activation": "activation act act_fn act_layer activation_fn activation_function nonlinearity hidden_act",
@@ -34,7 +33,6 @@ _HARMLESS = {
     *("dropout", "drop", "drop_rate", "p_drop"),  # off outside training
     *("library_name", "license", "tags", "repo_url", "paper_url", "docs_url", "transformers_version"),
 }
-_OF_BACKBONE = KNOWN_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,11 @@ class Statements:
     unknown: tuple[str, ...]
 
 
-def read_statements(config: Mapping[str, Any] | None) -> Statements:
-    """All statements of `config` about its probes; the more deeply nested come first, being the more specific."""
+def read_statements(config: Mapping[str, Any] | None, of_backbone: Collection[str]) -> Statements:
+    """All statements of `config` about its probes; the more deeply nested come first, being the more specific.
+
+    `of_backbone` are the backbone's options, which may stand beside them.
+    """
     of: dict[str, list[Statement]] = defaultdict(list)
     unknown = []
     for key, value in _leaves(config or {}):
@@ -68,7 +69,7 @@ def read_statements(config: Mapping[str, Any] | None) -> Statements:
         if field:
             if value is not None:
                 of[field].append(Statement(key, value))
-        elif name not in _HARMLESS | _NOT_PROBES and not ("." not in key and name in _OF_BACKBONE):
+        elif name not in _HARMLESS | _NOT_PROBES and not ("." not in key and name in of_backbone):
             unknown.append(key)
     ordered = {field: tuple(sorted(found, key=lambda statement: -statement.key.count("."))) for field, found in of.items()}
     return Statements(ordered, tuple(unknown))

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from und3rstand_jax.model.config import Block, ModelConfig, Reads
-from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES, only, read_options
+from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES
 from und3rstand_jax.model.head_choice import POINTMAP, Head
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, layer_ids
+from und3rstand_jax.model.option_values import only, read_options
 from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError, OptionError
 from und3rstand_jax.support.text import listed, number_text
@@ -218,8 +219,8 @@ class BackboneConfig(ModelConfig):
 
 
 PUBLISHED = {
-    "DUSt3R_ViTLarge_BaseDecoder_224_linear": BackboneConfig.dust3r_224_linear(),
-    "DUSt3R_ViTLarge_BaseDecoder_512_linear": BackboneConfig.dust3r_512_linear(),
-    "DUSt3R_ViTLarge_BaseDecoder_512_dpt": BackboneConfig.dust3r_512_dpt(),
+    "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear": BackboneConfig.dust3r_224_linear(),
+    "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear": BackboneConfig.dust3r_512_linear(),
+    "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt": BackboneConfig.dust3r_512_dpt(),
 }
-"""The published models: name on the hub, below `naver/` -> architecture."""
+"""The published models: hub id -> architecture."""

@@ -40,6 +40,9 @@ _DPT_HEAD: tuple[Row, ...] = (
 )
 _HEADS: dict[str | None, tuple[Row, ...]] = {"linear": (("proj", "proj", "linear"),), "dpt": _DPT_HEAD, None: ()}
 
+HEAD = "downstream_head"
+"""The heads of views 1 and 2, with the view's number behind it."""
+
 UNUSED_PATTERNS = {
     r"mask_token": "used in CroCo's pre-training only",
     r"downstream_head[12]\.dpt\.scratch\.refinenet4\.resConfUnit1\..*": "the coarsest fusion has one input",
@@ -65,7 +68,7 @@ def head_modules(tensors: Iterable[str]) -> frozenset[str]:
     return frozenset(name.split(".")[0] for name in tensors)
 
 
-def dust3r_names(config: BackboneConfig, second_decoder: str) -> tuple[NamedStack, ...]:
+def dust3r_names(config: BackboneConfig, second_decoder: str = "dec_blocks2") -> tuple[NamedStack, ...]:
     """Every module of the backbone and its name.
 
     Args:
@@ -81,10 +84,8 @@ def dust3r_names(config: BackboneConfig, second_decoder: str) -> tuple[NamedStac
     )
 
 
-def second_names(prefix: str = "") -> dict[str, str]:
+def second_names() -> dict[str, str]:
     """Second name -> first name of the tensors that a DPT checkpoint holds under two names."""
     return {
-        f"{prefix}downstream_head{v}.dpt.scratch.layer_rn.{k - 1}.weight": f"{prefix}downstream_head{v}.dpt.scratch.layer{k}_rn.weight"
-        for v in (1, 2)
-        for k in (1, 2, 3, 4)
+        f"{HEAD}{v}.dpt.scratch.layer_rn.{k - 1}.weight": f"{HEAD}{v}.dpt.scratch.layer{k}_rn.weight" for v in (1, 2) for k in (1, 2, 3, 4)
     }

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, Fields, only, output_mode, read_options
+from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, output_mode
 from und3rstand_jax.model.head_choice import Head
+from und3rstand_jax.model.option_values import Fields, only, read_options
 from und3rstand_jax.model.output_modes import Mode, parse_mode
 from und3rstand_jax.support.errors import ConfigError
 from und3rstand_jax.support.text import number_text
@@ -116,8 +117,8 @@ class MASt3RConfig(BackboneConfig):
         return dict(sorted((options | own).items()))
 
 
-PUBLISHED = {"MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric": MASt3RConfig.mast3r_512_metric()}
-"""The published model: name on the hub, below `naver/` -> architecture."""
+PUBLISHED = {"naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric": MASt3RConfig.mast3r_512_metric()}
+"""The published model: hub id -> architecture."""
 
 OPTION_OF = {"desc_dim": "output_mode"}
 """Fields whose option has another name."""

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from und3rstand_jax.model.dust3r.names import dust3r_names, head_modules
-from und3rstand_jax.model.dust3r.shapes import dust3r_shapes, kernel_shapes
+from und3rstand_jax.model.dust3r.shapes import dust3r_shapes
 from und3rstand_jax.model.mast3r.config import MASt3RConfig
 from und3rstand_jax.model.tensor_names import NamedStack, Row, Shape
+from und3rstand_jax.model.tensor_shapes import kernel_shapes
 
 _PATCH_AREA = 16**2  # the only one that a DPT head takes
 _LOCAL_FEATURES = "head_local_features"
@@ -36,7 +37,7 @@ def refusal(names: Iterable[str]) -> str | None:
     return None
 
 
-def mast3r_names(config: MASt3RConfig, second_decoder: str) -> tuple[NamedStack, ...]:
+def mast3r_names(config: MASt3RConfig, second_decoder: str = "dec_blocks2") -> tuple[NamedStack, ...]:
     """Every module of the backbone and its name; see `und3rstand_jax.model.dust3r.names.dust3r_names`."""
     features = (NamedStack(f"features{view}/", f"downstream_head{view}.", 0, _FEATURES) for view in (1, 2))
     return *dust3r_names(config, second_decoder), *features

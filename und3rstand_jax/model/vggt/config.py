@@ -9,12 +9,13 @@ Heads read frame.I.mlp beside global.I.mlp.
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from und3rstand_jax.model.config import Block, ModelConfig, Reads, same_size
 from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode
+from und3rstand_jax.model.vggt.options import ENABLE, assumed, read
 from und3rstand_jax.support.errors import ConfigError, OptionError
 from und3rstand_jax.support.text import listed, number_text
 
@@ -211,3 +212,35 @@ class VGGTConfig(ModelConfig):
             ImageError: they are not.
         """
         same_size(sizes)
+
+    @classmethod
+    def from_hub_config(cls, options: Mapping[str, Any]) -> "VGGTConfig":
+        """The config that options alone describe, with the published model's values for what they leave open.
+
+        Raises:
+            ConfigError: an option is unknown, or has a value this implementation does not support. All are listed.
+        """
+        stated = read(options)
+        enabled = [name for name, option in ENABLE.items() if stated.pop(option, True)]
+        stated.pop("enable_track", None)
+        sizes = {name: stated.get(name, getattr(cls, name)) for name in ("embed_dim", "depth")}
+        return cls(**{**assumed(**sizes), "head_names": tuple(enabled), **stated})
+
+    def to_hub_config(self) -> dict[str, Any]:
+        """The options that rebuild this config: those of the hub's `config.json`, and what differs from what these imply."""
+        height, width = self.img_size
+        options: dict[str, Any] = {"embed_dim": self.embed_dim, "img_size": height if height == width else [height, width]}
+        options |= {"patch_size": self.patch_size}
+        options |= {option: False for name, option in ENABLE.items() if name not in self.head_names}
+        # The depth first: it says which pairs the DPT heads would read.
+        implied = self.from_hub_config({**options, "depth": self.depth})
+        options |= {} if self.depth == type(self).depth else {"depth": self.depth}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != getattr(implied, field.name):
+                options[field.name] = list(value) if isinstance(value, tuple) else value
+        return options
+
+
+PUBLISHED = {"facebook/VGGT-1B": VGGTConfig(), "facebook/VGGT-1B-Commercial": VGGTConfig()}
+"""The published models: hub id -> architecture. The second is the first, trained again for use under another licence."""

@@ -52,7 +52,8 @@ def trunk(module: MultiViewModel) -> Params:
     init = functools.partial(module.init, head=bool(module.config.heads))
     params = trunk_params(jax.eval_shape(init, jax.random.key(0), view, view)["params"])
     dtype = jnp.dtype(module.dtype)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, dtype)), params)
+    parts = module.config.trunk
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, dtype, parts)), params)
 
 
 class Intermediates(NamedTuple):

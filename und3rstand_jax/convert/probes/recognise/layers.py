@@ -16,7 +16,7 @@ _NETWORK_RANKS = {
     **dict.fromkeys(("cross", "ca", "crossattn"), -2),
     **dict.fromkeys(("mlp", "ffn", "ff", "feed", "feedforward"), -1),
 }
-_SIDES = {"enc": "encoder", "encoder": "encoder", "dec": "decoder", "decoder": "decoder"}
+_SIDES = {"enc": "encoder", "encoder": "encoder", "dec": "decoder", "decoder": "decoder", "frame": "frame", "global": "global"}
 _STEPS = {
     **dict.fromkeys([("self", "attn"), ("self", "attention"), ("selfattn",), ("sa",), ("attn",), ("attention",)], "self_attn"),
     **dict.fromkeys([("cross", "attn"), ("cross", "attention"), ("crossattn",), ("ca",), ("cross",)], "cross_attn"),
@@ -58,6 +58,13 @@ def split_words(names: Sequence[str]) -> list[list[Word]]:
     ]
 
 
+def stacks(backbone: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Name of each stack of blocks -> its tokens' width and its number of blocks."""
+    parts = [layer.split(".") for layer in backbone.layer_ids]
+    blocks = Counter(stack for stack, *place in parts if len(place) == 2 and place[1] == "mlp")
+    return {stack: (backbone.layer_width(f"{stack}.0.mlp"), depth) for stack, depth in blocks.items()}
+
+
 def network_key(name: Sequence[Token]) -> tuple[tuple[int, int, str], ...]:
     """Orders the tokens of names as the network runs: numbers as numbers, encoder, decoder, sublayers, other words."""
     return tuple((1, _NETWORK_RANKS[token], "") if token in _NETWORK_RANKS else token_key(token) for token in name)
@@ -93,12 +100,13 @@ def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: Mode
         backbone: which layers there are.
     """
     split = split_words(names)
+    sides = {word: side for word, side in _SIDES.items() if side in stacks(backbone)}
     # A number on either side of a sublayer's name can be its block (3.self_attn, sa.3): the reading that gives layers is right.
     readings = []
     for left_first in (True, False):
         # A probe may call its own Sequential "mlp": alone, the word names a sublayer only beside a block's number.
-        attention = any(_find_step(words, left_first, mlps=False) for words in split)
-        readings.append(_ids_of([_layer_name(words, left_first, attention) for words in split], names, inputs, backbone))
+        attention = any(_find_step(words, sides, left_first, mlps=False) for words in split)
+        readings.append(_ids_of([_layer_name(words, sides, left_first, attention) for words in split], names, inputs, backbone))
         if readings[-1].ids:
             return readings[-1]
     return NamedLayers(problem=readings[0].problem or readings[1].problem)
@@ -111,18 +119,18 @@ def _ids_of(found: Sequence[LayerName | None], names: Sequence[str], inputs: Seq
     missing = [name for name, layer in zip(names, found, strict=True) if layer is None]
     if missing:
         return NamedLayers(problem=f"{len(missing)} of {len(names)} names carry no layer, {missing[0]} for one")
-    dims = {"encoder": backbone.enc_embed_dim, "decoder": backbone.dec_embed_dim}
+    dims = {stack: width for stack, (width, _) in stacks(backbone).items()}
     layers = []
     for name, layer, width in zip(names, found, inputs, strict=True):
         assert layer is not None
         fits = [side for side, dim in dims.items() if dim == width]
         side = layer.side or (fits[0] if len(fits) == 1 else None)
         if side is None:
-            return NamedLayers(problem=f"{name} says neither encoder nor decoder, and neither does its width")
+            return NamedLayers(problem=f"{name} says neither {' nor '.join(dims)}, and neither does its width")
         layers.append(dataclasses.replace(layer, side=side))
-    bases, how, why = _first_blocks(layers, {"encoder": backbone.enc_depth, "decoder": backbone.dec_depth})
+    bases, how, why = _first_blocks(layers, {stack: depth for stack, (_, depth) in stacks(backbone).items()})
     if any(layer.side is None for layer in found if layer):
-        how, why = least_certain({how, "inferred"}), f"{why}; encoder or decoder by width"
+        how, why = least_certain({how, "inferred"}), f"{why}; {' or '.join(dims)} by width"
     ids = [
         f"{layer.side}.{layer.step}" if layer.block is None else f"{layer.side}.{layer.block - bases[str(layer.side)]}.{layer.step}"
         for layer in layers
@@ -139,22 +147,24 @@ def _ids_of(found: Sequence[LayerName | None], names: Sequence[str], inputs: Seq
     return NamedLayers(tuple(ids), tuple(layer.rest for layer in layers), how, why)
 
 
-def _layer_name(words: Sequence[Word], left_first: bool, attention: bool) -> LayerName | None:
-    step = _find_step(words, left_first, mlps=False) or _find_step(words, left_first, mlps=True, apart=attention)
+def _layer_name(words: Sequence[Word], sides: Mapping[str, str], left_first: bool, attention: bool) -> LayerName | None:
+    step = _find_step(words, sides, left_first, mlps=False) or _find_step(words, sides, left_first, mlps=True, apart=attention)
     if step:
         start, stop, name, block = step
-        side = next((i for i in reversed(range(len(words))) if words[i].token in _SIDES), None)
+        side = next((i for i in reversed(range(len(words))) if words[i].token in sides), None)
         rest = tuple(w.token for i, w in enumerate(words) if i not in (block, side) and not start <= i < stop)
         number = words[block].token
-        return LayerName(_SIDES[str(words[side].token)] if side is not None else None, int(number), name, rest)
+        return LayerName(sides[str(words[side].token)] if side is not None else None, int(number), name, rest)
     for i, (word, after) in enumerate(zip(words, words[1:], strict=False)):
-        if (word.token in _SIDES and after.token == "norm") or (word.token in ("dec", "decoder") and after.token == "embed"):
+        if (word.token in sides and after.token == "norm") or (word.token in ("dec", "decoder") and after.token == "embed"):
             rest = tuple(w.token for j, w in enumerate(words) if j not in (i, i + 1))
-            return LayerName(_SIDES[str(word.token)], None, str(after.token), rest)
+            return LayerName(sides[str(word.token)], None, str(after.token), rest)
     return None
 
 
-def _find_step(words: Sequence[Word], left_first: bool, mlps: bool, apart: bool = True) -> tuple[int, int, str, int] | None:
+def _find_step(
+    words: Sequence[Word], sides: Mapping[str, str], left_first: bool, mlps: bool, apart: bool = True
+) -> tuple[int, int, str, int] | None:
     """Where the sublayer is named (start, stop), which it is, and where its block's number stands.
 
     `mlps` is whether the word mlp is looked for or those of attention, `apart` whether it may be another component than the number.
@@ -163,7 +173,7 @@ def _find_step(words: Sequence[Word], left_first: bool, mlps: bool, apart: bool 
     def counts_blocks(at: int) -> bool:
         """Whether the word at `at` can be a block's number: not a view's, and not that of a word such as fc1."""
         attached = words[at].attached_to
-        of_view = at > 0 and words[at - 1].token in VIEW_WORDS
+        of_view = at > 0 and words[at - 1].token in VIEW_WORDS - sides.keys()
         return isinstance(words[at].token, int) and not of_view and (attached is None or attached in _FILLERS or attached in _NETWORK_RANKS)
 
     for start in range(len(words)):
@@ -173,8 +183,8 @@ def _find_step(words: Sequence[Word], left_first: bool, mlps: bool, apart: bool 
                 continue
             left = next((i for i in reversed(range(start)) if words[i].token not in _FILLERS), None)
             right = next((i for i in range(stop, len(words)) if words[i].token not in _FILLERS), None)
-            sides = (left, right) if left_first else (right, left)
-            block = next((i for i in sides if i is not None and counts_blocks(i)), None)
+            near = (left, right) if left_first else (right, left)
+            block = next((i for i in near if i is not None and counts_blocks(i)), None)
             if block is not None and (apart or words[block].part == words[start].part):
                 return start, stop, step, block
             break

@@ -18,7 +18,7 @@ from und3rstand_jax.convert.probes.recognise.views import Name, Slots, once_each
 from und3rstand_jax.convert.probes.running_order import make_mlp
 from und3rstand_jax.convert.probes.statements import Statements
 from und3rstand_jax.model.config import ModelConfig
-from und3rstand_jax.model.layer_ids import paper_layer_ids, select_layers
+from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.support.errors import LayerError
 
 _SETTLE = "state the layers with --probe-layers id,id,… (in the order of the table) or --mapping FILE"
@@ -135,8 +135,12 @@ def _identify(
             return stated.ids, stated.how, f"{stated.where}, in the order of the MLPs", ""
     if named:
         return named, names.how, names.why, ""
-    decoder = paper_layer_ids(backbone.dec_depth)
-    if slots.counted and count == len(decoder) and all(views[0].widths[0] == backbone.dec_embed_dim for views in slots.probes):
-        return decoder, "inferred", f"a running number counts {count} probes, as many as the decoder has layers", ""
-    problem = names.problem or f"nothing says which layers the {count} probes read (only {len(decoder)} would be all decoder layers)"
+    every = backbone.all_layers
+    stacks = list(dict.fromkeys(layer.partition(".")[0] for layer in every))
+    if slots.counted and count == len(every) and all(views[0].widths[0] == backbone.block_width for views in slots.probes):
+        as_many = f"the {stacks[0]} has layers" if len(stacks) == 1 else f"there are {' and '.join(stacks)} layers"
+        return every, "inferred", f"a running number counts {count} probes, as many as {as_many}", ""
+    problem = names.problem or (
+        f"nothing says which layers the {count} probes read (only {len(every)} would be all {' and '.join(stacks)} layers)"
+    )
     return (), "default", "", f"{problem}; {_SETTLE}"
