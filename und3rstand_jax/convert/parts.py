@@ -5,6 +5,7 @@ The record is enough to trust a converted checkpoint and to export it back to Py
 
 import dataclasses
 import json
+import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,10 +139,22 @@ def describe(plan: ConversionPlan) -> str:
             text_table(("source modules", "tensors", "leaves", "shapes"), _mapping_rows(part), indent=2),
         ]
         if part.unused:
-            rows = list(part.unused.items())
+            rows = _unused_rows(part.unused)
             more = [(f"and {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
             sections.append(text_table(("unused, kept for the export", "why"), [*rows[:_MOST_ROWS], *more], indent=2))
     return "\n\n".join(section for section in sections if section)
+
+
+def _unused_rows(unused: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Name and why of every unused tensor; of too many to show, those of one part of the model as one."""
+    if len(unused) <= _MOST_ROWS:
+        return list(unused.items())
+    parts = {name: name.split(".") for name in unused}
+    common = len(os.path.commonprefix(list(parts.values())))
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, why in unused.items():
+        alike.setdefault((".".join(parts[name][: common + 1]), why), []).append(name)
+    return [(f"{part}.* ({len(names)} tensors)" if len(names) > 1 else names[0], why) for (part, why), names in alike.items()]
 
 
 def _mapping_rows(part: PartPlan) -> list[tuple[str, ...]]:

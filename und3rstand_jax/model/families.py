@@ -107,6 +107,7 @@ VGGT_FAMILY = Family(
     describes=lambda options: VGGTForm.stated <= options.keys(),
     published=vggt.PUBLISHED,
 )
+
 FAMILIES = (VGGT_FAMILY, MAST3R, DUST3R)
 """The last takes what no other does."""
 
