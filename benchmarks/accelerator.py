@@ -1,8 +1,9 @@
 """Everything we want to know of an accelerator, in one command of at most 6 minutes: `python -m benchmarks.accelerator`.
 
-In the order of their value: the ceilings (matrix products, memory); parity with the golden `full_512_dpt`, on the device; the forward pass
-with heads, 512×384, and the training step of 36 probes, 512×512, each in turn with PyTorch's in the same run; whether the probes may be
-trained at a lower precision; the renderer; and then larger batches. PyTorch runs in a process of its own, as does JAX.
+In the order of their value: the ceilings (matrix products, memory); parity with the golden `full_512_dpt`, on the device; the forward
+pass with heads, 512×384, and the training step of 36 probes, 512×512, each in turn with PyTorch's in the same run; whether the probes may
+be trained at a lower precision; the renderer; VGGT's forward pass with 2 and 8 views; and then larger batches. PyTorch runs in a process
+of its own, as does JAX.
 
 Every part has a limit, and all of them --minutes together. What is not reached is recorded as "not run: no time left", a part that fails
 as "failed: …", and the others go on; the exit status is 1 if anything failed. The results so far are in --out after every part, so a run

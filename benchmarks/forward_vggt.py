@@ -23,19 +23,31 @@ HEADS = ("camera", "depth", "points")
 
 
 def build_torch(folder: Path, views: int, size: tuple[int, int], dtype: str) -> tuple[Callable[[], None], dict[str, Any]]:
-    """The PyTorch reference; in bfloat16 under autocast, as the original is meant to be used."""
+    """The PyTorch reference on this page's views, and its ceiling."""
+    import torch
+
+    run = torch_forward(CASE, folder, views, size, dtype)
+    return run, {"matmul": torch_matmul_rate("cuda" if torch.cuda.is_available() else "cpu", dtype)}
+
+
+def torch_forward(case: str, folder: Path | None, views: int, size: tuple[int, int], dtype: str) -> Callable[[], None]:
+    """The PyTorch reference with the weights in a folder, or its own random ones; in bfloat16 under autocast, as the original is used."""
     import json
 
     import torch
     from safetensors.torch import load_file
 
     from tests.golden_cases import GOLDEN
-    from tests.torch_reference.vggt import load_vggt
+    from tests.torch_reference.vggt import VGGTReference, load_vggt
     from tests.torch_reference.vggt_config import VGGTConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = VGGTConfig.of_case(json.loads((GOLDEN / f"{CASE}.json").read_text())["config"])
-    model = load_vggt(config, load_file(folder / "model.safetensors")).to(device).eval()
+    config = VGGTConfig.of_case(json.loads((GOLDEN / f"{case}.json").read_text())["config"])
+    if folder is None:
+        with torch.device(device):
+            model = VGGTReference(config).eval()
+    else:
+        model = load_vggt(config, load_file(folder / "model.safetensors")).to(device).eval()
     images = torch.from_numpy(np.stack(made_views(views, size), axis=1)).permute(0, 1, 4, 2, 3).to(device) * 0.5 + 0.5
 
     def run() -> None:
@@ -44,7 +56,7 @@ def build_torch(folder: Path, views: int, size: tuple[int, int], dtype: str) -> 
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return run, {"matmul": torch_matmul_rate(device, dtype)}
+    return run
 
 
 def build_jax(
@@ -62,6 +74,29 @@ def build_jax(
     program = forward.lower(backbone.params, *images).compile()
     details = {"compile_s": time.perf_counter() - start, "matmul": jax_matmul_rate(dtype), "device": jax.devices()[0].device_kind}
     return lambda: jax.block_until_ready(program(backbone.params, *images)), details
+
+
+def jax_forward(case: str, dtype: str) -> tuple[Any, dict[str, Any]]:
+    """A jitted pass with all layers and heads, and random parameters made on the device, which take no checkpoint."""
+    import json
+
+    import jax
+    import jax.numpy as jnp
+
+    from tests.golden_cases import GOLDEN
+    from tests.make_checkpoint import vggt_config
+    from und3rstand_jax.model.families import backbone_module, backbone_shapes
+
+    config = vggt_config(json.loads((GOLDEN / f"{case}.json").read_text())["config"])
+    params: dict[str, Any] = {}
+    for number, (path, shape) in enumerate(backbone_shapes(config).items()):
+        *parents, leaf = path.split("/")
+        tree = params
+        for parent in parents:
+            tree = tree.setdefault(parent, {})
+        tree[leaf] = 0.02 * jax.random.normal(jax.random.key(number), shape, jnp.float32)
+    module = backbone_module(config, dtype=jnp.dtype(dtype))
+    return jax.jit(lambda params, *views: module.apply({"params": params}, *views, capture="all")), params
 
 
 def made_views(views: int, size: tuple[int, int]) -> list[np.ndarray]:

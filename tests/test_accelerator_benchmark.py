@@ -58,8 +58,8 @@ def test_every_part_is_done_or_says_why_not(document):
         assert part["status"] == (NO_CUDNN if part.get("attention") == "cudnn" else DONE), part["name"]
     sides = [side for part in document["parts"] for side in part.get("result", {}).get("torch", {}).values() if isinstance(side, dict)]
     sides = [side for side in sides if "status" in side]
-    # Two forward passes at the first batch and one at the second, and of the steps two orders at three precisions.
-    assert [side["status"] for side in sides] == [DONE if HAS_TORCH else NO_TORCH] * 9
+    # Two forward passes at the first batch and one at the second, one of VGGT, and of the steps two orders at three precisions.
+    assert [side["status"] for side in sides] == [DONE if HAS_TORCH else NO_TORCH] * 10
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_parity_is_within_the_tested_bound(document):
 
 @pytest.mark.slow
 def test_forward_passes_and_steps_are_timed_round_by_round(document):
-    for part in [part for part in of(document, "forward") if part["attention"] == "xla"] + of(document, "step"):
+    for part in [part for part in of(document, "forward") if part["attention"] == "xla"] + of(document, "step") + of(document, "vggt"):
         ours, theirs = part["result"]["jax"], part["result"]["torch"]
         assert len(ours["seconds"]) == SMALL.rounds and min(ours["seconds"]) > 0
         assert ours["compile_s"] > 0 and ours["gb"] > 0

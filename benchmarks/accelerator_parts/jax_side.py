@@ -122,6 +122,16 @@ class JaxSide:
         run()
         return details | {"captured": captured}
 
+    def prepare_vggt(self, views: int, dtype: str) -> dict[str, Any]:
+        """A forward pass of a VGGT with all heads and random weights, "all" layers captured."""
+        from benchmarks.forward_vggt import jax_forward, made_views
+
+        sizes = self.sizes.vggt
+        forward, params = jax_forward(sizes.case, dtype)
+        self._run, details = self._compiled(forward, params, *map(jax.device_put, made_views(views, sizes.shape)))
+        self._run()
+        return details
+
     def prepare_step(self, folders: list[str], batch: int, precision: str) -> dict[str, Any]:
         """A training step of the probes at a precision, from their initial state; its first loss, averaged over the layers, too."""
         from benchmarks.train_step_sides import OurStep, Workload

@@ -142,6 +142,12 @@ class Run:
         ours = self._call_jax("prepare_step", folders, batch, precision)
         return self._in_turn(ours, theirs)
 
+    def vggt(self, views: int, dtype: str) -> dict[str, Any]:
+        """A forward pass of a VGGT with all heads, in turn with PyTorch's with sdpa."""
+        self._use(("vggt", views, dtype))
+        theirs = self._prepare({"sdpa": ("prepare_vggt", views, dtype)})
+        return self._in_turn(self._call_jax("prepare_vggt", views, dtype), theirs)
+
     def training(self) -> dict[str, Any]:
         """The pocket model's probes, trained at every precision."""
         return self._call_jax("training", self._folder("pocket"))

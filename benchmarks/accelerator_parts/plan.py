@@ -30,6 +30,16 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
+class ManyViews:
+    """Forward passes of a VGGT with random weights: a case of tests/golden for its sizes, numbers of views, and their (height, width)."""
+
+    case: str
+    views: tuple[int, ...]
+    shape: tuple[int, int]
+    dtypes: tuple[str, ...] = ("bfloat16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
 class Sizes:
     """How large everything is.
 
@@ -45,6 +55,7 @@ class Sizes:
         rendered: side in pixels -> pairs in a round.
         rounds: timed runs of each side.
         training: of the pocket model's probes.
+        vggt: forward passes of a VGGT.
     """
 
     case: str
@@ -58,6 +69,7 @@ class Sizes:
     rendered: dict[int, int]
     rounds: int
     training: Training
+    vggt: ManyViews
 
 
 FULL = Sizes(
@@ -72,6 +84,7 @@ FULL = Sizes(
     rendered={128: 64, 512: 4},
     rounds=10,
     training=Training(side=128, steps=150, batch=8, pairs=512, held_out=64, seeds=3, layers="all"),
+    vggt=ManyViews("full_vggt_1b", views=(2, 8), shape=(392, 518)),
 )
 SMALL = Sizes(
     case="tiny_dpt",
@@ -85,6 +98,7 @@ SMALL = Sizes(
     rendered={32: 2},
     rounds=2,
     training=Training(side=32, steps=4, batch=2, pairs=4, held_out=2, seeds=2, layers="encoder.0.mlp"),
+    vggt=ManyViews("tiny_vggt", views=(2,), shape=(28, 42), dtypes=("float32",)),
 )
 
 
@@ -133,6 +147,8 @@ def parts(sizes: Sizes) -> list[Part]:
         *steps(sizes.step_batches[0], ("default", "high")),
         Part("rendering", {}, 60, first),
         Part("training", {}, 150, first),
+        # In processes of their own: their weights are twice as many.
+        *(Part("vggt", {"views": views, "dtype": dtype}, 150, 0) for views in sizes.vggt.views for dtype in sizes.vggt.dtypes),
     ]
     for batch in sizes.batches[1:]:
         order += [forward(batch, "bfloat16", "cudnn"), forward(batch, "bfloat16", "xla")]

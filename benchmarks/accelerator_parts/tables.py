@@ -28,6 +28,7 @@ def tables(document: Mapping[str, Any]) -> str:
         _golden(document, of("golden")),
         _forward(document, machine, ceilings, of("forward")),
         _step(document, of("step")),
+        _vggt(of("vggt")),
         *map(_training, of("training")),
         *map(_rendering, of("rendering")),
         "Parts, and how long each took:\n\n"
@@ -123,6 +124,18 @@ def _step(document: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     )
     height, width = document["model"]["step"]
     return f"Training step of all probes, backbone in float32, {width}×{height}, in turn; median [min, max]:\n\n" + markdown_table(
+        head, rows
+    )
+
+
+def _vggt(entries: Sequence[Entry]) -> str:
+    rows = []
+    for entry in entries:
+        ours, theirs = _side(entry, "jax"), _torch(entry, "sdpa")
+        timed = (_milliseconds(ours), _milliseconds(theirs), _faster(ours, theirs))
+        rows.append((str(entry["views"]), entry["dtype"], *timed, _compilation(ours), _gb(ours, "gb"), _gb(theirs, "gb")))
+    head = ("views", "dtype", "JAX, ms", "PyTorch sdpa, ms", "JAX over PyTorch", "compile s", "JAX GB", "PyTorch GB")
+    return "VGGT, forward pass with heads, JAX with all layers, random weights, in turn; median [min, max]:\n\n" + markdown_table(
         head, rows
     )
 

@@ -74,6 +74,13 @@ class TorchSide:
         images = made_views(batch, self.sizes.golden[1:])
         return self._prepare(name, lambda: (torch_forward(Path(folder), "sdpa", dtype, images), 0.0))
 
+    def prepare_vggt(self, name: str, views: int, dtype: str) -> dict[str, Any]:
+        """A forward pass of a VGGT with all heads, under autocast in bfloat16."""
+        from benchmarks.forward_vggt import torch_forward
+
+        sizes = self.sizes.vggt
+        return self._prepare(name, lambda: (torch_forward(sizes.case, None, views, sizes.shape, dtype), 0.0))
+
     def prepare_step(self, name: str, folders: Sequence[str], batch: int) -> dict[str, Any]:
         """A training step in the order of this name."""
         from benchmarks.train_step_sides import Workload, build_torch
