@@ -141,7 +141,7 @@ class JaxSide:
         work = Workload(Path(folders[0]), Path(folders[1]), batch, self.sizes.step_shape)
         if self._ours is None or self._ours.work != work:
             backbone = self._backbone(folders[1], "float32")
-            self._ours = OurStep(work, (backbone.module, replicate(trunk_params(backbone.params))), renders=False)
+            self._ours = OurStep(work, (backbone.module, replicate(trunk_params(backbone.params, backbone.config))), renders=False)
         ours = self._ours
         pairs = ours.batch(rendered=False)
         start, hits = time.perf_counter(), self._cache_hits

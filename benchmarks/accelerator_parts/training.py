@@ -47,7 +47,7 @@ def errors_by_precision(folder: str, training: Training, render: Callable[[Array
     probes = probe_config(backbone.config, layers)
     recipe = Recipe(training.steps, training.steps // 10, LEARNING_RATE)
     shared: dict[str, Any] = {"module": backbone.module, "probes": probes, "example_of": _given}
-    trunk = trunk_params(backbone.params)
+    trunk = trunk_params(backbone.params, backbone.config)
     pool, held_out = _rendered(training, render, at_once)
     measure = jax.jit(functools.partial(layer_errors, **shared, precision=lax.Precision.HIGHEST))
 

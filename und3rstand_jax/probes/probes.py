@@ -53,7 +53,9 @@ class PointmapProbes(nn.Module):
         found: dict[str, tuple[Pointmap, ...]] = {}
         for index, group in enumerate(self.config.groups):
             params = self.param(f"group{index}", init_group, group, self.config)
-            views = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in range(len(features.image_sizes)))
+            views = tuple(
+                jnp.stack([features.patches(layer)[view] for layer in group.layer_ids]) for view in range(len(features.image_sizes))
+            )
             preds = read_group(params, views, features.image_sizes, group, self.config)
             for i, layer in enumerate(group.layer_ids):
                 found[layer] = jax.tree.map(lambda leaf, i=i: leaf[i], preds)
@@ -196,7 +198,7 @@ class Probes:
                 params = jax.tree.map(lambda leaf, place=place: leaf[place], self.params[f"group{index}"])
                 # Under one name for all, layers of equal shape share one compiled program.
                 nameless = dataclasses.replace(group, layer_ids=("any",)), dataclasses.replace(self.config, groups=())
-                return _read_layer(*nameless, params, features[layer_id], features.image_sizes)
+                return _read_layer(*nameless, params, features.patches(layer_id), features.image_sizes)
         raise LayerError(f"layer {layer_id} has no probe; probed are {', '.join(self.layer_ids)}")
 
 

@@ -116,7 +116,9 @@ class ProbesTask(Task[ProbesState]):
     def fixed(self) -> Params:
         """The backbone's trunk."""
         assert self.source is not None
-        return trunk_params(load_backbone(self.source, dtype=self.options.dtype, attention=self.options.attention).params)
+        return trunk_params(
+            load_backbone(self.source, dtype=self.options.dtype, attention=self.options.attention).params, self.module.config
+        )
 
     def step(self, shape: Shape) -> Step[ProbesState]:
         """All probes at once, each with its own loss."""

@@ -50,7 +50,7 @@ def trunk(module: MultiViewModel) -> Params:
     side = module.config.patch_size
     view = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     init = functools.partial(module.init, head=bool(module.config.heads))
-    params = trunk_params(jax.eval_shape(init, jax.random.key(0), view, view)["params"])
+    params = trunk_params(jax.eval_shape(init, jax.random.key(0), view, view)["params"], module.config)
     dtype = jnp.dtype(module.dtype)
     parts = module.config.trunk
     return jax.tree_util.tree_map_with_path(lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, dtype, parts)), params)

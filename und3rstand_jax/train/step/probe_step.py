@@ -20,7 +20,7 @@ from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
 from und3rstand_jax.geometry.loss import Counts, SetLoss, SetSums, Truth, confidence_sums, mean_loss, normalised_truth
 from und3rstand_jax.geometry.metrics import set_errors
-from und3rstand_jax.model.layer_ids import STACKS
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
@@ -79,7 +79,7 @@ def probe_step(
 
     Args:
         state: of all probes, the same on every device.
-        trunk: the backbone's parameters, of which only encoder and decoder are read.
+        trunk: the backbone's parameters, of which only those of no head are read.
         batch: this device's sets.
         module: the backbone.
         probes: the probes on it.
@@ -178,16 +178,16 @@ def named_groups(probes: ProbeConfig) -> dict[str, ProbeGroup]:
     return {f"group{number}": group for number, group in enumerate(probes.groups)}
 
 
-def trunk_params(params: Params) -> Params:
-    """Encoder and decoder of a backbone's parameters: probes never read its heads, which need not lie on every device."""
-    return {name: part for name, part in params.items() if name in STACKS}
+def trunk_params(params: Params, config: ModelConfig) -> Params:
+    """What of a backbone's parameters is no head's: probes never read its heads, which need not lie on every device."""
+    return {name: part for name, part in params.items() if name in config.trunk}
 
 
 def captured_tokens(module: MultiViewModel, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:
-    """Of each group, the tokens (L, B, N, C) of its layers, of every view."""
+    """Of each group, the patches' tokens (L, B, N, C) of its layers, of every view."""
     output = cast(BackboneOutput, module.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
     return {
-        name: tuple(jnp.stack([output[layer][view] for layer in group.layer_ids]) for view in range(len(example.images)))
+        name: tuple(jnp.stack([output.patches(layer)[view] for layer in group.layer_ids]) for view in range(len(example.images)))
         for name, group in named_groups(probes).items()
     }
 
