@@ -17,13 +17,14 @@ from und3rstand_jax.commands.streams import show
 from und3rstand_jax.commands.two_views import TwoViewOptions, two_views
 from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.config_file import read_config
-from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
+from und3rstand_jax.train.options import BackboneOptions, PoseOptions, RunOptions, TrainOptions
 
 PROG = "python -m train"
 
 COMMANDS: dict[str, Any] = {
     "probes": TrainOptions,
     "backbone": BackboneOptions,
+    "pose": PoseOptions,
     "plan": PlanOptions,
     "evaluate": EvaluateOptions,
     "two-views": TwoViewOptions,
@@ -79,7 +80,8 @@ def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
     """
     if options.config is None:
         return options
-    values = read_config(options.config, BackboneOptions if isinstance(options, BackboneOptions) else TrainOptions)
+    kind = next(kind for kind in (BackboneOptions, PoseOptions, TrainOptions) if isinstance(options, kind))
+    values = read_config(options.config, kind)
     # The command line is read again, now with the file's values as defaults. Options without a default are on the command line.
     fields = {
         field.name: getattr(options, field.name) if field.default is dataclasses.MISSING else field.default

@@ -106,6 +106,11 @@ def normalised_truth(targets: Targets) -> Truth:
     return Truth(_normalised(tuple(_coordinates(points) for points in in_camera1(targets)), valid), valid)
 
 
+def true_scale(targets: Targets) -> Float[Array, " B"]:
+    """What the ground truth of each set is divided by: the mean distance of its valid points to view 1's camera, in its unit."""
+    return _scale(tuple(_coordinates(points) for points in in_camera1(targets)), tuple(target.valid for target in targets))
+
+
 def valid_counts(targets: Targets) -> Counts:
     """How many valid pixels each view has in the batch: the counts of micro-batches add up to the batch's."""
     return tuple(jnp.sum(target.valid).astype(jnp.float32) for target in targets)
@@ -181,10 +186,14 @@ def _masked_planes(pred: Planes, valid: Mask) -> Coordinates:
 
 def _normalised(points: tuple[Coordinates, ...], valid: tuple[Mask, ...]) -> tuple[Coordinates, ...]:
     """Points over their mean distance to the origin, over all views of each set; invalid ones are 0 and add nothing."""
+    scale = _scale(points, valid)
+    return tuple(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
+
+
+def _scale(points: tuple[Coordinates, ...], valid: tuple[Mask, ...]) -> Float[Array, " B"]:
     total = sum(_sum_of_set(length(*view)) for view in points)
     count = sum(_sum_of_set(mask.astype(jnp.float32)) for mask in valid)
-    scale = jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)
-    return tuple(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
+    return jnp.maximum(total / (count + 1e-8), _LEAST_SCALE)
 
 
 def _sum_of_set(values: Plane) -> Float[Array, " B"]:

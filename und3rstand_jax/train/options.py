@@ -103,7 +103,7 @@ size is drawn per batch; validation uses the first."""
 class TrainOptions(RunOptions):
     """Train a probe on every chosen layer of a frozen DUSt3R, all at once, and report the error of each layer's pointmaps.
 
-    This is what python -m train does without a command. Other commands: backbone | two-views | inspect | evaluate | plan |
+    This is what python -m train does without a command. Other commands: backbone | pose | two-views | inspect | evaluate | plan |
     learning-curve (each has its own --help).
     A run that was interrupted, by Ctrl-C, SIGTERM or a kill, resumes from its last checkpoint when the same command is given again.
     """
@@ -174,7 +174,7 @@ class BackboneOptions(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class EpipolarOptions(RunOptions):
-    """Train epipolar probes on the averaged tokens of a frozen DUSt3R's layers, or of one with random weights as a control.
+    """Train epipolar probes on the averaged tokens of a frozen model's layers, or of one with random weights as a control.
 
     The backbone runs once over a fixed number of training pairs, whose averaged tokens are kept; steps draw their batches from those.
     """
@@ -183,8 +183,8 @@ class EpipolarOptions(RunOptions):
     """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint."""
     fresh: int | None = None
     """Seed of random weights to use in place of the backbone's, as a control."""
-    layers: str = "decoder.*"
-    """Layers to probe."""
+    layers: str | None = None
+    """Layers to probe; by default those of the part in which views meet."""
     hidden: int = 256
     """Width of a probe's hidden layer."""
     pairs: int = 1024
@@ -206,6 +206,46 @@ class EpipolarOptions(RunOptions):
     """Peak learning rate."""
     weight_decay: float = 1.0
     """Weight decay. Far above that of pointmap probes, which never see a pair twice."""
+    validate_every: int = 100
+    """Steps between validations."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    log_every: int = 20
+    """Steps between entries of the log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseOptions(RunOptions):
+    """Train a linear probe for the cameras on the camera token of every chosen layer of a frozen model that has one (a VGGT).
+
+    Each probe reads one later view's camera token, and gives that view's camera in view 1's frame. The backbone runs once over a fixed
+    number of training sets, whose tokens are kept; steps draw their batches from those. The report at the end has the errors of every
+    layer in degrees, beside those of one constant camera for all. A run that was interrupted resumes when the same command is given again.
+    """
+
+    layers: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "all"
+    """Layers to probe: comma-separated ids or shell-style patterns. all: every layer of the blocks in which views meet."""
+    backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "facebook/VGGT-1B"
+    """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint."""
+    fresh: Annotated[int | None, tyro.conf.arg(metavar="SEED", help_behavior_hint="(default: the backbone's own weights)")] = None
+    """Seed of random weights to use in place of the backbone's, as a control."""
+    pairs: int = 1024
+    """Training sets of views, taken in order again and again."""
+    at_once: int = 4
+    """Sets that one device takes through the backbone at once."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pose_run")
+    """Output folder of the run, on the first host."""
+
+    steps: int = 300
+    """Number of optimiser steps."""
+    batch_size: int | None = 64
+    """Sets per step, over all devices."""
+    augment: bool = False
+    """Augment training images; the probes see each set's tokens many times, always with the same augmentation."""
+    learning_rate: float = 2e-3
+    """Peak learning rate, reached after warm-up."""
+    weight_decay: float = 1.0
+    """Weight decay. Far above that of pointmap probes, which never see a set twice."""
     validate_every: int = 100
     """Steps between validations."""
     save_every: int = 100

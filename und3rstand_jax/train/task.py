@@ -117,11 +117,20 @@ class Task(abc.ABC, Generic[State]):
 
     @abc.abstractmethod
     def errors(self) -> Errors:
-        """(params, fixed, batch) -> error of every row, set and view, each stack (L, B, V)."""
+        """(params, fixed, batch) -> errors of every row and set, as many as `measured` names, each stack (L, B, V)."""
 
     @abc.abstractmethod
     def finish(self, state: State, step: int, val_sources: Sources) -> str:
         """Writes the results of a finished run, from the state after `step` steps (NumPy arrays), and returns a summary to print."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What the errors of a set are: of each view, unless a task says otherwise."""
+        return tuple(f"view{view}" for view in range(1, self.val_feed.views + 1))
+
+    def done(self) -> str | None:
+        """The summary of a run that is finished already and need not be looked at again; None for any other."""
+        return None
 
     def example_of(self, shape: Shape) -> ExampleOf:
         """Makes examples of training batches."""

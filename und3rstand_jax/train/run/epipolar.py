@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from und3rstand_jax.checkpoint.trees import unflatten
 from und3rstand_jax.probes.epipolar import EpipolarProbes
-from und3rstand_jax.support.pieces import Pieces
-from und3rstand_jax.train.epipolar_task import PROBES, EpipolarTask
+from und3rstand_jax.train.epipolar_task import EpipolarTask
 from und3rstand_jax.train.options import EpipolarOptions
 from und3rstand_jax.train.run.training import make_task, train
 
@@ -43,5 +42,5 @@ def train_epipolar(
 
 
 def _finished(task: EpipolarTask) -> EpipolarProbes | None:
-    params = Pieces(task.options.out / PROBES, task.question).read(PROBES)
+    params = task.finished()
     return None if params is None else EpipolarProbes(task.probes, jax.tree.map(jnp.asarray, unflatten(params)))

@@ -6,6 +6,7 @@ skipped.txt     pairs that could not be read, if any         metrics.json    the
 probes/         the trained probes with their backbone, and their evaluation in layers.csv and layers.png
 backbone/       or the trained backbone, and learning_curve.png
 epipolar/       or the trained epipolar probes; until then, tokens/ holds what they are trained on
+pose/           or the trained pose probes, and their errors in layers.csv; tokens/ as well
 """
 
 import contextlib
@@ -27,22 +28,22 @@ from und3rstand_jax.support.output_folder import check_place, is_passing, locked
 from und3rstand_jax.support.results import VERSION, check_apart, check_own, files_in, remove_empty_folders
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
-from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, EpipolarOptions, Options, RunOptions
+from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, EpipolarOptions, Options, PoseOptions, RunOptions
 
 CONFIG, RECORD, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FORMAT = "und3rstand_jax training run"
-TRAINS, PROBES, BACKBONE, EPIPOLAR = (
-    "trains",
-    "probes",
-    "a backbone",
-    "epipolar probes",
-)  # the record's entry for what a run trains; without it, probes
+TRAINS, PROBES = "trains", "probes"  # the record's entry for what a run trains; without it, probes
+KINDS: tuple[tuple[type[RunOptions], str], ...] = (
+    (BackboneOptions, "a backbone"),
+    (EpipolarOptions, "epipolar probes"),
+    (PoseOptions, "pose probes"),
+)
 
 # A folder's parts that are results of their own list their files themselves. Hidden files are what a killed process was writing.
 _WRITTEN = re.compile(
     r"config\.yaml|run\.json|metrics\.jsonl?|layers\.(csv|png)|learning_curve\.png|skipped\d*\.txt"
     r"|checkpoints/\d+(\.orbax-checkpoint-tmp[^/]*)?/((state|record|metrics)(\.orbax-checkpoint-tmp[^/]*)?/.+|_CHECKPOINT_METADATA"
-    r"|commit_success\.txt)|(epipolar|tokens)/(question\.json|[0-9a-f]{24}\.npz)|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
+    r"|commit_success\.txt)|(epipolar|pose|tokens)/(question\.json|[0-9a-f]{24}\.npz)|tensorboard/events\.out\.tfevents\.[^/]*|\.[^/]+\.partial-.*",
     re.DOTALL,
 )
 
@@ -155,7 +156,7 @@ def _check_kind(options: RunOptions) -> None:
 
 
 def _trains(options: RunOptions) -> str:
-    return BACKBONE if isinstance(options, BackboneOptions) else EPIPOLAR if isinstance(options, EpipolarOptions) else PROBES
+    return next((trains for kind, trains in KINDS if isinstance(options, kind)), PROBES)
 
 
 def _checkpoints_named(options: RunOptions) -> list[Path]:

@@ -15,7 +15,8 @@ from und3rstand_jax.loading import converted_checkpoint
 from und3rstand_jax.train.architecture import config_of, starting_point
 from und3rstand_jax.train.backbone_task import BackboneTask
 from und3rstand_jax.train.epipolar_task import EpipolarTask
-from und3rstand_jax.train.options import BackboneOptions, EpipolarOptions, RunOptions, TrainOptions
+from und3rstand_jax.train.options import BackboneOptions, EpipolarOptions, PoseOptions, RunOptions, TrainOptions
+from und3rstand_jax.train.pose_task import PoseTask
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
 from und3rstand_jax.train.run.folder import CHECKPOINTS, run_folder
@@ -54,6 +55,8 @@ def train(options: RunOptions, command: str, farewell: Callable[[str], None]) ->
                 stack.enter_context(run_folder(task.options, task.identity))
                 # However this ends, a checkpoint that is being written is completed.
                 checkpoints = stack.enter_context(Checkpoints(task.options.out / CHECKPOINTS, task.options.keep))
+            if jax.process_count() == 1 and (summary := task.done()) is not None:
+                return summary
             wait_for_all("folder")
             state, step = _train(task, data, checkpoints, stop)
             summary = None
@@ -79,12 +82,14 @@ def make_task(options: RunOptions) -> Task[Any]:
     if isinstance(options, BackboneOptions):
         config, start = starting_point(options)
         return BackboneTask.create(options, config, *place, start)
-    if isinstance(options, EpipolarOptions):
-        source = converted_checkpoint(options.backbone)
-        return EpipolarTask.create(options, config_of(source), *place, source)
-    assert isinstance(options, TrainOptions)
+    assert isinstance(options, EpipolarOptions | PoseOptions | TrainOptions)
     source = converted_checkpoint(options.backbone)
-    return ProbesTask.create(options, config_of(source), *place, source)
+    config = config_of(source)
+    if isinstance(options, EpipolarOptions):
+        return EpipolarTask.create(options, config, *place, source)
+    if isinstance(options, PoseOptions):
+        return PoseTask.create(options, config, *place, source)
+    return ProbesTask.create(options, config, *place, source)
 
 
 def _train(task: Task[State], data: Data, checkpoints: Checkpoints | None, stop: Interruption) -> tuple[State, int]:

@@ -14,7 +14,7 @@ from und3rstand_jax.train.step.data_parallel import joined, parallel, split
 from und3rstand_jax.train.task import Task
 
 Errors = dict[str, dict[str, float]]
-"""Layer id (or head) -> "view1", "view2", … -> mean error over sets, as `Task.errors` measures it."""
+"""Layer id (or head) -> "view1", "view2", … (`Task.measured`) -> mean error over sets, as `Task.errors` measures it."""
 
 
 class Validation:
@@ -54,7 +54,8 @@ class Validation:
                 return None
         means = jax.tree.map(lambda *stacks: np.nanmean(np.concatenate(stacks, axis=1), axis=1), *batches)
         return {
-            name: {f"view{view}": float(error) for view, error in enumerate(errors, start=1)} for name, errors in task.by_row(means).items()
+            name: {what: float(error) for what, error in zip(task.measured, errors, strict=True)}
+            for name, errors in task.by_row(means).items()
         }
 
 

@@ -1,42 +1,35 @@
-"""The training step of all epipolar probes, and their validation error.
-
-    positions ─▶ averaged tokens and correspondences that are kept ─▶ for each layer: F, loss, gradient, update
+"""What epipolar probes keep of a pass, their loss, and their validation error.
 
 The loss is the squared Sampson distance of a correspondence, s, for places normalised to the images, as s / (1 + s / c²): the same for
 correspondences that nearly fit, and at most c² for one that does not fit at all. Without the bound, a few places near an epipole of a
 wrong F, whose lines are all but undefined, would outweigh the batch.
 """
 
-import functools
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Key
 
-from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.epipolar import SeenPlaces, half_side, line_distances, root_sampson, smallest_singular_value, squared_sampson
+from und3rstand_jax.data.example import Example
+from und3rstand_jax.data.records import Shape
+from und3rstand_jax.geometry.epipolar import (
+    SeenPlaces,
+    half_side,
+    line_distances,
+    root_sampson,
+    seen_places,
+    smallest_singular_value,
+    squared_sampson,
+)
+from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
-from und3rstand_jax.probes.epipolar import EpipolarConfig, init_epipolar, read_fundamental, standardised
-from und3rstand_jax.train.step.loops import over_layers
-from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
+from und3rstand_jax.probes.epipolar import EpipolarConfig, averages, init_epipolar, read_fundamental
+from und3rstand_jax.train.step.kept_step import Kept, Reading, RowCounts, Truth
 
 LARGEST_DISTANCE = 0.25
 """c: an eighth of the image's longer side."""
-
-
-class Kept(NamedTuple):
-    """What probes are trained on, of N pairs: of each group the averaged tokens (L, N, D), and true correspondences."""
-
-    tokens: dict[str, Float[Array, "L N _D"]]
-    places: SeenPlaces
-
-    def of(self, positions: Int[Array, " B"]) -> "Kept":
-        """Those of a batch; positions beyond the last pair begin again with the first."""
-        chosen = positions % self.places.seen.shape[0]
-        tokens = {name: values[:, chosen] for name, values in self.tokens.items()}
-        return Kept(tokens, jax.tree.map(lambda leaf: leaf[chosen], self.places))
 
 
 class EpipolarLoss(NamedTuple):
@@ -51,96 +44,48 @@ class EpipolarLoss(NamedTuple):
         return self._asdict()
 
 
-class EpipolarState(NamedTuple):
-    """The whole state: steps done, and each group's probes under its name in the parameter tree."""
+@dataclasses.dataclass(frozen=True)
+class EpipolarReading(Reading):
+    """Averaged tokens, and up to `correspondences` true places of each pair; views are of `size` (height, width) pixels."""
 
-    step: Int[Array, ""]
-    groups: dict[str, TrainState]
+    kind = SeenPlaces
 
-    @property
-    def params(self) -> dict[str, Params]:
-        """The probes' parameter tree."""
-        return {name: group.params for name, group in self.groups.items()}
+    config: EpipolarConfig
+    correspondences: int
+    size: Shape
 
-    @property
-    def frozen_at(self) -> dict[str, ArrayLike]:
-        """Of each group, the step at which each row was frozen, (L,); −1 for one that trains."""
-        return {name: group.frozen_at for name, group in self.groups.items()}
+    def keep(self, output: BackboneOutput, example: Example, keys: Key[Array, " B"]) -> Kept:
+        """See `Reading`."""
+        return Kept(averages(output, self.config), seen_places(keys, example.targets, example.intrinsics[1], self.correspondences))
 
+    def init(self, seed: int, truth: Truth) -> dict[str, Params]:
+        """See `Reading`."""
+        return init_epipolar(self.config, seed)
 
-def initial_epipolar_state(config: EpipolarConfig, recipe: Recipe, kept: Kept, seed: int) -> EpipolarState:
-    """The state before the first step: fresh probes, which standardise as the kept pairs' tokens ask."""
-    params = standardised(init_epipolar(config, seed), kept.tokens)
-    groups = {name: jax.vmap(lambda row: initial_train_state(recipe, row))(group) for name, group in params.items()}
-    return EpipolarState(jnp.zeros((), jnp.int32), groups)
+    def counts(self, truth: Truth) -> RowCounts:
+        """Pairs, and their correspondences."""
+        seen = cast(SeenPlaces, truth).seen
+        pairs, found = seen.shape[0], jnp.sum(seen)
+        return jnp.float32(pairs), found.astype(jnp.float32)
 
+    def loss(self, params: Params, tokens: Float[Array, "B D"], truth: Truth, counts: RowCounts) -> tuple[Float[Array, ""], EpipolarLoss]:
+        """See `Reading`."""
+        places = cast(SeenPlaces, truth)
+        matrices = read_fundamental(params, tokens)
+        squared = squared_sampson(matrices, places.places1, places.places2)
+        pairs, found = counts
 
-def epipolar_step(
-    state: EpipolarState, kept: Kept, batch: Batch, *, recipe: Recipe, total: Total
-) -> tuple[EpipolarState, dict[str, EpipolarLoss]]:
-    """One step on this device's share of the batch.
+        def mean(values: Float[Array, "B K"]) -> Float[Array, ""]:
+            return jnp.sum(jnp.where(places.seen, values, 0.0)) / jnp.maximum(found, 1.0)
 
-    Args:
-        state: of all probes, the same on every device.
-        kept: the training pairs', all of them on every device.
-        batch: of which only the positions are read.
-        recipe: how probes are updated.
-        total: sums a tree's leaves over all devices.
+        loss = mean(squared / (1 + squared / LARGEST_DISTANCE**2))
+        fixed = jax.lax.stop_gradient(matrices)
+        root = mean(root_sampson(fixed, places.places1, places.places2))
+        return loss, EpipolarLoss(loss, root, jnp.sum(smallest_singular_value(fixed)) / pairs)
 
-    Returns:
-        The next state, and of each group the losses over the whole batch, every entry (L,).
-    """
-    own = kept.of(batch.position.astype(jnp.int32))
-    pairs, found = own.places.seen.shape[0], jnp.sum(own.places.seen)
-    counts = total((jnp.float32(pairs), found.astype(jnp.float32)))
-    new, losses = {}, {}
-    for name, group in state.groups.items():
-
-        def train_row(row: TrainState, tokens: Float[Array, "B D"]) -> tuple[TrainState, EpipolarLoss]:
-            of_loss = functools.partial(_loss, tokens=tokens, places=own.places, counts=counts)
-            gradient, loss = total(jax.grad(of_loss, has_aux=True)(row.params))
-            return update(recipe, row, gradient, loss, state.step), loss
-
-        rows = group.frozen_at.shape[0]
-        new[name], losses[name] = over_layers(train_row, group, own.tokens[name], side_by_side=rows)
-    return EpipolarState(state.step + 1, new), losses
-
-
-def _loss(
-    params: Params, tokens: Float[Array, "B D"], places: SeenPlaces, counts: tuple[Float[Array, ""], Float[Array, ""]]
-) -> tuple[Float[Array, ""], EpipolarLoss]:
-    """This device's part of a probe's loss: parts add up to the batch's."""
-    matrices = read_fundamental(params, tokens)
-    squared = squared_sampson(matrices, places.places1, places.places2)
-    pairs, found = counts
-
-    def mean(values: Float[Array, "B K"]) -> Float[Array, ""]:
-        return jnp.sum(jnp.where(places.seen, values, 0.0)) / jnp.maximum(found, 1.0)
-
-    loss = mean(squared / (1 + squared / LARGEST_DISTANCE**2))
-    fixed = jax.lax.stop_gradient(matrices)
-    root = mean(root_sampson(fixed, places.places1, places.places2))
-    return loss, EpipolarLoss(loss, root, jnp.sum(smallest_singular_value(fixed)) / pairs)
-
-
-def epipolar_errors(params: dict[str, Params], kept: Kept, batch: Batch, *, size: tuple[int, int]) -> dict[str, Float[Array, "_L B 2"]]:
-    """Of each group, pair and view, the mean distance in pixels of the true places to their epipolar lines; NaN without a true place.
-
-    Args:
-        params: of all probes.
-        kept: the held-out pairs'.
-        batch: of which only the positions are read.
-        size: (height, width) of the views.
-    """
-    own = kept.of(batch.position.astype(jnp.int32))
-    seen = own.places.seen
-    errors = {}
-    for name, group in params.items():
-
-        def measure(row: Params, tokens: Float[Array, "B D"]) -> Float[Array, "B 2"]:
-            both = line_distances(read_fundamental(row, tokens), own.places.places1, own.places.places2)
-            means = [jnp.sum(jnp.where(seen, one, 0.0), axis=-1) / jnp.sum(seen, axis=-1) for one in both]
-            return jnp.stack(means, axis=-1) * half_side(size)
-
-        errors[name] = jax.vmap(measure)(group, own.tokens[name])
-    return errors
+    def errors(self, params: Params, tokens: Float[Array, "B D"], truth: Truth) -> Float[Array, "B 2"]:
+        """Of each view, the mean distance in pixels of the true places to their epipolar lines; NaN without a true place."""
+        places = cast(SeenPlaces, truth)
+        both = line_distances(read_fundamental(params, tokens), places.places1, places.places2)
+        means = [jnp.sum(jnp.where(places.seen, one, 0.0), axis=-1) / jnp.sum(places.seen, axis=-1) for one in both]
+        return jnp.stack(means, axis=-1) * half_side(self.size)
