@@ -21,7 +21,7 @@ def test_confidence_is_2_in_every_pixel_and_the_points_are_the_same(head):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
     predict = jax.jit(lambda params: module.apply({"params": params}, *images))
-    before, after = predict(params), predict(with_fresh_confidence(params))
+    before, after = predict(params), predict(with_fresh_confidence(params, module.config))
     for old, new in ((before.pred1, after.pred1), (before.pred2, after.pred2)):
         assert not np.any(old["conf"] == 2)
         assert np.all(np.asarray(new["conf"]) == 2)

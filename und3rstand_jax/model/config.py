@@ -7,7 +7,7 @@ takes and gives.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode
@@ -42,6 +42,11 @@ class Block(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(abc.ABC):
     """The architecture of a model; a family's class of configs is a frozen dataclass below this one."""
+
+    FROM_SCRATCH: ClassVar[Mapping[str, Any]] = {}
+    """Options of `python -m train backbone` that a model from scratch is made by, and what they are where they are not given."""
+    HEAD_TYPES: ClassVar[tuple[str, ...]] = ()
+    """The values of the option `head`; none where it is no option."""
 
     @property
     @abc.abstractmethod
@@ -125,6 +130,20 @@ class ModelConfig(abc.ABC):
         Raises:
             OptionError: the model takes fewer or more.
         """
+
+    @classmethod
+    @abc.abstractmethod
+    def from_scratch(cls, options: Mapping[str, Any]) -> "ModelConfig":
+        """The architecture that options make; all of FROM_SCRATCH are given.
+
+        Raises:
+            OptionError: the image size is none of this model's.
+            ConfigError: no model has this architecture.
+        """
+
+    def trained_on(self, views: int) -> "ModelConfig":
+        """The architecture after training on sets of so many views."""
+        return self
 
     def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:  # noqa: B027 (most models take any)
         """Refuses images of these (height, width), which are multiples of the patch size.

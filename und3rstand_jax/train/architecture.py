@@ -1,29 +1,17 @@
 """Which architecture a backbone has: one that exists, or one made from options."""
 
-import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
 from und3rstand_jax.loading import converted_checkpoint
-from und3rstand_jax.model.dust3r.config import BackboneConfig
-from und3rstand_jax.model.families import FAMILIES, published_config
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.families import FAMILIES, UNNAMED, Family, published_config
 from und3rstand_jax.support.errors import CheckpointError, OptionError
-from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.train.options import BackboneOptions
 
-_FROM_SCRATCH = {
-    "enc_depth": 4, "enc_width": 192, "enc_heads": 3, "dec_depth": 8, "dec_width": 128, "dec_heads": 4, "mlp_ratio": 3,
-    "head": "linear", "image_size": "128x128",
-}  # fmt: skip
 
-_FIELDS = {
-    "enc_width": "enc_embed_dim", "enc_heads": "enc_num_heads", "dec_width": "dec_embed_dim", "dec_heads": "dec_num_heads",
-    "head": "head_type", "image_size": "img_size",
-}  # fmt: skip
-
-
-def backbone_config(source: str) -> BackboneConfig:
+def backbone_config(source: str) -> ModelConfig:
     """The architecture of a backbone; that of a published one is known without its weights.
 
     Raises:
@@ -35,7 +23,7 @@ def backbone_config(source: str) -> BackboneConfig:
     return config_of(Path(source) if is_checkpoint(source) else converted_checkpoint(source))
 
 
-def config_of(folder: Path, option: str = "--backbone") -> BackboneConfig:
+def config_of(folder: Path, option: str = "--backbone") -> ModelConfig:
     """The architecture of a converted checkpoint's backbone.
 
     Raises:
@@ -47,7 +35,7 @@ def config_of(folder: Path, option: str = "--backbone") -> BackboneConfig:
     return config
 
 
-def starting_point(options: BackboneOptions) -> tuple[BackboneConfig, Path | None]:
+def starting_point(options: BackboneOptions) -> tuple[ModelConfig, Path | None]:
     """The architecture to train, and the converted checkpoint to start from, or None for random parameters.
 
     Raises:
@@ -55,21 +43,29 @@ def starting_point(options: BackboneOptions) -> tuple[BackboneConfig, Path | Non
         CheckpointError: --start cannot be read, or holds no backbone.
         ConfigError: no model has this architecture.
     """
-    given = {name: value for name in _FROM_SCRATCH if (value := getattr(options, name)) is not None}
+    sizes = dict.fromkeys(name for family in (UNNAMED, *FAMILIES) for name in family.config.FROM_SCRATCH)
+    given = {name: value for name in (*sizes, "family") if (value := getattr(options, name)) is not None}
     if options.start is not None:
         if given:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise OptionError(f"{named} cannot be combined with --start: the architecture is that of {options.start}")
+            raise OptionError(f"{_named(given)} cannot be combined with --start: the architecture is that of {options.start}")
         source = converted_checkpoint(options.start)
-        return _taking(config_of(source, "--start"), options.views), source
+        return config_of(source, "--start").trained_on(options.views), source
     if options.fresh_confidence:
         raise OptionError("--fresh-confidence requires --start: a model from scratch has no confidence to reset")
-    chosen: dict[str, Any] = {_FIELDS.get(name, name): value for name, value in (_FROM_SCRATCH | given).items()}
-    chosen["img_size"] = parse_image_size(chosen["img_size"], BackboneConfig.patch_size, "--image-size")
-    family = next(family for family in FAMILIES if chosen["head_type"] in family.config.HEAD_TYPES)
-    return _taking(family.config(**chosen), options.views), None
+    family = _family(options)
+    defaults = family.config.FROM_SCRATCH
+    if foreign := [name for name in given if name not in (*defaults, "family")]:
+        raise OptionError(f"a {family.title} is not made by {_named(foreign)}; its options are {_named(defaults)}")
+    chosen = {name: given.get(name, default) for name, default in defaults.items()}
+    return family.config.from_scratch(chosen).trained_on(options.views), None
 
 
-def _taking(config: BackboneConfig, views: int) -> BackboneConfig:
-    """The architecture, which takes any number of views where it is trained on more than it takes."""
-    return config if config.max_views is None or views <= config.max_views else dataclasses.replace(config, max_views=None)
+def _family(options: BackboneOptions) -> Family:
+    """The family that is asked for, or the one that has such a head."""
+    if options.family is not None:
+        return next(family for family in FAMILIES if family.name == options.family)
+    return next((family for family in FAMILIES if options.head in family.config.HEAD_TYPES), UNNAMED)
+
+
+def _named(options: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in options)

@@ -17,6 +17,7 @@ from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_module
+from und3rstand_jax.model.head_choice import POINTMAP, choose_heads
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
@@ -94,7 +95,8 @@ class BackboneTask(Task[BackboneState]):
         start = "random parameters" if self.source is None else str(self.options.start)
         untrained = listed(head.name for head in config.heads if "pts3d" not in head.outputs)
         kept = f"; its heads of {untrained} are kept as they are: the loss has no term for them" if untrained else ""
-        return f"a backbone of {count / 1e6:.2f} M parameters ({config.enc_depth} + {config.dec_depth} blocks) from {start}{kept}"
+        encoder = sum(layer.startswith("encoder.") and layer.endswith(".mlp") for layer in config.layer_ids)
+        return f"a backbone of {count / 1e6:.2f} M parameters ({encoder} + {len(config.blocks)} blocks) from {start}{kept}"
 
     def initial_state(self) -> BackboneState:
         """The checkpoint's parameters, or random ones."""
@@ -102,7 +104,7 @@ class BackboneTask(Task[BackboneState]):
             return jax.jit(lambda: initial_backbone_state(self._trained(self._random_params()), self.recipe))()
         params = self._trained(load_backbone(self.source, attention=self.options.attention).params)
         if self.options.fresh_confidence:
-            params = with_fresh_confidence(params)
+            params = with_fresh_confidence(params, self.module.config)
         return initial_backbone_state(jax.tree.map(jnp.asarray, params), self.recipe)
 
     def _trained(self, params: Params) -> Params:
@@ -173,23 +175,24 @@ class BackboneTask(Task[BackboneState]):
         )
 
 
-def with_fresh_confidence(params: Params) -> Params:
-    """The same parameters, but with a raw confidence of 0 (in DUSt3R's mode, a confidence of 2) in every pixel of both views.
+def with_fresh_confidence(params: Params, config: ModelConfig) -> Params:
+    """The same parameters, but with a raw confidence of 0 (in DUSt3R's mode, a confidence of 2) in every pixel of all views.
 
     While distances exceed the weight of the loss's confidence term, 0.2, the loss drives confidence to its bound of 1. Once the
     exponential underflows there is no gradient left, and confidence stays there even if distances shrink later.
     """
+    parts = [part for head in choose_heads(POINTMAP, config) for part in head.parts]
     replaced = []
 
     def fresh(path: tuple[DictKey, ...], leaf: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
         part, last = (key.key for key in path[:2])
-        if part not in ("head1", "head2") or last not in ("proj", "out"):  # the last layer of the linear and of the DPT head
+        if part not in parts or last not in ("proj", "out"):  # the last layer of the linear and of the DPT head
             return leaf
         replaced.append(path)
-        # Both heads' outputs are laid out channel first (x, y, z, confidence), a patch's pixels within.
+        # All heads' outputs are laid out channel first (x, y, z, confidence), a patch's pixels within.
         channels = leaf.reshape(*leaf.shape[:-1], 4, -1)
         return jnp.asarray(channels).at[..., 3, :].set(0).reshape(leaf.shape)
 
     params = jax.tree_util.tree_map_with_path(fresh, params)
-    assert len(replaced) == 4, replaced  # kernel and bias of both heads
+    assert len(replaced) == 2 * len(parts), replaced  # kernel and bias of each head
     return params

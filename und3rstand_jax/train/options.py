@@ -43,7 +43,7 @@ sources are mixed in proportion to their weights."""
     accumulate: int = 1
     """Micro-batches per step on each device. The result is the same; activations take the memory of one micro-batch."""
     resolution: Annotated[Several, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's; repeatable)")] = ()
-    """Image size of all views in pixels, multiples of 16. Repeated, one \
+    """Image size of all views in pixels, multiples of the patch size (16, or 14 of a VGGT). Repeated, one \
 size is drawn per batch; validation uses the first."""
     augment: bool = True
     """Augment training images as DUSt3R does: random crops (of files only) and colour jitter."""
@@ -101,7 +101,7 @@ size is drawn per batch; validation uses the first."""
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(RunOptions):
-    """Train a probe on every chosen layer of a frozen DUSt3R, all at once, and report the error of each layer's pointmaps.
+    """Train a probe on every chosen layer of a frozen model, all at once, and report the error of each layer's pointmaps.
 
     This is what python -m train does without a command. Other commands: backbone | pose | two-views | inspect | evaluate | plan |
     learning-curve (each has its own --help).
@@ -109,7 +109,8 @@ class TrainOptions(RunOptions):
     """
 
     layers: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "all"
-    """Layers to probe: comma-separated ids or shell-style patterns ('decoder.*.mlp,encoder.norm'). all: the three of each decoder block."""
+    """Layers to probe: comma-separated ids or shell-style patterns ('decoder.*.mlp,encoder.norm'). all: those after every step of the \
+blocks in which views meet, three a decoder block of a DUSt3R, four a pair of a VGGT."""
     backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = PUBLISHED_BACKBONE
     """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint. Probes in that checkpoint are ignored."""
 
@@ -131,12 +132,12 @@ class TrainOptions(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class BackboneOptions(RunOptions):
-    """Train a DUSt3R itself, trunk and heads: from scratch, or from a checkpoint with --start.
+    """Train a model itself, trunk and heads: a DUSt3R, MASt3R or VGGT from scratch, or from a checkpoint with --start.
 
     Data, loss, checkpoints and devices work as in training probes. The run ends with a converted checkpoint in DIR/backbone;
     python -m convert --to-torch exports it in PyTorch's layout.
-    With more than two --views, view 1 has the first decoder and heads, all others share the second, and each view attends to all
-    others. The model then takes any number of views; DUSt3R's own code, which the export is for, takes two.
+    With more than two --views, view 1 of a DUSt3R has the first decoder and heads, all others share the second, and each view attends to
+    all others. The model then takes any number of views; DUSt3R's own code, which the export is for, takes two. A VGGT always takes any.
     A run that was interrupted, by Ctrl-C, SIGTERM or a kill, resumes from its last checkpoint when the same command is given again.
     """
 
@@ -147,18 +148,24 @@ class BackboneOptions(RunOptions):
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("backbone_run")
     """Output folder of the run, on the first host. Other hosts write only their list of unreadable pairs there."""
 
+    family: Annotated[
+        Literal["dust3r", "mast3r", "vggt"] | None,
+        tyro.conf.arg(metavar="{dust3r,mast3r,vggt}", help_behavior_hint="(default: dust3r, or that of --head; not with --start)"),
+    ] = None
+    """Family of models. A small vggt has heads for cameras and points, and defaults of its own: 112x112, 3 blocks of the encoder with 3 \
+heads, 4 pairs of a frame and a global block with 6 heads, 192 channels everywhere, an MLP ratio of 3."""
     image_size: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: 128x128; not with --start)")] = None
-    """Image size the model is made for, in pixels, multiples of 16."""
+    """Image size the model is made for, in pixels, multiples of the patch size: 16, or 14 of a vggt."""
     enc_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4; not with --start)")] = None
     """Number of encoder blocks."""
     enc_width: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 192; not with --start)")] = None
-    """Channels of the encoder's tokens."""
+    """Channels of the encoder's tokens; no option of a vggt."""
     enc_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None
     """Attention heads of an encoder block."""
     dec_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8; not with --start)")] = None
-    """Number of decoder blocks for each view."""
+    """Number of decoder blocks for each view; of a vggt, of pairs of a frame and a global block."""
     dec_width: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 128; not with --start)")] = None
-    """Channels of the decoder's tokens."""
+    """Channels of the decoder's tokens; of a vggt, of all tokens."""
     dec_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4; not with --start)")] = None
     """Attention heads of a decoder block."""
     mlp_ratio: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from und3rstand_jax.model.config import Block, ModelConfig, Reads
-from und3rstand_jax.model.dust3r.options import IGNORED, PARSERS, SIZES
+from und3rstand_jax.model.dust3r.options import FROM_SCRATCH, IGNORED, PARSERS, SCRATCH_FIELDS, SIZES
 from und3rstand_jax.model.head_choice import POINTMAP, Head
 from und3rstand_jax.model.layer_ids import DECODER_STEPS, layer_ids
 from und3rstand_jax.model.option_values import only, read_options
 from und3rstand_jax.model.output_modes import Mode, mode_faults
 from und3rstand_jax.support.errors import ConfigError, OptionError
+from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.support.text import listed, number_text
 
 # The largest that is accepted, far above any model's: a config may be a stranger's, and costs memory and time as it says.
@@ -40,6 +41,7 @@ class BackboneConfig(ModelConfig):
     """
 
     HEAD_TYPES: ClassVar[tuple[str, ...]] = ("linear", "dpt")
+    FROM_SCRATCH: ClassVar[Mapping[str, Any]] = FROM_SCRATCH
 
     img_size: tuple[int, int] = (512, 512)
     patch_size: int = 16
@@ -163,6 +165,21 @@ class BackboneConfig(ModelConfig):
         if stack != "decoder" or len(place) < 2 or place[1] == DECODER_STEPS[-1]:
             return None
         return f"decoder.{int(place[0]) - 1}.mlp" if int(place[0]) else self.embed
+
+    @classmethod
+    def from_scratch(cls, options: Mapping[str, Any]) -> "BackboneConfig":
+        """The architecture that options of training make; all of FROM_SCRATCH are given.
+
+        Raises:
+            OptionError: the image size is none of this model's.
+            ConfigError: no model has this architecture.
+        """
+        size = parse_image_size(options["image_size"], cls.patch_size, "--image-size")
+        return cls(**{SCRATCH_FIELDS.get(name, name): value for name, value in {**options, "image_size": size}.items()})
+
+    def trained_on(self, views: int) -> "BackboneConfig":
+        """It takes any number of views once it is trained on more than it takes."""
+        return self if self.max_views is None or views <= self.max_views else dataclasses.replace(self, max_views=None)
 
     @classmethod
     def dust3r_224_linear(cls) -> "BackboneConfig":

@@ -13,6 +13,18 @@ from und3rstand_jax.model.output_modes import OUTPUT_MODES, parse_mode
 
 SIZES = ("enc_embed_dim", "enc_depth", "enc_num_heads", "dec_embed_dim", "dec_depth", "dec_num_heads", "patch_size", "mlp_ratio")
 
+FROM_SCRATCH: Mapping[str, Any] = {
+    "enc_depth": 4, "enc_width": 192, "enc_heads": 3, "dec_depth": 8, "dec_width": 128, "dec_heads": 4, "mlp_ratio": 3,
+    "head": "linear", "image_size": "128x128",
+}  # fmt: skip
+"""Options of training from scratch."""
+
+SCRATCH_FIELDS = {
+    "enc_width": "enc_embed_dim", "enc_heads": "enc_num_heads", "dec_width": "dec_embed_dim", "dec_heads": "dec_num_heads",
+    "head": "head_type", "image_size": "img_size",
+}  # fmt: skip
+"""Of them, the fields that have other names."""
+
 IGNORED = frozenset({"freeze", "landscape_only", "mask_ratio", "two_confs", "desc_conf_mode", "desc_mode"})
 """Options that change nothing: training state, what the original itself ignores when it loads for use, and what belongs to heads that
 the checkpoint does not have."""

@@ -34,6 +34,7 @@ class MASt3RConfig(BackboneConfig):
     """
 
     HEAD_TYPES: ClassVar[tuple[str, ...]] = ("catmlp+dpt",)
+    FROM_SCRATCH: ClassVar[Mapping[str, Any]] = {**BackboneConfig.FROM_SCRATCH, "head": "catmlp+dpt"}
 
     head_type: str | None = "catmlp+dpt"
     desc_dim: int = 24

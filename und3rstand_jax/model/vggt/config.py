@@ -17,6 +17,7 @@ from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode
 from und3rstand_jax.model.vggt.options import ENABLE, assumed, read
 from und3rstand_jax.support.errors import ConfigError, OptionError
+from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.support.text import listed, number_text
 
 STEPS = ("self_attn", "mlp")
@@ -54,6 +55,9 @@ class VGGTConfig(ModelConfig):
     """
 
     HEADS: ClassVar[tuple[str, ...]] = (CAMERA, DEPTH, POINTS)
+    FROM_SCRATCH: ClassVar[Mapping[str, Any]] = {
+        "enc_depth": 3, "enc_heads": 3, "dec_depth": 4, "dec_width": 192, "dec_heads": 6, "mlp_ratio": 3, "image_size": "112x112",
+    }  # fmt: skip
 
     img_size: tuple[int, int] = (518, 518)
     patch_size: int = 14
@@ -109,6 +113,32 @@ class VGGTConfig(ModelConfig):
         elif list(self.head_names) != [name for name in self.HEADS if name in self.head_names]:
             faults.append(f"head_names stand in the order {', '.join(self.HEADS)}, each once; found {', '.join(self.head_names)}")
         return faults
+
+    @classmethod
+    def from_scratch(cls, options: Mapping[str, Any]) -> "VGGTConfig":
+        """A small model with heads for cameras and points; of the options, `dec_…` are those of the pairs, `dec_width` of all tokens.
+
+        Raises:
+            OptionError: the image size is none of this model's.
+            ConfigError: no model has this architecture.
+        """
+        depth = options["dec_depth"]
+        return cls(
+            img_size=parse_image_size(options["image_size"], cls.patch_size, "--image-size"),
+            embed_dim=options["dec_width"],
+            depth=depth,
+            num_heads=options["dec_heads"],
+            enc_depth=options["enc_depth"],
+            enc_num_heads=options["enc_heads"],
+            mlp_ratio=options["mlp_ratio"],
+            camera_depth=2,
+            camera_num_heads=options["dec_heads"],
+            dpt_width=32,
+            dpt_channels=(32, 32, 64, 64),
+            # Quarters of the depth.
+            dpt_layers=(-(-depth // 4) - 1, -(-depth // 2) - 1, -(-3 * depth // 4) - 1, depth - 1),
+            head_names=(CAMERA, POINTS),
+        )
 
     @property
     def depth_mode(self) -> Mode:

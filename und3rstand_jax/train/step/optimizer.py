@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax.tree_util import DictKey
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from und3rstand_jax.model.stack import Params
@@ -117,11 +118,11 @@ def matrices(params: Params) -> Params:
 
 
 def _block_matrices(params: Params) -> Params:
-    """Which leaves Muon takes: the stacked matrices (block, in, out) of encoder and decoder blocks; None for the others."""
+    """Which leaves Muon takes: the stacked matrices (block, in, out) of transformer blocks; None for the others."""
 
-    def numbers(path: tuple[DictKey, ...], _: object) -> optax.contrib.MuonDimensionNumbers | None:
-        inside = any(key.key.startswith("blocks") for key in path)
-        return optax.contrib.MuonDimensionNumbers(1, 2) if inside and path[-1].key == "kernel" else None
+    def numbers(path: tuple[DictKey, ...], leaf: ArrayLike) -> optax.contrib.MuonDimensionNumbers | None:
+        # Of kernels, which have as many axes as no other: one matrix has two, a convolution four.
+        return optax.contrib.MuonDimensionNumbers(1, 2) if path[-1].key == "kernel" and jnp.ndim(leaf) == 3 else None
 
     return jax.tree_util.tree_map_with_path(numbers, params)
 

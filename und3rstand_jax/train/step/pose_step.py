@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Key
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.loss import true_scale
-from und3rstand_jax.model.pose_encoding import encoding_of
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.pose_encoding import encoding_of
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.pose import camera_tokens, init_pose, read_pose
 from und3rstand_jax.train.step.kept_step import Kept, Poses, Reading, RowCounts, Truth
