@@ -55,7 +55,7 @@ def starting_point(options: BackboneOptions) -> tuple[ModelConfig, Path | None]:
     family = _family(options)
     defaults = family.config.FROM_SCRATCH
     if foreign := [name for name in given if name not in (*defaults, "family")]:
-        raise OptionError(f"a {family.title} is not made by {_named(foreign)}; its options are {_named(defaults)}")
+        raise OptionError(f"a {family.name} is not made by {_named(foreign)}; its options are {_named(defaults)}")
     chosen = {name: given.get(name, default) for name, default in defaults.items()}
     return family.config.from_scratch(chosen).trained_on(options.views), None
 
