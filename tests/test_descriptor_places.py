@@ -11,10 +11,8 @@ from tests.test_mast3r import SMALL as MAST3R
 from tests.test_model_properties import backbone
 from und3rstand_jax.analysis.descriptor_places import places_by_descriptors, right_by_descriptors
 from und3rstand_jax.analysis.studies.heads.by_descriptors import RIGHT
-from und3rstand_jax.analysis.studies.heads.study import MEANING as HEADS_MEANING
 from und3rstand_jax.analysis.studies.heads.study import heads
 from und3rstand_jax.analysis.studies.layers.study import layers
-from und3rstand_jax.analysis.studies.lens.study import MEANING as LENS_MEANING
 from und3rstand_jax.analysis.studies.lens.study import lens
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import both_true_places
@@ -108,7 +106,7 @@ def test_the_study_of_layers_has_them_of_the_head_alone(setting, output):
 @pytest.mark.slow
 def test_the_lens_reads_them_from_every_layer_and_from_the_last_as_the_model_does(setting, output):
     study = lens(setting)
-    assert {name for record in study.records for name in record} <= LENS_MEANING.keys()
+    assert {name for record in study.records for name in record} <= study.meaning.keys()
     last = study.records[-1]
     assert last["layer"] == "decoder.3.mlp"
     assert last["normed_descriptors"].mean == pytest.approx(np.nanmean(right_by_descriptors(output, setting.pairs.truths)))
@@ -118,7 +116,7 @@ def test_the_lens_reads_them_from_every_layer_and_from_the_last_as_the_model_doe
 @pytest.mark.slow
 def test_the_study_of_heads_says_which_look_where_descriptors_match(setting, output):
     study = heads(setting)
-    assert {name for record in study.records for name in record} <= HEADS_MEANING.keys()
+    assert {name for record in study.records for name in record} <= study.meaning.keys()
     names = [f"decoder.{block}.cross_attn.weights" for block in range(SMALL.dec_depth)]
     captured = jax.device_get(setting.backbone(*setting.pairs.views, capture=names, head=False))
     for number, truth in enumerate(setting.pairs.truths):

@@ -9,12 +9,13 @@ import pytest
 from tests.test_model_properties import LINEAR, backbone
 from tests.walls import GRID, wall, wall_pairs
 from und3rstand_jax.analysis.studies.heads import study
-from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF, attention_statistics, match_statistics, measure_heads
+from und3rstand_jax.analysis.studies.heads.measures import attention_statistics, match_statistics, measure_heads
 from und3rstand_jax.analysis.studies.heads.study import head_record, heads, label_of
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import attention_on, both_true_places
 from und3rstand_jax.analysis.view_set import Attention
 
+CROSS, SELF = "cross_attn", "self_attn"
 TOKENS = GRID[0] * GRID[1]
 
 

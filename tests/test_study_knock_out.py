@@ -94,18 +94,18 @@ def test_heads_are_ranked_by_what_they_put_on_the_true_place_and_by_their_sink()
     found = statistics(pairs=4)
     found["cross_attn/mass"][2:, 0, 0, 0] = 1.0  # in the other half of the pairs
     found["cross_attn/mass"][:2, 0, 1, 0] = np.nan
-    ranking = rankings(found, range(2))
+    ranking = rankings(found, range(2), TINY)
     assert ranking.match[0] == LIVE and len(set(ranking.match)) == 8
     assert ranking.match[-1] == Place("decoder.1.cross_attn.heads", 1, 0)  # of which nothing is known
     assert ranking.sink[0] == Place("decoder.0.self_attn.heads", 1, 1) and len(set(ranking.sink)) == 16
-    assert rankings(found, range(2, 4)).match[0] == Place("decoder.0.cross_attn.heads", 1, 0)
+    assert rankings(found, range(2, 4), TINY).match[0] == Place("decoder.0.cross_attn.heads", 1, 0)
 
 
 def test_sets_grow_by_powers_of_two_and_their_controls_are_other_heads_of_the_same_blocks():
     assert counts_of(TINY) == (1, 2)  # of 2 blocks x 2 views x 2 heads a quarter
     assert counts_of(dataclasses.replace(LINEAR, dec_depth=3, dec_num_heads=4)) == (1, 2, 4)  # of 24 not 8
     config = dataclasses.replace(LINEAR, dec_num_heads=4)
-    ranking = rankings(statistics(config=config), range(PAIRS))
+    ranking = rankings(statistics(config=config), range(PAIRS), config)
     found = head_sets(ranking, config, seed=3)
     first = {(one.kind, one.k): one for one in found if one.kind != RANDOM}
     assert first[MATCH, 4].places == ranking.match[:4] and first[SINK, 2].places == ranking.sink[:2]
@@ -122,7 +122,7 @@ def test_sets_grow_by_powers_of_two_and_their_controls_are_other_heads_of_the_sa
 
 def test_controls_come_from_all_blocks_where_their_own_have_too_few_heads():
     whole = heads_of_same_blocks([LIVE], TINY)  # both heads of one attention
-    others = [place for place in rankings(statistics(), range(PAIRS)).match if place not in whole]
+    others = [place for place in rankings(statistics(), range(PAIRS), TINY).match if place not in whole]
     found = head_sets(Rankings((*whole, *others), (*whole, *others)), TINY, 0)
     control = next(one for one in found if one.kind == RANDOM and one.k == 2)
     assert control.pool == "all blocks" and set(control.places) <= set(others)

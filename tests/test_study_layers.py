@@ -91,10 +91,10 @@ def test_an_alignment_is_chosen(setting):
 def test_falls_of_the_steps_of_a_kind_add_up():
     names = [f"decoder.{block}.{step}" for block in (0, 1, 2) for step in ("self_attn", "cross_attn", "mlp")]
     errors = {f"{name}/{view}": np.array([9.0 - number, 3.0]) for number, name in enumerate(names) for view in (VIEW1, VIEW2)}
-    found = step_falls(errors, names, 1)
+    found = step_falls(errors, names, 1, LINEAR)
     assert {kind: one.mean for kind, (one, _) in found.items()} == {"self_attn": 1.0, "cross_attn": 1.0, "mlp": 1.0}
     assert found["mlp"][0] == Mean(1.0, 1.0)  # two in the first pair, none in the second
-    assert step_falls(errors, names, 2)["mlp"][1].mean == 0.5
+    assert step_falls(errors, names, 2, LINEAR)["mlp"][1].mean == 0.5
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.walls import wall_sets
 from und3rstand_jax.analysis.own_head import lens_layers, lens_start
 from und3rstand_jax.analysis.pair_measures import ROTATION, HeadFinish, HeadMeasure, PairTruth
 from und3rstand_jax.analysis.studies.lens.measures import FACTORS, fit_scales, fitted_pairs, measure
-from und3rstand_jax.analysis.studies.lens.study import MEANING, cost, lens
+from und3rstand_jax.analysis.studies.lens.study import cost, lens, meaning_of
 from und3rstand_jax.analysis.studies.study import Setting, Study, other_pair
 from und3rstand_jax.geometry.loss import Target, normalised_truth
 from und3rstand_jax.geometry.metrics import normalised_errors
@@ -140,7 +140,7 @@ def test_a_study_says_what_its_names_mean_and_what_it_found():
     study, layers = found(), lens_layers(SMALL)
     assert isinstance(study, Study) and len(study.records) == 2 * len(layers) == 2 * 7
     for record in study.records:
-        assert set(record) <= set(study.meaning) == set(MEANING)
+        assert set(record) <= set(study.meaning) == set(meaning_of(SMALL))
         assert ("probe" in record) == ("excess" in record) == (record["layer"] in setting().probes.layer_ids)
         assert ("normed_rotation" in record) == (record["view"] == 2)
     held = np.isnan(study.by_pair["scaled/view1"]).all(axis=1)

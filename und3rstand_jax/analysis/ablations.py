@@ -15,6 +15,7 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.sites import HEADS, SCORES, WEIGHTS, parse_site, select_sites
+from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.support.errors import EditError, OptionError
 from und3rstand_jax.support.machine import free_memory
 from und3rstand_jax.support.progress import progress_bar
@@ -114,7 +115,8 @@ def heads_of_same_blocks(places: Sequence[Place], config: ModelConfig) -> tuple[
 
 
 Values: TypeAlias = Mapping[SiteView, np.ndarray]
-"""Of a site in a view, what is added to the scaled values: (S or 1, N or 1, H, D) for heads, (S or 1, N or 1, C) else."""
+"""Of a site in a view, what is added to the scaled values: (S or 1, N or 1, H, D) for heads, (S or 1, N or 1, C) else; of scores −∞ at the
+keys that are blocked, 0 at others, (1, 1, 1, M)."""
 
 
 def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Values, config: ModelConfig) -> Edits:
@@ -130,6 +132,9 @@ def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Valu
     edits = []
     for site, view in sites:
         gone = _gone(ablation, site, view, config)
+        if parse_site(site).part == SCORES:
+            edits.append(Edit(site, view, shift=np.where(gone[..., None], values[site, view], np.float32(0))))
+            continue
         scale = np.where(gone, np.float32(by == "noise"), np.float32(1))
         shift: Any = 0.0 if by == "zero" else np.where(gone, values[site, view], np.float32(0))
         edits.append(Edit(site, view, scale=scale, shift=shift))
@@ -165,8 +170,10 @@ def replacements(
         return {}
     config, count = backbone.config, len(views[0])
     if by != "mean":
-        tokens = max(view.shape[1] * view.shape[2] for view in views) // config.patch_size**2
-        needed = sum(4 * count * tokens * config.layer_width(parse_site(site).layer_id) for site, _ in sites)
+        grids = token_grids(tuple((view.shape[1], view.shape[2]) for view in views), config)
+        layers = [parse_site(site).layer_id for site, _ in sites]
+        tokens = [max(config.token_count(layer, grid) for grid in grids) for layer in layers]
+        needed = sum(4 * count * own * config.layer_width(layer) for layer, own in zip(layers, tokens, strict=True))
         free = free_memory()
         if free is not None and needed > free / 2:
             raise EditError(
@@ -182,19 +189,35 @@ def replacements(
             for (site, view), kept in parts.items():
                 values = np.asarray(output[site][view - 1], np.float32)
                 # Of a mean, each part's sum over pairs and tokens is enough.
-                kept.append(values.sum(axis=(0, 1), keepdims=True, dtype=np.float64) if by == "mean" else values)
+                kept.append(_sums(values, _special(site, config)) if by == "mean" else values)
             advance(len(batch[0]))
     return {
-        place: _replacement(kept, by, count, views[place[1] - 1], config, noise, seed + i) for i, (place, kept) in enumerate(parts.items())
+        place: _replacement(kept, by, count, views[place[1] - 1], _special(place[0], config), config, noise, seed + i)
+        for i, (place, kept) in enumerate(parts.items())
     }
 
 
+def _special(site: str, config: ModelConfig) -> int:
+    """How many special tokens stand before the patches at a site."""
+    return len(config.special_tokens(parse_site(site).layer_id))
+
+
+def _sums(values: Float[np.ndarray, "B N ..."], special: int) -> Float[np.ndarray, "1 _ ..."]:
+    """Over pairs, of each special token by itself, and of all patches."""
+    patches = values[:, special:].sum(axis=(0, 1), keepdims=True, dtype=np.float64)
+    return np.concatenate([values[:, :special].sum(axis=0, keepdims=True, dtype=np.float64), patches], axis=1) if special else patches
+
+
 def _replacement(
-    parts: list[np.ndarray], by: By, count: int, view: np.ndarray, config: ModelConfig, noise: float, seed: int
+    parts: list[np.ndarray], by: By, count: int, view: np.ndarray, special: int, config: ModelConfig, noise: float, seed: int
 ) -> Float[np.ndarray, "..."]:
     if by == "mean":
         tokens = view.shape[1] * view.shape[2] // config.patch_size**2
-        return (np.sum(parts, axis=0) / (count * tokens)).astype(np.float32)
+        sums = np.sum(parts, axis=0)
+        mean = (sums[:, special:] / (count * tokens)).astype(np.float32)
+        if not special:
+            return mean
+        return np.concatenate([(sums[:, :special] / count).astype(np.float32), np.repeat(mean, tokens, axis=1)], axis=1)
     values = np.concatenate(parts)
     if by == "resample":
         # Neighbours in a data set on disk may show the same scene.

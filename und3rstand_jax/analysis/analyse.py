@@ -2,7 +2,7 @@
 
 views ─▶ model, once ─▶ tokens ─▶ each layer's probe ─▶ points ─┬─▶ errors
               ├──────▶ the head ──────────────────────▶ points ─┼─▶ pose of every view after the first
-              └──────▶ cross-attention weights                  └─▶ matches of view 1 with every view after it
+              └──────▶ attention between the views              └─▶ matches of view 1 with every view after it
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from und3rstand_jax.analysis.attention_maps import attention_maps, captured_maps, comes_in_one_pass, pool_of, weights_ids
 from und3rstand_jax.analysis.inputs import GroundTruth, Inputs
+from und3rstand_jax.analysis.steps import kinds_of, stacks_of
 from und3rstand_jax.analysis.view_set import (
     GROUND_TRUTH,
     OWN_POINTMAPS,
-    Attention,
     Intrinsics,
     Layer,
     SetAnalysis,
@@ -31,6 +32,7 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.progress import Stopwatch, with_progress
 from und3rstand_jax.support.text import JsonObject
@@ -47,8 +49,9 @@ def analyse_views(
 ) -> SetAnalysis:
     """Runs the model once on a set of views and measures every layer's geometry.
 
-    The weights of all cross-attention are held at once, 4 bytes for each block, head and pair of tokens of two views: for a DUSt3R and
-    a pair 1.2 GB at 512×512, 0.7 GB at 512×384, and for V views V·(V - 1)/2 times as much.
+    The weights of all attention between the views are held at once, 4 bytes for each block, head and pair of tokens of two views: for a
+    DUSt3R and a pair 1.2 GB at 512×512, 0.7 GB at 512×384, and for V views V·(V - 1)/2 times as much. Those of attention that reads all
+    views are pooled, and take a second pass.
 
     Args:
         model: a backbone; its head runs where it has one.
@@ -59,17 +62,20 @@ def analyse_views(
         stopwatch: times each stage.
         progress: whether a terminal shows progress bars.
     """
+    in_one_pass = comes_in_one_pass(model.config)
     with stopwatch.time("forward"):
-        features = model(*inputs.views, capture=(*layers, *_weights_ids(model)), head=pointmap_head(model.config))
+        weights = weights_ids(model.config) if in_one_pass else ()
+        features = model(*inputs.views, capture=(*layers, *weights), head=pointmap_head(model.config))
         # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
         features = jax.block_until_ready(features)
     with stopwatch.time("probes"):
         geometry = _geometry_by_layer(probes, layers, features, progress)
-        attention = tuple(
-            Attention.to_others(block, tuple(np.asarray(weights, np.float32)[0] for weights in features[layer]))
-            for block, layer in enumerate(_weights_ids(model))
-        )
+        attention = captured_maps(features, model.config) if in_one_pass else ()
     del features
+    pool = pool_of(model.config, token_grids(inputs.sizes, model.config))
+    if not in_one_pass:
+        with stopwatch.time("attention"):
+            attention = attention_maps(model, inputs, pool, progress)
     truth = inputs.truth
     reference = _own_geometry(geometry) if truth is None else _Reference(GROUND_TRUTH, truth.views, truth.poses, truth.intrinsics)
     patch, threshold = model.config.patch_size, THRESHOLD * max(width for _, width in inputs.sizes[1:])
@@ -85,12 +91,11 @@ def analyse_views(
         reference=reference.name,
         match_threshold=threshold,
         record={**record, "intrinsics": reference.intrinsics_json},
+        pool=pool,
+        attention_kind=kinds_of(model.config).across,
+        stacks=stacks_of(model.config),
+        special_tokens=len(model.config.special_tokens(model.config.blocks[0].across)),
     )
-
-
-def _weights_ids(model: Backbone) -> list[str]:
-    """Ids of the cross-attention weights, block by block."""
-    return [f"decoder.{block}.cross_attn.weights" for block in range(model.config.dec_depth)]
 
 
 def _geometry_by_layer(probes: Probes | None, layers: Sequence[str], features: BackboneOutput, progress: bool) -> dict[str, Views]:

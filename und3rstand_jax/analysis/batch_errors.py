@@ -119,7 +119,7 @@ def _batch_errors(
         def of_layer(layer: tuple[dict, tuple[Array, ...]], group: ProbeGroup = group) -> LayerErrors:
             return layer_errors(read_layer(*layer, features.image_sizes, group, config))
 
-        tokens = tuple(jnp.stack([features[layer][view] for layer in group.layer_ids]) for view in range(len(example.images)))
+        tokens = tuple(jnp.stack([features.patches(layer)[view] for layer in group.layer_ids]) for view in range(len(example.images)))
         groups.append(lax.map(of_layer, (probe_params[f"group{index}"], tokens)))
     head = None
     if features.pointmaps:

@@ -1,4 +1,4 @@
-"""What every attention head of the decoders looks at on one pair, and what knocking it out costs there.
+"""What every attention head of the blocks in which views meet looks at on one pair, and what knocking it out costs there.
 
 pair ─▶ attention weights ─▶ of each head: attention on the true place, on other tokens' places, on its strongest key
   └───▶ a pass for each head, without it ─▶ both views' errors, or how far their points moved ─▶ the costliest, kept with their points
@@ -14,15 +14,19 @@ import numpy as np
 from jaxtyping import Float
 
 from und3rstand_jax.analysis.inputs import Inputs
-from und3rstand_jax.analysis.pair_passes import AT_ONCE, CROSS, SELF, decoder_flops, edited_passes, edited_views
+from und3rstand_jax.analysis.pair_passes import AT_ONCE, block_flops, edited_passes, edited_views
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, attention_elsewhere, attention_on, both_true_places
 from und3rstand_jax.analysis.view_set import Attention, Intrinsics, SetAnalysis, Views
 from und3rstand_jax.geometry.metrics import mean_displacements, point_errors
 from und3rstand_jax.geometry.pose import Pose, camera_of_view
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edits, knock_out
+from und3rstand_jax.model.sites import HEADS, WEIGHTS
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import size_text
+
+CROSS, SELF = "cross_attn", "self_attn"
 
 Measure: TypeAlias = Literal["error", "displacement"]
 
@@ -54,17 +58,17 @@ _logger = logging.getLogger(__name__)
 
 
 class Head(NamedTuple):
-    """A head of one view's decoder: `view` is the one whose tokens are the queries."""
+    """A head of one view's pass: `view` is the one whose tokens are the queries; its attention is CROSS, between the views, or SELF."""
 
     attention: str
     view: int
     block: int
     head: int
 
-    @property
-    def knocked_out(self) -> Edits:
+    def knocked_out(self, config: ModelConfig) -> Edits:
         """Its values set to zero."""
-        return knock_out(f"decoder.{self.block}.{self.attention}.heads@{self.view}", heads=[self.head])
+        block = config.blocks[self.block]
+        return knock_out(f"{block.across if self.attention == CROSS else block.own}.{HEADS}@{self.view}", heads=[self.head])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,18 +138,20 @@ def use_of_heads(model: Backbone, inputs: Inputs, analysis: SetAnalysis, kept: i
         progress: whether a terminal shows a progress bar.
 
     Raises:
-        CheckpointError: the backbone has no head, so that there are no points that could change.
+        CheckpointError: the backbone has no head, so that there are no points that could change; or its attention is not of this kind.
     """
     config = model.config
+    check_attention(config)
     if not config.heads:
         raise CheckpointError("what heads are used for shows in the points of the model's own head, and this checkpoint has none")
     own = _self_attention(model, inputs)
-    heads = every_head(config.dec_depth, config.dec_num_heads)
-    held = 4 * config.dec_depth * config.dec_num_heads * sum((rows * columns) ** 2 for rows, columns in analysis.grids)
-    tera = len(heads) * decoder_flops(config, analysis.grids) / 1e12
+    blocks, count = len(config.blocks), config.block_heads
+    heads = every_head(blocks, count)
+    held = 4 * blocks * count * sum((rows * columns) ** 2 for rows, columns in analysis.grids)
+    tera = len(heads) * block_flops(config, analysis.grids) / 1e12
     _logger.info("knocking out each of %d heads: %.2g Tflop in the decoder, %s for self-attention", len(heads), tera, size_text(held))
     costs, unedited = _costs(model, inputs, analysis, heads, progress)
-    by_attention = costs.reshape(2, 2, config.dec_depth, config.dec_num_heads, 2)
+    by_attention = costs.reshape(2, 2, blocks, count, 2)
     places = places_of(analysis)
     order = np.argsort(-costs.mean(axis=1), kind="stable")[:kept]
     return HeadUse(
@@ -161,6 +167,19 @@ def use_of_heads(model: Backbone, inputs: Inputs, analysis: SetAnalysis, kept: i
     )
 
 
+def check_attention(config: ModelConfig) -> None:
+    """Refuses a model whose heads between the views do not read the other view's tokens alone: what this measures would mean another thing.
+
+    Raises:
+        CheckpointError: some of its attention between the views reads a view's own tokens too.
+    """
+    if any(config.reads(block.across) != "others" for block in config.blocks):
+        raise CheckpointError(
+            "what single heads are used for is shown of models whose attention between the views reads the other views alone, and this "
+            f"one's ({config.blocks[0].across}) reads a view's own tokens too; the studies heads and knock-out tell them apart"
+        )
+
+
 def places_of(analysis: SetAnalysis) -> BothPlaces | None:
     """The true places of both views' tokens; None without ground truth."""
     truth = analysis.ground_truth
@@ -173,7 +192,7 @@ def _sinks(attention: Sequence[Attention]) -> Float[np.ndarray, "2 blocks heads"
 
 
 def _self_attention(model: Backbone, inputs: Inputs) -> tuple[Attention, ...]:
-    names = [f"decoder.{block}.self_attn.weights" for block in range(model.config.dec_depth)]
+    names = [f"{block.own}.{WEIGHTS}" for block in model.config.blocks]
     output = model(*inputs.views, capture=names, head=False)
     weights = (tuple(np.asarray(view, np.float32)[0] for view in output[name]) for name in names)
     return tuple(Attention.to_itself(block, views) for block, views in enumerate(weights))
@@ -191,12 +210,12 @@ def _costs(
         return {"numbers": np.array(mean_displacements(views, unedited) if truth is None else point_errors(views, truth))}
 
     start = measure(unedited)["numbers"]
-    found = edited_passes(model, inputs, [head.knocked_out for head in heads], measure, progress)
+    found = edited_passes(model, inputs, [head.knocked_out(model.config) for head in heads], measure, progress)
     return np.stack([one["numbers"] for one in found]) - start, (float(start[0]), float(start[1]))
 
 
 def _without(model: Backbone, inputs: Inputs, intrinsics: Intrinsics | None, heads: Sequence[Head]) -> tuple[WithoutHead, ...]:
-    found = edited_views(model, inputs, [head.knocked_out for head in heads])
+    found = edited_views(model, inputs, [head.knocked_out(model.config) for head in heads])
     return tuple(
         WithoutHead(head, views, None if intrinsics is None else camera_of_view(views[1], intrinsics[1]))
         for head, views in zip(heads, found, strict=True)

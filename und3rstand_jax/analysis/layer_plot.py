@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from und3rstand_jax.model.layer_ids import network_order
+
 _INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
 _LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
 _LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
@@ -31,6 +33,10 @@ _KINDS = {
     "self_attn": _Kind("after self-attention", "o", "#0072b2"),
     "cross_attn": _Kind("after cross-attention", "s", "#d55e00"),
     "mlp": _Kind("after MLP", "^", "#009e73"),
+    "frame.self_attn": _Kind("after frame attention", "o", "#0072b2"),
+    "frame.mlp": _Kind("after frame MLP", "v", "#56b4e9"),
+    "global.self_attn": _Kind("after global attention", "s", "#d55e00"),
+    "global.mlp": _Kind("after global MLP", "^", "#009e73"),
     "embed": _Kind("the decoder's input", "D", "#cc79a7"),
     "norm": _Kind("after the last norm", "P", "#3f3f46"),
 }
@@ -162,11 +168,12 @@ def _draw_series(axes: Axes, layers: Sequence[str], values: Sequence[float], ser
 
 def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:
     """A band and a number for each block."""
-    spans = _spans(layers, lambda layer: layer.rpartition(".")[0] if _is_in_block(layer) else layer)
+    # Blocks of two stacks that take turns have one number and one band.
+    spans = _spans(layers, lambda layer: str(network_order(layer)[:2]) if _is_in_block(layer) else layer)
     for number, (_, start, stop) in enumerate(spans):
         if number % 2 == 0:
             axes.axvspan(start - 0.5, stop - 0.5, color=_BAND, zorder=0)
-    blocks = [(block.rpartition(".")[2], (start + stop - 1) / 2) for block, start, stop in spans if _is_in_block(layers[start])]
+    blocks = [(layers[start].split(".")[1], (start + stop - 1) / 2) for _, start, stop in spans if _is_in_block(layers[start])]
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_xticks([middle for _, middle in blocks], [number for number, _ in blocks])
     axes.tick_params(axis="x", length=0)
@@ -174,10 +181,16 @@ def _draw_blocks(axes: Axes, layers: Sequence[str]) -> None:
 
 def _name_stacks(axes: Axes, layers: Sequence[str]) -> None:
     """Below the blocks' numbers, the stack they belong to."""
-    spans = _spans(layers, lambda layer: layer.partition(".")[0])
+    spans = _spans(layers, lambda layer: str(network_order(layer)[0]))
+    stacks = [" and ".join(_stacks(layers[start:stop])) for _, start, stop in spans]
     below = axes.secondary_xaxis(location=0)
-    below.set_xticks([(start + stop - 1) / 2 for _, start, stop in spans], [f"\n{stack} block" for stack, _, _ in spans])
+    below.set_xticks([(start + stop - 1) / 2 for _, start, stop in spans], [f"\n{stack} block" for stack in stacks])
     below.tick_params(length=0)
+
+
+def _stacks(layers: Sequence[str]) -> list[str]:
+    """The stacks of blocks that some layers of one part of the network are of; the part itself where none is in a block."""
+    return list(dict.fromkeys(layer.partition(".")[0] for layer in layers if _is_in_block(layer))) or [layers[0].partition(".")[0]]
 
 
 def _is_in_block(layer: str) -> bool:
@@ -195,4 +208,6 @@ def _spans(layers: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, 
 
 
 def _step(layer: str) -> str:
-    return layer.rpartition(".")[2]
+    """The key of its kind."""
+    stack, step = layer.partition(".")[0], layer.rpartition(".")[2]
+    return f"{stack}.{step}" if f"{stack}.{step}" in _KINDS else step

@@ -21,11 +21,9 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import POINTMAP, head_layers
 from und3rstand_jax.model.heads import Pointmap
-from und3rstand_jax.model.layer_ids import network_order, paper_layer_ids
+from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.module import MultiViewModel
-from und3rstand_jax.model.output import BackboneOutput
-
-NORM = "decoder.norm"
+from und3rstand_jax.model.output import Activation, BackboneOutput
 
 LENS = (
     "a layer's tokens take the place of the decoder's last ones: with norm, of those before decoder.norm; without, of its output. A DPT "
@@ -33,10 +31,26 @@ LENS = (
     "before it stay. With norm this is the model without what all later steps add to the streams"
 )
 
+LENS_OF_SEVERAL = (
+    "a block's streams that a head reads together take the place of those that it reads last, and of all that it reads of blocks between; "
+    "what it reads of blocks before stays. The norm is part of the head and is applied"
+)
+"""The same of models whose heads read several streams of a block beside one another."""
+
 
 def lens_layers(config: ModelConfig) -> tuple[str, ...]:
-    """The layers that are read: the decoder's input, and its stream after every step."""
-    return "decoder.embed", *paper_layer_ids(config.dec_depth)
+    """The layers that are read (a DUSt3R's input of the decoder, and its stream after every step); of several read together, the last."""
+    return tuple(reading[-1] for reading in config.readings)
+
+
+def lens_captures(layers: Sequence[str], config: ModelConfig) -> tuple[str, ...]:
+    """What to capture so that `lens_start` can read layers."""
+    together = (layer for reading in config.readings if reading[-1] in layers for layer in reading)
+    return tuple(dict.fromkeys((*together, *_read_before_norm(config))))
+
+
+def _read_before_norm(config: ModelConfig) -> list[str]:
+    return [layer for layer in head_layers(config) if layer != config.last_norm]
 
 
 def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
@@ -54,7 +68,7 @@ def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], referenc
     read = [layer for layer in layers if layer in lens_layers(config)]
     if not read:
         return {}
-    output = model(*inputs.views, capture=(*read, *head_layers(config)[:-1]), head=False)
+    output = model(*inputs.views, capture=lens_captures(read, config), head=False)
     found = {}
     for layer in read:
         seen = model(start=lens_start(output, layer, config, norm=True), capture=(), head=POINTMAP)
@@ -65,19 +79,26 @@ def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], referenc
 def lens_start(output: BackboneOutput, layer_id: str, config: ModelConfig, norm: bool) -> BackboneOutput:
     """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head="pointmap")`.
 
-    With norm it is exactly the pass in which every later `.update` of all views is knocked out: the streams then reach the norm, and on
-    their way the places that a DPT head reads, as they are at the layer. Without norm the norm is left out as well.
+    Where heads read single streams, with norm it is exactly the pass in which every later `.update` of all views is knocked out: the
+    streams then reach the norm, and on their way the places that a DPT head reads, as they are at the layer. Without norm the norm is left
+    out as well.
 
     Args:
-        output: with the layer and `head_layers(config)` captured, but for `decoder.norm`.
-        layer_id: `decoder.embed` or a layer of the decoder's blocks.
+        output: with `lens_captures` captured.
+        layer_id: of `lens_layers`.
         config: of the backbone.
-        norm: whether `decoder.norm` is applied to the tokens.
+        norm: whether the norm behind the blocks (`decoder.norm`) is applied to the tokens; one that is part of the head always is.
     """
-    tokens, place = output[layer_id], network_order(layer_id)
-    layers = {layer: tokens if network_order(layer) > place else output[layer] for layer in head_layers(config)[:-1]}
-    last = f"decoder.{config.dec_depth - 1}.mlp" if norm else NORM
-    return BackboneOutput(layers | {last: tokens}, output.image_sizes)
+    reading = next(reading for reading in config.readings if reading[-1] == layer_id)
+    read, place = _read_before_norm(config), network_order(layer_id)
+    layers: dict[str, Activation] = {}
+    for first in range(0, len(read), len(reading)):
+        together = read[first : first + len(reading)]
+        is_later = network_order(together[-1]) > place
+        layers |= {layer: output[here if is_later else layer] for layer, here in zip(together, reading, strict=True)}
+    if config.last_norm is not None:
+        layers[config.blocks[-1].steps[-1] if norm else config.last_norm] = output[layer_id]
+    return BackboneOutput(layers, output.image_sizes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -183,7 +183,7 @@ class ProbesMeasure:
             for index, layer in enumerate(group.layer_ids):
                 if layer in output.activations:
                     of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], params[f"group{number}"])
-                    preds = read_layer(of_layer, tuple(map(jnp.asarray, output[layer])), output.image_sizes, group, self.config)
+                    preds = read_layer(of_layer, tuple(map(jnp.asarray, output.patches(layer))), output.image_sizes, group, self.config)
                     errors = aligned_errors(preds, truth.truth, jnp.asarray(truth.unit), self.alignment)
                     found |= {f"{layer}/{view}": error for view, error in zip(view_names(len(errors)), errors, strict=True)}
         return found

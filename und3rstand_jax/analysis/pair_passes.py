@@ -1,7 +1,7 @@
 """Edited passes of one pair by one compiled program, whichever heads are set to zero.
 
 Edits of other sites are other programs, and for one pair of a small model compiling takes longer than running. So every pass is edited at
-all heads of the decoder, and at most of them by the edit that changes nothing.
+all heads of the blocks, and at most of them by the edit that changes nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from und3rstand_jax.analysis.inputs import Inputs
+from und3rstand_jax.analysis.steps import kinds_of, pattern_of
 from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.analysis.view_set import Views
 from und3rstand_jax.geometry.cameras import ViewGeometry
@@ -19,8 +20,8 @@ from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.edits import Edit, Edits
 from und3rstand_jax.model.output import BackboneOutput, Grids
+from und3rstand_jax.model.sites import HEADS
 
-CROSS, SELF = "cross_attn", "self_attn"
 AT_ONCE = 12
 """Passes in one batch."""
 
@@ -37,7 +38,7 @@ def edited_passes(
     Args:
         model: a backbone with a head.
         inputs: the pair.
-        edits: knock-outs of the decoder's heads, by `knock_out`.
+        edits: knock-outs of the blocks' heads, by `knock_out`.
         measure: from the head's points of both views to what is kept of a pass; called from threads.
         progress: whether a terminal shows a progress bar.
 
@@ -67,18 +68,25 @@ def _passes(
     return found[: len(edits)]
 
 
-def decoder_flops(config: ModelConfig, grids: Grids) -> int:
-    """Of the matrix products of the decoder's blocks in one pass over all views; a multiplication and an addition are two."""
-    tokens = sum(rows * columns for rows, columns in grids)
-    width = config.dec_embed_dim
-    # Self- and cross-attention have four square matrices each, and the MLP two that are `mlp_ratio` times as long. Between them both
-    # attentions have every token attend to every token of every view.
-    return 2 * config.dec_depth * ((4 + 4 + 2 * config.mlp_ratio) * width * width * tokens + 2 * width * tokens * tokens)
+def block_flops(config: ModelConfig, grids: Grids) -> int:
+    """Of the matrix products of all blocks in which views meet, in one pass over all views; a multiplication and an addition are two."""
+    width, views = config.block_width, range(len(grids))
+
+    def of_step(step: str) -> int:
+        tokens = [config.token_count(step, grid) for grid in grids]
+        # An attention has four square matrices, an MLP two that are `mlp_ratio` times as long.
+        if not step.endswith("_attn"):
+            return 2 * config.mlp_ratio * width * width * sum(tokens)
+        attended = sum(tokens[view] * config.attention_keys(step, grids, view) for view in views)
+        return 4 * width * width * sum(tokens) + 2 * width * attended
+
+    return 2 * sum(of_step(step) for block in config.blocks for step in block.steps)
 
 
 def _unchanged(config: ModelConfig) -> Edits:
-    heads = range(config.dec_num_heads)
-    return Edits(tuple(Edit(f"decoder.*.{attention}.heads", heads=heads) for attention in (SELF, CROSS)))
+    heads = range(config.block_heads)
+    kinds = kinds_of(config)
+    return Edits(tuple(Edit(pattern_of(kind, config, HEADS), heads=heads) for kind in (kinds.own, kinds.across)))
 
 
 def _points(output: BackboneOutput, truth: Any, shared: Any) -> dict[str, Array]:

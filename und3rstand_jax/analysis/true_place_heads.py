@@ -1,14 +1,18 @@
-"""Which cross-attention heads look hardest at the true places, over held-out pairs or sets of more views."""
+"""Which heads of the attention between the views look hardest at the true places, over held-out pairs or sets of more views."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from und3rstand_jax.analysis.ablations import Place
+from und3rstand_jax.analysis.attention_keys import Keys, keys_of
 from und3rstand_jax.analysis.inputs import GroundTruth
 from und3rstand_jax.analysis.pair_measures import Pairs
 from und3rstand_jax.analysis.true_place_attention import set_true_places
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.output import Grids
+from und3rstand_jax.model.sites import HEADS, WEIGHTS
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.support.progress import progress_bar
 
@@ -16,31 +20,40 @@ _ATTENTION_AT_ONCE = 2**29  # bytes
 
 
 def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) -> dict[str, float]:
-    """Of every cross-attention head, as a place's id, the share of its attention on the true places: the mean over pairs.
+    """Of every head of the attention between the views, as a place's id, its share of attention on the true places: the mean over pairs.
 
     In a set of more views a token attends to those of all other views, and has a true place in each of them that sees it.
     """
     config = backbone.config
-    names = [f"decoder.{block}.cross_attn.weights" for block in range(config.dec_depth)]
+    steps = [block.across for block in config.blocks]
     grids = token_grids(tuple((view.shape[1], view.shape[2]) for view in pairs.views), config)
-    tokens = [rows * columns for rows, columns in grids]
-    read = sum(own * (sum(tokens) - own) for own in tokens)
-    at_once = max(1, _ATTENTION_AT_ONCE // (4 * config.dec_depth * config.dec_num_heads * read))
+    read = sum(config.token_count(steps[0], grid) * config.attention_keys(steps[0], grids, view) for view, grid in enumerate(grids))
+    at_once = max(1, _ATTENTION_AT_ONCE // (4 * len(steps) * config.block_heads * read))
+    keys = [keys_of(config, steps[0], grids, view) for view in range(len(grids))]
     shares = []
     with progress_bar("attention", len(pairs.truths), "pair", progress) as advance:
         for low in range(0, len(pairs.truths), at_once):
             batch = [view[low : low + at_once] for view in pairs.views]
-            output = backbone(*batch, capture=names, head=False)
-            weights = [[np.asarray(view) for view in output[name]] for name in names]
+            output = backbone(*batch, capture=[f"{step}.{WEIGHTS}" for step in steps], head=False)
+            weights = [[_to_others(np.asarray(of_view), keys, view) for view, of_view in enumerate(output[name])] for name in output]
             for index in range(len(batch[0])):
                 places = places_in_others(pairs.truths[low + index], grids)
                 shares.append([[_share(block[view][index], *of_view) for block in weights] for view, of_view in enumerate(places)])
             advance(len(batch[0]))
     mean = np.nanmean(shares, axis=0)
     return {
-        str(Place(f"decoder.{block}.cross_attn.heads", view + 1, head)): float(mean[view, block, head])
+        str(Place(f"{steps[block]}.{HEADS}", view + 1, head)): float(mean[view, block, head])
         for view, block, head in np.ndindex(*mean.shape)
     }
+
+
+def _to_others(weights: Float[np.ndarray, "B heads _N _M"], keys: Sequence[Keys], view: int) -> Float[np.ndarray, "B heads N M"]:
+    """A view's weights from its patches to those of the other views, one view's after another's."""
+    own = keys[view]
+    if own.are_plain:
+        return weights
+    others = [weights[:, :, own.special :, patches] for other, patches in own.patches.items() if other != view]
+    return np.concatenate(others, axis=-1)
 
 
 def places_in_others(truth: GroundTruth, grids: Grids) -> list[tuple[Bool[np.ndarray, "_N _M"], Bool[np.ndarray, " _N"]]]:

@@ -68,13 +68,15 @@ def median_known(numbers: Sequence[float | None]) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Post-softmax attention of one decoder block: of each view each head's weights of every token over the tokens it attends to.
+    """Post-softmax attention of one block: of each view each head's weights of every patch over the patches it attends to.
 
     Attributes:
         block: counted from 0.
-        weights: by the view whose tokens are the queries, (heads, N, M). Rows sum to 1. Queries are row-major over that view's
-            `SetAnalysis.grids`; keys are the tokens of some views, one view's after another's, each row-major over its grid.
-        keys: by the view whose tokens are the queries, the numbers of these views, from 1, in the order of the keys.
+        weights: by the view whose patches are the queries, (heads, N, M). Rows sum to 1, or where special tokens are read too to what does
+            not go to those. Queries are row-major over that view's `SetAnalysis.cells`; keys are the patches of some views, one view's
+            after another's, each row-major over its cells. Where these are several tokens each, weights are summed over keys and averaged
+            over queries.
+        keys: by the view whose patches are the queries, the numbers of these views, from 1, in the order of the keys.
     """
 
     block: int
@@ -106,9 +108,9 @@ class SetAnalysis:
     Attributes:
         title: one line for headings.
         images: the views, RGB.
-        grids: (rows, columns) of each view's tokens.
+        grids: (rows, columns) of each view's patches.
         layers: in network order; the model's own head last, where it has one.
-        attention: cross-attention of every decoder block, in order.
+        attention: between the views, of every block, in order.
         truth: every view's true points, where the images were rendered.
         true_poses: every view's camera in view 1's frame, the identity first, where known.
         intrinsics: of all cameras in pixels, pixel centres at integers. The true ones where they are known, else the ones that poses
@@ -118,6 +120,10 @@ class SetAnalysis:
             probed layer's pointmaps (ID)".
         match_threshold: pixels.
         record: what was run: checkpoint, provenance, layers, seconds, versions.
+        pool: how many patches a cell of the attention has in rows and columns; see `und3rstand_jax.analysis.attention_maps`.
+        attention_kind: of the attention, see `und3rstand_jax.analysis.steps`.
+        stacks: of the blocks that have it.
+        special_tokens: of each view, which attention reads and the maps leave out.
     """
 
     title: str
@@ -131,6 +137,15 @@ class SetAnalysis:
     reference: str
     match_threshold: float
     record: JsonObject
+    pool: int = 1
+    attention_kind: str = "cross_attn"
+    stacks: tuple[str, ...] = ("decoder",)
+    special_tokens: int = 0
+
+    @property
+    def cells(self) -> Grids:
+        """(rows, columns) of each view's cells in the attention: squares of `pool` × `pool` patches, fewer at the far edges."""
+        return tuple((-(-rows // self.pool), -(-columns // self.pool)) for rows, columns in self.grids)
 
     @property
     def reference_points(self) -> tuple[ViewTruth, ...]:

@@ -40,7 +40,7 @@ class SweepOptions:
     """Checkpoint with a head: a converted one, or any source of python -m convert."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
-    sites: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "decoder.*.cross_attn.heads"
+    sites: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: heads between the views)")] = None
     """What to take away, place by place: heads (.heads:0-3), what a step adds (.update), layers; @1, @2, … for one view; '' for none."""
     by: Annotated[str, tyro.conf.arg(metavar="zero,mean,resample,noise")] = "zero"
     """How: set to zero, its mean over data, the same of another pair, noise added."""
@@ -92,7 +92,9 @@ def sweep(options: SweepOptions) -> None:
     from und3rstand_jax.analysis.ablation_files import FORMAT, RECORD
     from und3rstand_jax.analysis.ablation_study import Question
     from und3rstand_jax.analysis.ablations import check_by, places_of
+    from und3rstand_jax.analysis.steps import kinds_of, pattern_of
     from und3rstand_jax.data.specification import SYNTHETIC, parse_data
+    from und3rstand_jax.model.sites import HEADS
     from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone
     from und3rstand_jax.report.views import check_count
     from und3rstand_jax.support.locks import locked
@@ -110,12 +112,15 @@ def sweep(options: SweepOptions) -> None:
     check_output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD))
     folder, info, config = find_backbone(options.checkpoint, progress=True)
     check_count(options.views, config, info.probes if options.measure == "probes" else None)
-    for pattern in (options.sites, *options.set, options.like):
+    if options.sites is None:
+        options = dataclasses.replace(options, sites=pattern_of(kinds_of(config).across, config, HEADS))
+    sites = options.sites or ""
+    for pattern in (sites, *options.set, options.like):
         places_of(pattern, config, options.views)
     if options.measure == "probes" and info.probes is None:
         raise CheckpointError(f"{options.checkpoint} has no probes to measure by; give a checkpoint with probes, or --measure head")
     question = Question(
-        sites=options.sites,
+        sites=sites,
         by=by,
         sets=options.set,
         top=options.top,

@@ -175,6 +175,16 @@ class ModelConfig(abc.ABC):
         return tuple(step for block in self.blocks for step in block.steps)
 
     @property
+    def readings(self) -> tuple[tuple[str, ...], ...]:
+        """At each place in the blocks, the layers that a head reading there reads together, the last one naming the place."""
+        return tuple((layer,) for layer in (self.embed, *self.all_layers))
+
+    @property
+    def last_norm(self) -> str | None:
+        """The layer behind all blocks that heads read in place of the last block's stream; None where norms are parts of heads."""
+        return None
+
+    @property
     def block_width(self) -> int:
         """Channels of a token in these blocks."""
         return self.layer_width(self.embed)

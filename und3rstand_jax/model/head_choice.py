@@ -75,6 +75,11 @@ def pointmap_head(config: HasHeads) -> tuple[str, ...]:
     return tuple(head.name for head in config.heads if "pts3d" in head.outputs)
 
 
+def reads_several_layers(config: HasHeads) -> bool:
+    """Whether the head of pointmaps reads several layers, as a DPT head does, which holds many channels of every pixel."""
+    return len(head_layers(config)) > 1
+
+
 def head_layers(config: HasHeads, choice: HeadChoice | None = None) -> tuple[str, ...]:
     """The layers that the chosen heads read, by default those of the head of pointmaps if there is one; in network order."""
     heads = choose_heads(pointmap_head(config) if choice is None else choice, config)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.view_set import Attention, SetAnalysis
 
 # Cells in a row of a pair's figure, a cell's and the figure's least width in inches, and pixels per inch of larger figures.
@@ -18,22 +19,24 @@ Place = tuple[float, float] | None
 
 
 def attention_figure(analysis: SetAnalysis) -> Figure:
-    """View 1 with one patch marked, then every other view under each block's cross-attention from that patch, averaged over heads.
+    """View 1 with one patch marked, then every view that it reads under each block's attention from that patch, averaged over heads.
 
     A cross marks where the patch is in the other view, by the last layer's matches. Each map is scaled to its block's maximum over all
-    views. Of more than two views each block has a row, and each view a column, whose titles say how much of the attention it gets.
+    views. Where more than one view is read each block has a row, and each view a column, whose titles say how much of the attention it
+    gets.
     """
-    token = salient_token(analysis)
-    places = [place_of_token(analysis, token, view) for view in analysis.later_views]
+    token, views = salient_token(analysis), analysis.attention[0].keys[0]
+    places = [None if view == 1 else place_of_token(analysis, token, view) for view in views]
     is_pair, blocks = len(places) == 1, len(analysis.attention)
     columns = min(blocks + 1, _COLUMNS) if is_pair else len(places) + 1
     rows = math.ceil((blocks + 1) / columns) if is_pair else blocks
     ratio = max(image.shape[0] / image.shape[1] for image in analysis.images)
     size = max(columns * _CELL, _LEAST_WIDTH), rows * (_CELL * ratio + 0.3) + 0.7
     figure = Figure(figsize=size, dpi=150 if is_pair else _DPI_OF_MANY, layout="constrained")
-    where = "view 2" if is_pair else "each view"
+    where = "view 2" if is_pair else "each other view" if 1 in views else "each view"
     cross = f"\nCross: the patch's place in {where}, by the last layer's matches" if any(places) else ""
-    figure.suptitle(f"Cross-attention from one patch of view 1, mean over heads{cross}", x=0.01, ha="left", fontsize=11)
+    words = words_of(analysis.attention_kind).capitalize()
+    figure.suptitle(f"{words} from one patch of view 1, mean over heads{cross}", x=0.01, ha="left", fontsize=11)
     cells = figure.subplots(rows, columns, squeeze=False)
     for axes in cells.ravel():
         axes.axis("off")
@@ -41,7 +44,7 @@ def attention_figure(analysis: SetAnalysis) -> Figure:
     # Of a pair, the blocks fill the rows one after another.
     of_blocks = cells.ravel()[1 : blocks + 1, None] if is_pair else cells[:, 1:]
     for row, block in zip(of_blocks, analysis.attention, strict=True):
-        for axes, view, place in zip(row, analysis.later_views, places, strict=True):
+        for axes, view, place in zip(row, views, places, strict=True):
             _draw_map(axes, analysis, block, token, view, place)
     return figure
 
@@ -92,16 +95,22 @@ def _draw_patch(axes: Axes, analysis: SetAnalysis, token: int) -> None:
 def _draw_map(axes: Axes, analysis: SetAnalysis, block: Attention, token: int, view: int, place: Place) -> None:
     """A view in grey under the weights of a token of view 1 over its tokens."""
     image = analysis.images[view - 1]
-    weights = block.between(1, view, analysis.grids)[:, token].mean(axis=0)
-    peak = block.weights[0][:, token].mean(axis=0).max()
+    row, column = divmod(token, analysis.grids[0][1])
+    cell = row // analysis.pool * analysis.cells[0][1] + column // analysis.pool
+    weights = block.between(1, view, analysis.cells)[:, cell].mean(axis=0)
+    peak = block.weights[0][:, cell].mean(axis=0).max()
     height, width = image.shape[:2]
     axes.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
     # The view shows through where the weights are small.
-    strength: Float[np.ndarray, "rows columns"] = (weights / peak).reshape(analysis.grids[view - 1])
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    cells, grid = analysis.cells[view - 1], analysis.grids[view - 1]
+    strength: Float[np.ndarray, "rows columns"] = (weights / peak).reshape(cells)
+    # The last cells may reach beyond the image.
+    bottom, right = (side * pooled * analysis.pool / count for side, pooled, count in zip((height, width), cells, grid, strict=True))
+    extent = (-0.5, right - 0.5, bottom - 0.5, -0.5)
     axes.imshow(strength, cmap="plasma", alpha=0.85 * strength**0.5, vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     if place is not None:
         axes.plot(*place, "+", color="white", markersize=11, markeredgewidth=3)
         axes.plot(*place, "+", color=_MARK, markersize=10, markeredgewidth=1.5)
-    share = "" if len(analysis.images) == 2 else f": {weights.sum():.0%}"
+    share = "" if len(block.keys[0]) == 1 else f": {weights.sum():.0%}"
     axes.set_title(f"view {view}, block {block.block}{share}", fontsize=9)

@@ -18,14 +18,14 @@ from typing import NamedTuple
 import jax
 
 from und3rstand_jax.analysis.analyse import analyse_views
-from und3rstand_jax.analysis.head_use import HeadUse, use_of_heads
+from und3rstand_jax.analysis.attention_maps import comes_in_one_pass, held_bytes, pool_of
+from und3rstand_jax.analysis.head_use import HeadUse, check_attention, use_of_heads
 from und3rstand_jax.analysis.inputs import Inputs
 from und3rstand_jax.analysis.own_head import lens_of_set
-from und3rstand_jax.analysis.pair_passes import decoder_flops
+from und3rstand_jax.analysis.pair_passes import block_flops
 from und3rstand_jax.analysis.view_set import SetAnalysis
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import ModelConfig
-from und3rstand_jax.model.dust3r.config import LEAST_VIEWS
 from und3rstand_jax.model.output import Grids
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, choose_layers, find_backbone, load_model
@@ -33,7 +33,7 @@ from und3rstand_jax.report.figures import write_figures
 from und3rstand_jax.report.numbers import ARRAYS, FORMAT, NUMBERS, write_arrays, write_numbers
 from und3rstand_jax.report.options import ReportOptions
 from und3rstand_jax.report.page import write_page
-from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, open_photos, view_count
+from und3rstand_jax.report.views import PAIR, check_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -43,7 +43,7 @@ from und3rstand_jax.support.results import check_apart, result_of
 PAGE, FIGURES = "report.html", "figures"
 
 _KIND = result_of(FORMAT, NUMBERS)
-_MOST_ON_A_CPU = 2e13  # flops of the decoder's products
+_MOST_ON_A_CPU = 2e13  # flops of the blocks' products
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
         OSError: a file cannot be written.
     """
     check_view_options(options)
-    if options.uses == "yes" and view_count(options) > LEAST_VIEWS:
+    if options.uses == "yes" and view_count(options) > PAIR:
         raise OptionError(f"--uses yes: that panel is for pairs of views; found {view_count(options)} views; omit --uses")
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
@@ -90,9 +90,8 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
             model, probes = load_model(folder, options.dtype)
-        tokens = [height * width // config.patch_size**2 for height, width in inputs.sizes]
-        attended = sum(count * (sum(tokens) - count) for count in tokens)
-        gigabytes = 4 * config.dec_depth * config.dec_num_heads * attended / 1e9  # float32
+        grids = token_grids(inputs.sizes, config)
+        gigabytes = held_bytes(config, grids, pool_of(config, grids)) / 1e9
         _logger.info("running the model on %s: %d probed layers, %.2f GB of attention", inputs.title, len(layers), gigabytes)
         record = {
             "checkpoint": checkpoint_provenance(options.checkpoint, info),
@@ -122,10 +121,15 @@ def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
                 "--uses yes: what a head costs is measured on the points of the model's own head, and this checkpoint has none; omit --uses"
             )
         return False
-    # Of more than two views the lens alone is made, which is a pass and the head for each layer.
-    passes = 4 * config.dec_depth * config.dec_num_heads if len(grids) == LEAST_VIEWS else 2
-    is_long = jax.default_backend() == "cpu" and passes * decoder_flops(config, grids) > _MOST_ON_A_CPU
-    if wanted == "auto" and len(grids) > LEAST_VIEWS:
+    if wanted == "yes":
+        check_attention(config)
+    # Of more than two views the lens alone is made, which is a pass and the head for each layer; so it is where heads read all views.
+    with_heads = len(grids) == PAIR and comes_in_one_pass(config)
+    passes = 4 * len(config.blocks) * config.block_heads if with_heads else 2
+    is_long = jax.default_backend() == "cpu" and passes * block_flops(config, grids) > _MOST_ON_A_CPU
+    if wanted == "auto" and len(grids) == PAIR and not with_heads:
+        _logger.info("leaving out the heads of the panel 'What the model uses': %s reads all views", config.blocks[0].across)
+    if wanted == "auto" and len(grids) > PAIR:
         _logger.info("leaving out the panel 'What the model uses', which is for pairs of views; found %d views", len(grids))
     elif wanted == "auto" and is_long:
         _logger.info("skipping the panel 'What the model uses': its %d passes would take long on this CPU; --uses yes makes it", passes)
@@ -134,7 +138,8 @@ def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
 
 def _uses(model: Backbone, inputs: Inputs, analysis: SetAnalysis, stopwatch: Stopwatch, progress: bool) -> Uses:
     with stopwatch.time("uses"):
-        heads = use_of_heads(model, inputs, analysis, progress=progress) if len(inputs.views) == LEAST_VIEWS else None
+        with_heads = len(inputs.views) == PAIR and comes_in_one_pass(model.config)
+        heads = use_of_heads(model, inputs, analysis, progress=progress) if with_heads else None
         layers = [layer.layer_id for layer in analysis.layers]
         return Uses(heads, lens_of_set(model, inputs, layers, analysis.reference_points))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from und3rstand_jax.analysis.head_use import HeadUse
+from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.view_set import Layer, SetAnalysis
 from und3rstand_jax.geometry.matching import Correspondences
 from und3rstand_jax.geometry.pose import Pose
@@ -44,8 +45,9 @@ _MEANING = {
 }
 
 
-def _keys(views: int) -> dict[str, str]:
-    """The keys of `arrays.npz` and what is under them, for so many views."""
+def _keys(analysis: SetAnalysis) -> dict[str, str]:
+    """The keys of `arrays.npz` and what is under them."""
+    views = len(analysis.images)
     every, later = range(1, views + 1), range(2, views + 1)
 
     def each(*names: str, of: range = every) -> str:
@@ -64,10 +66,7 @@ def _keys(views: int) -> dict[str, str]:
         each("LAYER/camera{}_to_1", of=later): "(4, 4), where a pose was found",
         "LAYER/matches1, LAYER/matches2": "(K, 2) x, y of matched pixels in view 1 and in view 2",
         "LAYER/offsets": "(K,) pixels between the match and the true place in view 2, NaN where it is not visible; only with ground truth",
-        each("attention/BLOCK/from_view{}"): (
-            "(heads, N, M) cross-attention weights in float16: a view's N tokens over the tokens of all other views, one view's after "
-            "another's, row by row over their grids"
-        ),
+        each("attention/BLOCK/from_view{}"): _attention_text(analysis),
         each("truth/points{}", "truth/valid{}"): "(H, W, 3) and (H, W); only with ground truth",
         each("truth/camera{}_to_1", of=later): "(4, 4); only with ground truth",
     }
@@ -76,6 +75,18 @@ def _keys(views: int) -> dict[str, str]:
         keys[each("LAYER/matches1_{0}", "LAYER/matches{0}", of=more)] = "(K, 2) x, y of matched pixels in view 1 and in that later view"
         keys[each("LAYER/offsets{}", of=more)] = "(K,) as LAYER/offsets, in that later view"
     return keys
+
+
+def _attention_text(analysis: SetAnalysis) -> str:
+    words = f"(heads, N, M) {words_of(analysis.attention_kind)} weights in float16"
+    if analysis.pool == 1 and not analysis.special_tokens:
+        return f"{words}: a view's N tokens over the tokens of all other views, one view's after another's, row by row over their grids"
+    side = analysis.pool
+    cells = f"; N and M are cells of {side}×{side} patches, over keys summed, over queries averaged" if side > 1 else ""
+    return (
+        f"{words}: a view's N patches over the patches of all views, its own too, one view's after another's, row by row over their "
+        f"grids{cells}. What is missing from 1 goes to the {analysis.special_tokens} special tokens of each view"
+    )
 
 
 def write_numbers(
@@ -98,7 +109,7 @@ def write_numbers(
         "layers": layers,
         "uses": None if use is None else use_numbers(use),
         "meaning": _MEANING,
-        "arrays": {"file": ARRAYS, "keys": _keys(len(analysis.images))},
+        "arrays": {"file": ARRAYS, "keys": _keys(analysis)},
         "facts": analysis.record,
     }
     text = json.dumps(strict_json(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"

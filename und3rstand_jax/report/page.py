@@ -119,7 +119,7 @@ def _packed(analysis: SetAnalysis, use: HeadUse | None, left: int) -> tuple[Pack
     left -= packed_size(geometry.arrays)
     self_attention = None if use is None else pack_attention(use.self_attention, analysis.grids, int(left * _SELF_SHARE), prefix="self_")
     left -= packed_size(self_attention.arrays) if self_attention else 0
-    attention = pack_attention(analysis.attention, analysis.grids, left)
+    attention = pack_attention(analysis.attention, analysis.grids, left, pooled=analysis.pool)
     left -= packed_size(attention.arrays) if attention else 0
     if more_views and left > _WORTH_REPACKING:
         # The attention of many views comes in coarse steps, of which the next may be much smaller: what it leaves is for points.

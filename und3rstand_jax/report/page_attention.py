@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from und3rstand_jax.analysis.attention_maps import pool_attention, pooled_grid
 from und3rstand_jax.analysis.true_place_attention import TruePlaces
 from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.model.output import Grid, Grids
@@ -47,7 +48,7 @@ class PackedAttention:
         return {name: getattr(self, name) for name in ("keys", "pool", "levels", "grids", "spans", "blocks", "heads")}
 
 
-def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, prefix: str = "") -> PackedAttention | None:
+def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, prefix: str = "", pooled: int = 1) -> PackedAttention | None:
     """Packs as finely as `budget` characters allow: first fewer levels, then coarser grids. The coarsest is accepted at any size.
 
     Args:
@@ -55,6 +56,7 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, pr
         grids: each view's tokens.
         budget: characters on the page.
         prefix: of the arrays' names.
+        pooled: side of the cells that the attention given is between, in tokens.
 
     Returns:
         None without attention.
@@ -62,25 +64,26 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, pr
     if not attention:
         return None
     heads, keys = len(attention[0].weights[0]), attention[0].keys
+    fine = tuple(pooled_grid(grid, pooled) for grid in grids)
     for pool in _POOLS:
-        coarse = tuple(pooled_grid(grid, pool) for grid in grids)
+        coarse = tuple(pooled_grid(grid, pool) for grid in fine)
         cells = [rows * columns for rows, columns in coarse]
         pairs = sum(own * sum(cells[key - 1] for key in of_view) for own, of_view in zip(cells, keys, strict=True))
         if pool != _POOLS[-1] and len(attention) * heads * pairs / _EXPECTED_COMPRESSION > budget:
             continue
-        pooled = [_pooled(attention, view, grids, pool) for view in range(1, len(grids) + 1)]
+        of_views = [_pooled(attention, view, fine, pool) for view in range(1, len(grids) + 1)]
         for levels in _LEVELS:
             arrays: list[PackedArray] = []
-            for view, of_view in enumerate(pooled, start=1):
+            for view, of_view in enumerate(of_views, start=1):
                 quantised, peaks = quantise_weights(of_view, levels)
                 arrays += [pack(f"{prefix}weights{view}", quantised), pack(f"{prefix}peaks{view}", peaks)]
             packed = PackedAttention(
                 arrays=tuple(arrays),
                 keys=keys,
-                pool=pool,
+                pool=pooled * pool,
                 levels=levels,
                 grids=coarse,
-                spans=tuple((rows / pool, columns / pool) for rows, columns in grids),
+                spans=tuple((rows / (pooled * pool), columns / (pooled * pool)) for rows, columns in grids),
                 blocks=tuple(block.block for block in attention),
                 heads=heads,
             )
@@ -98,18 +101,6 @@ def _pooled(attention: Sequence[Attention], view: int, grids: Grids, pool: int) 
         return np.concatenate(parts, axis=-1)
 
     return np.stack([of_block(block) for block in attention])
-
-
-def pool_attention(weights: Float[np.ndarray, "heads N M"], queries: Grid, keys: Grid, pool: int) -> Float32[np.ndarray, "heads n m"]:
-    """Attention between cells of `pool`×`pool` tokens (fewer at the far edges). Rows still sum to 1."""
-    heads = weights.shape[0]
-    by_place = weights.reshape(heads, *queries, *keys)
-    for axis, length in ((3, keys[0]), (4, keys[1]), (1, queries[0]), (2, queries[1])):
-        by_place = np.add.reduceat(by_place, np.arange(0, length, pool), axis=axis, dtype=np.float32)
-    cells = [np.diff(np.append(np.arange(0, length, pool), length)) for length in queries]
-    by_place /= np.outer(*cells)[None, :, :, None, None]
-    rows, columns = pooled_grid(queries, pool)
-    return by_place.reshape(heads, rows * columns, -1)
 
 
 def pooled_marks(places: Sequence[Mapping[int, TruePlaces]], grids: Grids, pool: int) -> list[dict[str, object]]:
@@ -148,11 +139,6 @@ def _cells(place: TruePlaces, own: Grid, other: Grid, pool: int) -> list[int]:
     token = place.token.reshape(own)[middles].ravel()
     row, column = np.divmod(np.maximum(token, 0), other[1])
     return np.where(token < 0, -1, row // pool * pooled_grid(other, pool)[1] + column // pool).tolist()
-
-
-def pooled_grid(grid: Grid, pool: int) -> Grid:
-    """Rows and columns of cells of `pool`×`pool` tokens."""
-    return -(-grid[0] // pool), -(-grid[1] // pool)
 
 
 def quantise_weights(weights: Float[np.ndarray, "*n m"], levels: int) -> tuple[UInt8[np.ndarray, "*n m"], Float32[np.ndarray, "*n"]]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.analysis.head_use import MEANING, MEASURES, HeadUse
-from und3rstand_jax.analysis.pair_passes import CROSS
+from und3rstand_jax.analysis.head_use import CROSS, MEANING, MEASURES, HeadUse
 
 _DIGITS = 6  # behind the point
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from und3rstand_jax.analysis.head_use import HeadUse
+from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.true_place_attention import set_true_places
 from und3rstand_jax.analysis.view_set import Layer, SetAnalysis
 from und3rstand_jax.geometry.cameras import centred_intrinsics
@@ -54,12 +55,17 @@ def page_values(
         "layers": [_layer(layer, scale) for layer, scale in zip(analysis.layers, geometry.scales, strict=True)],
         "true_poses": [_camera(pose, geometry.truth_scale or 1.0) for pose in analysis.true_poses[1:]] if analysis.true_poses else None,
         "geometry": geometry.info,
-        "attention": None if attention is None else {**attention.info, "marks": marks.get("attention")},
+        "attention": None if attention is None else {**attention.info, "marks": marks.get("attention"), **_named(analysis)},
         "use": None if use is None else _use(use, self_attention, marks.get("self_attention"), geometry),
         "lens": lens_values(lens or {}),
         "colormaps": {name: np.rint(table * 255).astype(np.uint8).tobytes().hex() for name, table in colors.items()},
         "facts": analysis.record,
     }
+
+
+def _named(analysis: SetAnalysis) -> dict[str, object]:
+    """What the attention is called, the stacks of its blocks, and how many special tokens of each view it reads."""
+    return {"words": words_of(analysis.attention_kind), "stacks": analysis.stacks, "special": analysis.special_tokens}
 
 
 def _use(use: HeadUse, packed: PackedAttention | None, marks: object, geometry: PackedGeometry) -> dict[str, object]:

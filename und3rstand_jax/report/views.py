@@ -6,13 +6,15 @@ from PIL.Image import Image
 
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.model.config import ModelConfig
-from und3rstand_jax.model.dust3r.config import LEAST_VIEWS
 from und3rstand_jax.model.photos import open_photo
 from und3rstand_jax.model.preprocessing import background
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import parse_image_size
+
+PAIR = 2
+"""Views: what is rendered where no other number is asked for, and what most of a report is about."""
 
 
 def check_view_options(options: ViewOptions, only_pairs: bool = False) -> None:
@@ -30,11 +32,11 @@ def check_view_options(options: ViewOptions, only_pairs: bool = False) -> None:
         raise OptionError(f"expected images or --scene {options.scene}, found both; omit one")
     if options.scene is None and options.views is not None:
         raise OptionError(f"--views {options.views} counts the cameras of a rendered scene; give --scene NUMBER, or omit --views")
-    if options.scene is None and (len(options.images) < LEAST_VIEWS or (only_pairs and len(options.images) != LEAST_VIEWS)):
+    if options.scene is None and (len(options.images) < PAIR or (only_pairs and len(options.images) != PAIR)):
         raise OptionError(f"expected {expected}, or --scene NUMBER; found {_images(options.images)}")
     if options.scene is None and options.data is not None:
         raise OptionError(f"--data {options.data} places the cameras of rendered scenes; give --scene NUMBER, or omit --data")
-    if view_count(options) < LEAST_VIEWS or (only_pairs and view_count(options) != LEAST_VIEWS):
+    if view_count(options) < PAIR or (only_pairs and view_count(options) != PAIR):
         most = "2" if only_pairs else "2 or more"
         raise OptionError(f"--views {options.views}: expected {most}")
 
@@ -45,13 +47,13 @@ def check_photos(images: tuple[Path, ...]) -> None:
     Raises:
         OptionError: there are fewer than two.
     """
-    if len(images) < LEAST_VIEWS:
+    if len(images) < PAIR:
         raise OptionError(f"expected two images or more; found {_images(images)}")
 
 
 def view_count(options: ViewOptions) -> int:
     """How many views the options ask for."""
-    return len(options.images) if options.scene is None else LEAST_VIEWS if options.views is None else options.views
+    return len(options.images) if options.scene is None else PAIR if options.views is None else options.views
 
 
 def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> None:

@@ -143,6 +143,11 @@ class BackboneConfig(ModelConfig):
         return "decoder.embed"
 
     @property
+    def last_norm(self) -> str | None:
+        """What every head reads last."""
+        return "decoder.norm"
+
+    @property
     def trunk(self) -> tuple[str, ...]:
         """The parts of the parameter tree that are no head's."""
         return ("encoder", "decoder")

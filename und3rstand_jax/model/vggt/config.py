@@ -169,6 +169,11 @@ class VGGTConfig(ModelConfig):
         return "aggregator.embed"
 
     @property
+    def readings(self) -> tuple[tuple[str, ...], ...]:
+        """Both streams of each pair up to the last that DPT heads read."""
+        return tuple(tuple(f"{kind}.{i}.mlp" for kind in KINDS) for i in range(max(self.dpt_layers) + 1))
+
+    @property
     def trunk(self) -> tuple[str, ...]:
         """The parts of the parameter tree that are no head's."""
         return ("encoder", "aggregator")

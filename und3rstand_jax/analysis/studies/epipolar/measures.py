@@ -21,6 +21,7 @@ from und3rstand_jax.geometry.epipolar import (
 )
 from und3rstand_jax.geometry.matching import true_places
 from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.epipolar import CONSTANT, EpipolarConfig, EpipolarProbes, averages, read_all
@@ -29,9 +30,14 @@ TRAINED, CONTROL, UNTRAINED, EXACT = "trained", "control", "untrained", "exact"
 
 
 def bytes_a_pair(setting: Setting) -> int:
-    """Of the tokens of all of the decoder's layers."""
+    """Of the tokens of all layers from the input of the blocks in which views meet on."""
     config = setting.backbone.config
-    return 4 * (3 * config.dec_depth + 2) * config.dec_embed_dim * sum(rows * columns for rows, columns in setting.grids)
+    return 4 * layers_from_embed(config) * config.block_width * sum(config.token_count(config.embed, grid) for grid in setting.grids)
+
+
+def layers_from_embed(config: ModelConfig) -> int:
+    """How many layers there are from that input on."""
+    return len(config.layer_ids) - config.layer_ids.index(config.embed)
 
 
 def epipolar_at_once(setting: Setting) -> int:

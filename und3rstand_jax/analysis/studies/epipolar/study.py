@@ -20,6 +20,7 @@ from und3rstand_jax.analysis.studies.epipolar.measures import (
     UNTRAINED,
     bytes_a_pair,
     epipolar_at_once,
+    layers_from_embed,
     measure_epipolar,
 )
 from und3rstand_jax.analysis.studies.study import Cell, Cost, Mean, Record, Setting, Study, Table, mean_of, plus_minus
@@ -56,7 +57,7 @@ _COLUMNS = (
 
 def cost(setting: Setting) -> Cost:
     """One pass a pair of the backbone and one of its control. The tokens of all layers of a batch are held at once."""
-    layers = 3 * setting.backbone.config.dec_depth + 2
+    layers = layers_from_embed(setting.backbone.config)
     held = epipolar_at_once(setting) * bytes_a_pair(setting)
     return Cost(2 * setting.count, held, 8 * setting.count * 3 * 3 * (layers + 1))
 

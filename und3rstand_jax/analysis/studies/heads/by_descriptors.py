@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.descriptor_places import descriptor_head, places_by_descriptors
+from und3rstand_jax.analysis.steps import kinds_of
 from und3rstand_jax.analysis.studies.study import Record, Setting, mean_in, mean_of, over_pairs, pairs_at_once, share_text
 from und3rstand_jax.analysis.true_place_attention import BothPlaces, TruePlaces, both_true_places, stacked_places, strongest_in
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.sites import WEIGHTS
 
 NEAR = "near_descriptor"
 MEANING = {
@@ -36,9 +38,9 @@ def measure_agreement(setting: Setting, bytes_a_pair: int) -> dict[str, Float[np
         bytes_a_pair: of attention weights.
     """
     config, head = setting.backbone.config, descriptor_head(setting.backbone.config)
-    if head is None:
+    if head is None or any(config.reads(block.across) != "others" for block in config.blocks):
         return {}
-    names = tuple(f"decoder.{block}.cross_attn.weights" for block in range(config.dec_depth))
+    names = tuple(f"{block.across}.{WEIGHTS}" for block in config.blocks)
 
     def compute(some: range) -> dict[str, np.ndarray]:
         pairs = setting.pairs.some(some)
@@ -46,18 +48,18 @@ def measure_agreement(setting: Setting, bytes_a_pair: int) -> dict[str, Float[np
         placed = [places_by_descriptors(output, index, setting.grids) for index in range(len(some))]
         true = [both_true_places(truth, setting.grids) for truth in pairs.truths]
         near = _near(setting.backbone.module, names, setting.backbone.params, *pairs.views, stacked_places(placed))
-        return {f"cross_attn/{NEAR}": np.asarray(near), RIGHT: np.array([*map(_share_right, placed, true)])}
+        return {f"{kinds_of(config).across}/{NEAR}": np.asarray(near), RIGHT: np.array([*map(_share_right, placed, true)])}
 
     return over_pairs(setting, "heads and descriptors", compute, pairs_at_once(setting, bytes_a_pair))
 
 
-def findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> list[str]:
-    """How often descriptors find the true place, and which head looks most where they do."""
+def findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], across: str) -> list[str]:
+    """How often descriptors find the true place, and which head of the attention between the views (`across`) looks most where they do."""
     if RIGHT not in by_pair:
         return []
     found = []
     for view in (1, 2):
-        of_view = [record for record in records if record["attention"] == "cross_attn" and record["view"] == view]
+        of_view = [record for record in records if record["attention"] == across and record["view"] == view]
         own = [record for record in of_view if mean_in(record, NEAR).mean >= 0]
         if not own:
             found.append(f"View {view}: no token has a place by its descriptor.")

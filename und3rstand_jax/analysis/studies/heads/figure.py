@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
+from und3rstand_jax.analysis.steps import block_words, kinds_of, words_of
 from und3rstand_jax.analysis.studies.study import Record, mean_in
 from und3rstand_jax.model.config import ModelConfig
 
 
 def heads_figure(records: Sequence[Record], config: ModelConfig) -> Figure:
     """Squares for heads: columns are attentions of a view, rows what was measured."""
-    attentions = [(CROSS, 1), (CROSS, 2), (SELF, 1), (SELF, 2)]
+    kinds = kinds_of(config)
+    attentions = [(kind, view) for kind in kinds.attentions for view in (1, 2)]
     titles = {
         "near": "strongest key within a\ntoken of the true place",
         "excess": "attention on the true place\nless another scene's",
@@ -26,7 +27,7 @@ def heads_figure(records: Sequence[Record], config: ModelConfig) -> Figure:
             return mean_in(record, "mass").mean - mean_in(record, "mass_other").mean
         return mean_in(record, name).mean
 
-    blocks, count = config.dec_depth, config.dec_num_heads
+    blocks, count = len(config.blocks), config.block_heads
     size = (len(attentions) * (0.3 * count + 0.6) + 3.0, len(titles) * (0.19 * blocks + 0.3) + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(titles), len(attentions), squeeze=False, sharex=True, sharey=True)
@@ -41,7 +42,7 @@ def heads_figure(records: Sequence[Record], config: ModelConfig) -> Figure:
         row[0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
         figure.colorbar(shown, ax=list(row), aspect=8)
     for column, (attention, view) in enumerate(attentions):
-        first = 0 if attention == CROSS else list(titles).index("own")  # nothing is drawn above it
-        axes[first][column].set_title(f"{attention.replace('_attn', '-attention')}\nview {view}", fontsize=9)
-    figure.supxlabel("head; rows are decoder blocks", fontsize=9)
+        first = 0 if attention == kinds.across else list(titles).index("own")  # nothing is drawn above it
+        axes[first][column].set_title(f"{words_of(attention)}\nview {view}", fontsize=9)
+    figure.supxlabel(f"head; rows are {block_words(config)}s", fontsize=9)
     return figure

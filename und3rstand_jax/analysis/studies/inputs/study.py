@@ -35,7 +35,7 @@ from und3rstand_jax.analysis.studies.study import (
 )
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
-from und3rstand_jax.model.head_choice import POINTMAP
+from und3rstand_jax.model.head_choice import POINTMAP, reads_several_layers
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
@@ -84,7 +84,7 @@ def cost(setting: Setting) -> Cost:
 def _bytes_a_pair(setting: Setting) -> int:
     """Of points, and of what the head holds of a pair; about."""
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
-    return 4 * pixels * (512 if setting.backbone.config.pointmap_kind == "dpt" else 100)
+    return 4 * pixels * (512 if reads_several_layers(setting.backbone.config) else 100)
 
 
 def _at_once(setting: Setting) -> int:

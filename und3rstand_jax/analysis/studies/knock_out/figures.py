@@ -1,4 +1,4 @@
-"""Figures of the study of knock-outs: curves over the number of heads, and the decoder's sublayers and blocks."""
+"""Figures of the study of knock-outs: curves over the number of heads, and sublayers and blocks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.pair_measures import MATCHES, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.steps import block_words, kinds_of, words_of
 from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, curve_of, effect_on, named, ways
 from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
@@ -28,8 +29,6 @@ _STYLES: tuple[tuple[str, str | None, str, str, str], ...] = (
     (sets.SINK, None, "strongest sinks", "#2166ac", "-"),
     (sets.RANDOM, sets.SINK, "random of the sinks' blocks", "#67a9cf", "--"),
 )
-
-_STEP_NAMES = {"self_attn": "self-\nattention", "cross_attn": "cross-\nattention", "mlp": "MLP"}
 
 
 def curves_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> Figure:
@@ -81,13 +80,14 @@ def curves_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> Fi
 
 def layers_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> Figure:
     """What leaving out each sublayer and block costs both views, and cross-attention up to a block or from one on."""
-    depth, columns = config.dec_depth, (*sets.STEPS, "")
+    blocks, kinds = config.blocks, kinds_of(config)
+    depth, columns = len(blocks), len(kinds.steps) + 1
     figure = Figure(figsize=(12.5, 2.8 + 0.34 * depth), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.45, 1])[0]
     one, two = left.subplots(1, 2, sharey=True)
     values = np.array(
         [
-            [[effect_on(named(rows, f"decoder.{block}.{step}".rstrip(".")), metric).mean for step in columns] for block in range(depth)]
+            [[effect_on(named(rows, name), metric).mean for name in (*block.steps, block.name)] for block in blocks]
             for metric in (VIEW1, VIEW2)
         ]
     )
@@ -95,20 +95,27 @@ def layers_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair, confi
     greatest = float(finite.max(initial=0.0)) or 1.0
     for axes, of_view, view in zip((one, two), values, (1, 2), strict=True):
         image = axes.imshow(of_view, vmin=-greatest, vmax=greatest, cmap="RdBu_r", aspect="auto")
-        axes.set_xticks(range(len(columns)), [*_STEP_NAMES.values(), "whole\nblock"], fontsize=8)
+        axes.set_xticks(range(columns), [*map(_two_lines, kinds.steps), "whole\nblock"], fontsize=8)
         axes.set_yticks(range(depth))
         axes.set_title(f"change of view {view}'s error", fontsize=10)
         for (row, column), value in np.ndenumerate(of_view):
             ink = "white" if abs(value) > 0.6 * greatest else "black"
             if depth <= 24:
                 axes.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=7, color=ink)
-    one.set_ylabel("decoder block, left out in both views", fontsize=9)
+    one.set_ylabel(f"{block_words(config)}, left out in both views", fontsize=9)
     left.colorbar(image, ax=[one, two], location="bottom", shrink=0.6, aspect=40, label="change of the normalised point error")
-    _between(right, unedited, rows, constant, depth)
+    _between(right, unedited, rows, constant, config)
     return figure
 
 
-def _between(figure: Any, unedited: ByPair, rows: Sequence[Row], constant: ByPair, depth: int) -> None:
+def _two_lines(kind: str) -> str:
+    """A kind of step in words, in lines that are narrow."""
+    words = words_of(kind)
+    return words.replace("-", "-\n") if "-" in words else words.replace(" ", "\n")
+
+
+def _between(figure: Any, unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> None:
+    depth = len(config.blocks)
     everything = next(row for row in rows if row.taken.kind == sets.BETWEEN)
     blocks, axes = range(depth + 1), figure.subplots()
 
@@ -116,8 +123,16 @@ def _between(figure: Any, unedited: ByPair, rows: Sequence[Row], constant: ByPai
         return mean_of(unedited[metric] if name is None else named(rows, name).values[metric])
 
     for metric, label, colour in ((VIEW2, "view 2", "#b2182b"), (VIEW1, "view 1", "#2166ac")):
-        before = [value(None, metric), *(value(sets.up_to(block), metric) for block in blocks[1:-1]), mean_of(everything.values[metric])]
-        behind = [mean_of(everything.values[metric]), *(value(sets.from_on(block), metric) for block in blocks[1:-1]), value(None, metric)]
+        before = [
+            value(None, metric),
+            *(value(sets.up_to(block, config), metric) for block in blocks[1:-1]),
+            mean_of(everything.values[metric]),
+        ]
+        behind = [
+            mean_of(everything.values[metric]),
+            *(value(sets.from_on(block, config), metric) for block in blocks[1:-1]),
+            value(None, metric),
+        ]
         for points, line, which in ((before, "-", "none before block b"), (behind, "--", "none from block b on")):
             axes.errorbar(
                 blocks, *np.array(points).T, color=colour, ls=line, marker="o", ms=3, lw=1.5, capsize=2, label=f"{label}, {which}"
@@ -125,7 +140,7 @@ def _between(figure: Any, unedited: ByPair, rows: Sequence[Row], constant: ByPai
     if np.isfinite(mean_of(constant[VIEW2]).mean):
         axes.axhline(mean_of(constant[VIEW2]).mean, color="black", lw=1, ls=":", label="view 2, a constant pointmap")
     axes.set(xlabel="block b", ylabel="normalised point error", xticks=blocks)
-    axes.set_title("without cross-attention of both views", fontsize=10)
+    axes.set_title(f"without {sets.between_words(config)} of both views", fontsize=10)
     axes.grid(alpha=0.25, lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)

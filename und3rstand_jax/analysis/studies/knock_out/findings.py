@@ -6,10 +6,12 @@ import numpy as np
 
 from und3rstand_jax.analysis.ablations import By
 from und3rstand_jax.analysis.pair_measures import DIRECTION, MATCHES, ROTATION, VIEW1, VIEW2
+from und3rstand_jax.analysis.steps import kind_of, kinds_of, words_of
 from und3rstand_jax.analysis.studies.knock_out import sets
 from und3rstand_jax.analysis.studies.knock_out.curves import ByPair, Curve, curve_of, effect_on, excess_of, named, told_k, ways
 from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, Table, mean_of, plus_minus, share_text
+from und3rstand_jax.model.config import ModelConfig
 
 CLEAR = 2.0
 """An effect is said to be one if it is so many standard errors from 0."""
@@ -30,10 +32,8 @@ _NAMES = {
     sets.BOTTOM: "the k that look least at the true place",
 }
 
-_STEPS = {"self_attn": "self-attention", "cross_attn": "cross-attention", "mlp": "the MLP"}
 
-
-def tables_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list[Table]:
+def tables_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> list[Table]:
     """Heads by mean over k, all ways at one k, and the costliest of sublayers, blocks and cross-attention."""
     nothing = ("nothing", *(_text(metric, mean_of(unedited[metric])) for metric in _COLUMNS))
     of_constant = ("the model: a constant pointmap", *(plus_minus(mean_of(constant[view])) for view in (VIEW1, VIEW2)), "", "", "")
@@ -62,7 +62,9 @@ def tables_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list[T
         layers += [(row.taken.name, *(_text(metric, mean_of(row.values[metric])) for metric in columns)) for row in chosen[:most]]
     return [
         *tables,
-        Table("Sublayers and blocks that cost view 2 most, and cross-attention", ("without", *columns.values()), tuple(layers)),
+        Table(
+            f"Sublayers and blocks that cost view 2 most, and {sets.between_words(config)}", ("without", *columns.values()), tuple(layers)
+        ),
     ]
 
 
@@ -85,12 +87,12 @@ def draws_text(count: int) -> str:
     return f"{count} draw{'s' if count > 1 else ''}"
 
 
-def findings_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list[str]:
+def findings_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> list[str]:
     """What the numbers say, in sentences that hold them."""
     found = [_of_heads(unedited, rows, sets.MATCH), _of_matches(unedited, rows), _of_heads(unedited, rows, sets.SINK)]
     found.append(_of_ways(rows))
     worse = _worse_than_constant(rows, constant)
-    return [*found, *worse, *_of_layers(rows), *_of_between(unedited, rows, constant)]
+    return [*found, *worse, *_of_layers(rows, config), *_of_between(unedited, rows, constant, config)]
 
 
 def _goes(before: Mean, after: Mean, effect: Mean) -> str:
@@ -164,13 +166,15 @@ def _worse_than_constant(rows: Sequence[Row], constant: ByPair) -> list[str]:
     ]
 
 
-def _of_layers(rows: Sequence[Row]) -> list[str]:
+def _of_layers(rows: Sequence[Row], config: ModelConfig) -> list[str]:
     found = []
     sublayers = [row for row in rows if row.taken.kind == sets.SUBLAYER]
     ordered = sorted(sublayers, key=lambda row: -effect_on(row).mean)
     costliest, least = ordered[0], ordered[-1]
-    of_steps = {step: [row.effects[VIEW2] for row in sublayers if row.taken.name.endswith(step)] for step in sets.STEPS}
-    steps = ", ".join(f"{_STEPS[step]} {_change(mean_of(np.mean(effects, axis=0)))}" for step, effects in of_steps.items())
+    of_steps = {
+        kind: [row.effects[VIEW2] for row in sublayers if kind_of(row.taken.name, config) == kind] for kind in kinds_of(config).steps
+    }
+    steps = ", ".join(f"{_subject(step)} {_change(mean_of(np.mean(effects, axis=0)))}" for step, effects in of_steps.items())
     found.append(
         f"Of single sublayers, left out in both views, {costliest.taken.name} costs view 2 most: {_change(effect_on(costliest))}; "
         f"{least.taken.name} least: {_change(effect_on(least))}. The mean over blocks: {steps}."
@@ -183,15 +187,23 @@ def _of_layers(rows: Sequence[Row]) -> list[str]:
     return found
 
 
+def _subject(kind: str) -> str:
+    """A kind of step in words, as in a sentence."""
+    words = words_of(kind)
+    return f"the {words}" if words.endswith("MLP") else words
+
+
 def _change(effect: Mean) -> str:
     return f"{effect.mean:+.3f} ± {effect.error:.3f}"
 
 
-def _of_between(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list[str]:
+def _of_between(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> list[str]:
     both, *one = [row for row in rows if row.taken.kind == sets.BETWEEN][:3]
     before = [plus_minus(mean_of(unedited[view])) for view in (VIEW1, VIEW2)]
     after = [[plus_minus(mean_of(row.values[view])) for view in (VIEW1, VIEW2)] for row in (both, *one)]
     against = plus_minus(mean_of(constant[VIEW2]))
+
+    between = sets.between_words(config)
 
     def shape(values: ByPair) -> str:
         return plus_minus(mean_of(values["shape1"]))
@@ -201,16 +213,16 @@ def _of_between(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> list
         f"it {before[1]}; a constant pointmap's {against}). Without view 1's alone they are {after[1][0]} and {after[1][1]}, without "
         f"view 2's alone {after[2][0]} and {after[2][1]}.",
         f"Both views share one unit, so that a misplaced view 2 raises view 1's error too; view 1's shape error, by itself, is "
-        f"{shape(unedited)} with all, {shape(both.values)} without any, {shape(one[0].values)} without view 1's cross-attention and "
+        f"{shape(unedited)} with all, {shape(both.values)} without any, {shape(one[0].values)} without view 1's {between} and "
         f"{shape(one[1].values)} without view 2's.",
     ]
     depth = sum(row.taken.kind == sets.BLOCK for row in rows)
     # Of later and later beginnings, the first whose loss is not clear.
     for block in range(1, depth):
-        effect = effect_on(named(rows, sets.from_on(block)))
+        effect = effect_on(named(rows, sets.from_on(block, config)))
         if not effect.mean > CLEAR * effect.error:
             found.append(
-                f"Without cross-attention from block {block} on view 2's error changes by {_change(effect)}: no loss that is clear of "
+                f"Without {sets.from_on(block, config)} view 2's error changes by {_change(effect)}: no loss that is clear of "
                 f"{CLEAR:.0f} standard errors."
             )
             break

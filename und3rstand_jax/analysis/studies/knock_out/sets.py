@@ -1,7 +1,7 @@
 """What the study of knock-outs takes away: heads ranked by what they look at, random heads as controls, sublayers and blocks.
 
     statistics of heads (`heads`) ─▶ ranking ─▶ the k first, the k last, k others of the same blocks by chance
-    decoder ─▶ each sublayer, each block, the attention between the views
+    blocks ──▶ each sublayer, each block, the attention between the views
 
 Leaving out whole layers is what arXiv 2509.07120 does; the heads are those of arXiv 2512.11508 and 2510.24907.
 """
@@ -14,34 +14,53 @@ import numpy as np
 from jaxtyping import Float
 
 from und3rstand_jax.analysis.ablations import Ablation, By, Place, controls, heads_of_same_blocks
-from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
+from und3rstand_jax.analysis.steps import block_words, kinds_of, steps_of, words_of
 from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.sites import HEADS, SCORES, UPDATE, parse_site
 
 MATCH, SINK, RANDOM, BOTTOM = "match", "sink", "random", "bottom"
 SUBLAYER, BLOCK, BETWEEN = "sublayer", "block", "between_views"
 
-KINDS = {
-    MATCH: "the k cross-attention heads of both views that look hardest at the true place: by the mean of mass - mass_other",
-    SINK: "the k heads, of cross- and self-attention of both views, whose strongest key takes most of their attention",
-    RANDOM: "control: k heads drawn by chance from the blocks, attentions and views of such a set, without its own",
-    BOTTOM: "control: the k cross-attention heads that look least at the true place",
-    SUBLAYER: "what one sublayer adds to the stream, in both views at once",
-    BLOCK: "what a whole decoder block adds to the stream, in both views at once",
-    BETWEEN: "what cross-attention adds to the stream, through which alone the views hear of one another",
-}
+BLOCKED: Literal["blocked"] = "blocked"
+"""In place of a way: how attention to the other view is taken away where it cannot be told from the rest by what it adds."""
+
+Way: TypeAlias = By | Literal["blocked"]
 
 WAYS: tuple[By, ...] = ("zero", "mean", "resample")
 
 DRAWS: Mapping[By, int] = {"mean": 5, "zero": 1, "resample": 1}
 """How many random controls a set has in each way; the first by mean are those of the other ways. More take most of the time."""
 
-STEPS = (SELF, CROSS, "mlp")
-"""The sublayers of a decoder block."""
-
 _BOTH: tuple[Literal[1, 2], ...] = (1, 2)
 _TRIES = 8
 
 Ranking: TypeAlias = tuple[Place, ...]
+
+
+def meaning_of(config: ModelConfig) -> dict[str, str]:
+    """Of every kind of set, what it is."""
+    kinds = kinds_of(config)
+    across, own = words_of(kinds.across), words_of(kinds.own)
+    both = f"{across.removesuffix('attention')} and {own}" if across.endswith("-attention") else f"{across} and {own}"
+    between = f"what {across} adds to the stream, through which alone the views hear of one another"
+    if blocks_scores(config):
+        between = (
+            f"what {across} reads of the other view's tokens, special ones too: the keys are blocked, and its weights go to the view's own"
+        )
+    return {
+        MATCH: f"the k {across} heads of both views that look hardest at the true place: by the mean of mass - mass_other",
+        SINK: f"the k heads, of {both} of both views, whose strongest key takes most of their attention",
+        RANDOM: "control: k heads drawn by chance from the blocks, attentions and views of such a set, without its own",
+        BOTTOM: f"control: the k {across} heads that look least at the true place",
+        SUBLAYER: "what one sublayer adds to the stream, in both views at once",
+        BLOCK: f"what a whole {block_words(config)} adds to the stream, in both views at once",
+        BETWEEN: between,
+    }
+
+
+def blocks_scores(config: ModelConfig) -> bool:
+    """Whether the views are kept apart by blocking keys: where the attention between them reads a view's own tokens too."""
+    return any(config.reads(block.across) == "all" for block in config.blocks)
 
 
 class Rankings(NamedTuple):
@@ -80,22 +99,30 @@ class Taken:
         return str(*views) if len(views) == 1 else "both"
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether keys are blocked, in place of values taken away."""
+        return any(parse_site(place.site).part == SCORES for place in self.places)
+
+    @property
     def ablation(self) -> Ablation:
         """As `edits_of` takes it."""
         return Ablation(self.name, "set", self.places)
 
 
-def rankings(by_pair: Mapping[str, Float[np.ndarray, "S 2 blocks heads"]], pairs: range) -> Rankings:
+def rankings(by_pair: Mapping[str, Float[np.ndarray, "S 2 blocks heads"]], pairs: range, config: ModelConfig) -> Rankings:
     """From the means over some pairs of `measure_heads`; a head of which nothing is known comes last, ties go by block, view and head.
 
     Args:
         by_pair: of every pair.
         pairs: those that count.
+        config: of the backbone.
     """
-    excess = by_pair[f"{CROSS}/mass"] - by_pair[f"{CROSS}/mass_other"]
-    some = slice(pairs.start, pairs.stop)
-    match = _scores(CROSS, excess[some])
-    sink = {**_scores(CROSS, by_pair[f"{CROSS}/sink"][some]), **_scores(SELF, by_pair[f"{SELF}/sink"][some])}
+    kinds, some = kinds_of(config), slice(pairs.start, pairs.stop)
+    excess = by_pair[f"{kinds.across}/mass"] - by_pair[f"{kinds.across}/mass_other"]
+    match = _scores(steps_of(kinds.across, config), excess[some])
+    sink: dict[Place, float] = {}
+    for kind in kinds.attentions:
+        sink |= _scores(steps_of(kind, config), by_pair[f"{kind}/sink"][some])
     return Rankings(_ranked(match), _ranked(sink))
 
 
@@ -103,13 +130,13 @@ def _ranked(scores: Mapping[Place, float]) -> Ranking:
     return tuple(sorted(scores, key=lambda place: -scores[place]))
 
 
-def _scores(attention: str, values: Float[np.ndarray, "S 2 blocks heads"]) -> dict[Place, float]:
+def _scores(steps: Sequence[str], values: Float[np.ndarray, "S 2 blocks heads"]) -> dict[Place, float]:
     known = ~np.isnan(values)
     means = np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     means = np.where(known.any(axis=0), means, -np.inf)
     _, blocks, heads = means.shape
     return {
-        Place(f"decoder.{block}.{attention}.heads", view, head): float(means[view - 1, block, head])
+        Place(f"{steps[block]}.{HEADS}", view, head): float(means[view - 1, block, head])
         for block in range(blocks)
         for view in _BOTH
         for head in range(heads)
@@ -117,8 +144,8 @@ def _scores(attention: str, values: Float[np.ndarray, "S 2 blocks heads"]) -> di
 
 
 def counts_of(config: ModelConfig) -> tuple[int, ...]:
-    """1, 2, 4, … up to a quarter of both views' cross-attention heads: of as many again, and more, a control can be drawn."""
-    most = max(1, config.dec_depth * config.dec_num_heads // 2)
+    """1, 2, 4, … up to a quarter of both views' heads between the views: of as many again, and more, a control can be drawn."""
+    most = max(1, len(config.blocks) * config.block_heads // 2)
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
 
@@ -147,32 +174,39 @@ def _controls(of: Taken, everywhere: Sequence[Place], config: ModelConfig, seed:
 
 
 def layer_sets(config: ModelConfig) -> list[Taken]:
-    """Every sublayer, every block, and cross-attention: all of it, one view's, up to each block and from each block on."""
-    depth = config.dec_depth
-    found = [Taken(SUBLAYER, f"decoder.{block}.{step}", _updates([block], [step])) for block in range(depth) for step in STEPS]
-    found += [Taken(BLOCK, f"decoder.{block}", _updates([block], STEPS)) for block in range(depth)]
+    """Every sublayer, every block, and attention between the views: all of it, one view's, up to each block and from each block on."""
+    blocks, part = config.blocks, SCORES if blocks_scores(config) else UPDATE
+    across, words = [block.across for block in blocks], between_words(config)
+    found = [Taken(SUBLAYER, step, _places([step])) for block in blocks for step in block.steps]
+    found += [Taken(BLOCK, block.name, _places(block.steps)) for block in blocks]
     found += [
-        Taken(BETWEEN, "all cross-attention", _updates(range(depth), [CROSS])),
-        *(Taken(BETWEEN, f"cross-attention of view {view}", _updates(range(depth), [CROSS], (view,))) for view in _BOTH),
+        Taken(BETWEEN, f"all {words}", _places(across, part)),
+        *(Taken(BETWEEN, f"{words} of view {view}", _places(across, part, (view,))) for view in _BOTH),
     ]
-    for block in range(1, depth):
-        found.append(Taken(BETWEEN, up_to(block), _updates(range(block), [CROSS])))
-        found.append(Taken(BETWEEN, from_on(block), _updates(range(block, depth), [CROSS])))
+    for number in range(1, len(blocks)):
+        found.append(Taken(BETWEEN, up_to(number, config), _places(across[:number], part)))
+        found.append(Taken(BETWEEN, from_on(number, config), _places(across[number:], part)))
     return found
 
 
-def up_to(block: int) -> str:
-    """The name of the set of all cross-attention before a block."""
-    return f"cross-attention before block {block}"
+def between_words(config: ModelConfig) -> str:
+    """What is taken away between the views, in words."""
+    words = words_of(kinds_of(config).across)
+    return f"{words} to the other view" if blocks_scores(config) else words
 
 
-def from_on(block: int) -> str:
-    """The name of the set of all cross-attention from a block on."""
-    return f"cross-attention from block {block} on"
+def up_to(block: int, config: ModelConfig) -> str:
+    """The name of the set of all attention between the views before a block."""
+    return f"{between_words(config)} before block {block}"
 
 
-def _updates(blocks: Sequence[int], steps: Sequence[str], views: tuple[Literal[1, 2], ...] = _BOTH) -> tuple[Place, ...]:
-    return tuple(Place(f"decoder.{block}.{step}.update", view, None) for block in blocks for step in steps for view in views)
+def from_on(block: int, config: ModelConfig) -> str:
+    """The name of the set of all attention between the views from a block on."""
+    return f"{between_words(config)} from block {block} on"
+
+
+def _places(steps: Sequence[str], part: str = UPDATE, views: tuple[Literal[1, 2], ...] = _BOTH) -> tuple[Place, ...]:
+    return tuple(Place(f"{step}.{part}", view, None) for step in steps for view in views)
 
 
 def ways_of(taken: Taken, resampling: bool) -> tuple[By, ...]:

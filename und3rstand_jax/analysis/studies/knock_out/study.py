@@ -1,4 +1,4 @@
-"""What both views' geometry loses without some of the decoder: heads that look at the true place, sinks, sublayers, and controls.
+"""What both views' geometry loses without heads that look at the true place, sinks, sublayers or blocks, beside controls.
 
     first half of the pairs ─▶ statistics of heads ─▶ rankings ─▶ sets (`sets`)
     other half ─▶ sweeps (`sweeps`) ─▶ effects on the unedited run ─▶ records, tables, figures, findings
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.ablations import MEANINGS
 from und3rstand_jax.analysis.pair_measures import VIEW1, VIEW2
+from und3rstand_jax.analysis.steps import whose_words
 from und3rstand_jax.analysis.studies.heads.measures import measure_heads
 from und3rstand_jax.analysis.studies.heads.study import cost as cost_of_heads
 from und3rstand_jax.analysis.studies.knock_out import sets
@@ -25,37 +26,48 @@ from und3rstand_jax.analysis.studies.knock_out.sweeps import METRICS, Row, bytes
 from und3rstand_jax.analysis.studies.study import Cost, Mean, Record, Setting, Study, mean_of, over_pairs
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.loss import Truth
+from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.support.errors import CheckpointError
 
 UNEDITED, CONSTANT = "unedited", "constant"
 
-MEANING = {
-    "kind": "; ".join(
-        f"{kind}: {text}"
-        for kind, text in {
-            UNEDITED: "the model as it is",
-            CONSTANT: "no model: of every pixel the mean of the other pairs' true points there",
-            **sets.KINDS,
-        }.items()
-    ),
-    "name": "what is taken away",
-    "by": "; ".join(f"{by}: {MEANINGS[by]}" for by in sets.WAYS),
-    "k": "number of heads that are taken away together",
-    "of": "of a control: the kind of set that it is a control of",
-    "draw": "of a random control, counted from 1",
-    "pool": "what a random control was drawn from: the same blocks, or all blocks where those have too few other heads",
-    "view": "in whose pass: 1, 2 or both",
-    "places": "the heads or updates that are taken away",
-    **METRICS,
-    **{f"{name}_effect": f"{name} less that of the unedited run, the mean of the differences pair by pair" for name in METRICS},
-}
-
 LEAST_TO_SPLIT = 16
 
 
+def meaning_of(config: ModelConfig) -> dict[str, str]:
+    """Of every name in a record, what it is."""
+    kinds = {
+        UNEDITED: "the model as it is",
+        CONSTANT: "no model: of every pixel the mean of the other pairs' true points there",
+        **sets.meaning_of(config),
+    }
+    return {
+        "kind": "; ".join(f"{kind}: {text}" for kind, text in kinds.items()),
+        "name": "what is taken away",
+        "by": "; ".join(f"{by}: {text}" for by, text in _ways(config).items()),
+        "k": "number of heads that are taken away together",
+        "of": "of a control: the kind of set that it is a control of",
+        "draw": "of a random control, counted from 1",
+        "pool": "what a random control was drawn from: the same blocks, or all blocks where those have too few other heads",
+        "view": "in whose pass: 1, 2 or both",
+        "places": "the heads or updates that are taken away",
+        **METRICS,
+        **{f"{name}_effect": f"{name} less that of the unedited run, the mean of the differences pair by pair" for name in METRICS},
+    }
+
+
+def _ways(config: ModelConfig) -> dict[str, str]:
+    found: dict[str, str] = {by: MEANINGS[by] for by in sets.WAYS}
+    if config.special_tokens(config.blocks[0].across):
+        found["mean"] += "; of each special token its own"
+    return found | (
+        {sets.BLOCKED: "its keys blocked, so that the softmax shares its weight among the others"} if sets.blocks_scores(config) else {}
+    )
+
+
 def cost(setting: Setting) -> Cost:
-    """A pass of the decoder for every set in every way on the pairs that are measured. Most is held by attention or by resampling."""
+    """A pass of the blocks for every set in every way on the pairs that are measured. Most is held by attention or by resampling."""
     config = setting.backbone.config
     kinds = 2 * len(sets.counts_of(config))  # rankings times k
     in_all_ways = len(sets.WAYS) + sum(sets.DRAWS[by] for by in sets.WAYS)
@@ -87,7 +99,7 @@ def knock_out(setting: Setting) -> Study:
         raise CheckpointError("knock-out measures the model's own pointmaps; expected a backbone with a head, found none; give another one")
     ranked_on, measured_on = halves(setting.count)
     of_heads = measure_heads(setting)
-    ranking = sets.rankings(of_heads, ranked_on)
+    ranking = sets.rankings(of_heads, ranked_on, config)
     taken = [*sets.head_sets(ranking, config, setting.seed), *sets.layer_sets(config)]
     unedited, rows = measure(setting, measured_on, taken)
     constant = leave_one_out_errors(setting, measured_on)
@@ -98,12 +110,12 @@ def knock_out(setting: Setting) -> Study:
     ]
     return Study(
         "knock-out",
-        "What the decoder's heads, sublayers and the attention between the views are for: what is lost without them",
-        MEANING,
+        f"What {whose_words(config)} heads, sublayers and the attention between the views are for: what is lost without them",
+        meaning_of(config),
         records,
-        tables_of(unedited, rows, constant),
+        tables_of(unedited, rows, constant, config),
         {"": curves_figure(unedited, rows, constant), "layers": layers_figure(unedited, rows, constant, config)},
-        findings_of(unedited, rows, constant),
+        findings_of(unedited, rows, constant, config),
         _facts(setting, of_heads, ranked_on, measured_on, rows),
         _by_pair(setting, measured_on, unedited, constant, rows),
     )
@@ -168,24 +180,25 @@ def _facts(
             if split
             else f"with fewer than {LEAST_TO_SPLIT} pairs, heads are chosen on the pairs on which their loss is measured",
         },
-        "sets": sets.KINDS,
-        "ways": {by: MEANINGS[by] for by in sets.WAYS} | {"mean": f"{MEANINGS['mean']}; of all {setting.count} pairs"},
+        "sets": sets.meaning_of(setting.backbone.config),
+        "ways": (ways := _ways(setting.backbone.config)) | {"mean": f"{ways['mean']}; of all {setting.count} pairs"},
         "draws": "random controls are different sets, in each way as many as " + ", ".join(f"{by} {n}" for by, n in sets.DRAWS.items()),
         "drawn from all blocks": sorted({f"{taken.of} {taken.k}" for taken in drawn if taken.pool == "all blocks"}),
     }
     if split:
         facts["rankings of both halves"] = {
             "meaning": "Spearman correlation of the heads' ranks by the pairs they are ranked on with those by the others",
-            **_rank_correlations(of_heads, ranked_on, measured_on),
+            **_rank_correlations(of_heads, ranked_on, measured_on, setting.backbone.config),
         }
     return facts
 
 
-def _rank_correlations(of_heads: Mapping[str, np.ndarray], one: range, other: range) -> dict[str, float]:
+def _rank_correlations(of_heads: Mapping[str, np.ndarray], one: range, other: range, config: ModelConfig) -> dict[str, float]:
     from scipy.stats import spearmanr
 
     found = {}
-    for name, first, second in zip((sets.MATCH, sets.SINK), sets.rankings(of_heads, one), sets.rankings(of_heads, other), strict=True):
+    both = (sets.rankings(of_heads, pairs, config) for pairs in (one, other))
+    for name, first, second in zip((sets.MATCH, sets.SINK), *both, strict=True):
         rank = {place: number for number, place in enumerate(second)}
         found[name] = float(spearmanr(range(len(first)), [rank[place] for place in first]).statistic)
     return found

@@ -1,12 +1,13 @@
 """How the study of knock-outs is measured: two programs, in which every set mentions the same sites.
 
 zero, mean, sublayers ─▶ one sweep over the pairs ─────────────────────────┐
-resampling ─▶ values of another pair, a few pairs at once ─▶ a sweep ──────┴─▶ error of all pairs, matches and pose of some
+resampling ─▶ values of another pair, a few pairs at once ─▶ a sweep ──────┼─▶ error of all pairs, matches and pose of some
+keys of the other view blocked, where a model reads both ─▶ a sweep ───────┘
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -15,14 +16,16 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.analysis.ablation_study import MadeEdits
 from und3rstand_jax.analysis.ablations import Ablation, By, SiteView, Values, edits_of, replacements
+from und3rstand_jax.analysis.attention_keys import keys_of
 from und3rstand_jax.analysis.pair_measures import MEANING, HeadFinish, HeadMeasure, PairTruth
-from und3rstand_jax.analysis.studies.heads.measures import CROSS, SELF
-from und3rstand_jax.analysis.studies.knock_out.sets import STEPS, Taken, ways_of
+from und3rstand_jax.analysis.studies.knock_out.sets import BLOCKED, Taken, Way, ways_of
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs
 from und3rstand_jax.analysis.sweep import Finish, sweep
 from und3rstand_jax.geometry.alignment import Alignment, shape_errors
 from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.edits import Edits
 from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.sites import HEADS, SCORES, UPDATE, parse_site
 
 NOTHING = Ablation("nothing", "set", ())
 
@@ -46,7 +49,7 @@ class Row(NamedTuple):
     """One set taken away in one way: every metric of every measured pair, and its difference to the unedited run of the same program."""
 
     taken: Taken
-    by: By
+    by: Way
     values: Mapping[str, Float[np.ndarray, " S"]]
     effects: Mapping[str, Float[np.ndarray, " S"]]
 
@@ -99,20 +102,25 @@ def measure(setting: Setting, numbers: range, taken: Sequence[Taken]) -> tuple[d
         numbers: of the pairs that are measured.
         taken: the sets.
     """
-    asked = [(one, by) for one in taken for by in ways_of(one, setting.count > 1)]
+    blocked = [one for one in taken if one.is_blocked]
+    asked = [(one, by) for one in taken if not one.is_blocked for by in ways_of(one, setting.count > 1)]
     plain = [(one, by) for one, by in asked if by != "resample"]
     resampled = [(one, by) for one, by in asked if by == "resample"]
     unedited, *rest = _sweep_plain(setting, numbers, plain)
-    found: dict[tuple[str, By], Row] = {
+    found: dict[tuple[str, Way], Row] = {
         (one.name, by): _row(one, by, values, unedited) for (one, by), values in zip(plain, rest, strict=True)
     }
     if resampled:
         own, *rest = _sweep_resampled(setting, numbers, [one for one, _ in resampled])
         found |= {(one.name, by): _row(one, by, values, own) for (one, by), values in zip(resampled, rest, strict=True)}
-    return unedited, [found[one.name, by] for one, by in asked]
+    rows = [found[one.name, by] for one, by in asked]
+    if blocked:
+        own, *rest = _sweep_blocked(setting, numbers, blocked)
+        rows += [_row(one, BLOCKED, values, own) for one, values in zip(blocked, rest, strict=True)]
+    return unedited, rows
 
 
-def _row(taken: Taken, by: By, values: Mapping[str, np.ndarray], unedited: Mapping[str, np.ndarray]) -> Row:
+def _row(taken: Taken, by: Way, values: Mapping[str, np.ndarray], unedited: Mapping[str, np.ndarray]) -> Row:
     with np.errstate(invalid="ignore"):  # of two infinite errors the difference is not known
         return Row(taken, by, values, {name: values[name] - unedited[name] for name in METRICS})
 
@@ -121,14 +129,36 @@ def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, 
     """The unedited run, then the sets by zero and by mean: one program, since zero is a replacement too."""
     config, pairs = setting.backbone.config, setting.pairs
     heads, updates = _head_sites(config), _update_sites(config)
-    zero = {place: np.zeros(_shape_of_one(place, config), np.float32) for place in (*heads, *updates)}
+    zero = {place: np.zeros(_shape_of_one(place, setting), np.float32) for place in (*heads, *updates)}
     together = resampled_at_once(setting)
     mean = zero | dict(replacements(setting.backbone, pairs.views, heads, "mean", together, 1.0, setting.seed, setting.progress))
     values: Mapping[str, Values] = {"zero": zero, "mean": mean}
     sites = (*heads, *updates)
     made = [functools.partial(edits_of, NOTHING, sites, "mean", zero, config)]
     made += [functools.partial(edits_of, one.ablation, sites, "mean", values[by], config) for one, by in asked]
-    measured = pairs.some(numbers)
+    return _swept(setting, numbers, made)
+
+
+def _sweep_blocked(setting: Setting, numbers: range, asked: Sequence[Taken]) -> list[dict[str, np.ndarray]]:
+    """The unedited run, then the sets of which a view's queries do not see the other view's tokens."""
+    config, grids = setting.backbone.config, setting.grids
+    sites: tuple[SiteView, ...] = tuple((f"{block.across}.{SCORES}", view) for block in config.blocks for view in _VIEWS)
+    values: dict[SiteView, np.ndarray] = {}
+    for site, view in sites:
+        keys = keys_of(config, parse_site(site).layer_id, grids, view - 1)
+        shift = np.full((1, 1, 1, len(keys.is_special)), -np.inf, np.float32)
+        own = keys.patches[view - 1]
+        shift[..., own.start - keys.special : own.stop] = 0.0
+        values[site, view] = shift
+    return _swept(
+        setting,
+        numbers,
+        [functools.partial(edits_of, one, sites, "zero", values, config) for one in (NOTHING, *(one.ablation for one in asked))],
+    )
+
+
+def _swept(setting: Setting, numbers: range, made: Sequence[Callable[[], Edits]]) -> list[dict[str, np.ndarray]]:
+    measured = setting.pairs.some(numbers)
     return sweep(
         setting.backbone,
         measured.views,
@@ -181,20 +211,23 @@ def resampled_at_once(setting: Setting) -> int:
 
 
 def bytes_of_values(setting: Setting) -> int:
-    """Of one pair, what all heads of the decoder put out, in both views."""
-    tokens = sum(rows * columns for rows, columns in setting.grids)
-    return 4 * tokens * setting.backbone.config.dec_embed_dim * 2 * setting.backbone.config.dec_depth
+    """Of one pair, what all heads of the blocks put out, in both views."""
+    config = setting.backbone.config
+    tokens = sum(config.token_count(config.embed, grid) for grid in setting.grids)
+    return 4 * tokens * config.block_width * 2 * len(config.blocks)
 
 
 def _head_sites(config: ModelConfig) -> tuple[SiteView, ...]:
-    return tuple((f"decoder.{block}.{kind}.heads", view) for block in range(config.dec_depth) for kind in (SELF, CROSS) for view in _VIEWS)
+    return tuple((f"{step}.{HEADS}", view) for block in config.blocks for step in (block.own, block.across) for view in _VIEWS)
 
 
 def _update_sites(config: ModelConfig) -> tuple[SiteView, ...]:
-    return tuple((f"decoder.{block}.{step}.update", view) for block in range(config.dec_depth) for step in STEPS for view in _VIEWS)
+    return tuple((f"{step}.{UPDATE}", view) for block in config.blocks for step in block.steps for view in _VIEWS)
 
 
-def _shape_of_one(place: SiteView, config: ModelConfig) -> tuple[int, ...]:
-    """Of one token's values at a site, as `replacements` gives them by mean."""
-    width, heads = config.dec_embed_dim, config.dec_num_heads
-    return (1, 1, heads, width // heads) if place[0].endswith(".heads") else (1, 1, width)
+def _shape_of_one(place: SiteView, setting: Setting) -> tuple[int, ...]:
+    """Of the values at a site, as `replacements` gives them by mean: one token's, or where some are special each token's."""
+    config, (site, view) = setting.backbone.config, place
+    layer, width, heads = parse_site(site).layer_id, config.block_width, config.block_heads
+    tokens = config.token_count(layer, setting.grids[view - 1]) if config.special_tokens(layer) else 1
+    return (1, tokens, heads, width // heads) if site.endswith(f".{HEADS}") else (1, tokens, width)

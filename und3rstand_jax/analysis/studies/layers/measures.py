@@ -106,7 +106,7 @@ def _read_all(
     for number, group in enumerate(config.groups):
         for index, layer in enumerate(group.layer_ids):
             of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], probe_params[f"group{number}"])
-            found[layer] = measured(read_layer(of_layer, tuple(map(jnp.asarray, output[layer])), output.image_sizes, group, config))
+            found[layer] = measured(read_layer(of_layer, tuple(map(jnp.asarray, output.patches(layer))), output.image_sizes, group, config))
     if head:
         found[HEAD] = measured(output.pointmaps)
     return found

@@ -7,7 +7,6 @@ readable, not which step found it.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxtyping import Float
 
 from und3rstand_jax.analysis.descriptor_places import RIGHT_MEANING, descriptor_head
 from und3rstand_jax.analysis.pair_measures import KNOWN, MATCHES, ROTATION, VIEW1, meaning_of, view_names
+from und3rstand_jax.analysis.steps import kinds_of, steps_of
 from und3rstand_jax.analysis.studies.layers.figure import control_figure, layers_figure
 from und3rstand_jax.analysis.studies.layers.measures import (
     DESCRIPTORS,
@@ -40,7 +40,8 @@ from und3rstand_jax.analysis.studies.study import (
     text_in,
     turn_of,
 )
-from und3rstand_jax.model.layer_ids import HEAD, PAPER_STEPS, paper_layer_ids
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.support.errors import CheckpointError
 
 FIRST_BLOCKS = (1, 2)
@@ -100,9 +101,9 @@ def layers(setting: Setting) -> Study:
     records = [_record(by_pair, layer, before.get(layer), views) for layer in names]
     turn = median_of([turn_of(truth) for truth in setting.pairs.truths])
     distances = np.array([np.mean([np.linalg.norm(pose[:3, 3]) for pose in truth.poses[1:]]) for truth in setting.pairs.truths])
-    is_whole = set(paper_layer_ids(setting.backbone.config.dec_depth)) <= set(names)
+    is_whole = set(setting.backbone.config.all_layers) <= set(names)
     # A step's share is known only where the layer before it has a probe too.
-    falls = {block: step_falls(by_pair, names, block, views) for block in FIRST_BLOCKS} if is_whole else {}
+    falls = {block: step_falls(by_pair, names, block, setting.backbone.config, views) for block in FIRST_BLOCKS} if is_whole else {}
     facts = {
         "alignment": alignment,
         "median_turn_of_the_cameras": turn._asdict(),
@@ -136,22 +137,21 @@ def _record(by_pair: Mapping[str, np.ndarray], layer: str, before: str | None, v
     return found
 
 
-def step_falls(by_pair: Mapping[str, np.ndarray], names: Sequence[str], first_block: int, views: int = 2) -> dict[str, tuple[Mean, ...]]:
-    """For each kind of step, the fall of every view's error over all decoder steps of that kind from a block on.
+def step_falls(
+    by_pair: Mapping[str, np.ndarray], names: Sequence[str], first_block: int, config: ModelConfig, views: int = 2
+) -> dict[str, tuple[Mean, ...]]:
+    """For each kind of step, the fall of every view's error over all steps of that kind from a block on, in blocks where views meet.
 
     A fall is the error before a step less that after it. They are summed within each pair first, so that the standard errors are those
     of what is compared, pair by pair.
     """
 
     def fall(kind: str, view: str) -> Mean:
-        steps = [
-            (before, after)
-            for before, after in zip(names, names[1:], strict=False)
-            if (step := re.fullmatch(rf"decoder\.(\d+)\.{kind}", after)) and int(step[1]) >= first_block
-        ]
+        counted = steps_of(kind, config)[first_block:]
+        steps = [(before, after) for before, after in zip(names, names[1:], strict=False) if after in counted]
         return mean_of(sum((by_pair[f"{before}/{view}"] - by_pair[f"{after}/{view}"] for before, after in steps), np.zeros(1)))
 
-    return {kind: tuple(fall(kind, view) for view in view_names(views)) for kind in PAPER_STEPS}
+    return {kind: tuple(fall(kind, view) for view in view_names(views)) for kind in kinds_of(config).steps}
 
 
 def _tables(
@@ -173,7 +173,7 @@ def _tables(
     by_layer = tuple((str(record["layer"]), *cells(record)) for record in records)
     tables = [Table("By layer", ("layer", *columns), by_layer)]
     if falls:
-        steps = tuple((kind, *(plus_minus(fall) for of in falls.values() for fall in of[kind])) for kind in PAPER_STEPS)
+        steps = tuple((kind, *(plus_minus(fall) for of in falls.values() for fall in of[kind])) for kind in next(iter(falls.values())))
         over = tuple(f"view {view}, from block {block} on" for block in falls for view in range(1, views + 1))
         tables.append(Table("Fall of the error over all steps of a kind", ("step", *over), steps))
     rows = []
@@ -216,7 +216,7 @@ def _findings(records: Sequence[Record], falls: Mapping[int, Mapping[str, tuple[
     )
     for block, of in falls.items():
         for later in range(1, views):
-            ranked = sorted(PAPER_STEPS, key=lambda kind: -of[kind][later].mean)
+            ranked = sorted(of, key=lambda kind: -of[kind][later].mean)
             said = ", ".join(f"{kind} {plus_minus(of[kind][later])}" for kind in ranked)
             found.append(f"From block {block} on, the steps of one kind together lower view {later + 1}'s error by: {said}.")
     if "descriptor_matches" in records[-1]:

@@ -28,13 +28,14 @@ _LINES = {
 _DASHED = "#71717a"
 
 
-def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float) -> Figure:
+def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float, below: str) -> Figure:
     """Every view's error, and the later views' rotation error; bars are standard errors.
 
     Args:
         records: of the study.
         layers: in network order.
         turn: the error in degrees of predicting no rotation.
+        below: what the layers are, below the figure.
     """
     views = max(record["view"] for record in records if isinstance(record["view"], int))
     figure = Figure(figsize=(min(max(0.3 * len(layers) + 2.5, 8.0), 16.0), 4.0 + 3.0 * views), layout="constrained")
@@ -53,7 +54,7 @@ def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float) -
     axes[-1].set(title="Rotation of view 2" if views == 2 else "Rotation of the later views", ylabel="error in degrees", yscale="log")
     for place in axes:
         _dress(place, layers)
-    axes[-1].set_xlabel("decoder block; within a block after self-attention, cross-attention and MLP; E is the decoder's input")
+    axes[-1].set_xlabel(below)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 

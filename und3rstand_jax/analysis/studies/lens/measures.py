@@ -14,20 +14,29 @@ from jaxtyping import Bool, Float, Int
 
 from und3rstand_jax.analysis.descriptor_places import descriptor_head, right_by_descriptors
 from und3rstand_jax.analysis.inputs import GroundTruth
-from und3rstand_jax.analysis.own_head import NORM, errors_of, lens_errors, lens_layers, lens_start
+from und3rstand_jax.analysis.own_head import errors_of, lens_captures, lens_errors, lens_layers, lens_start
 from und3rstand_jax.analysis.pair_measures import view_names
 from und3rstand_jax.analysis.studies.study import Setting, other_pair, over_pairs, pairs_at_once
 from und3rstand_jax.geometry.alignment import Alignment
 from und3rstand_jax.geometry.cameras import ViewGeometry
 from und3rstand_jax.geometry.pose import camera_errors, camera_of_view
-from und3rstand_jax.model.head_choice import head_layers
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.head_choice import head_layers, reads_several_layers
 
-READINGS = {
+_READINGS = {
     "normed": "the model's own head after decoder.norm",
     "bare": "the model's own head without decoder.norm",
     "scaled": "the model's own head without decoder.norm, tokens times the layer's `scale`; over the pairs it was not fitted on",
     "probe": "the layer's probe",
 }
+
+
+def readings_of(config: ModelConfig) -> dict[str, str]:
+    """Of each way to read a layer's tokens, what it is; without a norm behind the blocks there is nothing to leave out or to scale."""
+    if config.last_norm is not None:
+        return _READINGS
+    return {"normed": "the model's own head", "probe": _READINGS["probe"]}
+
 
 RIGHT = "normed/descriptors"
 """Right matches by the descriptors that a layer's tokens make, where the model makes any."""
@@ -59,17 +68,18 @@ class Scales(NamedTuple):
 
 def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
     """Tries `FACTORS` on some of the pairs."""
-    config, layers = setting.backbone.config, lens_layers(setting.backbone.config)
+    config, layers, norm = setting.backbone.config, lens_layers(setting.backbone.config), setting.backbone.config.last_norm
+    assert norm is not None, "checked before"
     fitted = fitted_pairs(setting)
     some = dataclasses.replace(setting, pairs=setting.pairs.some(fitted.tolist()))
 
     def squares(numbers: range) -> dict[str, np.ndarray]:
-        output = some.backbone(*some.pairs.some(numbers).views, capture=(*layers, NORM), head=False)
+        output = some.backbone(*some.pairs.some(numbers).views, capture=(*layers, norm), head=False)
         of = {
             layer: sum(np.mean(np.square(view, dtype=np.float64), axis=(1, 2)) for view in map(np.asarray, output[layer]))
             for layer in output
         }
-        return {"squares": np.stack([of[layer] for layer in (*layers, NORM)], axis=1)}
+        return {"squares": np.stack([of[layer] for layer in (*layers, norm)], axis=1)}
 
     means = over_pairs(some, "sizes of streams", squares, lens_at_once(some))["squares"].mean(axis=0)
     ratios = np.sqrt(means[-1] / np.maximum(means[:-1], 1e-30))
@@ -77,7 +87,7 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
 
     def errors(numbers: range) -> dict[str, np.ndarray]:
         chunk = some.pairs.some(numbers)
-        output = some.backbone(*chunk.views, capture=(*layers, *head_layers(config)), head=False)
+        output = some.backbone(*chunk.views, capture=(*lens_captures(layers, config), norm), head=False)
         truth = jax.device_put(chunk.truth)
         found = []
         for layer, factors in zip(layers, tried, strict=True):
@@ -92,25 +102,30 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
     return Scales(tried[np.arange(len(layers)), best], (best == 0) | (best == len(FACTORS) - 1), fitted)
 
 
-def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignment) -> dict[str, Float[np.ndarray, "S L"]]:
+def measure(setting: Setting, scales: Float[np.ndarray, " L"] | None, alignment: Alignment) -> dict[str, Float[np.ndarray, "S L"]]:
     """READING/view1, /view2, …, /other1, /other2, …, `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe.
 
-    And `RIGHT` where the model makes descriptors.
+    And `RIGHT` where the model makes descriptors. `scales` are None where no norm can be left out.
     """
     backbone, probes = setting.backbone, setting.probes
     config, layers, features = backbone.config, lens_layers(backbone.config), descriptor_head(backbone.config)
 
+    captures = (*lens_captures(layers, config), *head_layers(config))
+    readings = readings_of(config)
     keys = tuple(f"{prefix}{number}" for prefix in ("view", "other") for number in range(1, setting.views + 1))
 
     def compute(some: range) -> dict[str, np.ndarray]:
         own = setting.pairs.some(some)
-        output = backbone(*own.views, capture=(*layers, *head_layers(config)), head=False)
+        output = backbone(*own.views, capture=captures, head=False)
         before = setting.pairs.some([number - other_pair(0, setting.count) for number in some])
         truth, of_before = jax.device_put((own.truth, before.truth))
         found: dict[str, list[np.ndarray]] = {}
-        for layer, scale in zip(layers, scales, strict=True):
+        for index, layer in enumerate(layers):
             read: dict[str, Mapping[str, np.ndarray]] = {}
-            for norm, names, factors in ((True, ("normed",), (1.0,)), (False, ("bare", "scaled"), (1.0, float(scale)))):
+            ways: list[tuple[bool, tuple[str, ...], tuple[float, ...]]] = [(True, ("normed",), (1.0,))]
+            if scales is not None:
+                ways.append((False, ("bare", "scaled"), (1.0, float(scales[index]))))
+            for norm, names, factors in ways:
                 start = lens_start(output, layer, config, norm)
                 if norm and features is not None:
                     described = backbone(start=start, capture=(), head=features)
@@ -118,10 +133,10 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"], alignment: Alignm
                 values = lens_errors(
                     backbone.module, alignment, norm, backbone.params, start, np.array(factors, np.float32), truth, of_before
                 )
-                read |= {name: {key: np.asarray(value[index]) for key, value in values.items()} for index, name in enumerate(names)}
+                read |= {name: {key: np.asarray(value[way]) for key, value in values.items()} for way, name in enumerate(names)}
             if probes is not None and layer in probes.layer_ids:
                 read["probe"] = jax.device_get(_errors(probes.read_layer(layer, output), truth, of_before, alignment, True))
-            for name in READINGS:
+            for name in readings:
                 for key in keys:
                     found.setdefault(f"{name}/{key}", []).append(read[name][key] if name in read else np.full(len(some), np.nan))
             for name in ("normed", "probe"):
@@ -165,10 +180,10 @@ def _known_mean(values: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, "..."]:
 def bytes_a_pair(setting: Setting) -> int:
     """Of a pair's tokens of all layers, and of what a head holds of it; about."""
     config = setting.backbone.config
-    tokens = sum(rows * columns for rows, columns in setting.grids)
-    pixels = tokens * config.patch_size**2
-    layers = sum(config.layer_width(layer) for layer in (*lens_layers(config), *head_layers(config)))
-    return 4 * (tokens * layers + pixels * (512 if config.pointmap_kind == "dpt" else 32))
+    pixels = sum(rows * columns for rows, columns in setting.grids) * config.patch_size**2
+    layers = (*(layer for reading in config.readings for layer in reading), *head_layers(config))
+    held = sum(config.layer_width(layer) * config.token_count(layer, grid) for layer in layers for grid in setting.grids)
+    return 4 * (held + pixels * (512 if reads_several_layers(config) else 32))
 
 
 def lens_at_once(setting: Setting) -> int:

@@ -13,17 +13,19 @@ from typing import cast
 import numpy as np
 
 from und3rstand_jax.analysis.descriptor_places import RIGHT_MEANING, descriptor_head
-from und3rstand_jax.analysis.own_head import LENS, lens_layers
+from und3rstand_jax.analysis.own_head import LENS, LENS_OF_SEVERAL, lens_layers
+from und3rstand_jax.analysis.steps import block_words
 from und3rstand_jax.analysis.studies.lens.figure import lens_figure
 from und3rstand_jax.analysis.studies.lens.measures import (
     FACTORS,
-    READINGS,
     RIGHT,
+    Scales,
     bytes_a_pair,
     fit_scales,
     fitted_pairs,
     lens_at_once,
     measure,
+    readings_of,
 )
 from und3rstand_jax.analysis.studies.study import (
     Cost,
@@ -41,20 +43,9 @@ from und3rstand_jax.analysis.studies.study import (
     turn_of,
 )
 from und3rstand_jax.geometry.alignment import ALIGNMENT_MEANING
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.head_choice import reads_several_layers
 from und3rstand_jax.support.errors import CheckpointError, OptionError
-
-MEANING = {
-    "layer": "whose tokens are read: the decoder's input, or its stream after a step",
-    "view": "whose points are measured, 1 or 2",
-    **{name: f"normalised point error of what is read by {text}" for name, text in READINGS.items()},
-    **{f"{name}_other": f"control: the same from another pair's tokens, by {text}" for name, text in READINGS.items()},
-    "excess": "error of the model's own head (with the norm) minus that of the probe, pair by pair",
-    "scale": "the factor that tokens are multiplied by in `scaled`: one per layer, for both views",
-    "normed_rotation": "error of view 2's rotation in degrees, from the points of the model's own head with the norm; 180 where no pose "
-    "was found",
-    "normed_descriptors": f"where the model makes descriptors, and with the norm: {RIGHT_MEANING}",
-    "probe_rotation": "the same from the points read by the probe",
-}
 
 OF_SETS = {
     "view": "whose points are measured, from 1 on",
@@ -64,17 +55,42 @@ OF_SETS = {
 }
 """What sets of more than two views have in place of that."""
 
-_SHARE_OF_A_PASS = {"linear": 0.01, "dpt": 0.25}  # a head's part of a published model's products
+_ORDER = ("normed", "bare", "scaled", "probe")  # of readings in a record
+_SHARE_OF_A_PASS = {False: 0.01, True: 0.25}  # the part of a linear head, and of a DPT head, in a published model's products
+
+
+def meaning_of(config: ModelConfig, views: int = 2) -> dict[str, str]:
+    """Of every name in a record of sets of so many views, what it is."""
+    readings, has_norm = readings_of(config), config.last_norm is not None
+    streams = (
+        "the decoder's input, or its stream after a step" if has_norm else f"the streams of a {block_words(config)}, named by the last"
+    )
+    found = {
+        "layer": f"whose tokens are read: {streams}",
+        "view": "whose points are measured, 1 or 2",
+        **{name: f"normalised point error of what is read by {text}" for name, text in readings.items()},
+        **{f"{name}_other": f"control: the same from another pair's tokens, by {text}" for name, text in readings.items()},
+        "excess": "error of the model's own head (with the norm) minus that of the probe, pair by pair",
+        "scale": "the factor that tokens are multiplied by in `scaled`: one per layer, for both views",
+        "normed_rotation": "error of view 2's rotation in degrees, from the points of the model's own head with the norm; 180 where no "
+        "pose was found",
+        "normed_descriptors": f"where the model makes descriptors, and with the norm: {RIGHT_MEANING}",
+        "probe_rotation": "the same from the points read by the probe",
+    }
+    found |= OF_SETS if views > 2 else {}
+    return found if has_norm else {name: text for name, text in found.items() if name != "scale"}
 
 
 def cost(setting: Setting) -> Cost:
     """Three passes at most for the tokens, and for each layer the head thrice a pair, and once a factor for the pairs of the fit."""
     config, layers = setting.backbone.config, len(lens_layers(setting.backbone.config))
-    fitted = len(fitted_pairs(setting))
-    heads = layers * (3 * setting.count + len(FACTORS) * fitted)
+    has_norm = config.last_norm is not None
+    fitted = len(fitted_pairs(setting)) if has_norm else 0
+    heads = layers * ((3 if has_norm else 1) * setting.count + len(FACTORS) * fitted)
     heads += layers * setting.count * (descriptor_head(config) is not None)
-    passes = setting.count + 2 * fitted + round(heads * _SHARE_OF_A_PASS.get(config.pointmap_kind or "", 0.0))
-    return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * (2 * setting.views * len(READINGS) + 2))
+    passes = setting.count + 2 * fitted + round(heads * (_SHARE_OF_A_PASS[reads_several_layers(config)] if config.heads else 0.0))
+    kept = 2 * setting.views * len(readings_of(config)) + 2
+    return Cost(passes, lens_at_once(setting) * bytes_a_pair(setting), 8 * setting.count * layers * kept)
 
 
 def lens(setting: Setting) -> Study:
@@ -93,48 +109,62 @@ def lens(setting: Setting) -> Study:
     if setting.count < 2:
         raise OptionError(f"the lens needs at least 2 pairs, some to fit a scale on and others to try it; found {setting.count}")
     alignment = setting.alignment
-    scales = fit_scales(setting, alignment)
-    by_pair = measure(setting, scales.factors, alignment)
-    for name in (name for name in by_pair if name.startswith("scaled/")):
-        by_pair[name][scales.pairs] = np.nan
+    scales = None if config.last_norm is None else fit_scales(setting, alignment)
+    by_pair = measure(setting, None if scales is None else scales.factors, alignment)
+    if scales is not None:
+        for name in (name for name in by_pair if name.startswith("scaled/")):
+            by_pair[name][scales.pairs] = np.nan
     views = range(1, setting.views + 1)
     every = "both views" if setting.views == 2 else "all views"
     cameras = "the two cameras" if setting.views == 2 else "view 1's camera and a later one, the mean over these,"
     turn = np.array([turn_of(truth) for truth in setting.pairs.truths])
     records = [
-        layer_record(by_pair, index, layer, view, float(scales.factors[index])) for view in views for index, layer in enumerate(layers)
+        layer_record(by_pair, index, layer, view, None if scales is None else float(scales.factors[index]))
+        for view in views
+        for index, layer in enumerate(layers)
     ]
     facts = {
-        "lens": LENS,
+        "lens": LENS if len(config.readings[0]) == 1 else LENS_OF_SEVERAL,
         "alignment": f"{alignment}: {ALIGNMENT_MEANING[alignment]}",
         "control": "the same reading of another pair's tokens, measured against this pair's true points",
-        "scale": {
-            "of": f"{every}' tokens, in place of decoder.norm's; a DPT head's other inputs are not scaled",
-            "least": f"the sum of {every}' mean errors",
-            "fitted_on": scales.pairs.tolist(),
-            "tried": "the ratio of the root mean squares of decoder.norm's tokens and the layer's, times each of the factors",
-            "factors": FACTORS.tolist(),
-            "best_at_the_edge": [layer for layer, at_edge in zip(layers, scales.at_edge, strict=True) if at_edge],
-        },
+        **({} if scales is None else {"scale": _fact_of_scales(scales, layers, every)}),
         "turn": mean_of(turn)._asdict() | {"meaning": f"angle between {cameras} in degrees: the error of no rotation at all"},
     }
     return Study(
         "lens",
         "Intermediate tokens through the model's own head, beside the probes",
-        MEANING if setting.views == 2 else MEANING | OF_SETS,
+        meaning_of(config, setting.views),
         records,
         _tables(records, setting.views),
-        {"": lens_figure(records, layers, mean_of(turn).mean)},
+        {"": lens_figure(records, layers, mean_of(turn).mean, _order_words(config))},
         _findings(records, by_pair, layers, mean_of(turn), setting.views),
         facts,
         by_pair | {"turn": turn},
     )
 
 
-def layer_record(by_pair: Mapping[str, np.ndarray], index: int, layer: str, view: int, scale: float) -> Record:
+def _fact_of_scales(scales: Scales, layers: Sequence[str], every: str) -> dict[str, object]:
+    return {
+        "of": f"{every}' tokens, in place of decoder.norm's; a DPT head's other inputs are not scaled",
+        "least": f"the sum of {every}' mean errors",
+        "fitted_on": scales.pairs.tolist(),
+        "tried": "the ratio of the root mean squares of decoder.norm's tokens and the layer's, times each of the factors",
+        "factors": FACTORS.tolist(),
+        "best_at_the_edge": [layer for layer, at_edge in zip(layers, scales.at_edge, strict=True) if at_edge],
+    }
+
+
+def _order_words(config: ModelConfig) -> str:
+    """The layers that are read, in words below the figure."""
+    if len(config.readings[0]) > 1:
+        return f"{block_words(config)}, whose streams are read together"
+    return "decoder block; within a block after self-attention, cross-attention and MLP; E is the decoder's input"
+
+
+def layer_record(by_pair: Mapping[str, np.ndarray], index: int, layer: str, view: int, scale: float | None) -> Record:
     """One layer's means over pairs, of one view."""
-    found: dict[str, str | int | float | Mean] = {"layer": layer, "view": view, "scale": scale}
-    for name in READINGS:
+    found: dict[str, str | int | float | Mean] = {"layer": layer, "view": view, **({} if scale is None else {"scale": scale})}
+    for name in (name for name in _ORDER if f"{name}/view{view}" in by_pair):
         own, other = (by_pair[f"{name}/{kind}{view}"][:, index] for kind in ("view", "other"))
         if name != "probe" or not np.isnan(own).all():
             found |= {name: mean_of(own), f"{name}_other": mean_of(other)}
@@ -190,7 +220,8 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
                 f"{least['layer']} the lens {place} the probe "
                 f"({text_in(least, 'normed')} and {text_in(least, 'probe')}, difference {text_in(least, 'excess')})."
             )
-        found.append(f"View {view}: {_without_norm(own)}")
+        if "bare" in own[-1]:
+            found.append(f"View {view}: {_without_norm(own)}")
     described = [record for record in records if "normed_descriptors" in record]
     if described and mean_in(described[-1], "normed_descriptors").mean > 0:
         last = described[-1]

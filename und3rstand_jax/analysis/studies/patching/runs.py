@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from und3rstand_jax.analysis.pair_measures import PairTruth
+from und3rstand_jax.analysis.steps import block_of
 from und3rstand_jax.analysis.studies.study import Setting, other_pair
 from und3rstand_jax.geometry.alignment import Alignment, aligned_errors
 from und3rstand_jax.geometry.cameras import sampled_pixels
@@ -24,7 +25,6 @@ from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.head_choice import POINTMAP
 from und3rstand_jax.model.heads import Pointmap
-from und3rstand_jax.model.layer_ids import paper_layer_ids
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import Activation, BackboneOutput
 from und3rstand_jax.model.sites import HEADS, UPDATE, parse_site
@@ -33,7 +33,7 @@ from und3rstand_jax.model.start import start_layers
 Source: TypeAlias = Literal["twin", "unrelated", "itself"]
 View: TypeAlias = Literal[1, 2]
 
-EMBED, CROSS, MLP = "decoder.embed", "cross_attn", "mlp"
+MLP = "mlp"
 
 CONTROLS: tuple[Source, ...] = ("unrelated", "itself")
 
@@ -63,31 +63,31 @@ class Patch(NamedTuple):
         """The layer id that the site belongs to."""
         return parse_site(self.site).layer_id
 
-    @property
-    def block(self) -> int:
-        """In which the patch is made; decoder.embed is what the first one begins with."""
-        return 0 if self.layer == EMBED else int(self.layer.split(".")[1])
+    def block(self, config: ModelConfig) -> int:
+        """In which the patch is made; the embedding is what the first one begins with."""
+        return 0 if self.layer == config.embed else block_of(self.layer)
 
 
 def patches_of(config: ModelConfig) -> list[Patch]:
     """All of the study: of view 2 layers, updates and cross-attention heads, of view 1 layers; and the controls, between blocks."""
-    layers = paper_layer_ids(config.dec_depth)
-    between = [EMBED, *(layer for layer in layers if layer.endswith(MLP))]
+    layers, embed = config.all_layers, config.embed
+    across = [block.across for block in config.blocks]
+    between = [embed, *(block.steps[-1] for block in config.blocks)]
     views: tuple[View, ...] = (2, 1)
     return [
-        *(Patch("twin", view, layer) for view in views for layer in (EMBED, *layers)),
+        *(Patch("twin", view, layer) for view in views for layer in (embed, *layers)),
         *(Patch("twin", 2, f"{layer}.{UPDATE}") for layer in layers),
-        *(Patch("twin", 2, f"{layer}.{HEADS}", head) for layer in layers if layer.endswith(CROSS) for head in range(config.dec_num_heads)),
+        *(Patch("twin", 2, f"{layer}.{HEADS}", head) for layer in across for head in range(config.block_heads)),
         *(Patch("unrelated", 2, layer) for layer in between),
-        *(Patch("unrelated", 2, f"{layer}.{UPDATE}") for layer in layers if layer.endswith(CROSS)),
+        *(Patch("unrelated", 2, f"{layer}.{UPDATE}") for layer in across),
         *(Patch("itself", 2, layer) for layer in dict.fromkeys((between[0], between[len(between) // 2], between[-1]))),
     ]
 
 
-def same_patch(patch: Patch) -> Patch:
-    """The patch whose output this one's is: a stream after the MLP holds what it holds before, for the MLP reads nothing else."""
+def same_patch(patch: Patch, config: ModelConfig) -> Patch:
+    """The patch whose output this one's is: a stream after an MLP holds what it holds before, for the MLP reads nothing else."""
     if patch.kind == "layer" and patch.layer.endswith(MLP):
-        return patch._replace(site=patch.site.replace(MLP, CROSS))
+        return patch._replace(site=config.layer_ids[config.layer_ids.index(patch.layer) - 1])
     return patch
 
 
@@ -104,7 +104,7 @@ class Runs:
     def __init__(self, setting: Setting, patches: Sequence[Patch], some: range) -> None:
         assert setting.twins is not None, "checked before"
         config, self.backbone = setting.backbone.config, setting.backbone
-        self.patches, self.made = patches, tuple(dict.fromkeys(map(same_patch, patches)))
+        self.patches, self.made = patches, tuple(dict.fromkeys(same_patch(patch, config) for patch in patches))
         self.pairs, self.twins = setting.pairs.some(some), setting.twins.some(some)
         self.alignment: Alignment = setting.alignment
         sites = {source: {patch.site for patch in self.made if patch.source == source} for source in ("twin", *CONTROLS)}
@@ -131,7 +131,7 @@ class Runs:
                 if len(futures) > _IN_FLIGHT:  # what the device has measured waits for the host
                     futures[-1 - _IN_FLIGHT].result()
             found = dict(zip(self.made, (future.result() for future in futures), strict=True))
-        of_patches = [found[same_patch(patch)] for patch in self.patches]
+        of_patches = [found[same_patch(patch, self.backbone.config)] for patch in self.patches]
         arrays = {name: np.stack([of_patch[name] for of_patch in of_patches], axis=1) for name in of_patches[0]}
         of_runs = {"a": finish(own), "b": finish(twin)}
         return arrays | {f"{name}_of_{run}": values for run, numbers in of_runs.items() for name, values in numbers.items()}
@@ -177,13 +177,13 @@ class Runs:
 
 def first_block(patch: Patch, config: ModelConfig) -> int:
     """The block with which the program of a patch begins: its own, or one of the few before it that share a program with it."""
-    together = -(-config.dec_depth // _PROGRAMS)
-    return patch.block // together * together
+    together = -(-len(config.blocks) // _PROGRAMS)
+    return patch.block(config) // together * together
 
 
 def _start_of(patch: Patch, config: ModelConfig) -> str:
     first = first_block(patch, config)
-    return f"decoder.{first - 1}.{MLP}" if first else EMBED
+    return config.blocks[first - 1].steps[-1] if first else config.embed
 
 
 def _switch(patch: Patch, site: str, view: int, config: ModelConfig) -> Float[np.ndarray, "..."]:

@@ -16,8 +16,9 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float
 
+from und3rstand_jax.analysis.steps import block_words, kind_of, kinds_of, stacks_of, words_of
 from und3rstand_jax.analysis.studies.patching.figure import patching_figure, share_in
-from und3rstand_jax.analysis.studies.patching.runs import EMBED, Patch, Runs, first_block, patches_of, same_patch
+from und3rstand_jax.analysis.studies.patching.runs import Patch, Runs, first_block, patches_of, same_patch
 from und3rstand_jax.analysis.studies.study import (
     Cell,
     Cost,
@@ -33,6 +34,8 @@ from und3rstand_jax.analysis.studies.study import (
     plus_minus,
     share_text,
 )
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.head_choice import head_layers, reads_several_layers
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
 HALF = 0.5
@@ -55,7 +58,7 @@ ERRORS = {
     "direction_b": "degrees from the output's direction of view 2's translation to B's true one; 180 where no pose was found",
 }
 
-MEANING = {
+_MEANING = {
     "source": "whose values are put into A's pass: twin: B's, which shares view 1; unrelated: the next scene's B; itself: A's own",
     "view": "whose stream is patched, 1 or 2",
     "kind": "layer: the stream after a step; update: what the step adds to it; head: its mix of values before the output projection",
@@ -69,11 +72,19 @@ MEANING = {
 }
 
 
+def meaning_of(config: ModelConfig) -> dict[str, str]:
+    """Of every name in a record, what it is."""
+    stacks = stacks_of(config)
+    of = f"of the {stacks[0]}" if len(stacks) == 1 else f"number of the {block_words(config)}"
+    return _MEANING | {"block": f"{of}; none for {config.embed}, the stream before the first"}
+
+
 def cost(setting: Setting) -> Cost:
     """A pass begins at the block of its patch, or a few before. Held are, of some pairs, both views' values at all sites."""
     config = setting.backbone.config
-    patches = set(map(same_patch, patches_of(config)))
-    decoders = sum(config.dec_depth - first_block(patch, config) for patch in patches) / config.dec_depth
+    patches = {same_patch(patch, config) for patch in patches_of(config)}
+    depth = len(config.blocks)
+    decoders = sum(depth - first_block(patch, config) for patch in patches) / depth
     return Cost(int(setting.count * (4 + decoders)), _at_once(setting) * _bytes_a_pair(setting), 8 * setting.count * len(patches) * 13)
 
 
@@ -84,26 +95,26 @@ def patching(setting: Setting) -> Study:
         CheckpointError: the backbone has no head to measure by.
         OptionError: the pairs have no twins, or there is a single one.
     """
-    patches = patches_of(setting.backbone.config)
+    config, patches = setting.backbone.config, patches_of(setting.backbone.config)
     by_pair = measure_patches(setting, patches)
-    records = [patch_record(by_pair, patch, number) for number, patch in enumerate(patches)]
+    records = [patch_record(by_pair, patch, number, config) for number, patch in enumerate(patches)]
     return Study(
         "patching",
         "What carries view 2: values of pair B put into pair A, which has the same view 1",
-        MEANING,
+        meaning_of(config),
         records,
-        _tables(records),
-        {"": patching_figure(records, setting.backbone.config)},
-        _findings(records, by_pair),
+        _tables(records, kinds_of(config).steps[-1]),
+        {"": patching_figure(records, config)},
+        _findings(records, by_pair, words_of(kinds_of(config).across)),
         {
             "unit": "all runs' points are divided by one number a pair, the mean distance of view 1's points to camera 1 in A's own run",
             "pixels": "runs are compared where A and B have a true point; errors are over the pixels of the truth that they are against",
             "alignment": setting.alignment,
-            "controls": "the values of another scene's B: streams between blocks and updates of cross-attention, no single "
-            "heads; and A's own, which change nothing but rounding",
-            "mlp": "a stream patched after the MLP is measured as after the cross-attention before it: the MLP reads nothing else",
+            "controls": f"the values of another scene's B: streams between blocks and updates of {words_of(kinds_of(config).across)}, no "
+            "single heads; and A's own, which change nothing but rounding",
+            "mlp": f"a stream patched after the MLP is measured as after the {_before_mlp(config)} before it: the MLP reads nothing else",
             "half": f"a share above {HALF} counts as B's",
-            "head": "a DPT head also reads encoder.norm and two of the decoder's streams; those before the patch stay A's",
+            "head": _fact_of_head(config),
             "poses": "PnP on about 512 of the more confident half of view 2's sampled points, fewer than in the other studies",
             "strongest": "the updates and heads that bring most are chosen on the pairs on which they are measured",
             "runs": {
@@ -132,20 +143,31 @@ def measure_patches(setting: Setting, patches: Sequence[Patch]) -> dict[str, Flo
     return over_pairs(setting, "patches", lambda some: Runs(setting, patches, some).measured(), _at_once(setting))
 
 
-def patch_record(by_pair: Mapping[str, np.ndarray], patch: Patch, number: int) -> Record:
+def _before_mlp(config: ModelConfig) -> str:
+    kinds = kinds_of(config)
+    return words_of(kinds.across) if len(stacks_of(config)) == 1 else "attention"
+
+
+def _fact_of_head(config: ModelConfig) -> str:
+    if config.last_norm is not None:
+        return "a DPT head also reads encoder.norm and two of the decoder's streams; those before the patch stay A's"
+    return f"it reads {', '.join(head_layers(config))}; those before the patch stay A's"
+
+
+def patch_record(by_pair: Mapping[str, np.ndarray], patch: Patch, number: int, config: ModelConfig) -> Record:
     """One patch's shares and errors; its numbers are those of this column."""
 
     def of_patch(name: str) -> Float[np.ndarray, " S"]:
         return by_pair[name][:, number]
 
-    known = patch.layer != EMBED
+    known = patch.layer != config.embed
     place: dict[str, Cell] = {
         "source": patch.source,
         "view": patch.view,
         "kind": patch.kind,
         "site": patch.site,
-        "block": patch.block if known else None,
-        "step": patch.layer.split(".")[2] if known else None,
+        "block": patch.block(config) if known else None,
+        "step": kind_of(patch.layer, config) if known else None,
         "head": patch.head,
     }
     shares = {f"share_{name}": share_towards(of_patch(f"to_b/{name}"), by_pair[f"to_b/{name}_of_a"]) for name in SHARES}
@@ -171,10 +193,10 @@ def share_towards(distance: Float[np.ndarray, " S"], apart: Float[np.ndarray, " 
 def _bytes_a_pair(setting: Setting) -> int:
     """The values of both views at all sites, thrice: A's, B's, and what a program makes of them."""
     config = setting.backbone.config
-    tokens = sum(rows * columns for rows, columns in setting.grids)
+    tokens = sum(config.token_count(config.embed, grid) for grid in setting.grids)
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     sites = len({patch.site for patch in patches_of(config)})
-    return 4 * (3 * sites * tokens * config.dec_embed_dim + (512 if config.pointmap_kind == "dpt" else 40) * pixels)
+    return 4 * (3 * sites * tokens * config.block_width + (512 if reads_several_layers(config) else 40) * pixels)
 
 
 def _at_once(setting: Setting) -> int:
@@ -189,7 +211,7 @@ def chosen(records: Sequence[Record], kind: str, view: int = 2, source: str = "t
     return [record for record in records if (record["kind"], record["view"], record["source"]) == (kind, view, source)]
 
 
-def _tables(records: Sequence[Record]) -> list[Table]:
+def _tables(records: Sequence[Record], last_step: str) -> list[Table]:
     columns = ("view 2's points", "its rotation", "its direction", "view 1's points")
     names = ("points2", "rotation", "direction", "points1")
     tables = []
@@ -203,7 +225,7 @@ def _tables(records: Sequence[Record]) -> list[Table]:
     rows = tuple((name_of(record), *(plus_minus(share_in(record, name), 2) for name in names)) for record in strongest)
     tables.append(Table("The updates and heads of view 2 that bring most", ("from B", *columns), rows))
     errors = [*chosen(records, "layer"), *chosen(records, "layer", source="unrelated")]
-    between = [record for record in errors if record["step"] in (None, "mlp")]
+    between = [record for record in errors if record["step"] in (None, last_step)]
     rows = tuple(
         (
             str(record["source"]),
@@ -234,7 +256,7 @@ def _since(layer: str | None, records: Sequence[Record]) -> str:
     return "at no layer for good" if layer is None else "at every layer" if layer == records[0]["site"] else f"from {layer} on"
 
 
-def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> list[str]:
+def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], across: str) -> list[str]:
     two, one = chosen(records, "layer"), chosen(records, "layer", view=1)
     least, most = min(two, key=lambda record: share_in(record).mean), max(one, key=lambda record: share_in(record).mean)
 
@@ -257,7 +279,7 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> l
     update, head = (max(chosen(records, kind), key=lambda record: share_in(record).mean) for kind in ("update", "head"))
     found.append(
         f"Of single updates of view 2 {update['site']} brings most, "
-        f"{share(update)} of B's points; of single cross-attention heads {name_of(head)}, {share(head)}."
+        f"{share(update)} of B's points; of single {across} heads {name_of(head)}, {share(head)}."
     )
     unrelated, itself = (chosen(records, "layer", source=source) for source in ("unrelated", "itself"))
     nearest = max(unrelated, key=lambda record: share_in(record).mean)
@@ -265,7 +287,7 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray]) -> l
     drift = max(float(np.abs(share_in(record).mean)) for record in itself)
     found.append(
         f"Controls: an unrelated pair's stream brings {share(nearest)} at most (at {nearest['site']}), an update of its "
-        f"cross-attention {share(of_updates)} at most (at {of_updates['site']}); A's own changes the share by at most "
+        f"{across} {share(of_updates)} at most (at {of_updates['site']}); A's own changes the share by at most "
         f"{drift:.1e}. A and B are {plus_minus(mean_of(by_pair['to_b/points2_of_a']), 2)} apart in view 2's points, and "
         f"{plus_minus(mean_of(by_pair['to_b/rotation_of_a']), 0)}° in its rotation."
     )

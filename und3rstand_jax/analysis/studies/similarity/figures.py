@@ -28,7 +28,7 @@ class _Line(NamedTuple):
     marker: str
 
 
-def layers_figure(maps: Mapping[str, Float[np.ndarray, "L L"]], layers: Sequence[str]) -> Figure:
+def layers_figure(maps: Mapping[str, Float[np.ndarray, "L L"]], layers: Sequence[str], embed: str) -> Figure:
     """CKA between every two layers, of both views, with trained and with random weights."""
     figure = Figure(figsize=(10.5, 9.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
@@ -38,14 +38,14 @@ def layers_figure(maps: Mapping[str, Float[np.ndarray, "L L"]], layers: Sequence
         at, labels = _ticks(layers)
         place.set_xticks(at, labels, fontsize=7, rotation=90)
         place.set_yticks(at, labels, fontsize=7)
-        border = layers.index("decoder.embed") - 0.5
+        border = layers.index(embed) - 0.5
         for draw in (place.axhline, place.axvline):
             draw(border, color="white", linewidth=0.8)
     figure.colorbar(shown, ax=list(axes.ravel()), label="linear CKA between two layers' tokens", aspect=40)
     return figure
 
 
-def curves_figure(of_layer: Sequence[Record], of_views: Sequence[Record], layers: Sequence[str]) -> Figure:
+def curves_figure(of_layer: Sequence[Record], of_views: Sequence[Record], layers: Sequence[str], embed: str) -> Figure:
     """Over the layers: CKA between the views, effective rank, mean cosine, and CKA to random weights and to another scene."""
     figure = Figure(figsize=(min(max(0.24 * len(layers) + 5.0, 10.0), 18.0), 12.0), layout="constrained")
     axes = figure.subplots(4, 1, sharex=True)
@@ -100,7 +100,7 @@ def curves_figure(of_layer: Sequence[Record], of_views: Sequence[Record], layers
         finish(place)
         place.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         place.grid(axis="y", color="#e4e4e7", linewidth=0.6)
-        place.axvline(layers.index("decoder.embed") - 0.5, color=_CONTROL, linewidth=0.8)
+        place.axvline(layers.index(embed) - 0.5, color=_CONTROL, linewidth=0.8)
         place.spines[["top", "right"]].set_visible(False)
     at, labels = _ticks(layers)
     axes[-1].set_xticks(at, labels, fontsize=8, rotation=90)

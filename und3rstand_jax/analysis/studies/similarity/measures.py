@@ -21,7 +21,7 @@ from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.model.config import ModelConfig
 
 Stacks = tuple[Float[Array, "B _L _N _C"], ...]
-"""One view's tokens of all of the encoder's layers, and of all of the decoder's."""
+"""One view's patches of all of the encoder's layers, and of all of the decoder's."""
 
 Drawn = tuple[Float[Array, "S Le _ Ce"], Float[Array, "S Ld _ Cd"]]
 """The same of random weights, of as many pairs as are measured: no pair comes after them."""
@@ -66,13 +66,13 @@ def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tup
     one, two = (view[list(numbers)] for view in setting.pairs.views)
     output = backbone(one, two, capture="*", head=False)
     layers = stack_layers(backbone.config)
-    return tuple(tuple(jnp.stack([output[layer][view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
+    return tuple(tuple(jnp.stack([output.patches(layer)[view] for layer in stack], axis=1) for stack in layers) for view in (0, 1))
 
 
 def stack_layers(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The encoder's layers and the decoder's, together all of them in network order."""
-    encoder, decoder = (tuple(layer for layer in config.layer_ids if layer.startswith(stack)) for stack in ("encoder.", "decoder."))
-    return encoder, decoder
+    """The encoder's layers and those from the input of the blocks in which views meet on, together all of them in network order."""
+    border = config.layer_ids.index(config.embed)
+    return config.layer_ids[:border], config.layer_ids[border:]
 
 
 @jax.jit

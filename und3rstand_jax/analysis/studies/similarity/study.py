@@ -80,18 +80,18 @@ def similarity(setting: Setting) -> Study:
     """
     if setting.count < 2:
         raise OptionError(f"the study of similarity needs at least 2 pairs, since its controls use another one; found {setting.count}")
-    layers = setting.backbone.config.layer_ids
+    config, layers = setting.backbone.config, setting.backbone.config.layer_ids
     by_pair = measure(setting)
     maps = {f"{name}{view}": _cka_of_layers(by_pair, view, name) for view in (1, 2) for name in ("layers", "random")}
     of_layers = [record for view in (1, 2) for record in _two_layers(maps, view, layers)]
     of_layer = [record for view in (1, 2) for record in _one_layer(by_pair, view, layers)]
     of_views = _both_views(by_pair, layers)
     figures = {
-        "": layers_figure({name: values for name, (values, _) in maps.items()}, layers),
-        "curves": curves_figure(of_layer, of_views, layers),
+        "": layers_figure({name: values for name, (values, _) in maps.items()}, layers, config.embed),
+        "curves": curves_figure(of_layer, of_views, layers, config.embed),
         "colours": colours_figure(*colours_of(setting)),
     }
-    tokens = min(rows * columns for rows, columns in setting.grids)
+    tokens, stack = min(rows * columns for rows, columns in setting.grids), config.embed.split(".")[0]
     return Study(
         "similarity",
         "How alike layers and views are, and how many dimensions tokens use",
@@ -103,7 +103,7 @@ def similarity(setting: Setting) -> Study:
         {
             "estimate": ESTIMATE,
             "random": f"weights drawn with seed {setting.seed}",
-            "most_rank": {"encoder": _most_rank(setting, layers[0], tokens), "decoder": _most_rank(setting, layers[-1], tokens)},
+            "most_rank": {"encoder": _most_rank(setting, layers[0], tokens), stack: _most_rank(setting, layers[-1], tokens)},
             "colours": "of each layer and pair the first three principal components of both views' tokens as red, green and blue",
         },
         by_pair,

@@ -22,9 +22,13 @@ Colours = Float[np.ndarray, "rows columns 3"]
 
 def shown_layers(config: ModelConfig) -> tuple[str, ...]:
     """About eight layers from the first to the last, those of the blocks at the blocks' ends."""
-    encoder = [f"encoder.{block}.mlp" for block in sorted({0, config.enc_depth // 2})]
-    blocks = np.unique(np.linspace(0, config.dec_depth - 1, min(_IN_BLOCKS - 1, config.dec_depth)).round().astype(int))
-    return (*encoder, "encoder.norm", *(f"decoder.{block}.mlp" for block in blocks), "decoder.norm")
+    before = config.layer_ids[: config.layer_ids.index(config.embed)]
+    ends = [layer for layer in before if layer.endswith(".mlp")]
+    encoder = [ends[block] for block in sorted({0, len(ends) // 2})]
+    depth = len(config.blocks)
+    blocks = np.unique(np.linspace(0, depth - 1, min(_IN_BLOCKS - 1, depth)).round().astype(int))
+    last = () if config.last_norm is None else (config.last_norm,)
+    return (*encoder, before[-1], *(config.blocks[block].steps[-1] for block in blocks), *last)
 
 
 def colours_of(setting: Setting) -> tuple[list[tuple[UInt8[np.ndarray, "H W 3"], ...]], dict[str, list[tuple[Colours, ...]]]]:
@@ -36,7 +40,7 @@ def colours_of(setting: Setting) -> tuple[list[tuple[UInt8[np.ndarray, "H W 3"],
         images.append(tuple(to_uint8(view[0]) for view in views))
         output = setting.backbone(views[0], views[1], capture=layers, head=False)
         for layer in layers:
-            one, two = (np.asarray(tokens[0], np.float64) for tokens in output[layer])
+            one, two = (np.asarray(tokens[0], np.float64) for tokens in output.patches(layer))
             both = principal_colours(np.concatenate([one, two]))
             parts = both[: len(one)], both[len(one) :]
             colours[layer].append(tuple(part.reshape(*grid, 3) for part, grid in zip(parts, setting.grids, strict=True)))

@@ -1,0 +1,115 @@
+"""The attention between the views of one set, as far as it can be held: all of it from one pass, or pooled, a block at a time.
+
+    attention that reads other views alone ─▶ the weights of all blocks, captured in one pass
+    attention that reads all views ─▶ block after block, each from where the last one ended ─▶ patches alone, pooled to cells
+
+Of a VGGT-1B, four views of 518×518 have 46 GB of weights: those of one block are held at once, and of all blocks what cells get.
+"""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float32
+
+from und3rstand_jax.analysis.attention_keys import keys_of
+from und3rstand_jax.analysis.inputs import Inputs
+from und3rstand_jax.analysis.view_set import Attention
+from und3rstand_jax.model.backbone import Backbone
+from und3rstand_jax.model.config import Block, ModelConfig
+from und3rstand_jax.model.output import Activation, BackboneOutput, Grid, Grids
+from und3rstand_jax.model.sites import WEIGHTS
+from und3rstand_jax.model.start import start_layers, token_grids
+from und3rstand_jax.support.progress import with_progress
+
+MOST_HELD = 2**30
+"""Bytes of all pooled weights together."""
+
+Weights: TypeAlias = Float[np.ndarray, "heads _N _M"]
+
+
+def comes_in_one_pass(config: ModelConfig) -> bool:
+    """Whether the weights of all blocks are captured together: where they go from each view to the other views' patches and no further."""
+    return all(config.reads(block.across) == "others" and not config.special_tokens(block.across) for block in config.blocks)
+
+
+def weights_ids(config: ModelConfig) -> list[str]:
+    """Ids of the weights between the views, block by block."""
+    return [f"{block.across}.{WEIGHTS}" for block in config.blocks]
+
+
+def pool_of(config: ModelConfig, grids: Grids) -> int:
+    """How many patches a cell of the maps has in rows and columns: 1 where all come in one pass, else the least that can be held."""
+    if comes_in_one_pass(config):
+        return 1
+    pools = range(1, max(max(grid) for grid in grids) + 1)
+    return next((pool for pool in pools if held_bytes(config, grids, pool) <= MOST_HELD), pools[-1])
+
+
+def held_bytes(config: ModelConfig, grids: Grids, pool: int) -> int:
+    """Of the maps of all blocks, in float32."""
+    cells = [rows * columns for rows, columns in (pooled_grid(grid, pool) for grid in grids)]
+    reads_own = config.reads(config.blocks[0].across) == "all"
+    pairs = sum(own * (sum(cells) - (0 if reads_own else own)) for own in cells)
+    return 4 * len(config.blocks) * config.block_heads * pairs
+
+
+def captured_maps(features: BackboneOutput, config: ModelConfig) -> tuple[Attention, ...]:
+    """Those that came in one pass."""
+    return tuple(
+        Attention.to_others(block, tuple(np.asarray(weights, np.float32)[0] for weights in features[name]))
+        for block, name in enumerate(weights_ids(config))
+    )
+
+
+def attention_maps(model: Backbone, inputs: Inputs, pool: int, progress: bool = False) -> tuple[Attention, ...]:
+    """Of every block the weights of each view's patches over all patches that they read, pooled.
+
+    Args:
+        model: a backbone.
+        inputs: the views.
+        pool: from `pool_of`.
+        progress: whether a terminal shows a progress bar.
+    """
+    config, grids = model.config, token_grids(inputs.sizes, model.config)
+    found = []
+    blocks = with_progress(_by_block(model, inputs), "attention", len(config.blocks), "block", progress)
+    for number, (block, weights) in enumerate(blocks):
+        by_view, read = [], []
+        for view, of_view in enumerate(weights):
+            keys = keys_of(config, block.across, grids, view)
+            own = np.asarray(of_view, np.float32)[0, :, keys.special :]
+            parts = [pool_attention(own[..., patches], grids[view], grids[other], pool) for other, patches in keys.patches.items()]
+            by_view.append(np.concatenate(parts, axis=-1))
+            read.append(tuple(other + 1 for other in keys.patches))
+        found.append(Attention(number, tuple(by_view), tuple(read)))
+    return tuple(found)
+
+
+def _by_block(model: Backbone, inputs: Inputs) -> Iterator[tuple[Block, Activation]]:
+    """Each block's weights, as captured; a pass begins where the one before it ended."""
+    start: BackboneOutput | None = None
+    for block in model.config.blocks:
+        name, after = f"{block.across}.{WEIGHTS}", start_layers(block.steps[-1], model.config, head=False)
+        views = inputs.views if start is None else ()
+        output = jax.block_until_ready(model(*views, capture=(name, *after), head=False, start=start))
+        start = BackboneOutput({layer: output[layer] for layer in after}, output.image_sizes)
+        yield block, output[name]
+
+
+def pooled_grid(grid: Grid, pool: int) -> Grid:
+    """Rows and columns of cells of `pool`×`pool` tokens."""
+    return -(-grid[0] // pool), -(-grid[1] // pool)
+
+
+def pool_attention(weights: Weights, queries: Grid, keys: Grid, pool: int) -> Float32[np.ndarray, "heads n m"]:
+    """Attention between cells of `pool`×`pool` tokens (fewer at the far edges). Rows sum to what they did."""
+    heads = weights.shape[0]
+    by_place = weights.reshape(heads, *queries, *keys)
+    for axis, length in ((3, keys[0]), (4, keys[1]), (1, queries[0]), (2, queries[1])):
+        by_place = np.add.reduceat(by_place, np.arange(0, length, pool), axis=axis, dtype=np.float32)
+    cells = [np.diff(np.append(np.arange(0, length, pool), length)) for length in queries]
+    by_place /= np.outer(*cells)[None, :, :, None, None]
+    rows, columns = pooled_grid(queries, pool)
+    return by_place.reshape(heads, rows * columns, -1)
