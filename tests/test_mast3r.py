@@ -187,7 +187,7 @@ def test_the_checkpoint_names_its_family_and_a_dust3rs_none(tmp_path):
     assert (content["backbone"]["family"], content["backbone"]["desc_dim"]) == ("mast3r", 24)
     assert type(u3d.load_backbone(folder).module) is u3d.MASt3R
     for change, message in (
-        ({"family": "vggt"}, "of the family 'vggt', which this program does not know"),
+        ({"family": "pi3"}, "of the family 'pi3', which this program does not know"),
         ({"desc_dim": "24"}, "backbone.desc_dim: input should be a valid integer"),
     ):
         (folder / "config.json").write_text(sealed(json.dumps(content | {"backbone": content["backbone"] | change}, indent=1)))

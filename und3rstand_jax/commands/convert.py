@@ -18,7 +18,7 @@ from und3rstand_jax.support.text import printable
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Converts PyTorch checkpoints of DUSt3R, MASt3R and of probes into Flax parameter trees, and back."""
+    """Converts PyTorch checkpoints of DUSt3R, MASt3R, VGGT and of probes into Flax parameter trees, and back."""
 
     repo: Annotated[str | None, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")] = None
     """What to convert: a hub id (owner/name), a folder (config.json and *.safetensors), or a .safetensors, .pth, .pt, .ckpt or .bin
