@@ -4,12 +4,13 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.data_sets import make_views
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, View
-from und3rstand_jax.model.backbone import Backbone, random_backbone
 from und3rstand_jax.model.vggt.config import VGGTConfig
+from und3rstand_jax.model.vggt.module import VGGT
 
 SHAPE = (28, 42)
 CONFIG = VGGTConfig(
@@ -29,10 +30,24 @@ CONFIG = VGGTConfig(
 )
 
 
+def module() -> VGGT:
+    """The model."""
+    return VGGT(CONFIG, attention="xla")
+
+
 @functools.cache
-def backbone() -> Backbone:
-    """Random parameters."""
-    return random_backbone(CONFIG, 3)
+def moving() -> Any:
+    """Random parameters of which no branch is scaled to nearly nothing, as a fresh model's are; none is drawn by the slow initialisers."""
+    image = jax.ShapeDtypeStruct((1, 14, 14, 3), np.float32)
+    shapes = jax.eval_shape(module().init, jax.random.key(0), image, image)["params"]
+    rng = np.random.default_rng(3)
+
+    def draw(path: Any, leaf: Any) -> Any:
+        if path[-1].key in ("scale", "gamma"):
+            return jnp.ones(leaf.shape)
+        return jnp.asarray(rng.normal(0, 0.02 if path[-1].key == "bias" else 0.15, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @functools.cache
@@ -45,13 +60,3 @@ def sets(count: int, views: int = 3) -> tuple[View, ...]:
 def batch(count: int, views: int = 3) -> Batch:
     """A batch of them."""
     return Batch(np.arange(count, dtype=np.uint32), np.full(count, NOT_RENDERED, np.int32), sets(count, views))
-
-
-def moving(seed: int) -> Any:
-    """Parameters of which no branch is scaled to nearly nothing, as a fresh model's are."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path: Any, leaf: Any) -> Any:
-        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) if path[-1].key == "gamma" else leaf
-
-    return jax.tree_util.tree_map_with_path(draw, backbone().params)
