@@ -240,8 +240,12 @@ def test_what_cannot_be_done_is_refused_in_a_line_before_weights_are_read(
 
 
 def test_two_photos_or_a_scene_are_needed(config_alone, tmp_path, capsys):
-    assert edit("a.png", "--skip", "decoder.0.mlp", "--checkpoint", config_alone, "--out", tmp_path / "out") == 2
-    assert "expected two images or more, or --scene NUMBER; found 1 image" in capsys.readouterr().err
+    assert edit("--skip", "decoder.0.mlp", "--checkpoint", config_alone, "--out", tmp_path / "out") == 2
+    assert "expected one image or more, or --scene NUMBER; found 0 images" in capsys.readouterr().err
+    one = tmp_path / "one.png"
+    Image.new("RGB", (48, 32)).save(one)
+    assert edit(one, "--skip", "decoder.0.mlp", "--checkpoint", config_alone, "--out", tmp_path / "out") == 2
+    assert "this model takes two views; found 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

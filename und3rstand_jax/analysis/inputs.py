@@ -84,7 +84,7 @@ def photo_inputs(paths: tuple[Path, ...], photos: tuple[Image, ...], preprocessi
     views = tuple(load_images(photos, preprocessing, side))
     images = [{"path": str(path), "height": view.shape[1], "width": view.shape[2]} for path, view in zip(paths, views, strict=True)]
     *first, last = (printable(path.name) for path in paths)
-    title = f"{', '.join(first)} and {last}"
+    title = f"{', '.join(first)} and {last}" if first else last
     return Inputs(title, views, None, {"images": images, "preprocessing": preprocessing})
 
 

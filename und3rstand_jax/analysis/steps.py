@@ -65,7 +65,7 @@ def words_of(kind: str) -> str:
 def block_words(config: ModelConfig) -> str:
     """What one block is called."""
     stacks = stacks_of(config)
-    return f"{stacks[0]} block" if len(stacks) == 1 else f"pair of a {' and a '.join(stacks)} block"
+    return f"{stacks[0]} block" if len(stacks) == 1 else "block pair"
 
 
 def blocks_words(config: ModelConfig) -> str:

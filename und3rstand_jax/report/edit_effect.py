@@ -65,10 +65,10 @@ def format_effects(effects: Sequence[LayerEffect]) -> str:
     """
     count = len(effects[0].displacements)
     later = "2" if count == 2 else f"2–{count}"
-    head = ["layer", "moved\nview 1", f"moved\nview{'s' if count > 2 else ''} {later}"]
+    head = ["layer", "moved\nview 1", *([f"moved\nview{'s' if count > 2 else ''} {later}"] if count > 1 else [])]
     has_errors = any(effect.errors is not None for effect in effects)
     if has_errors:
-        head += ["error 1\nunedited", "error 1\nedited", f"error {later}\nunedited", f"error {later}\nedited"]
+        head += [f"error {of}\n{run}" for of in ("1", later)[:count] for run in ("unedited", "edited")]
     rows = []
     for effect in effects:
         numbers = [*_first_and_later(effect.displacements)]
@@ -84,6 +84,6 @@ def format_effects(effects: Sequence[LayerEffect]) -> str:
     return f"{text_table(head, rows, numbers_from=1)}\n{footer}"
 
 
-def _first_and_later(numbers: OfViews) -> tuple[float, float]:
-    """View 1's number, and the mean of the others': of a pair view 2's."""
-    return numbers[0], float(np.mean(numbers[1:]))
+def _first_and_later(numbers: OfViews) -> tuple[float, ...]:
+    """View 1's number, and the mean of the others', if there are any: of a pair view 2's."""
+    return numbers[0], *([float(np.mean(numbers[1:]))] if len(numbers) > 1 else [])

@@ -86,7 +86,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
         OutputError: the folder may not be written.
         OSError: a file cannot be written.
     """
-    check_view_options(options)
+    check_view_options(options, least=1)
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, *edit_files(options), Path(options.checkpoint)])

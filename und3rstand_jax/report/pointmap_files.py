@@ -42,7 +42,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
         progress: whether a terminal shows progress bars, of a conversion too.
 
     Raises:
-        OptionError: there are fewer photos than two, or more than the model takes.
+        OptionError: there are fewer photos, or more, than the model takes.
         ImageError: a photo cannot be read, or nothing is left of it at this size.
         CheckpointError: the checkpoint cannot be loaded, or gives no pointmaps.
         LayerError: `layers` selects nothing, or a layer without a probe.

@@ -17,26 +17,27 @@ PAIR = 2
 """Views: what is rendered where no other number is asked for, and what most of a report is about."""
 
 
-def check_view_options(options: ViewOptions, only_pairs: bool = False) -> None:
+def check_view_options(options: ViewOptions, only_pairs: bool = False, least: int = PAIR) -> None:
     """Refuses options that name no views, both photos and a scene, or a number of views that nothing takes.
 
     Args:
         options: of the command.
         only_pairs: whether the command is for two views.
+        least: how many photos there are at least; whether a model takes one alone is `check_count`'s to say.
 
     Raises:
         OptionError: they do.
     """
-    expected = "two images" if only_pairs else "two images or more"
+    expected = "two images" if only_pairs else "two images or more" if least == PAIR else "one image or more"
     if options.scene is not None and options.images:
         raise OptionError(f"expected images or --scene {options.scene}, found both; omit one")
     if options.scene is None and options.views is not None:
         raise OptionError(f"--views {options.views} counts the cameras of a rendered scene; give --scene NUMBER, or omit --views")
-    if options.scene is None and (len(options.images) < PAIR or (only_pairs and len(options.images) != PAIR)):
+    if options.scene is None and (len(options.images) < least or (only_pairs and len(options.images) != PAIR)):
         raise OptionError(f"expected {expected}, or --scene NUMBER; found {_images(options.images)}")
     if options.scene is None and options.data is not None:
         raise OptionError(f"--data {options.data} places the cameras of rendered scenes; give --scene NUMBER, or omit --data")
-    if view_count(options) < PAIR or (only_pairs and view_count(options) != PAIR):
+    if options.scene is not None and (view_count(options) < PAIR or (only_pairs and view_count(options) != PAIR)):
         most = "2" if only_pairs else "2 or more"
         raise OptionError(f"--views {options.views}: expected {most}")
 
@@ -45,10 +46,10 @@ def check_photos(images: tuple[Path, ...]) -> None:
     """Refuses a number of photos that no model takes.
 
     Raises:
-        OptionError: there are fewer than two.
+        OptionError: there are none.
     """
-    if len(images) < PAIR:
-        raise OptionError(f"expected two images or more; found {_images(images)}")
+    if not images:
+        raise OptionError(f"expected one image or more; found {_images(images)}")
 
 
 def view_count(options: ViewOptions) -> int:

@@ -1,4 +1,4 @@
-// Where a token attends in the other views: one block and head large, all blocks and heads as thumbnails.
+// Where a token attends in the views that it reads: one block and head large, all blocks and heads as thumbnails.
 
 import { byId, choice, element } from "report/dom";
 import { paintShares } from "report/colours";
@@ -12,10 +12,14 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
     body.append(element("p", { class: "absent" }, "This report has no cross-attention."));
     return;
   }
+  byId("attention-title").textContent = `${info.words[0].toUpperCase()}${info.words.slice(1)}`;
   const many = areMany(values);
-  if (many)
+  // Whether views compete for a patch's attention: then how much each gets is told.
+  const several = info.keys.some((keys) => keys.length > 1);
+  const own = info.keys.some((keys, i) => keys.includes(i + 1));
+  if (several)
     byId("attention-lead").textContent =
-      "Click a patch in any view, or select it with the arrow keys: every other view shows where its token attends, and how much of its attention that view gets.";
+      `Click a patch in any view, or select it with the arrow keys: every ${own ? "" : "other "}view shows where its token attends, and how much of its attention that view gets.`;
   const weightsOf = createReader(info, arrays);
   byId("attention-note").textContent = note(info, values.grids);
   const status = element("p", { class: "status", role: "status" });
@@ -28,12 +32,12 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   const grid = createGrid(state, info, colourMap, values.shapes);
   // Beside a wide grid there is room for one photo, not for two.
   const views = element("div", { class: `attention-views${info.heads > 7 && !many ? " stacked" : ""}`, style: `--views:${Math.min(4, panels.length)}` }, panels.map(({ node }) => node));
-  body.append(element("div", { class: `attention${many ? " many" : ""}` }, element("div", {}, views, controls(state, info, many), status), grid.node));
+  body.append(element("div", { class: `attention${many ? " many" : ""}` }, element("div", {}, views, controls(state, info, several), status), grid.node));
 
   followSlider(state, layers, info);
   state.watch(["block", "head", "query"], ({ block, head, query }) => {
     const weights = weightsOf(query.view, block, head, query.token);
-    showOn(panels, info, query, weights, many);
+    showOn(panels, info, query, weights, several);
     const who = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}`;
     const [row, column] = rowAndColumn(info, query);
     status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peakOf(weights))} of its weight on the brightest patch; spread evenly, each patch would get ${percent(1 / weights.length)}.`;
@@ -50,7 +54,7 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
 }
 
 // All maps of one query have one scale, so that views can be compared.
-function showOn(panels, info, query, weights, many) {
+function showOn(panels, info, query, weights, several) {
   const peak = peakOf(weights);
   const parts = new Map(byKeyView(info, query.view, weights).map((part) => [part.view, part.weights]));
   panels.forEach((panel, i) => {
@@ -58,7 +62,7 @@ function showOn(panels, info, query, weights, many) {
     const token = view === query.view ? query.token : null;
     if (!parts.has(view)) return panel.showQuery(query.token);
     const place = info.marks?.[query.view - 1].places[view]?.[query.token];
-    panel.showWeights(parts.get(view), place, { peak, share: many ? sumOf(parts.get(view)) : null, token });
+    panel.showWeights(parts.get(view), place, { peak, share: several ? sumOf(parts.get(view)) : null, token });
   });
 }
 
@@ -81,20 +85,21 @@ function note(info, grids) {
   const sizes = new Set(grids.map(([rows, columns]) => `${rows}×${columns}`));
   const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are pooled (of ${[...sizes].join(" and ")}). `;
   const steps = info.levels < 63 ? `Weights are quantised to ${info.levels} levels. ` : "";
-  const scaled = grids.length > 2 ? "The maps of one patch are scaled to their common maximum." : "Each map is scaled to its own maximum.";
-  return `${pooled}${steps}${scaled} ${markNote(info)}`;
+  const special = info.special ? `What is missing from 100 % goes to the ${info.special} special tokens of each view. ` : "";
+  const scaled = info.keys.some((keys) => keys.length > 1) ? "The maps of one patch are scaled to their common maximum." : "Each map is scaled to its own maximum.";
+  return `${pooled}${steps}${special}${scaled} ${markNote(info)}`;
 }
 
-// The block of the current layer, while linked; layers outside the decoder's blocks change nothing.
+// The block of the current layer, while linked; layers outside of the blocks that have this attention change nothing.
 function followSlider(state, layers, info) {
   state.watch(["layer", "linked"], ({ layer, linked }) => {
     const { stack, block } = layers[layer];
-    const index = stack === "decoder" ? info.blocks.indexOf(block) : stack === "head" ? info.blocks.length - 1 : -1;
+    const index = info.stacks.includes(stack) ? info.blocks.indexOf(block) : stack === "head" ? info.blocks.length - 1 : -1;
     if (linked && index >= 0) state.set({ block: index });
   });
 }
 
-function controls(state, info, many) {
+function controls(state, info, several) {
   const select = (label, options, onChange) =>
     element("select", { change: ({ target }) => onChange(target.value), "aria-label": label }, options.map(([value, text]) => element("option", { value }, text)));
   const block = select("Block", info.blocks.map((name, i) => [i, `block ${name}`]), (value) => state.set({ block: Number(value), linked: false }));
@@ -106,7 +111,7 @@ function controls(state, info, many) {
     head.value = now.head;
     link.checked = now.linked;
   });
-  return element("div", { class: "attention-controls" }, block, head, element("label", {}, link, "follow the layer slider"), many ? targetChoice(state, info) : null);
+  return element("div", { class: "attention-controls" }, block, head, element("label", {}, link, "follow the layer slider"), several ? targetChoice(state, info) : null);
 }
 
 // A row per block, a column per head, the mean first.

@@ -6,6 +6,10 @@ const KINDS = {
   self_attn: { name: "self-attention", path: "M-1,0A1,1 0 1,1 1,0A1,1 0 1,1 -1,0Z" },
   cross_attn: { name: "cross-attention", path: "M-.9,-.9H.9V.9H-.9Z" },
   mlp: { name: "MLP", path: "M0,-1.1L1.1,.8H-1.1Z" },
+  "frame.self_attn": { name: "frame attention", path: "M-1,0A1,1 0 1,1 1,0A1,1 0 1,1 -1,0Z" },
+  "frame.mlp": { name: "frame MLP", path: "M0,1.1L1.1,-.8H-1.1Z" },
+  "global.self_attn": { name: "global attention", path: "M-.9,-.9H.9V.9H-.9Z" },
+  "global.mlp": { name: "global MLP", path: "M0,-1.1L1.1,.8H-1.1Z" },
   embed: { name: "embedding", path: "M0,-1.3L1.3,0L0,1.3L-1.3,0Z" },
   norm: { name: "norm", path: "M-.45,-1.1H.45V-.45H1.1V.45H.45V1.1H-.45V.45H-1.1V-.45H-.45Z" },
   head: { name: "head", path: "M0,-1.45L.43,-.45L1.45,-.45L.65,.2L.95,1.25L0,.62L-.95,1.25L-.65,.2L-1.45,-.45L-.43,-.45Z" },
@@ -15,9 +19,11 @@ const KINDS = {
 export function readLayer(id) {
   if (id === "head") return { id, stack: "head", block: null, kind: "head", name: "the model’s own head" };
   const [stack, ...place] = id.split(".");
-  const kind = place.at(-1);
+  const last = place.at(-1);
+  // Of blocks of two stacks that take turns, the steps of each are kinds of their own.
+  const kind = KINDS[`${stack}.${last}`] ? `${stack}.${last}` : last;
   const block = place.length === 2 ? Number(place[0]) : null;
-  const step = KINDS[kind]?.name ?? kind;
+  const step = KINDS[last]?.name ?? last;
   return { id, stack, block, kind, name: block === null ? `${stack} ${step}` : `${stack} block ${block}, ${step}` };
 }
 
@@ -29,15 +35,15 @@ export function symbol(kind, x, y, radius, attributes = {}) {
   return drawing("path", { d: path, transform: `translate(${x.toFixed(1)},${y.toFixed(1)}) scale(${radius})`, ...attributes });
 }
 
-// Neighbouring layers of one block: [{ label, first, last }]; encoder blocks are marked with an "e".
+// Neighbouring layers of one block, or of a pair with one number: [{ label, first, last }]; encoder blocks are marked with an "e".
 export function blockRuns(layers) {
   const runs = [];
   layers.forEach((layer, index) => {
-    const key = layer.block === null ? null : `${layer.stack}.${layer.block}`;
-    if (key === null) return;
+    if (layer.block === null) return;
+    const label = layer.stack === "encoder" ? `e${layer.block}` : `${layer.block}`;
     const last = runs.at(-1);
-    if (last?.key === key) last.last = index;
-    else runs.push({ key, first: index, last: index, label: layer.stack === "encoder" ? `e${layer.block}` : `${layer.block}` });
+    if (last?.label === label) last.last = index;
+    else runs.push({ first: index, last: index, label });
   });
   return runs;
 }
