@@ -94,7 +94,7 @@ def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str
     second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
     # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
     # PyTorch expects it, and so the hub's files have it.
-    stored = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if name not in second_names}
+    stored = {name: tensor for name, tensor in tensors.items() if name not in second_names}
     target.mkdir(exist_ok=True)
     metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
     write_safetensors(target / _TENSORS, stored, metadata)
