@@ -86,7 +86,7 @@ class Backbone:
             ImageError, OptionError: these are no images, or too few or too many.
         """
         if isinstance(inputs, BackboneOutput):
-            start = as_start(inputs, self.config, jnp.dtype(self.module.dtype))
+            start = as_start(inputs, self.config, self.module.stream_dtype)
             sizes, batch = start.image_sizes, start.batch
         else:
             views = as_views([view if isinstance(view, jax.Array) else np.asarray(view) for view in inputs], self.config)

@@ -32,7 +32,7 @@ class BlockSites:
         """Whether the block has reached its end."""
         return self.until in self.kept
 
-    def step(self, name: str, x: Float[Array, "B N C"], update: Callable[[], Float[Array, "B N C"] | None]) -> Float[Array, "B N C"]:
+    def step(self, name: str, x: Float[Array, "B *N C"], update: Callable[[], Float[Array, "B *N C"] | None]) -> Float[Array, "B *N C"]:
         """The residual stream after a step that adds `update()`; as it was before if the step is not run, or not to its end."""
         if self.since is not None:
             if name == self.since:

@@ -173,7 +173,7 @@ class Mlp(nn.Module):
     ratio: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+    def __call__(self, x: Float[Array, "B *N C"]) -> Float[Array, "B *N C"]:
         """Transforms each token alone."""
         width = x.shape[-1]
         hidden = gelu(self.arithmetic.dense(self.ratio * width, "fc1")(x))

@@ -61,6 +61,11 @@ class MultiViewModel(nn.Module):
     unroll: bool = False
     remat: bool = False
 
+    @property
+    def stream_dtype(self) -> jnp.dtype:
+        """What the residual stream is computed in, and so what layers come in and passes begin with."""
+        return jnp.dtype(self.dtype)
+
     @nn.compact
     def __call__(
         self,
@@ -100,7 +105,7 @@ class MultiViewModel(nn.Module):
             inputs = as_views(views, config)
             begin, sizes, batch = None, tuple((view.shape[1], view.shape[2]) for view in inputs), len(inputs[0])
         elif not views:
-            begin = as_start(start, config, jnp.dtype(self.dtype))
+            begin = as_start(start, config, self.stream_dtype)
             inputs, sizes, batch = begin.tokens, begin.image_sizes, begin.batch
         else:
             raise OptionError("a pass from start= on takes no images; leave them out, or start")

@@ -84,7 +84,7 @@ class BackboneOutput(Mapping[str, Activation]):
         return tuple(tokens[:, :count] for tokens in self[layer_id])
 
     @property
-    def depth(self) -> tuple[Float[Array, "B _H _W"], ...]:
+    def depth(self) -> tuple[Float[Array | np.ndarray, "B _H _W"], ...]:
         """Each view's depth along its camera's axis, in the unit of the points; empty where no head made it."""
         return tuple(pointmap["depth"] for pointmap in self.pointmaps if "depth" in pointmap)
 

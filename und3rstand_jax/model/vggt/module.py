@@ -33,6 +33,11 @@ class VGGT(MultiViewModel):
 
     config: VGGTConfig
 
+    @property
+    def stream_dtype(self) -> jnp.dtype:
+        """Float32: the scale of each branch is."""
+        return jnp.dtype(jnp.float32)
+
     def run_trunk(
         self,
         arithmetic: Arithmetic,

@@ -62,7 +62,10 @@ class Encoder(nn.Module):
             if set(needed) <= {"patch_embed"}:
                 return layers
             x = layers["encoder.embed"] = _edited(edits, "encoder.embed", EncoderTokens(config, name="tokens")(x, grid))
-        block = ScaledBlock(arithmetic, config.enc_num_heads, config.mlp_ratio, epsilon=1e-6, scale=1.0, parent=None)
+        special = len(config.special_tokens("encoder.embed"))
+        block = ScaledBlock(
+            arithmetic, config.enc_num_heads, config.mlp_ratio, epsilon=1e-6, scale=1.0, special_tokens=special, parent=None
+        )
         token = jnp.zeros((1, 1, 1, config.embed_dim), jnp.float32)
         blocks = self.param("blocks", stacked(lambda key: block.init(key, token, None, BlockSites()), config.enc_depth))
 
