@@ -108,6 +108,7 @@ def test_what_heads_look_at_is_what_the_captured_weights_say(setting):
     assert "frame.self_attn/to_own" not in found and "frame.self_attn/mass" not in found
 
 
+@pytest.mark.slow
 def test_the_lens_puts_a_pairs_streams_where_the_head_reads_later_ones():
     given = views(2)
     assert lens_layers(TINY) == ("global.0.mlp", "global.1.mlp")
@@ -128,6 +129,7 @@ def test_the_lens_puts_a_pairs_streams_where_the_head_reads_later_ones():
     assert np.abs(np.asarray(expected.pred1["pts3d"] - output.pred1["pts3d"])).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_blocked_from_one_another_view_1_is_as_alone(setting):
     sets = [one for one in layer_sets(TINY) if one.kind == BETWEEN]
     assert [one.name for one in sets][:3] == [
@@ -148,6 +150,7 @@ def test_blocked_from_one_another_view_1_is_as_alone(setting):
     np.testing.assert_allclose(rows[0].values["view2"], errors[1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_special_tokens_have_means_of_their_own(setting):
     site = "global.0.self_attn.heads"
     found = replacements(setting.backbone, setting.pairs.views, [(site, 2)], "mean", 1, 1.0, 0, False)[site, 2]
