@@ -249,6 +249,8 @@ def test_refusals_come_before_the_model_is_loaded(run, photos, tmp_path):
     def load(checkpoint, dtype):
         raise AssertionError("loaded")
 
+    with pytest.raises(UserError, match="this model takes two views; found 1"):
+        run(load=load, images=photos[:1])
     with pytest.raises(UserError, match="this model takes two views; found 3"):
         run(load=load, images=(*photos, photos[0]))
     (tmp_path / "results").write_text("a file")
@@ -256,8 +258,6 @@ def test_refusals_come_before_the_model_is_loaded(run, photos, tmp_path):
         run(load=load)
     with pytest.raises(UserError, match="no image at"):
         run(load=load, images=(photos[0], tmp_path / "missing.png"))
-    with pytest.raises(UserError, match="this model takes two views; found 1"):
-        run(load=load, images=photos[:1])
     with pytest.raises(UserError, match="expected one image or more; found 0 images"):
         run(load=load, images=())
 
