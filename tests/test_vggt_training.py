@@ -126,7 +126,7 @@ def test_a_row_whose_tokens_hold_the_cameras_learns_them_and_the_constant_does_n
     assert reading.config.rows == {"group0": (*LAYERS[1:], CONSTANT)}
     state = initial_kept_state(reading, RECIPE, kept, 0)
     step = jax.jit(functools.partial(kept_step, reading=reading, recipe=RECIPE, total=lambda tree: tree))
-    sample = batch(24, views=2)._replace(views=None)
+    sample = jax.tree.map(jnp.asarray, batch(24, views=2)._replace(views=None))
     before = kept_errors(state.params, kept, sample, reading=reading)["group0"]
     np.testing.assert_allclose(before[0], before[2], atol=1e-4)  # all begin with the mean camera
     for _ in range(RECIPE.steps):
