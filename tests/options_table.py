@@ -15,13 +15,14 @@ from und3rstand_jax.commands.inspect import InspectOptions
 from und3rstand_jax.commands.learning_curve import LearningCurveOptions
 from und3rstand_jax.commands.plan import PlanOptions
 from und3rstand_jax.commands.two_views import TwoViewOptions
-from und3rstand_jax.train.options import BackboneOptions, TrainOptions
+from und3rstand_jax.train.options import BackboneOptions, PoseOptions, TrainOptions
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "training_options.md"
 
 _COMMANDS: dict[str, tuple[Any, str]] = {
     "python -m train": (TrainOptions, "A config file (`--config`, YAML or JSON) takes the same names, with `_` or `-`."),
     "python -m train backbone": (BackboneOptions, "A config file takes these too."),
+    "python -m train pose": (PoseOptions, "A config file takes these too."),
     "python -m train two-views": (TwoViewOptions, ""),
     "python -m train evaluate": (EvaluateOptions, ""),
     "python -m train inspect": (InspectOptions, ""),
