@@ -1,0 +1,54 @@
+"""`pointmaps`, `edit` and `report` on a VGGT, through their command line: one photo, and four."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conversion import converted
+from tests.make_checkpoint import save_hub_folder
+from tests.test_vggt_convert import HUB_OF_SMALL, tensors
+from und3rstand_jax.commands.run import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A converted checkpoint and four photos."""
+    folder = tmp_path_factory.mktemp("vggt")
+    hub = HUB_OF_SMALL | {"enc_num_heads": 4, "camera_num_heads": 4}
+    converted(save_hub_folder(folder / "VGGT-1B", tensors(), hub), folder / "jax")
+    for number in range(1, 5):
+        pixels = np.random.default_rng(number).integers(0, 256, (60, 84, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def run(folder: Path, *arguments: object) -> int:
+    return main([*map(str, arguments), "--checkpoint", str(folder / "jax"), "--preprocessing", "vggt", "--size", "56"])
+
+
+def test_one_photo_has_pointmaps_and_can_be_edited(folder, capsys):
+    photo = folder / "1.png"
+    assert run(folder, photo, "--out", folder / "pointmaps") == 0, capsys.readouterr().err
+    arrays = np.load(folder / "pointmaps" / "head.npz")
+    assert set(arrays) == {"pts3d1", "conf1"} and arrays["pts3d1"].shape[2] == 3
+    assert run(folder, "edit", photo, "--skip", "global.0.mlp", "--out", folder / "edited") == 0, capsys.readouterr().err
+    edited = np.load(folder / "edited" / "head.npz")
+    assert not np.array_equal(edited["pts3d1"], arrays["pts3d1"])
+    assert run(folder, "report", photo, "--out", folder / "one") == 2
+    assert "expected two images or more, or --scene NUMBER; found 1 image" in capsys.readouterr().err
+
+
+def test_four_photos_have_a_report_with_global_attention(folder, capsys):
+    assert run(folder, "report", *(folder / f"{n}.png" for n in range(1, 5)), "--out", folder / "report") == 0, capsys.readouterr().err
+    numbers = json.loads((folder / "report" / "report.json").read_text())
+    assert [len(layer["errors"]) for layer in numbers["layers"]] == [4] and "global attention weights" in str(numbers["arrays"]["keys"])
+    arrays = np.load(folder / "report" / "arrays.npz")
+    weights = arrays["attention/0/from_view2"].astype(np.float32)
+    tokens = int(np.prod(numbers["grids"][0]))
+    assert weights.shape[1:] == (tokens, 4 * tokens) and (weights.sum(axis=-1) < 1).all()
+    assert (folder / "report" / "figures" / "attention.png").exists()
