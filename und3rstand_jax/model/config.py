@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode
+from und3rstand_jax.model.preprocessing import Preprocessing
 from und3rstand_jax.support.errors import ImageError
 
 Reads = Literal["own", "others", "all"]
@@ -62,6 +63,11 @@ class ModelConfig(abc.ABC):
     @abc.abstractmethod
     def mlp_ratio(self) -> int:
         """Channels within an MLP for each of its token's."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How photos are resized and cropped for it, where nobody says how."""
+        return "probe"
 
     @property
     @abc.abstractmethod

@@ -17,7 +17,7 @@ class ModelOptions:
     """Checkpoint written by `python -m convert`. A Hugging Face id, or a PyTorch folder or file, is converted on first use and cached."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
-    preprocessing: Preprocessing = "probe"
+    preprocessing: Annotated[Preprocessing | None, tyro.conf.arg(help_behavior_hint="(default: probe; of a VGGT vggt)")] = None
     """How photos are cropped. probe: central square, as in the probes' published example. dust3r: aspect ratio kept, as by DUSt3R. vggt: \
 no higher than wide, as by VGGT. vggt-pad: padded to a square with white."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.images import load_images, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
-from und3rstand_jax.model.preprocessing import default_size
+from und3rstand_jax.model.preprocessing import Preprocessing, default_size
 from und3rstand_jax.report.checkpoint import choose_layers, find_backbone, load_model, tell_what_is_missing
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, sizes_text, write_layer
@@ -55,13 +57,16 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     check_photos(paths)
     check_apart(options.out, [*paths, Path(options.checkpoint)])
     # Photos and folder come first: what can be refused without the model is refused before the time that loading takes.
-    size = default_size(options.preprocessing) if options.size is None else options.size
-    views = tuple(load_images(paths, options.preprocessing, size))
-    photos = tuple(to_uint8(view[0]) for view in views)
-    sizes = [{"height": photo.shape[0], "width": photo.shape[1]} for photo in photos]
+    preprocessing = options.preprocessing or "probe"
+    views, size = _views(options, preprocessing)
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         folder, info, config = find_backbone(options.checkpoint, progress)
         check_count(len(views), config, info.probes)
+        if options.preprocessing is None and config.preprocessing != preprocessing:
+            preprocessing = config.preprocessing
+            views, size = _views(options, preprocessing)
+        photos = tuple(to_uint8(view[0]) for view in views)
+        sizes = [{"height": photo.shape[0], "width": photo.shape[1]} for photo in photos]
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
             model, probes = load_model(folder, options.dtype)
@@ -79,7 +84,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
         record = {
             **marked(partial, FORMAT, RECORD),
             "photos": [{"path": str(path), **size} for path, size in zip(paths, sizes, strict=True)],
-            "preprocessing": options.preprocessing,
+            "preprocessing": preprocessing,
             "size": size,
             "checkpoint": options.checkpoint,
             "dtype": options.dtype,
@@ -92,6 +97,12 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
         }
         (partial / RECORD).write_text(to_json(record, indent=2), encoding="utf-8")
     _logger.info("wrote %s in %.1f s", options.out, seconds["total"])
+
+
+def _views(options: PointmapOptions, preprocessing: Preprocessing) -> tuple[tuple[Float[np.ndarray, "1 _H _W 3"], ...], int]:
+    """The photos, prepared in this way, and the size they were asked for."""
+    size = default_size(preprocessing) if options.size is None else options.size
+    return tuple(load_images(options.images, preprocessing, size)), size
 
 
 def _write_outputs(

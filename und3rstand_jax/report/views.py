@@ -74,7 +74,7 @@ def open_photos(options: ViewOptions) -> tuple[Image, ...]:
     Raises:
         ImageError: one cannot be read.
     """
-    return tuple(open_photo(path, background(options.preprocessing)) for path in options.images)
+    return tuple(open_photo(path, options.preprocessing and background(options.preprocessing)) for path in options.images)
 
 
 def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelConfig) -> Inputs:
@@ -95,7 +95,10 @@ def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelCo
         return scene_inputs(options.scene, data, (height, width), view_count(options))
     if options.size is not None and height != width:
         raise OptionError(f"--size {options.size}: photos are resized to one side, in pixels, such as {max(height, width)}")
-    return photo_inputs(tuple(options.images), tuple(photos), options.preprocessing, max(height, width))
+    preprocessing = options.preprocessing or config.preprocessing
+    if options.preprocessing is None and background(preprocessing) is not None:
+        photos = tuple(open_photo(path, background(preprocessing)) for path in options.images)
+    return photo_inputs(tuple(options.images), tuple(photos), preprocessing, max(height, width))
 
 
 def _images(images: tuple[Path, ...]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from und3rstand_jax.model.config import Block, ModelConfig, Reads, same_size
 from und3rstand_jax.model.head_choice import Head
 from und3rstand_jax.model.output_modes import Mode
+from und3rstand_jax.model.preprocessing import Preprocessing
 from und3rstand_jax.model.vggt.options import ENABLE, assumed, read
 from und3rstand_jax.support.errors import ConfigError, OptionError
 from und3rstand_jax.support.option_values import parse_image_size
@@ -139,6 +140,11 @@ class VGGTConfig(ModelConfig):
             dpt_layers=(-(-depth // 4) - 1, -(-depth // 2) - 1, -(-3 * depth // 4) - 1, depth - 1),
             head_names=(CAMERA, POINTS),
         )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As the original's loader does."""
+        return "vggt"
 
     @property
     def depth_mode(self) -> Mode:
