@@ -6,26 +6,22 @@ import pytest
 
 import und3rstand_jax as u3d
 from tests.conversion import converted
-from tests.golden_cases import relative_error
 from tests.golden_vggt import FULL_CASE, SMALL_CASE, load_vggt_case
 from tests.make_checkpoint import save_hub_folder, vggt_config
-from tests.vggt_golden_models import golden, golden_backbone, named_arrays, views_of
-
-EVERYTHING = ("*", "camera.*", "pose_enc.*", "depth_head.*", "point_head.*")
+from tests.vggt_golden_models import error_ratios, golden, golden_backbone
 
 
-def excessive(case, output):
+def excessive(case, backbone):
     """Array -> our error over the original's own in float32, where that is above 2."""
-    arrays = named_arrays(output)
-    assert arrays.keys() == case.arrays.keys()
-    ratios = {name: relative_error(case.stored(name, arrays[name]), case.arrays[name]) / case.float32_error(name) for name in arrays}
+    ratios = error_ratios(case, backbone)
+    assert ratios.keys() == case.arrays.keys()
     return {name: ratio for name, ratio in ratios.items() if not ratio <= 2}
 
 
 @pytest.mark.parametrize("compiled", ["quickly", pytest.param("as users do", marks=[pytest.mark.slow, pytest.mark.optimised])])
 def test_every_array_of_the_small_case_is_within_twice_the_original_float32_error(compiled):
     case = golden(SMALL_CASE)
-    assert excessive(case, golden_backbone()(*views_of(case), capture=EVERYTHING)) == {}
+    assert excessive(case, golden_backbone()) == {}
 
 
 @pytest.mark.slow
@@ -36,4 +32,4 @@ def test_every_array_of_the_full_size_model_is_within_twice_the_original_float32
     case.state_dict.clear()
     gc.collect()
     backbone = u3d.load_backbone(converted(source, tmp_path / "jax"))
-    assert excessive(case, backbone(*views_of(case), capture=EVERYTHING)) == {}
+    assert excessive(case, backbone) == {}

@@ -11,6 +11,7 @@ import numpy as np
 
 import und3rstand_jax as u3d
 from tests.conversion import converted
+from tests.golden_cases import relative_error
 from tests.golden_vggt import SMALL_CASE, VGGTCase, load_vggt_case
 from tests.make_checkpoint import save_hub_folder, vggt_config
 from und3rstand_jax.model.backbone import Backbone
@@ -18,6 +19,9 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.model.vggt.config import VGGTConfig
 from und3rstand_jax.model.vggt.module import VGGT
+
+EVERYTHING = ("*", "camera.*", "pose_enc.*", "depth_head.*", "point_head.*")
+"""All that can be captured, but for what is inside of steps."""
 
 golden = functools.cache(load_vggt_case)
 
@@ -84,6 +88,12 @@ def named_arrays(output: BackboneOutput) -> dict[str, np.ndarray]:
             array = np.stack([np.asarray(pointmap[key]) for pointmap in output.pointmaps], axis=1)
             arrays[name] = array[..., None] if name == "depth" else array
     return arrays
+
+
+def error_ratios(case: VGGTCase, backbone: Backbone) -> dict[str, float]:
+    """Array of the golden case -> our error over the original's float32 error, both against the original's float64 outputs."""
+    arrays = named_arrays(backbone(*views_of(case), capture=EVERYTHING))
+    return {name: relative_error(case.stored(name, arrays[name]), case.arrays[name]) / case.float32_error(name) for name in arrays}
 
 
 def golden_layers(case: VGGTCase, *layers: str) -> BackboneOutput:
