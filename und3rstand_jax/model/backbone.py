@@ -37,7 +37,7 @@ class ProbedLayers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A model (DUSt3R, MASt3R) bound to its parameters. Calling it runs the jitted `module.apply`.
+    """A model (DUSt3R, MASt3R, VGGT) bound to its parameters. Calling it runs the jitted `module.apply`.
 
     Attributes:
         module: the Linen module.

@@ -52,7 +52,7 @@ class ModelConfig(abc.ABC):
     @property
     @abc.abstractmethod
     def img_size(self) -> tuple[int, int]:
-        """(height, width) of the training images, only a record."""
+        """(height, width) of the training images; a model takes others too."""
 
     @property
     @abc.abstractmethod

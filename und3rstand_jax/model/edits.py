@@ -117,7 +117,7 @@ class Edit:
         if chosen is None:
             return None
         allowed = {SCORES: ("heads", "queries", "keys", "pairs", "key_views"), HEADS: ("heads", "tokens")}.get(site.part or "", ("tokens",))
-        if chosen in ("special", "patches") and name in ("tokens", "queries", "keys") and name in allowed:
+        if isinstance(chosen, str) and chosen in ("special", "patches") and name in ("tokens", "queries", "keys") and name in allowed:
             return chosen
         if isinstance(chosen, str) or not isinstance(chosen, Iterable):
             raise EditError(f"{self.site!r}: {name} are a list, such as [0]; found {chosen!r}")
@@ -201,7 +201,7 @@ def block_attention(
     )
 
 
-def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: Places = None) -> Edits:
+def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: TokenPlaces = None) -> Edits:
     """Puts the values that another run has captured at a site in place of this run's: activation patching.
 
     Args:
@@ -222,6 +222,10 @@ def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: Pl
     edits = []
     for number in range(1, len(of_views) + 1) if chosen is None else (chosen,):
         values = of_views[number - 1]
+        if isinstance(tokens, str):
+            part = output.special(site) if tokens == "special" else output.patches(site)
+            edits.append(Edit(site, number, tokens=tokens, scale=0.0, shift=part[number - 1]))
+            continue
         if beyond := [token for token in tokens or () if token >= values.shape[1]]:
             raise EditError(f"{site!r}, view {number}: there are {values.shape[1]} tokens, 0 to {values.shape[1] - 1}; found {beyond}")
         edits.append(Edit(site, number, tokens=tokens, scale=0.0, shift=values if tokens is None else values[:, list(tokens)]))

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 
 from und3rstand_jax.support.errors import LayerError
 
-STACKS = ("encoder", "decoder")
 ENCODER_STEPS = ("self_attn", "mlp")
 DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
 PAPER_STEPS = ("self_attn", "cross_attn", "mlp")

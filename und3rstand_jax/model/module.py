@@ -24,7 +24,7 @@ from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.images import as_views
 from und3rstand_jax.model.output import BackboneOutput, Cameras, Grids, ImageSizes, ViewTokens
 from und3rstand_jax.model.site_edits import resolve_edits
-from und3rstand_jax.model.sites import check_captures, select_captures
+from und3rstand_jax.model.sites import check_captures, parse_site, select_captures
 from und3rstand_jax.model.start import Start, as_start, token_grids
 from und3rstand_jax.support.errors import OptionError
 
@@ -90,7 +90,7 @@ class MultiViewModel(nn.Module):
                 that layer apply to the tokens given.
 
         Returns:
-            What was captured and what the heads make of each view; all pointmaps are in view 1's frame.
+            What was captured and what the heads make of each view; all pointmaps are in one frame, view 1's or, of a VGGT, about it.
 
         Raises:
             LayerError: a pattern matches nothing, a site lies before the start and is not in it, or what is captured of attention over all
@@ -121,7 +121,8 @@ class MultiViewModel(nn.Module):
         layers = self._layers(inputs, begin, grids, needed, affines)
         found = self.run_heads(heads, layers, sizes, captured)
         layers |= found.inside
-        special = {layer: len(names) for layer in captured if (names := config.special_tokens(layer))}
+        of_layers = {parse_site(site).layer_id for site in captured} - set(config.inside_heads)
+        special = {layer: len(names) for layer in sorted(of_layers) if (names := config.special_tokens(layer))}
         return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, found.pointmaps, found.cameras, special)
 
     def _layers(self, views: tuple[Array, ...], begin: Start | None, grids: Grids, needed: set[str], edits: SiteEdits) -> dict[str, Traced]:

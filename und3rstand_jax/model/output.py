@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.model.config import Grid
 from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.sites import HEADS, UPDATE, parse_site
+from und3rstand_jax.support.errors import LayerError
 
 ViewTokens = tuple[Float[Array, "B _N C"], ...]
 """The tokens of one layer, of every view."""
@@ -50,8 +52,9 @@ class BackboneOutput(Mapping[str, Activation]):
     float32, every row summing to 1: a view's tokens over the tokens they attend to, which in cross-attention are the other views', one
     view's after another's.
 
-    `pointmaps` is what the model's own heads make of each view, all in view 1's frame, and empty where no head was run; `pred1` and
-    `pred2` are the first two, or None. `image_sizes` are the (height, width) of the views, which cannot be told from the tokens alone.
+    `pointmaps` is what the model's own heads make of each view, all in view 1's frame (of a VGGT, about it), and empty where no head was
+    run; `pred1` and `pred2` are the first two, or None. `image_sizes` are the (height, width) of the views, which cannot be told from the
+    tokens alone.
 
     Models with special tokens (VGGT) have them in front of the patches' in most layers: `patches` and `special` take either. Their
     `cameras` are None where the head that makes them was not run, or there is none.
@@ -71,17 +74,31 @@ class BackboneOutput(Mapping[str, Activation]):
         self.image_sizes = image_sizes
         self.pointmaps = tuple(pointmaps)
         self.cameras = cameras
-        self.special_tokens = {layer: count for layer, count in special_tokens.items() if layer in self.activations}
+        self.special_tokens = dict(special_tokens)
 
     def patches(self, layer_id: str) -> Activation:
-        """A layer's tokens of every view without the special ones: (B, rows·columns, C), row by row."""
-        first = self.special_tokens.get(layer_id, 0)
+        """A layer's tokens of every view without the special ones: (B, rows·columns, C), row by row; also of its `.update` and `.heads`.
+
+        Raises:
+            LayerError: the id is of something else, which has no axis of tokens there.
+        """
+        first = self._special_count(layer_id)
         return tuple(tokens[:, first:] for tokens in self[layer_id]) if first else self[layer_id]
 
     def special(self, layer_id: str) -> Activation:
-        """A layer's special tokens of every view, in the order of the config's `special_tokens`; (B, 0, C) where it has none."""
-        count = self.special_tokens.get(layer_id, 0)
+        """A layer's special tokens of every view, in the order of the config's `special_tokens`; (B, 0, C) where it has none.
+
+        Raises:
+            LayerError: as `patches`.
+        """
+        count = self._special_count(layer_id)
         return tuple(tokens[:, :count] for tokens in self[layer_id])
+
+    def _special_count(self, layer_id: str) -> int:
+        site = parse_site(layer_id)
+        if site.part not in (None, UPDATE, HEADS):
+            raise LayerError(f"{layer_id} is not a layer's tokens; patches and special tokens are parts of a layer, its .update and .heads")
+        return self.special_tokens.get(site.layer_id, 0)
 
     @property
     def depth(self) -> tuple[Float[Array | np.ndarray, "B _H _W"], ...]:
@@ -95,8 +112,8 @@ class BackboneOutput(Mapping[str, Activation]):
 
     @property
     def pred2(self) -> Pointmap | None:
-        """View 2's."""
-        return self.pointmaps[1] if self.pointmaps else None
+        """View 2's; None where there is none."""
+        return self.pointmaps[1] if len(self.pointmaps) > 1 else None
 
     def __getitem__(self, layer_id: str) -> Activation:
         try:

@@ -1,4 +1,4 @@
-"""Cameras as VGGT writes them, nine numbers each, and as matrices (Wang et al., "VGGT", CVPR 2025, section 3.1).
+"""CameraMatrices as VGGT writes them, nine numbers each, and as matrices (Wang et al., "VGGT", CVPR 2025, section 3.1).
 
 A pose encoding is (tx, ty, tz, qx, qy, qz, qw, vertical field of view, horizontal field of view): the translation and the rotation of
 the camera's frame from the world's, the quaternion with its scalar last and of any length, angles in radians. Camera frames are x right,
@@ -19,14 +19,14 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-class Cameras(NamedTuple):
+class CameraMatrices(NamedTuple):
     """`extrinsics` (…, 3, 4), camera from world, and `intrinsics` (…, 3, 3) in pixels."""
 
     extrinsics: Float[Array, "*B 3 4"]
     intrinsics: Float[Array, "*B 3 3"]
 
 
-def cameras_of(encoding: Float[Array, "*B 9"], size: Size) -> Cameras:
+def cameras_of(encoding: Float[Array, "*B 9"], size: Size) -> CameraMatrices:
     """The cameras of pose encodings, for images of this size.
 
     A field of view of 0, which VGGT's activation allows, gives an infinite focal length.
@@ -36,7 +36,7 @@ def cameras_of(encoding: Float[Array, "*B 9"], size: Size) -> Cameras:
     fy, fx = (side / 2 / jnp.tan(encoding[..., i] / 2) for side, i in ((height, 7), (width, 8)))
     zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
     rows = [jnp.stack(row, axis=-1) for row in ((fx, zero, one * (width / 2)), (zero, fy, one * (height / 2)), (zero, zero, one))]
-    return Cameras(extrinsics, jnp.stack(rows, axis=-2))
+    return CameraMatrices(extrinsics, jnp.stack(rows, axis=-2))
 
 
 def encoding_of(extrinsics: Float[Array, "*B 3 4"], intrinsics: Float[Array, "*B 3 3"], size: Size) -> Float[Array, "*B 9"]:

@@ -149,12 +149,16 @@ def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple
 
 
 def check_captures(captured: Iterable[str], config: ModelConfig, grids: Sequence[Grid], batch: int) -> None:
-    """Refuses scores and weights over all views that would not fit as one array.
+    """Refuses queries that a view does not have, and scores and weights over all views that would not fit as one array.
 
     Raises:
-        LayerError: the message says what to capture in their place.
+        LayerError: the message says what there is, or what to capture in their place.
     """
     for site in map(parse_site, captured):
+        if site.queries:
+            fewest = min(config.token_count(site.layer_id, grid) for grid in grids)
+            if site.queries.stop > fewest:
+                raise LayerError(f"{site} asks for queries that not every view has: there are {fewest}, 0 to {fewest - 1}")
         if site.part not in (SCORES, WEIGHTS) or config.reads(site.layer_id) != "all":
             continue
         heads = len(site.heads or range(config.head_count(site.layer_id)))

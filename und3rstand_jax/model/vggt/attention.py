@@ -1,9 +1,11 @@
 """Self-attention over the tokens of one view or of all views, as VGGT has it (Wang et al., CVPR 2025, section 3.2).
 
-Tokens come as (B, V, P, C). The scores of all heads never exist together: over eight views of 518×518 pixels they would take 7.7 GB.
+Tokens come as (B, V, P, C). Unless they are captured, the scores of all heads never exist together: over eight views of 518×518 pixels they
+would take 7.7 GB.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -107,33 +109,45 @@ class Scores:
             return scores
         return apply_affine(Affine(*(_chosen(_chosen(part, 2, heads), 3, queries) for part in self.edit)), scores)
 
-    def one_head(self, head: Array, queries: slice = slice(None)) -> Float[Array, "B V p M"]:
-        """Those of one head, after the edit; the head may be traced."""
-        query, key = (lax.dynamic_index_in_dim(part, head, 3, keepdims=True) for part in (self.query, self.key))
-        edit = self.edit and Affine(*(lax.dynamic_index_in_dim(p, head, 2) if p.shape[2] > 1 else p for p in map(jnp.asarray, self.edit)))
-        return Scores(query, key, edit, self.precision).of_heads(slice(None), queries)[:, :, 0]
-
     def mix(self, value: Float[Array, "B W M H D"]) -> Float[Array, "B V P H D"]:
-        """softmax(scores) v, head by head."""
-        of_view = "bvpm,bvmd->bvpd" if value.shape[1] == self.query.shape[1] else "bvpm,bwmd->bvpd"
+        """softmax(scores) v, one head and one view's queries after another."""
+        heads, views = value.shape[3], self.query.shape[1]
 
-        def mixed(head: Array) -> Float[Array, "B V P D"]:
-            weights = jax.nn.softmax(self.one_head(head), axis=-1).astype(value.dtype)
-            values = lax.dynamic_index_in_dim(value, head, 3, keepdims=False)
-            return jnp.einsum(of_view, weights, values, precision=self.precision, preferred_element_type=jnp.float32).astype(value.dtype)
+        def mixed(head: Array, view: Array) -> Float[Array, "B P D"]:
+            weights = self._weights(head, view).astype(value.dtype)
+            of_view = value if value.shape[1] == 1 else lax.dynamic_index_in_dim(value, view, 1)
+            values = lax.dynamic_index_in_dim(of_view, head, 3, keepdims=False)[:, 0]
+            product = jnp.einsum("bpm,bmd->bpd", weights, values, precision=self.precision, preferred_element_type=jnp.float32)
+            return product.astype(value.dtype)
 
-        return jnp.moveaxis(lax.map(mixed, jnp.arange(value.shape[3])), 0, 3)
+        return jnp.moveaxis(_over(mixed, range(heads), views), (0, 1), (3, 1))
 
     def mass(self, heads: range, queries: slice, read: int, special_tokens: int) -> Float[Array, "B V h p R 2"]:
         """The weight that each query puts on the special tokens and on the patches of each of the R views that it reads."""
 
-        def of_head(head: Array) -> Float[Array, "B V p R 2"]:
-            weights = jax.nn.softmax(self.one_head(head, queries), axis=-1)
-            by_view = weights.reshape(*weights.shape[:3], read, -1)
+        def of_head(head: Array, view: Array) -> Float[Array, "B p R 2"]:
+            weights = self._weights(head, view, queries)
+            by_view = weights.reshape(*weights.shape[:2], read, -1)
             special, patches = by_view[..., :special_tokens], by_view[..., special_tokens:]
             return jnp.stack([special.sum(axis=-1), patches.sum(axis=-1)], axis=-1)
 
-        return jnp.moveaxis(lax.map(of_head, jnp.arange(heads.start, heads.stop)), 0, 2)
+        return jnp.moveaxis(_over(of_head, heads, self.query.shape[1]), (0, 1), (2, 1))
+
+    def _weights(self, head: Array, view: Array, queries: slice = slice(None)) -> Float[Array, "B p M"]:
+        """Those of one head's and one view's queries, which may be traced."""
+
+        def one(part: Numbers, axis: int, index: Array) -> Array:
+            return jnp.asarray(part) if part.shape[axis] == 1 else lax.dynamic_index_in_dim(jnp.asarray(part), index, axis)
+
+        query, key = (one(lax.dynamic_index_in_dim(part, head, 3), 1, view) for part in (self.query, self.key))
+        edit = self.edit and Affine(*(one(one(part, 1, view), 2, head) for part in self.edit))
+        return jax.nn.softmax(Scores(query, key, edit, self.precision).of_heads(slice(None), queries)[:, 0, 0], axis=-1)
+
+
+def _over(of: Callable[[Array, Array], Float[Array, "..."]], heads: range, views: int) -> Float[Array, "h V ..."]:
+    """What a function makes of each head and each view, one after another."""
+    found = lax.map(lambda place: of(*place), (jnp.repeat(jnp.asarray(heads), views), jnp.tile(jnp.arange(views), len(heads))))
+    return found.reshape(len(heads), views, *found.shape[1:])
 
 
 def _chosen(part: Numbers, axis: int, chosen: slice) -> Numbers:

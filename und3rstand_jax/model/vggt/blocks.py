@@ -5,6 +5,8 @@
 The residual stream is float32 whatever the trunk computes in: the scale γ of each branch is.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -80,17 +82,20 @@ class Pair(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, rotation: Rotation, sites: BlockSites) -> Tokens:
         """The residual stream after the pair, as far as `sites` lets it run."""
-        special = len(self.config.special_tokens(self.config.embed))
         for kind in KINDS:
-            block = ScaledBlock(
-                self.arithmetic,
-                self.config.num_heads,
-                self.config.mlp_ratio,
-                prefix=f"{kind}.",
-                reads_all=kind == "global",
-                normed=True,
-                special_tokens=special,
-                name=kind,
-            )
-            x = block(x, rotation, sites)
+            x = self.block(kind, name=kind)(x, rotation, sites)
         return x
+
+    @nn.nowrap
+    def block(self, kind: str, **owner: Any) -> ScaledBlock:
+        """The `frame` or the `global` block, under a `name` in this module, or with `parent=None` in none."""
+        return ScaledBlock(
+            self.arithmetic,
+            self.config.num_heads,
+            self.config.mlp_ratio,
+            prefix=f"{kind}.",
+            reads_all=kind == KINDS[1],
+            normed=True,
+            special_tokens=len(self.config.special_tokens(self.config.embed)),
+            **owner,
+        )

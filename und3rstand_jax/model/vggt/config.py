@@ -80,7 +80,7 @@ class VGGTConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in _LARGEST}
-        faults = [f"{name} must be at least 1; found {value}" for name, value in sizes.items() if value < (name == "num_registers") ^ 1]
+        faults = [f"{name} must be at least 1; found {value}" for name, value in sizes.items() if value < 1]
         faults += [
             f"{name} is at most {_LARGEST[name]}; found {number_text(value)}" for name, value in sizes.items() if value > _LARGEST[name]
         ]

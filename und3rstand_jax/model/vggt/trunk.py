@@ -6,6 +6,7 @@ Views are of one size and go through as one array (B, V, P, C). Both run from wh
 and return what they come by there.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,13 +16,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from und3rstand_jax.model.affine import Affine, ViewAffines, apply_affine, neutral_like
+from und3rstand_jax.model.affine import Affine, Numbers, SiteEdits, apply_affine, neutral_like
 from und3rstand_jax.model.attention import rotation
 from und3rstand_jax.model.block_sites import BlockSites
 from und3rstand_jax.model.blocks import Arithmetic, run_block
+from und3rstand_jax.model.layer_ids import stack_positions
 from und3rstand_jax.model.output import Grid
 from und3rstand_jax.model.sites import with_insides
-from und3rstand_jax.model.stack import BlockEdits, Entry, Params, Position, Run, Streams, plan_runs, run_stack, stacked
+from und3rstand_jax.model.stack import BlockEdits, Entry, Params, Run, Streams, block_edits, plan_runs, run_stack, stack_entry, stacked
 from und3rstand_jax.model.vggt.blocks import Pair, ScaledBlock
 from und3rstand_jax.model.vggt.config import KINDS, STEPS, VGGTConfig
 
@@ -41,9 +43,7 @@ class Encoder(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(
-        self, inputs: Float[Array, "B V ..."], grid: Grid, needed: Collection[str], edits: Mapping[str, Affine], since: str | None
-    ) -> Layers:
+    def __call__(self, inputs: Float[Array, "B V ..."], grid: Grid, needed: Collection[str], edits: SiteEdits, since: str | None) -> Layers:
         """Runs all views as far as the needed sites (`patch_embed` and ids `encoder.…`) require, and returns those.
 
         Args:
@@ -72,21 +72,17 @@ class Encoder(nn.Module):
         def run_all(params: Params, streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
             return {site: (x,) for site, x in run_block(block, params, streams[0], None, sites=run.sites(edits, 0)).items()}
 
-        positions, last = _positions(needed, ("encoder",)), (config.enc_depth - 1, "encoder.mlp")
-        if "encoder.norm" in needed and since != f"encoder.{last[0]}.mlp":
+        positions, last = stack_positions("encoder", needed), (config.enc_depth - 1, "mlp")
+        if "encoder.norm" in needed and since != "encoder.{}.{}".format(*last):
             positions.add(last)
-        positions = {(index, site.removeprefix("encoder.")) for index, site in positions}
-        of_blocks = {
-            index: {site.removeprefix("encoder."): edit for site, edit in of.items()}
-            for index, of in _block_edits(edits, ("encoder",)).items()
-        }
+        of_blocks = block_edits("encoder", edits)
         runs = plan_runs(
-            with_insides(STEPS, {site for _, site in positions}), config.enc_depth, positions, of_blocks, _entry(since, "encoder", STEPS)
+            with_insides(STEPS, {site for _, site in positions}), config.enc_depth, positions, of_blocks, stack_entry(since, STEPS)
         )
         kept = run_stack(run_all, blocks, (x,), runs, self.unroll, of_blocks, remat=self.remat)
         layers |= {f"encoder.{index}.{site}": streams[0] for (index, site), streams in kept.items()}
         if "encoder.norm" in needed:
-            normed = arithmetic.layer_norm("norm")(kept.get((last[0], "mlp"), (x,))[0])
+            normed = arithmetic.layer_norm("norm")(kept.get(last, (x,))[0])
             layers["encoder.norm"] = _edited(edits, "encoder.norm", normed.astype(jnp.float32))
         return layers
 
@@ -143,9 +139,7 @@ class Aggregator(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "B V P C"], grid: Grid, needed: Collection[str], edits: Mapping[str, Affine], since: str | None
-    ) -> Layers:
+    def __call__(self, tokens: Float[Array, "B V P C"], grid: Grid, needed: Collection[str], edits: SiteEdits, since: str | None) -> Layers:
         """Runs all views as far as the needed sites (`aggregator.embed`, ids `frame.…` and `global.…`) require, and returns those.
 
         Args:
@@ -159,23 +153,29 @@ class Aggregator(nn.Module):
         layers: Layers = {}
         x, special = tokens, len(config.special_tokens(config.embed))
         if since is None:
-            x = layers[config.embed] = _edited(edits, config.embed, ViewTokens(config, name="tokens")(tokens[:, :, special:]))
-        turns = rotation(grid, config.embed_dim // config.num_heads, config.rope_base, special)
+            x = layers[config.embed] = _edited(edits, config.embed, SpecialTokens(config, name="tokens")(tokens[:, :, special:]))
+        head_dim = config.embed_dim // config.num_heads
+        turns = rotation(grid, head_dim, config.rope_base, special)
         pair = Pair(self.arithmetic, config, parent=None)
-        token, origin = jnp.zeros((1, 1, 1, config.embed_dim), jnp.float32), rotation((1, 1), config.embed_dim // config.num_heads, 100.0)
+        token, origin = jnp.zeros((1, 1, 1, config.embed_dim), jnp.float32), rotation((1, 1), head_dim, config.rope_base)
 
-        def init(key: Array) -> Mapping[str, Any]:
-            return pair.init(key, token, origin, BlockSites(until="global.mlp"))
+        def init(kind: str, key: Array) -> Mapping[str, Any]:
+            return pair.block(kind, parent=None).init(key, token, origin, BlockSites(until=f"{kind}.{STEPS[-1]}"))
 
-        pairs = {kind: self.param(kind, _part(stacked(init, config.depth), kind)) for kind in KINDS}
+        pairs = {kind: self.param(kind, stacked(functools.partial(init, kind), config.depth)) for kind in KINDS}
 
         def run_all(params: Params, streams: Streams, before: Streams, run: Run, edits: BlockEdits) -> dict[str, Streams]:
             return {site: (x,) for site, x in run_block(pair, params, streams[0], turns, sites=run.sites(edits, 0)).items()}
 
         steps = tuple(f"{kind}.{step}" for kind in KINDS for step in STEPS)
-        positions, of_blocks = _positions(needed, KINDS), _block_edits(edits, KINDS)
+        positions = {(index, f"{kind}.{site}") for kind in KINDS for index, site in stack_positions(kind, needed)}
+        of_blocks: dict[int, BlockEdits] = {}
+        for kind in KINDS:
+            for index, of_block in block_edits(kind, edits).items():
+                named = {f"{kind}.{site}": affines for site, affines in of_block.items()}
+                of_blocks[index] = {**of_blocks.get(index, {}), **named}
         inside = with_insides(steps, {site for _, site in positions})
-        runs = plan_runs(inside, config.depth, positions, of_blocks, _entry(since, KINDS[0], steps))
+        runs = plan_runs(inside, config.depth, positions, of_blocks, _entry(since, steps))
         kept = run_stack(run_all, pairs, (x,), runs, self.unroll, of_blocks, remat=self.remat)
         for (index, site), streams in kept.items():
             kind, step = site.split(".", 1)
@@ -183,7 +183,7 @@ class Aggregator(nn.Module):
         return layers
 
 
-class ViewTokens(nn.Module):
+class SpecialTokens(nn.Module):
     """A token for the camera and registers in front of each view's patches: those of the first view, or of any other."""
 
     config: VGGTConfig
@@ -198,55 +198,38 @@ class ViewTokens(nn.Module):
         return _in_front(jnp.broadcast_to(of_views, (patches.shape[0], *of_views.shape)), patches)
 
 
-def joined_edits(edits: Mapping[str, ViewAffines]) -> dict[str, Affine]:
-    """The edits of each site, with an axis of views behind the batch."""
-    return {site: _joined(views) for site, views in edits.items() if any(affine is not None for affine in views)}
+def joined_edits(edits: SiteEdits) -> SiteEdits:
+    """The edits of each site as those of one stream: numbers with an axis of views behind the batch's, (1 or B, V, …)."""
+    return {site: (_joined(views),) for site, views in edits.items() if any(affine is not None for affine in views)}
 
 
 def _joined(views: Sequence[Affine | None]) -> Affine:
     some = next(affine for affine in views if affine is not None)
     every = [affine or neutral_like(some) for affine in views]
 
-    def stack(parts: list[Any]) -> Array:
+    def stack(parts: Sequence[Numbers]) -> Array:
         shape = np.broadcast_shapes(*(part.shape for part in parts))
         return jnp.stack([jnp.broadcast_to(part, shape) for part in parts], axis=1)
 
     return Affine(stack([affine.scale for affine in every]), stack([affine.shift for affine in every]))
 
 
-def _edited(edits: Mapping[str, Affine], layer_id: str, x: Float[Array, "B V ..."]) -> Float[Array, "B V ..."]:
-    return apply_affine(edits[layer_id], x) if layer_id in edits else x
+def _edited(edits: SiteEdits, layer_id: str, x: Float[Array, "B V N C"]) -> Float[Array, "B V N C"]:
+    """A layer's tokens after its edit, if it has one."""
+    (affine,) = edits.get(layer_id, (None,))
+    return x if affine is None else apply_affine(affine, x)
 
 
 def _in_front(special: Float[Array, "B V S C"], patches: Float[Array, "B V N C"]) -> Float[Array, "B V P C"]:
+    """Each view's special tokens, then its patches: P = S + N."""
     return jnp.concatenate([special, patches], axis=2)
 
 
-def _part(init: Any, name: str) -> Any:
-    """The initialiser of one part of a tree; the other parts, of the same key, are not kept."""
-    return lambda key: init(key)[name]
-
-
-def _positions(sites: Collection[str], stacks: Sequence[str]) -> set[Position]:
-    """(block, `STACK.site within it`) of those sites that are in the blocks of these stacks."""
-    parts = (site.split(".", 2) for site in sites)
-    return {(int(part[1]), f"{part[0]}.{part[2]}") for part in parts if part[0] in stacks and len(part) == 3}
-
-
-def _block_edits(edits: Mapping[str, Affine], stacks: Sequence[str]) -> dict[int, BlockEdits]:
-    """Of each block that has any, its edits by site."""
-    found: dict[int, dict[str, tuple[Affine, ...]]] = {}
-    for site, affine in edits.items():
-        for index, within in _positions([site], stacks):
-            found.setdefault(index, {})[within] = (affine,)
-    return dict(found)
-
-
-def _entry(since: str | None, first: str, steps: tuple[str, ...]) -> Entry:
-    """Where a stack is entered after a layer; `first` is the stack's name, or that of the first kind of its blocks."""
+def _entry(since: str | None, steps: tuple[str, ...]) -> Entry:
+    """Where the pairs, whose steps are `KIND.STEP`, are entered after a layer."""
     parts = () if since is None else since.split(".")
     if len(parts) < 3:
-        return Entry(0)  # from the images, or an embedding before the blocks
+        return Entry(0)
     kind, index, step = parts
-    name = step if steps[0] in STEPS else f"{kind}.{step}"
+    name = f"{kind}.{step}"
     return Entry(int(index) + 1) if name == steps[-1] else Entry(int(index), name)
