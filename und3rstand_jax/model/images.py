@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from und3rstand_jax.model.photos import Photo, open_photo
-from und3rstand_jax.model.preprocessing import Preprocessing, background, default_size, pad_with_white, pads_to_one_size, resized
+from und3rstand_jax.model.preprocessing import Preprocessing, pad_with_white, resized, way_of
 from und3rstand_jax.support.errors import ImageError, OptionError
 
 
@@ -69,15 +69,15 @@ def load_images(
         ImageError, OptionError: as `load_image`.
     """
     images = [_resized(photo, preprocessing, size, square_ok) for photo in photos]
-    if images and pads_to_one_size(preprocessing):
+    if images and way_of(preprocessing).one_size:
         width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
         images = [pad_with_white(image, width, height) for image in images]
     return [_model_input(image) for image in images]
 
 
 def _resized(photo: Photo, preprocessing: Preprocessing, size: int | None, square_ok: bool) -> Image.Image:
-    rgb = open_photo(photo, background(preprocessing))
-    return resized(rgb, preprocessing, default_size(preprocessing) if size is None else size, square_ok)
+    way = way_of(preprocessing)
+    return resized(open_photo(photo, way.background), preprocessing, way.size if size is None else size, square_ok)
 
 
 def _model_input(image: Image.Image) -> Float[np.ndarray, "1 H W 3"]:

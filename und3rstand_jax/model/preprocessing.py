@@ -5,7 +5,8 @@ square. "dust3r" is the loader of DUSt3R (Wang et al., CVPR 2024), which keeps t
 the two modes, crop and pad, of the loader of VGGT (Wang et al., CVPR 2025).
 """
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -20,14 +21,37 @@ VGGT_PATCH_SIZE = 14
 WHITE: Color = (255, 255, 255)
 
 
-def default_size(preprocessing: Preprocessing) -> int:
-    """The side in pixels that photos are brought to where none is given: that of the published models."""
-    return 518 if _is_vggt(preprocessing) else 512
+class Way(NamedTuple):
+    """What a preprocessing does to any photo.
+
+    Attributes:
+        size: the side in pixels that photos are brought to where none is given: that of the published models.
+        multiple: the sides of what comes out are multiples of it, in pixels: the models' patch size.
+        background: what shows through a transparent photo; None where its transparency is dropped.
+        one_size: whether photos of one scene are padded to one size.
+    """
+
+    size: int
+    multiple: int
+    background: Color | None
+    one_size: bool
 
 
-def background(preprocessing: Preprocessing) -> Color | None:
-    """What shows through a transparent photo; None where its transparency is dropped."""
-    return WHITE if _is_vggt(preprocessing) else None
+_DUST3R = Way(size=512, multiple=PATCH_SIZE, background=None, one_size=False)
+_VGGT = Way(size=518, multiple=VGGT_PATCH_SIZE, background=WHITE, one_size=True)
+
+WAYS: Mapping[Preprocessing, Way] = {"probe": _DUST3R, "dust3r": _DUST3R, "vggt": _VGGT, "vggt-pad": _VGGT}
+
+
+def way_of(preprocessing: Preprocessing) -> Way:
+    """What this preprocessing does.
+
+    Raises:
+        OptionError: there is no such preprocessing.
+    """
+    if preprocessing not in WAYS:
+        raise OptionError(f"preprocessing {preprocessing!r} is not one of {', '.join(WAYS)}")
+    return WAYS[preprocessing]
 
 
 def resized(image: Image.Image, preprocessing: Preprocessing, size: int, square_ok: bool = False) -> Image.Image:
@@ -37,15 +61,16 @@ def resized(image: Image.Image, preprocessing: Preprocessing, size: int, square_
         ImageError: nothing is left of the photo at this size, or it would become too large.
         OptionError: there is no such preprocessing, or the size is not one of its sizes.
     """
+    way = way_of(preprocessing)
+    if preprocessing != "dust3r" and (size <= 0 or size % way.multiple):
+        raise OptionError(f"image size {size} must be a positive multiple of {way.multiple}")
     if preprocessing == "probe":
         return _probe_crop(image, size)
     if preprocessing == "dust3r":
         return _dust3r_crop(image, size, square_ok)
     if preprocessing == "vggt":
         return _vggt_crop(image, size)
-    if preprocessing == "vggt-pad":
-        return pad_with_white(_vggt_resize(image, size, max(image.size)), size, size)
-    raise OptionError(f"preprocessing {preprocessing!r} is not one of {', '.join(get_args(Preprocessing))}")
+    return pad_with_white(_vggt_resize(image, size, max(image.size)), size, size)
 
 
 def pad_with_white(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -57,18 +82,7 @@ def pad_with_white(image: Image.Image, width: int, height: int) -> Image.Image:
     return padded
 
 
-def pads_to_one_size(preprocessing: Preprocessing) -> bool:
-    """Whether photos of one scene are padded to one size: VGGT takes no others."""
-    return _is_vggt(preprocessing)
-
-
-def _is_vggt(preprocessing: Preprocessing) -> bool:
-    return preprocessing in ("vggt", "vggt-pad")
-
-
 def _probe_crop(image: Image.Image, size: int) -> Image.Image:
-    if size <= 0 or size % PATCH_SIZE:
-        raise OptionError(f"image size {size} must be a positive multiple of {PATCH_SIZE}")
     short, long = min(image.size), max(image.size)
     longer = size * long // short
     width, height = (size, longer) if image.width <= image.height else (longer, size)
@@ -112,8 +126,6 @@ def _vggt_crop(image: Image.Image, size: int) -> Image.Image:
 
 def _vggt_resize(image: Image.Image, size: int, whole_side: int) -> Image.Image:
     """The side of `whole_side` pixels becomes `size`, the other the nearest multiple of the patch size in proportion."""
-    if size <= 0 or size % VGGT_PATCH_SIZE:
-        raise OptionError(f"image size {size} must be a positive multiple of {VGGT_PATCH_SIZE}")
     # In this order, since rounding decides at halves.
     width, height = (
         size if side == whole_side else round(side * (size / whole_side) / VGGT_PATCH_SIZE) * VGGT_PATCH_SIZE for side in image.size

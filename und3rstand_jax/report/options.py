@@ -17,9 +17,10 @@ class ModelOptions:
     """Checkpoint written by `python -m convert`. A Hugging Face id, or a PyTorch folder or file, is converted on first use and cached."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
-    preprocessing: Annotated[Preprocessing | None, tyro.conf.arg(help_behavior_hint="(default: probe; of a VGGT vggt)")] = None
-    """How photos are cropped. probe: central square, as in the probes' published example. dust3r: aspect ratio kept, as by DUSt3R. vggt: \
-no higher than wide, as by VGGT. vggt-pad: padded to a square with white."""
+    preprocessing: Annotated[Preprocessing | None, tyro.conf.arg(help_behavior_hint="(default: probe, or vggt for a VGGT)")] = None
+    """How photos are brought to the model's size. probe: central square, as in the probes' published example. dust3r: aspect ratio kept, \
+as by DUSt3R's loader. vggt: aspect ratio kept, but no higher than wide, as by VGGT's. vggt-pad: padded to a square with white. With \
+the last two, photos that then differ in size are padded to one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of encoder and decoder; heads and probes always compute in float32."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

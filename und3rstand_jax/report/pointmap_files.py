@@ -17,7 +17,7 @@ from jaxtyping import Float
 from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.images import load_images, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
-from und3rstand_jax.model.preprocessing import Preprocessing, default_size
+from und3rstand_jax.model.preprocessing import Preprocessing, way_of
 from und3rstand_jax.report.checkpoint import choose_layers, find_backbone, load_model, tell_what_is_missing
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, sizes_text, write_layer
@@ -101,7 +101,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
 
 def _views(options: PointmapOptions, preprocessing: Preprocessing) -> tuple[tuple[Float[np.ndarray, "1 _H _W 3"], ...], int]:
     """The photos, prepared in this way, and the size they were asked for."""
-    size = default_size(preprocessing) if options.size is None else options.size
+    size = way_of(preprocessing).size if options.size is None else options.size
     return tuple(load_images(options.images, preprocessing, size)), size
 
 

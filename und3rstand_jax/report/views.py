@@ -7,7 +7,7 @@ from PIL.Image import Image
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.photos import open_photo
-from und3rstand_jax.model.preprocessing import background
+from und3rstand_jax.model.preprocessing import way_of
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.report.options import ViewOptions
 from und3rstand_jax.support.errors import OptionError
@@ -74,7 +74,7 @@ def open_photos(options: ViewOptions) -> tuple[Image, ...]:
     Raises:
         ImageError: one cannot be read.
     """
-    return tuple(open_photo(path, options.preprocessing and background(options.preprocessing)) for path in options.images)
+    return tuple(open_photo(path, options.preprocessing and way_of(options.preprocessing).background) for path in options.images)
 
 
 def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelConfig) -> Inputs:
@@ -96,8 +96,8 @@ def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelCo
     if options.size is not None and height != width:
         raise OptionError(f"--size {options.size}: photos are resized to one side, in pixels, such as {max(height, width)}")
     preprocessing = options.preprocessing or config.preprocessing
-    if options.preprocessing is None and background(preprocessing) is not None:
-        photos = tuple(open_photo(path, background(preprocessing)) for path in options.images)
+    if options.preprocessing is None and way_of(preprocessing).background is not None:
+        photos = tuple(open_photo(path, way_of(preprocessing).background) for path in options.images)
     return photo_inputs(tuple(options.images), tuple(photos), preprocessing, max(height, width))
 
 
