@@ -246,6 +246,10 @@ def test_two_photos_or_a_scene_are_needed(config_alone, tmp_path, capsys):
     Image.new("RGB", (48, 32)).save(one)
     assert edit(one, "--skip", "decoder.0.mlp", "--checkpoint", config_alone, "--out", tmp_path / "out") == 2
     assert "this model takes two views; found 1" in capsys.readouterr().err
+    # That of a published model is known without a download.
+    published = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
+    assert edit("missing.png", "--skip", "decoder.0.mlp", "--checkpoint", published, "--out", tmp_path / "out") == 2
+    assert "this model takes two views; found 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

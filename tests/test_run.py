@@ -13,12 +13,13 @@ import pytest
 import trimesh
 from PIL import Image
 
-from und3rstand_jax.checkpoint.format import CheckpointInfo
+from tests.tiny import NO_PROVENANCE
+from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.command_line import parse_command, run_command
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
-from und3rstand_jax.model.images import load_image, to_uint8
+from und3rstand_jax.model.images import load_image, load_images, to_uint8
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.report import pointmap_files
@@ -115,6 +116,26 @@ def test_the_size_is_by_default_that_of_the_models_the_preprocessing_is_for(run,
     assert (record["preprocessing"], record["size"]) == (preprocessing, side)
     # VGGT's ways pad 392×518, of the first photo, to the size of the second.
     assert [(photo["height"], photo["width"]) for photo in record["photos"]] == [(side, side)] * 2
+
+
+@pytest.mark.parametrize("size", [56, None])
+def test_photos_are_prepared_as_the_model_says_once_it_is_known(run, photos, tmp_path, monkeypatch, size):
+    @dataclasses.dataclass(frozen=True)
+    class Config(BackboneConfig):
+        preprocessing = "vggt-pad"
+
+    model = FakeModel()
+    object.__setattr__(model, "module", DUSt3R(Config(head_type="linear")))
+    Image.new("RGBA", (28, 28), (0, 0, 0, 0)).save(photos[0])
+    prepared = []
+    monkeypatch.setattr(pointmap_files, "load_images", lambda *given: prepared.append(given[1:]) or load_images(*given))
+    run(model, preprocessing=None, size=size)
+    record = json.loads((tmp_path / "results" / "run.json").read_text())
+    side = size or 518
+    assert prepared == [("vggt-pad", side)] == [(record["preprocessing"], record["size"])]
+    assert [(photo["height"], photo["width"]) for photo in record["photos"]] == [(side, side)] * 2
+    cloud = trimesh.load(tmp_path / "results" / "point_clouds" / "head.ply")
+    assert (cloud.colors[: side * side, :3] == 255).all()  # white shows through the first photo
 
 
 def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run, photos, tmp_path):
@@ -260,6 +281,27 @@ def test_refusals_come_before_the_model_is_loaded(run, photos, tmp_path):
         run(load=load, images=(photos[0], tmp_path / "missing.png"))
     with pytest.raises(UserError, match="expected one image or more; found 0 images"):
         run(load=load, images=())
+
+
+def test_what_a_known_model_refuses_is_refused_before_its_checkpoint_is_made(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(pointmap_files, "find_backbone", lambda *_: pytest.fail("it was looked at"))
+
+    def refused(count, checkpoint, **options):
+        given = PointmapOptions(photos[:1] * count, checkpoint=checkpoint, out=tmp_path / "results", **options)
+        with pytest.raises(UserError) as caught:
+            write_pointmaps(given)
+        assert not (tmp_path / "results").exists()
+        return str(caught.value)
+
+    published = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
+    folder = tmp_path / "converted"
+    folder.mkdir()
+    write_checkpoint_info(folder, CheckpointInfo(CONFIG, provenance={"backbone": NO_PROVENANCE}))
+    for checkpoint in (published, str(folder)):
+        assert "this model takes two views; found 1" in refused(1, checkpoint)
+        assert "this model takes two views; found 3" in refused(3, checkpoint)
+        assert refused(2, checkpoint, size=518) == "image size 518 must be a positive multiple of 16"
+    assert refused(1, "facebook/VGGT-1B", size=512) == "image size 512 must be a positive multiple of 14"
 
 
 def test_an_output_folder_is_made_with_its_parents_and_the_usual_permissions(tmp_path):

@@ -9,17 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info
+from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
 from und3rstand_jax.checkpoint.parts import DamageError, read_part
 from und3rstand_jax.checkpoint.trees import Tree
 from und3rstand_jax.convert.cache import CACHE_VARIABLE, cache_folder, converted_checkpoint, discard_damaged
 from und3rstand_jax.model.attention import AttentionImplementation
 from und3rstand_jax.model.backbone import Backbone, ProbedLayers
-from und3rstand_jax.model.families import backbone_module
+from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.families import backbone_module, published_config
 from und3rstand_jax.probes.probes import PointmapProbes, Probes
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.files import in_home
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "converted_checkpoint", "load_backbone", "load_backbone_and_probe", "stored_dtype"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "cache_folder",
+    "converted_checkpoint",
+    "known_config",
+    "load_backbone",
+    "load_backbone_and_probe",
+    "stored_dtype",
+]
 
 T = TypeVar("T")
 
@@ -81,6 +91,23 @@ def load_backbone_and_probe(
         return _backbone(folder, info, dtype, attention), Probes(PointmapProbes(info.probes), params)
 
     return _loaded(source, conversion, read)
+
+
+def known_config(source: str | Path) -> ModelConfig | None:
+    """A backbone's architecture where nothing has to be converted to know it: a published one, or a converted checkpoint's.
+
+    None where it is not known, and where a converted checkpoint holds no backbone.
+
+    Args:
+        source: as for `load_backbone`.
+
+    Raises:
+        CheckpointError: the converted checkpoint cannot be read.
+    """
+    local = in_home(source)
+    if is_checkpoint(local):
+        return read_checkpoint_info(local).backbone
+    return None if local.exists() else published_config(str(source))
 
 
 def _loaded(source: str | Path, conversion: Conversion, read: Callable[[Path], T]) -> T:

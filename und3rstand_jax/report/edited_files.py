@@ -32,7 +32,7 @@ from und3rstand_jax.report.edit_effect import MEANING, LayerEffect
 from und3rstand_jax.report.given_edits import changeable, edit_files, edit_text, given_edits, neutral
 from und3rstand_jax.report.layer_files import FRAME, Views, geometry_by_layer, sizes_text, write_layer
 from und3rstand_jax.report.options import EditOptions
-from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, open_photos, view_count
+from und3rstand_jax.report.views import check_count, check_known_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
 from und3rstand_jax.support.progress import Stopwatch, with_progress
@@ -90,6 +90,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, *edit_files(options), Path(options.checkpoint)])
+    check_known_count(options)
     check_output_folder(options.out, options.overwrite, _KIND)
     edits = given_edits(options)
     photos = open_photos(options)

@@ -33,7 +33,7 @@ from und3rstand_jax.report.figures import write_figures
 from und3rstand_jax.report.numbers import ARRAYS, FORMAT, NUMBERS, write_arrays, write_numbers
 from und3rstand_jax.report.options import ReportOptions
 from und3rstand_jax.report.page import write_page
-from und3rstand_jax.report.views import PAIR, check_count, check_view_options, make_inputs, open_photos, view_count
+from und3rstand_jax.report.views import PAIR, check_count, check_known_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -76,6 +76,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
+    check_known_count(options)
     check_output_folder(options.out, options.overwrite, _KIND)
     with stopwatch.time("images"):
         photos = open_photos(options)

@@ -24,7 +24,7 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.report.checkpoint import checkpoint_provenance, find_backbone, load_model
 from und3rstand_jax.report.match_figure import Row, matches_figure
 from und3rstand_jax.report.options import MatchOptions
-from und3rstand_jax.report.views import check_count, check_view_options, make_inputs, open_photos, view_count
+from und3rstand_jax.report.views import check_count, check_known_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -81,6 +81,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
     stopwatch = Stopwatch()
     # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
+    check_known_count(options)
     check_output_folder(options.out, options.overwrite, _KIND)
     photos = open_photos(options)
     folder, info, config = find_backbone(options.checkpoint, progress)

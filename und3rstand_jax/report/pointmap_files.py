@@ -9,11 +9,14 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
+from PIL.Image import Image
 
+from und3rstand_jax.loading import known_config
 from und3rstand_jax.model.head_choice import pointmap_head
 from und3rstand_jax.model.images import load_images, to_uint8
 from und3rstand_jax.model.layer_ids import layer_name
@@ -22,7 +25,7 @@ from und3rstand_jax.report.checkpoint import choose_layers, find_backbone, load_
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, sizes_text, write_layer
 from und3rstand_jax.report.options import PointmapOptions
-from und3rstand_jax.report.views import check_count, check_photos
+from und3rstand_jax.report.views import check_count, check_photos, open_photos, photos_for
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import output_folder
 from und3rstand_jax.support.progress import Stopwatch, with_progress
@@ -54,18 +57,19 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     start = time.perf_counter()
     stopwatch = Stopwatch()
     paths = options.images
-    check_photos(paths)
+    known = known_config(options.checkpoint)
+    check_photos(paths, known)
     check_apart(options.out, [*paths, Path(options.checkpoint)])
     # Photos and folder come first: what can be refused without the model is refused before the time that loading takes.
-    preprocessing = options.preprocessing or "probe"
-    views, size = _views(options, preprocessing)
+    opened = open_photos(options, known)
+    preprocessing = options.preprocessing or (None if known is None else known.preprocessing)
+    prepared = None if preprocessing is None else _prepared(options, preprocessing, opened)
     with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         folder, info, config = find_backbone(options.checkpoint, progress)
-        check_count(len(views), config, info.probes)
-        if options.preprocessing is None and config.preprocessing != preprocessing:
-            preprocessing = config.preprocessing
-            views, size = _views(options, preprocessing)
-        photos = tuple(to_uint8(view[0]) for view in views)
+        check_count(len(opened), config, info.probes)
+        prepared = prepared or _prepared(options, config.preprocessing, photos_for(config, options, opened))
+        del opened
+        photos = tuple(to_uint8(view[0]) for view in prepared.views)
         sizes = [{"height": photo.shape[0], "width": photo.shape[1]} for photo in photos]
         _logger.info("loading %s", options.checkpoint)
         with stopwatch.time("load"):
@@ -77,15 +81,15 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
         _logger.info("running the model on %s pixels", sizes_text([photo.shape[:2] for photo in photos]))
         with stopwatch.time("model"):
             # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
-            features = jax.block_until_ready(model(*views, capture=layers, head=pointmap_head(model.config)))
+            features = jax.block_until_ready(model(*prepared.views, capture=layers, head=pointmap_head(model.config)))
         with stopwatch.time("probes and files"):
             outputs = _write_outputs(partial, photos, geometry_by_layer(features, probes, layers), len(layers) + has_head, progress)
         seconds = stopwatch.seconds | {"total": round(time.perf_counter() - start, 3)}
         record = {
             **marked(partial, FORMAT, RECORD),
             "photos": [{"path": str(path), **size} for path, size in zip(paths, sizes, strict=True)],
-            "preprocessing": preprocessing,
-            "size": size,
+            "preprocessing": prepared.preprocessing,
+            "size": prepared.size,
             "checkpoint": options.checkpoint,
             "dtype": options.dtype,
             "layers": layers,
@@ -99,10 +103,17 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     _logger.info("wrote %s in %.1f s", options.out, seconds["total"])
 
 
-def _views(options: PointmapOptions, preprocessing: Preprocessing) -> tuple[tuple[Float[np.ndarray, "1 _H _W 3"], ...], int]:
-    """The photos, prepared in this way, and the size they were asked for."""
+class _Prepared(NamedTuple):
+    """The photos as the model is to see them, how they were prepared, and the size they were asked for."""
+
+    views: tuple[Float[np.ndarray, "1 _H _W 3"], ...]
+    preprocessing: Preprocessing
+    size: int
+
+
+def _prepared(options: PointmapOptions, preprocessing: Preprocessing, photos: tuple[Image, ...]) -> _Prepared:
     size = way_of(preprocessing).size if options.size is None else options.size
-    return tuple(load_images(options.images, preprocessing, size)), size
+    return _Prepared(tuple(load_images(photos, preprocessing, size)), preprocessing, size)
 
 
 def _write_outputs(

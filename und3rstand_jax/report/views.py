@@ -5,11 +5,12 @@ from pathlib import Path
 from PIL.Image import Image
 
 from und3rstand_jax.analysis.inputs import Inputs, photo_inputs, scene_inputs
+from und3rstand_jax.loading import known_config
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.photos import open_photo
 from und3rstand_jax.model.preprocessing import way_of
 from und3rstand_jax.probes.config import ProbeConfig
-from und3rstand_jax.report.options import ViewOptions
+from und3rstand_jax.report.options import PointmapOptions, ViewOptions
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 
@@ -42,19 +43,32 @@ def check_view_options(options: ViewOptions, only_pairs: bool = False, least: in
         raise OptionError(f"--views {options.views}: expected {most}")
 
 
-def check_photos(images: tuple[Path, ...]) -> None:
-    """Refuses a number of photos that no model takes.
+def check_photos(images: tuple[Path, ...], known: ModelConfig | None) -> None:
+    """Refuses a number of photos that no model takes, or not this one where it is known.
 
     Raises:
-        OptionError: there are none.
+        OptionError: there are fewer, or more.
     """
     if not images:
         raise OptionError(f"expected one image or more; found {_images(images)}")
+    if known is not None:
+        known.check_view_count(len(images))
 
 
 def view_count(options: ViewOptions) -> int:
     """How many views the options ask for."""
     return len(options.images) if options.scene is None else PAIR if options.views is None else options.views
+
+
+def check_known_count(options: ViewOptions) -> None:
+    """Refuses a number of views that the model does not take, where nothing has to be converted to know that.
+
+    Raises:
+        OptionError: it takes fewer or more.
+        CheckpointError: a converted checkpoint cannot be read.
+    """
+    if (known := known_config(options.checkpoint)) is not None:
+        known.check_view_count(view_count(options))
 
 
 def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> None:
@@ -68,13 +82,29 @@ def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> 
         raise OptionError(f"this checkpoint's probes have an MLP for each of {probes.view_count} views; found {count} views: give fewer")
 
 
-def open_photos(options: ViewOptions) -> tuple[Image, ...]:
-    """The photos of the options, for `make_inputs`, which comes once the model is known.
+def open_photos(options: PointmapOptions | ViewOptions, known: ModelConfig | None = None) -> tuple[Image, ...]:
+    """The photos of the options; they are resized once the model is known.
+
+    Args:
+        options: of the command.
+        known: the backbone that is to see them, where it is known already.
 
     Raises:
         ImageError: one cannot be read.
     """
-    return tuple(open_photo(path, options.preprocessing and way_of(options.preprocessing).background) for path in options.images)
+    preprocessing = options.preprocessing or (None if known is None else known.preprocessing)
+    background = None if preprocessing is None else way_of(preprocessing).background
+    return tuple(open_photo(path, background) for path in options.images)
+
+
+def photos_for(config: ModelConfig, options: PointmapOptions | ViewOptions, photos: tuple[Image, ...]) -> tuple[Image, ...]:
+    """Photos that were opened before the model was known, as its preprocessing has them.
+
+    They are opened again where that shows a background through transparent ones.
+    """
+    if options.preprocessing is None and way_of(config.preprocessing).background is not None:
+        return open_photos(options, config)
+    return photos
 
 
 def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelConfig) -> Inputs:
@@ -95,10 +125,8 @@ def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelCo
         return scene_inputs(options.scene, data, (height, width), view_count(options))
     if options.size is not None and height != width:
         raise OptionError(f"--size {options.size}: photos are resized to one side, in pixels, such as {max(height, width)}")
-    preprocessing = options.preprocessing or config.preprocessing
-    if options.preprocessing is None and way_of(preprocessing).background is not None:
-        photos = tuple(open_photo(path, way_of(preprocessing).background) for path in options.images)
-    return photo_inputs(tuple(options.images), tuple(photos), preprocessing, max(height, width))
+    photos = photos_for(config, options, photos)
+    return photo_inputs(tuple(options.images), photos, options.preprocessing or config.preprocessing, max(height, width))
 
 
 def _images(images: tuple[Path, ...]) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
-from und3rstand_jax.loading import converted_checkpoint
+from und3rstand_jax.checkpoint.format import read_checkpoint_info
+from und3rstand_jax.loading import converted_checkpoint, known_config
 from und3rstand_jax.model.config import ModelConfig
-from und3rstand_jax.model.families import FAMILIES, UNNAMED, Family, published_config
+from und3rstand_jax.model.families import FAMILIES, UNNAMED, Family
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.train.options import BackboneOptions
 
@@ -17,10 +17,8 @@ def backbone_config(source: str) -> ModelConfig:
     Raises:
         CheckpointError: the source cannot be read, or holds no backbone.
     """
-    published = published_config(source)
-    if published is not None and not Path(source).exists():
-        return published
-    return config_of(Path(source) if is_checkpoint(source) else converted_checkpoint(source))
+    known = known_config(source)
+    return config_of(converted_checkpoint(source)) if known is None else known
 
 
 def config_of(folder: Path, option: str = "--backbone") -> ModelConfig:
