@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.model.preprocessing import Preprocessing
+from und3rstand_jax.model.preprocessing import WAYS, Preprocessing
+
+_SIZES = f"{WAYS['probe'].size}; for vggt and vggt-pad {WAYS['vggt'].size}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,22 +41,22 @@ class LayerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PointmapOptions(LayerOptions, ModelOptions):
-    """Runs a DUSt3R or MASt3R and its layer probes on two photos of one scene and saves every pointmap.
+    """Runs a DUSt3R, MASt3R or VGGT and its layer probes on photos of one scene and saves every pointmap.
 
     Writes into one folder the pointmap and confidence of every probed layer and of
     the model's own head: as arrays (.npz), as a coloured point cloud (.ply) and
-    together in a contact sheet (contact_sheet.png). A model that was trained on more
-    views takes more photos. All points of all photos are in the camera frame of the first photo: x right, y down, z forward.
-    At 512×512 a layer takes about 16 MB.
+    together in a contact sheet (contact_sheet.png). A DUSt3R or MASt3R takes two photos, and more where it was trained on
+    more views; a VGGT takes one or more. All points of all photos are in the camera frame of the first photo: x right, y down, z forward.
+    At 512×512 a layer takes about 8 MB a photo.
 
     `python -m und3rstand_jax report` writes an interactive page and figures, `python -m und3rstand_jax edit`
     the pointmaps of an edited run: see their own --help.
     """
 
-    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2 [IMG3 …]", help_behavior_hint="")]]
-    """Photos of one scene, two or as many as the model takes, JPEG, PNG, TIFF, WebP or the like; all points are in the first one's camera
-    frame."""
-    size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: 512; for vggt 518)")] = None
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 [IMG2 …]", help_behavior_hint="")]]
+    """Photos of one scene, as many as the model takes (a DUSt3R or MASt3R two, a VGGT one or more), JPEG, PNG, TIFF, WebP or the like; \
+all points are in the first one's camera frame."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint=f"(default: {_SIZES})")] = None
     """Side to resize photos to: the short side for probe, the long side for dust3r (except at 224: the short side) and vggt-pad, the \
 width for vggt."""
 
@@ -64,8 +66,8 @@ class ViewOptions(ModelOptions):
     """Which views to run the model on: photos, or a rendered scene."""
 
     images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2 [IMG3 …]", help_behavior_hint="")]] = ()
-    """Photos of one scene, two or as many as the model takes; all points are in the first one's camera frame. Alternatively, give
-    --scene."""
+    """Photos of one scene, two or as many as the model takes; all points are in the first one's camera frame. Alternatively, give \
+--scene."""
     scene: Annotated[int | None, tyro.conf.arg(metavar="NUMBER")] = None
     """Instead of photos, render this held-out synthetic scene, which has ground truth: 0, 1, 2, …"""
     views: Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="(default: 2)")] = None
@@ -78,23 +80,23 @@ class ViewOptions(ModelOptions):
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions(LayerOptions, ViewOptions):
-    """Reports what every layer of a DUSt3R or MASt3R knows about two photos or more, or about a rendered scene with ground truth.
+    """Reports what every layer of a DUSt3R, MASt3R or VGGT knows about two photos or more, or about a rendered scene with ground truth.
 
     Writes into one folder an interactive page (report.html), figures for papers (figures/, PNG and SVG) and
     all numbers (report.json, arrays.npz). For every probed layer and for the model's own head: the points, their error,
-    the other cameras' poses and the matches between the first view and the others. For every decoder block: the cross-attention.
+    the other cameras' poses and the matches between the first view and the others. For every block in which views meet: their attention.
     With all layers of a DUSt3R, arrays.npz of two views takes 0.6 GB at 512×384 and 0.9 GB at 512×512, mostly attention.
     """
 
     uses: Literal["auto", "yes", "no"] = "auto"
-    """Add the panel 'What the model uses': a pass without each attention head of the decoders, and every probed decoder layer read by the
-    model's own head. It needs that head, and a pair of views: of more, only the layers read by the head are shown. auto leaves it out
-    where it would take long on a CPU, as for a published DUSt3R."""
+    """Add the panel 'What the model uses': a pass without each attention head of the decoders, and every probed decoder layer read by the \
+model's own head. It needs that head, and a pair of views: of more, and of a VGGT, only the layers read by the head are shown. auto leaves \
+it out where it would take long on a CPU, as for a published DUSt3R."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EditOptions(ViewOptions):
-    """Runs a DUSt3R or MASt3R and its layer probes with edits, and shows what they change.
+    """Runs a DUSt3R, MASt3R or VGGT and its layer probes with edits, and shows what they change.
 
     Writes into one folder the pointmap and confidence of every probed layer and of the model's own head, as they are with the
     edits: as arrays (.npz), as a coloured point cloud (.ply), and beside those of the unedited run in a contact sheet
@@ -119,6 +121,9 @@ is one too."""
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="STEP[@VIEW]", help_behavior_hint="(repeatable)")
     ] = ()
     """Step to leave out, so that it adds nothing to the stream: decoder.3.cross_attn."""
+    images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 [IMG2 …]", help_behavior_hint="")]] = ()
+    """Photos of one scene, as many as the model takes (a DUSt3R or MASt3R two, a VGGT one or more); all points are in the first one's \
+camera frame. Alternatively, give --scene."""
     layers: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: from the first edited layer on)")] = None
     """Probed layers to decode, as comma-separated ids or shell-style patterns. Layers before the first edited one cannot change."""
 
