@@ -198,12 +198,14 @@ class Loop(Generic[State]):
         self._checkpoints.save(step, first(state), record, error)
 
     def _report_unreadable(self, step: int, delivery: Delivery) -> None:
-        """Lists the pairs that this host could not read, and shows the first of them."""
+        """Lists the sets that this host could not read, and shows the first of them."""
         if not delivery.skipped:
             return
         file = self._unreadable_list
         if self._unreadable == 0:
-            _logger.info("cannot read %s: another pair takes its place; %s lists all unreadable pairs", delivery.skipped[0][1], file)
+            thing = "pair" if self._task.feed.views == 2 else "set"
+            told = "cannot read %s: another %s takes its place; %s lists all unreadable %ss"
+            _logger.info(told, delivery.skipped[0][1], thing, file, thing)
         self._unreadable += len(delivery.skipped)
         file.parent.mkdir(parents=True, exist_ok=True)
         with open_to_append(file) as lines:
