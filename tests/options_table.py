@@ -15,7 +15,8 @@ from und3rstand_jax.commands.inspect import InspectOptions
 from und3rstand_jax.commands.learning_curve import LearningCurveOptions
 from und3rstand_jax.commands.plan import PlanOptions
 from und3rstand_jax.commands.two_views import TwoViewOptions
-from und3rstand_jax.train.options import BackboneOptions, PoseOptions, TrainOptions
+from und3rstand_jax.train.kept_options import PoseOptions
+from und3rstand_jax.train.options import BackboneOptions, TrainOptions
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "training_options.md"
 

@@ -37,7 +37,7 @@ from und3rstand_jax.probes.epipolar import (
     standardised,
 )
 from und3rstand_jax.support.errors import CheckpointError, ConfigError, LayerError, OptionError, OutputError
-from und3rstand_jax.train.options import EpipolarOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions
 from und3rstand_jax.train.run.epipolar import train_epipolar
 
 pytestmark = pytest.mark.quick
@@ -194,7 +194,7 @@ def test_two_devices_give_what_one_gives(options, finished, tmp_path):
     code = f"""
 import jax
 from pathlib import Path
-from und3rstand_jax.train.options import EpipolarOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions
 from und3rstand_jax.train.run.epipolar import train_epipolar
 assert jax.device_count() == 2
 train_epipolar(EpipolarOptions(**{values!r} | {{"out": Path({values["out"]!r})}}))

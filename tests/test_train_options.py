@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from tests.options_table import DOCUMENT, table
 from und3rstand_jax.commands.command_line import parse_command
 from und3rstand_jax.commands.train import COMMANDS, main, with_config
 from und3rstand_jax.model.dust3r.config import BackboneConfig
+from und3rstand_jax.model.families import DUST3R, MAST3R, VGGT_FAMILY
 from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.train.architecture import backbone_config
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
@@ -155,6 +157,17 @@ def test_help_names_every_option_with_its_default():
     for field in dataclasses.fields(TrainOptions):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "(default: 0.0001)" in text and "(default: 10000)" in text and "inspect | evaluate | plan" in text
+
+
+def test_help_gives_the_defaults_of_every_family():
+    hints = get_type_hints(BackboneOptions, include_extras=True)
+    for name, default in DUST3R.config.FROM_SCRATCH.items():
+        text = str(default)
+        for family in (MAST3R, VGGT_FAMILY):
+            own = family.config.FROM_SCRATCH.get(name)
+            if own != default:
+                text += f", no option of a {family.name}" if own is None else f", of a {family.name} {own}"
+        assert hints[name].__metadata__[-1].help_behavior_hint == f"(default: {text}; not with --start)"
 
 
 def test_the_table_of_options_in_the_docs_is_that_of_the_code():

@@ -18,7 +18,8 @@ from und3rstand_jax.support.errors import CheckpointError, DataError, OptionErro
 from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.support.text import size_text
 from und3rstand_jax.train.control import BATCH_SIZE, control_options, train_control, train_epipolar_set
-from und3rstand_jax.train.options import EpipolarOptions, TrainOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions
+from und3rstand_jax.train.options import TrainOptions
 
 TRAINED = ("control", "epipolar_probes")
 """Folders of runs beside unfinished studies."""

@@ -17,7 +17,8 @@ from und3rstand_jax.commands.streams import show
 from und3rstand_jax.commands.two_views import TwoViewOptions, two_views
 from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.config_file import read_config
-from und3rstand_jax.train.options import BackboneOptions, PoseOptions, RunOptions, TrainOptions
+from und3rstand_jax.train.kept_options import PoseOptions
+from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
 
 PROG = "python -m train"
 

@@ -15,7 +15,8 @@ from und3rstand_jax.checkpoint.format import is_checkpoint
 from und3rstand_jax.loading import load_backbone_and_probe
 from und3rstand_jax.model.backbone import random_backbone
 from und3rstand_jax.model.config import ModelConfig
-from und3rstand_jax.train.options import EpipolarOptions, TrainOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions
+from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.probes_task import PROBES
 from und3rstand_jax.train.run.epipolar import train_epipolar
 from und3rstand_jax.train.run.training import train

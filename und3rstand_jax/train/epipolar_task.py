@@ -7,8 +7,8 @@ from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.epipolar import EpipolarConfig, epipolar_config
 from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.train.kept_options import EpipolarOptions
 from und3rstand_jax.train.kept_task import KeptTask
-from und3rstand_jax.train.options import EpipolarOptions
 from und3rstand_jax.train.step.epipolar_step import EpipolarReading
 
 

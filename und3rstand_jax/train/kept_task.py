@@ -40,7 +40,8 @@ from und3rstand_jax.support.pieces import Pieces
 from und3rstand_jax.support.progress import progress_bar
 from und3rstand_jax.support.text import JsonObject, printable
 from und3rstand_jax.train.config_file import option_values
-from und3rstand_jax.train.options import CHANGEABLE, EpipolarOptions, PoseOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions, PoseOptions
+from und3rstand_jax.train.options import CHANGEABLE
 from und3rstand_jax.train.run.processes import is_first
 from und3rstand_jax.train.step.data_parallel import Program, joined, parallel, replicate, split, total
 from und3rstand_jax.train.step.kept_step import Kept, KeptState, Reading, initial_kept_state, kept_errors, kept_step
@@ -72,7 +73,7 @@ class BothKept(NamedTuple):
 class KeptTask(Task[KeptState], abc.ABC):
     """See `Task`; a row is a probed layer, or CONSTANT.
 
-    `feed` and `val_feed` only number the sets; `pairs_feed` and `val_pairs_feed` say what they are. `reading` says what probes these are.
+    `feed` and `val_feed` only number the sets; `sets_feed` and `val_sets_feed` say what they are. `reading` says what probes these are.
     """
 
     NAME: ClassVar[str]
@@ -82,8 +83,8 @@ class KeptTask(Task[KeptState], abc.ABC):
 
     options: EpipolarOptions | PoseOptions
     reading: Reading
-    pairs_feed: Feed
-    val_pairs_feed: Feed
+    sets_feed: Feed
+    val_sets_feed: Feed
 
     @classmethod
     @abc.abstractmethod
@@ -149,8 +150,8 @@ class KeptTask(Task[KeptState], abc.ABC):
             pairs_at_once=feeds.train.batch_size // devices,
             source=source,
             reading=cls.reading_of(options, backbone, feeds.val.shapes[0]),
-            pairs_feed=whole(feeds.train),
-            val_pairs_feed=whole(feeds.val),
+            sets_feed=whole(feeds.train),
+            val_sets_feed=whole(feeds.val),
         )
 
     @property
@@ -219,8 +220,8 @@ class KeptTask(Task[KeptState], abc.ABC):
 
     @property
     def _pieces(self) -> Pieces:
-        pairs = {"val_data": list(self.options.val_data), "val_pairs": self.options.val_pairs}
-        return Pieces(self.options.out / TOKENS, {name: value for name, value in self.question.items() if name not in _NOT_KEPT} | pairs)
+        held = {"val_data": list(self.options.val_data), "val_pairs": self.options.val_pairs}
+        return Pieces(self.options.out / TOKENS, {name: value for name, value in self.question.items() if name not in _NOT_KEPT} | held)
 
     @functools.cached_property
     def kept(self) -> BothKept:
@@ -233,13 +234,13 @@ class KeptTask(Task[KeptState], abc.ABC):
             params = random_backbone(self.module.config, options.fresh).params
         trunk = replicate(trunk_params(params, self.module.config))
         del params
-        train_sources = open_sources(self.pairs_feed.specs, "train")
-        val_sources = open_sources(self.val_pairs_feed.specs, "val")
-        places = held_out(self.val_pairs_feed, val_sources, options.val_pairs)
-        train = self._kept("training", self.pairs_feed, trunk, training_batches(self.pairs_feed, train_sources, 0), options.pairs)
+        train_sources = open_sources(self.sets_feed.specs, "train")
+        val_sources = open_sources(self.val_sets_feed.specs, "val")
+        places = held_out(self.val_sets_feed, val_sources, options.val_pairs)
+        train = self._kept("training", self.sets_feed, trunk, training_batches(self.sets_feed, train_sources, 0), options.pairs)
         return BothKept(
             train,
-            self._kept("held-out", self.val_pairs_feed, trunk, validation_batches(self.val_pairs_feed, val_sources, places), len(places)),
+            self._kept("held-out", self.val_sets_feed, trunk, validation_batches(self.val_sets_feed, val_sources, places), len(places)),
         )
 
     def _kept(self, what: str, feed: Feed, trunk: Params, deliveries: Generator[Delivery, None, None], count: int) -> Kept:
@@ -249,11 +250,12 @@ class KeptTask(Task[KeptState], abc.ABC):
         seed = replicate(jnp.uint32(self.options.seed))
         parts: list[dict[str, np.ndarray]] = []
         title = f"tokens of {what} {things_of(feed.views)}"
-        with contextlib.closing(deliveries), progress_bar(title, count, "pair" if feed.views == 2 else "set", is_first()) as advance:
+        thing = "pair" if feed.views == 2 else "set"
+        with contextlib.closing(deliveries), progress_bar(title, count, thing, is_first()) as advance:
             for low in range(0, count, feed.batch_size):
                 delivery = next(deliveries)
                 for source, reason in delivery.skipped:
-                    _logger.info("%s: %s; another pair takes its place", source, reason)
+                    _logger.info("%s: %s; another %s takes its place", source, reason, thing)
                 name = f"{what} {range(low, low + feed.batch_size)}"
                 part = None if pieces is None else pieces.read(name)
                 if part is None:

@@ -152,113 +152,40 @@ class BackboneOptions(RunOptions):
         Literal["dust3r", "mast3r", "vggt"] | None,
         tyro.conf.arg(metavar="{dust3r,mast3r,vggt}", help_behavior_hint="(default: dust3r, or that of --head; not with --start)"),
     ] = None
-    """Family of models. A small vggt has heads for cameras and points, and defaults of its own: 112x112, 3 blocks of the encoder with 3 \
-heads, 4 pairs of a frame and a global block with 6 heads, 192 channels everywhere, an MLP ratio of 3."""
-    image_size: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: 128x128; not with --start)")] = None
+    """Family of models. A vggt from scratch has heads for cameras and points."""
+    image_size: Annotated[
+        str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: 128x128, of a vggt 112x112; not with --start)")
+    ] = None
     """Image size the model is made for, in pixels, multiples of the patch size: 16, or 14 of a vggt."""
-    enc_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4; not with --start)")] = None
+    enc_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4, of a vggt 3; not with --start)")] = None
     """Number of encoder blocks."""
-    enc_width: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 192; not with --start)")] = None
-    """Channels of the encoder's tokens; no option of a vggt."""
+    enc_width: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 192, no option of a vggt; not with --start)")
+    ] = None
+    """Channels of the encoder's tokens; a vggt's have as many as all others."""
     enc_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None
     """Attention heads of an encoder block."""
-    dec_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8; not with --start)")] = None
+    dec_depth: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8, of a vggt 4; not with --start)")] = None
     """Number of decoder blocks for each view; of a vggt, of pairs of a frame and a global block."""
-    dec_width: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 128; not with --start)")] = None
+    dec_width: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="N", help_behavior_hint="(default: 128, of a vggt 192; not with --start)"),
+    ] = None
     """Channels of the decoder's tokens; of a vggt, of all tokens."""
-    dec_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4; not with --start)")] = None
-    """Attention heads of a decoder block."""
+    dec_heads: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 4, of a vggt 6; not with --start)")] = None
+    """Attention heads of a decoder block; of a vggt, of a frame and of a global block."""
     mlp_ratio: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3; not with --start)")] = None
     """Hidden channels of a block's MLP, as a multiple of its tokens' channels."""
     head: Annotated[
         Literal["linear", "dpt", "catmlp+dpt"] | None,
-        tyro.conf.arg(metavar="{linear,dpt,catmlp+dpt}", help_behavior_hint="(default: linear; not with --start)"),
+        tyro.conf.arg(
+            metavar="{linear,dpt,catmlp+dpt}",
+            help_behavior_hint="(default: linear, of a mast3r catmlp+dpt, no option of a vggt; not with --start)",
+        ),
     ] = None
     """Head that turns tokens into pointmaps; catmlp+dpt is a MASt3R's, whose descriptors the loss does not train."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Optimiser. muon updates the matrices of the blocks with Muon and everything else with AdamW."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EpipolarOptions(RunOptions):
-    """Train epipolar probes on the averaged tokens of a frozen model's layers, or of one with random weights as a control.
-
-    The backbone runs once over a fixed number of training pairs, whose averaged tokens are kept; steps draw their batches from those.
-    """
-
-    backbone: str = PUBLISHED_BACKBONE
-    """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint."""
-    fresh: int | None = None
-    """Seed of random weights to use in place of the backbone's, as a control."""
-    layers: str | None = None
-    """Layers to probe; by default those of the part in which views meet."""
-    hidden: int = 256
-    """Width of a probe's hidden layer."""
-    pairs: int = 1024
-    """Training pairs, taken in order again and again."""
-    correspondences: int = 128
-    """Most correspondences of a pair that the loss sees."""
-    at_once: int = 16
-    """Pairs that one device takes through the backbone at once."""
-    out: Path = Path("epipolar_run")
-    """Output folder of the run."""
-
-    steps: int = 300
-    """Number of optimiser steps."""
-    batch_size: int | None = 64
-    """Pairs per step, over all devices."""
-    augment: bool = False
-    """Augment training images; the probes see each pair's tokens many times, always with the same augmentation."""
-    learning_rate: float = 2e-3
-    """Peak learning rate."""
-    weight_decay: float = 1.0
-    """Weight decay. Far above that of pointmap probes, which never see a pair twice."""
-    validate_every: int = 100
-    """Steps between validations."""
-    save_every: int = 100
-    """Steps between checkpoints."""
-    log_every: int = 20
-    """Steps between entries of the log."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PoseOptions(RunOptions):
-    """Train a linear probe for the cameras on the camera token of every chosen layer of a frozen model that has one (a VGGT).
-
-    Each probe reads one later view's camera token, and gives that view's camera in view 1's frame. The backbone runs once over a fixed
-    number of training sets, whose tokens are kept; steps draw their batches from those. The report at the end has the errors of every
-    layer in degrees, beside those of one constant camera for all. A run that was interrupted resumes when the same command is given again.
-    """
-
-    layers: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = "all"
-    """Layers to probe: comma-separated ids or shell-style patterns. all: every layer of the blocks in which views meet."""
-    backbone: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "facebook/VGGT-1B"
-    """Backbone to probe: Hub id, PyTorch folder or file, or converted checkpoint."""
-    fresh: Annotated[int | None, tyro.conf.arg(metavar="SEED", help_behavior_hint="(default: the backbone's own weights)")] = None
-    """Seed of random weights to use in place of the backbone's, as a control."""
-    pairs: int = 1024
-    """Training sets of views, taken in order again and again."""
-    at_once: int = 4
-    """Sets that one device takes through the backbone at once."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pose_run")
-    """Output folder of the run, on the first host."""
-
-    steps: int = 300
-    """Number of optimiser steps."""
-    batch_size: int | None = 64
-    """Sets per step, over all devices."""
-    augment: bool = False
-    """Augment training images; the probes see each set's tokens many times, always with the same augmentation."""
-    learning_rate: float = 2e-3
-    """Peak learning rate, reached after warm-up."""
-    weight_decay: float = 1.0
-    """Weight decay. Far above that of pointmap probes, which never see a set twice."""
-    validate_every: int = 100
-    """Steps between validations."""
-    save_every: int = 100
-    """Steps between checkpoints."""
-    log_every: int = 20
-    """Steps between entries of the log."""
 
 
 Options = TypeVar("Options", bound=RunOptions)

@@ -17,8 +17,8 @@ from und3rstand_jax.probes.pose import pose_config
 from und3rstand_jax.support.files import fresh_file, replace_text
 from und3rstand_jax.support.text import printable, text_table, to_json
 from und3rstand_jax.train.config_file import option_values
+from und3rstand_jax.train.kept_options import PoseOptions
 from und3rstand_jax.train.kept_task import KeptTask
-from und3rstand_jax.train.options import PoseOptions
 from und3rstand_jax.train.step.kept_step import KeptState, kept_errors
 from und3rstand_jax.train.step.pose_step import MEASURES, PoseReading
 

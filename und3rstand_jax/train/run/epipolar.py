@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from und3rstand_jax.checkpoint.trees import unflatten
 from und3rstand_jax.probes.epipolar import EpipolarProbes
 from und3rstand_jax.train.epipolar_task import EpipolarTask
-from und3rstand_jax.train.options import EpipolarOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions
 from und3rstand_jax.train.run.training import make_task, train
 
 _logger = logging.getLogger(__name__)

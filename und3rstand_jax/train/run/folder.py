@@ -28,7 +28,8 @@ from und3rstand_jax.support.output_folder import check_place, is_passing, locked
 from und3rstand_jax.support.results import VERSION, check_apart, check_own, files_in, remove_empty_folders
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.config_file import option_values, read_config, write_config
-from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, EpipolarOptions, Options, PoseOptions, RunOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions, PoseOptions
+from und3rstand_jax.train.options import CHANGEABLE, NOT_PART_OF_A_RUN, BackboneOptions, Options, RunOptions
 
 CONFIG, RECORD, CHECKPOINTS = "config.yaml", "run.json", "checkpoints"
 FORMAT = "und3rstand_jax training run"

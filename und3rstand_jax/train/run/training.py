@@ -15,7 +15,8 @@ from und3rstand_jax.loading import converted_checkpoint
 from und3rstand_jax.train.architecture import config_of, starting_point
 from und3rstand_jax.train.backbone_task import BackboneTask
 from und3rstand_jax.train.epipolar_task import EpipolarTask
-from und3rstand_jax.train.options import BackboneOptions, EpipolarOptions, PoseOptions, RunOptions, TrainOptions
+from und3rstand_jax.train.kept_options import EpipolarOptions, PoseOptions
+from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
 from und3rstand_jax.train.pose_task import PoseTask
 from und3rstand_jax.train.probes_task import ProbesTask
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
