@@ -92,7 +92,7 @@ def backbone_step(
 
 
 def backbone_errors(params: Params, batch: Batch, *, module: MultiViewModel, example_of: ExampleOf) -> dict[str, Float[Array, "1 B V"]]:
-    """The normalised point error of each set and view: MultiViewModel's regression loss of that set alone; NaN where nothing is valid."""
+    """The normalised point error of each set and view: DUSt3R's regression loss of that set alone; NaN where nothing is valid."""
     example = example_of(batch)
     predicted = pointmaps(module, params, example.images)
 
