@@ -1,1 +1,1 @@
-"""DUSt3R in Linen: its config and layer ids, shared transformer parts, heads, and the model as a pure function."""
+"""DUSt3R, MASt3R and VGGT in Linen: what they share here, configs, layer ids, transformer parts and heads, and a folder for each."""

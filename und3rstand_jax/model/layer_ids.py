@@ -1,12 +1,17 @@
 """Layer ids: the names that model, converter, probes, command lines, plots and files share.
 
-A layer id names the residual stream *after* one step of the network, for every view:
+A layer id names the residual stream *after* one step of the network, for every view. A DUSt3R's and a MASt3R's:
 
     encoder.I.self_attn   encoder.I.mlp   encoder.norm
     decoder.embed   decoder.I.self_attn   decoder.I.cross_attn   decoder.I.mlp   decoder.norm
 
-`all` stands for the layers that "Understanding Multi-View Transformers" (arXiv 2510.24907) probes: the decoder's
-residual stream after every skip connection, three layers a block.
+A VGGT's, beside those inside of its heads (`und3rstand_jax.model.vggt.config`):
+
+    patch_embed   encoder.embed   encoder.I.self_attn   encoder.I.mlp   encoder.norm
+    aggregator.embed   frame.I.self_attn   frame.I.mlp   global.I.self_attn   global.I.mlp
+
+`all` stands for the residual stream after every skip connection of the blocks in which views meet: three layers a block of a decoder, as
+"Understanding Multi-View Transformers" (arXiv 2510.24907) probes them, four a pair of a frame and a global block.
 
 Attention weights have ids of their own (`und3rstand_jax.model.sites`); they are captured like layers but are not layers.
 """
@@ -21,6 +26,7 @@ ENCODER_STEPS = ("self_attn", "mlp")
 DECODER_STEPS = ("self_attn", "cross_attn", "mlp")
 PAPER_STEPS = ("self_attn", "cross_attn", "mlp")
 ALL_STACKS = ("decoder.", "frame.", "global.")
+"""The beginnings of the layers that `all` stands for."""
 
 _PLACES = {"patch_embed": (0, 0), "encoder": (1, 0), "decoder": (2, 0), "aggregator": (2, 0), "frame": (2, 0), "global": (2, 1)}
 """First word of a layer id -> its part of the network, and which of that part's blocks of the same number it is."""
@@ -70,7 +76,7 @@ def select_layers(patterns: str | Iterable[str], available: Sequence[str]) -> tu
 
     Args:
         patterns: shell-style patterns (`decoder.*.mlp`), as one comma-separated string or as several; `all` stands
-            for the decoder layers the paper probes.
+            for the layers of the blocks in which views meet: of the decoder, or of frame and global blocks.
         available: the ids to choose from, in network order.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What users look at: every pointmap of two photos as files, and the layer report, one self-contained page with figures and numbers."""
+"""What users look at: every pointmap of some photos as files, and the layer report, one self-contained page with figures and numbers."""
