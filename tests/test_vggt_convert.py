@@ -156,7 +156,7 @@ def test_options_rebuild_the_config(config):
         ({"dpt_layers": [0, 1, 2]}, "dpt_layers must be the numbers of four pairs, from 0; found \\[0, 1, 2\\]"),
         ({"dpt_channels": [0, 1, 2, 3]}, "dpt_channels must be four positive integers"),
         ({"rope_base": "100"}, "rope_base must be a number; found '100'"),
-        ({"num_registers": False}, "num_registers must be a whole number from 0; found False"),
+        ({"num_registers": 0}, "num_registers must be a positive integer; found 0"),
         ({"dpt_layers": [False, 1, 2, 3]}, "dpt_layers must be the numbers of four pairs, from 0; found \\[False, 1, 2, 3\\]"),
         ({"aa_order": ["global", "frame"]}, "option 'aa_order' .* is not known to this implementation"),
         ({"depth": 4, "dpt_layers": [4, 11, 17, 23]}, "dpt_layers are four pairs of 0 to 3 in their order"),

@@ -51,12 +51,6 @@ def _four_numbers(option: str, value: Any) -> Fields:
     return {option: tuple(int(item) for item in value)}
 
 
-def _count_or_zero(option: str, value: Any) -> Fields:
-    if not _is_count_or_zero(value):
-        raise ValueError(f"{option} must be a whole number from 0; found {value!r}")
-    return {option: int(value)}
-
-
 def _is_count_or_zero(value: Any) -> bool:
     return is_count(value) or (value == 0 and not isinstance(value, bool))
 
@@ -77,7 +71,7 @@ PARSERS: Mapping[str, Parser] = {
     **dict.fromkeys(("embed_dim", "patch_size", "depth", "num_heads", "enc_depth", "enc_num_heads", "mlp_ratio"), count),
     **dict.fromkeys(("camera_depth", "camera_num_heads", "camera_iterations", "dpt_width"), count),
     "img_size": image_size,
-    "num_registers": _count_or_zero,
+    "num_registers": count,
     "rope_base": _base,
     "dpt_channels": _four_counts,
     "dpt_layers": _four_numbers,
