@@ -238,7 +238,7 @@ def test_the_full_run_has_every_part_once_the_most_valuable_first():
             assert f"forward, batch {batch}, {kind}" in names
     for batch in (1, 8):
         assert all(f"step, batch {batch}, {precision}" in names for precision in PRECISIONS)
-    batches = [part.batch for part in parts(FULL)]
+    batches = [part.batch for part in parts(FULL) if part.kind != "vggt"]
     assert batches == sorted(batches)
     assert names.index("golden, float32") < names.index("step, batch 1, highest") < names.index("forward, batch 8, float32, xla")
 

@@ -20,10 +20,10 @@ SPEC = [
 ]
 ARRAYS = {"direction": numbers(32)}
 READ = [
-    ("decoder.*.cross_attn.heads", 2, (0, 1), None, None, None, None, 0, 0),
-    ("decoder.1.mlp", "all", None, (5, 2), None, None, None, 1, ARRAYS["direction"].tolist()),
-    ("decoder.1.cross_attn.scores", "all", (0,), None, (3,), (0, 1), None, 1, BLOCKED),
-    ("decoder.0.self_attn.scores", 1, None, None, None, None, ((0, 3), (2, 1)), 0.5, BLOCKED),
+    ("decoder.*.cross_attn.heads", 2, (0, 1), None, None, None, None, 0, 0, None),
+    ("decoder.1.mlp", "all", None, (5, 2), None, None, None, 1, ARRAYS["direction"].tolist(), None),
+    ("decoder.1.cross_attn.scores", "all", (0,), None, (3,), (0, 1), None, 1, BLOCKED, None),
+    ("decoder.0.self_attn.scores", 1, None, None, None, None, ((0, 3), (2, 1)), 0.5, BLOCKED, None),
 ]
 
 
@@ -54,7 +54,7 @@ def test_edits_are_read_from_a_list_an_object_and_a_file_with_its_arrays_beside_
     ]
     readings += [u3d.read_edits(elsewhere, file.with_suffix(".npz")), u3d.read_edits(elsewhere, ARRAYS)]
     assert [plainly(edits) for edits in readings] == [READ] * len(readings)
-    assert plainly(u3d.read_edits([{"site": "decoder.norm"}])) == [("decoder.norm", "all", *(None,) * 5, 1, 0)]
+    assert plainly(u3d.read_edits([{"site": "decoder.norm"}])) == [("decoder.norm", "all", *(None,) * 5, 1, 0, None)]
 
 
 def test_edits_survive_the_way_to_json_and_back(tmp_path):
@@ -65,7 +65,18 @@ def test_edits_survive_the_way_to_json_and_back(tmp_path):
     assert sorted(arrays) == ["edits/1/shift", "edits/4/scale"]
     back = u3d.read_edits(saved(tmp_path, spec, arrays))
     assert plainly(back)[:4] == READ
-    assert plainly(back)[4] == ("encoder.norm", 2, None, (1,), None, None, None, ARRAYS["direction"][:1].tolist(), float(np.float32(0.1)))
+    assert plainly(back)[4] == (
+        "encoder.norm",
+        2,
+        None,
+        (1,),
+        None,
+        None,
+        None,
+        ARRAYS["direction"][:1].tolist(),
+        float(np.float32(0.1)),
+        None,
+    )
     again = edits_to_json(back)
     assert again[0] == spec and all(np.array_equal(again[1][name], arrays[name]) for name in arrays)
     json.dumps(spec, allow_nan=False)  # any reader of JSON reads it
@@ -77,9 +88,9 @@ UNREADABLE = [
     ([{"view": 1}], r"site: field required"),
     ([{"site": "decoder.1.mlp", "view": 0}], "input should be greater than or equal to 1"),
     ([{"site": "decoder.1.mlp", "view": "1"}], r"view\.[a-z-]+: input should be"),
-    ([{"site": "decoder.1.mlp", "tokens": 1}], "tokens: input should be a valid (list|array)"),
-    ([{"site": "decoder.1.mlp", "tokens": [1.5]}], r"tokens\[0\]: input should be a valid integer"),
-    ([{"site": "decoder.1.mlp", "tokens": [True]}], r"tokens\[0\]: input should be a valid integer"),
+    ([{"site": "decoder.1.mlp", "tokens": 1}], r"tokens\.list\[int\]: input should be a valid (list|array)"),
+    ([{"site": "decoder.1.mlp", "tokens": [1.5]}], r"tokens\.list\[int\]\[0\]: input should be a valid integer"),
+    ([{"site": "decoder.1.mlp", "tokens": [True]}], r"tokens\.list\[int\]\[0\]: input should be a valid integer"),
     ([{"site": "decoder.1.mlp.scores", "pairs": [[1]]}], r"pairs\[0\]"),
     ([{"site": "decoder.1.mlp", "scale": True}], "scale"),
     ([{"site": "decoder.1.mlp", "scale": [1, 2]}], "scale"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.golden_cases import GOLDEN, relative_error
-from und3rstand_jax.geometry import pose_encoding, unprojection
+from und3rstand_jax.geometry import unprojection
+from und3rstand_jax.model import pose_encoding
 
 SIZE = (392, 518)
 

@@ -34,6 +34,7 @@ NEED_TORCH = {
     "test_torch_reference.py": 105,
     "test_torch_reference_edits.py": 82,
     "test_torch_reference_vggt.py": 36,
+    "test_vggt_convert.py": 1,
     "test_vggt_parity_torch.py": 13,
 }
 """File -> how many of its tests, fast and slow, need torch."""
