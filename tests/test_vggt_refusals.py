@@ -67,6 +67,26 @@ def test_captures_that_would_be_too_large(capture, most, message, monkeypatch):
     sites.check_captures([capture, "global.0.self_attn.mass", "frame.0.self_attn.weights"], SMALL, (GRID, GRID), 2)
 
 
+def test_queries_that_a_view_does_not_have():
+    with pytest.raises(u3d.LayerError, match=r"#9-11 asks for queries that not every view has: there are 11, 0 to 10"):
+        sites.check_captures(["global.0.self_attn.weights:0#9-11"], SMALL, (GRID, GRID), 1)
+    sites.check_captures(["global.0.self_attn.weights:0#9-10"], SMALL, (GRID, GRID), 1)
+
+
+def test_patches_and_special_tokens_are_those_of_layers_and_of_what_has_their_tokens():
+    tokens, heads = np.arange(11.0).reshape(1, 11, 1), np.arange(22.0).reshape(1, 11, 2, 1)
+    given = {"global.0.mlp": (tokens,), "global.0.self_attn.heads": (heads,), "global.0.self_attn.weights:0": (np.zeros((1, 1, 11, 11)),)}
+    output = BackboneOutput(given, (SIZE,), special_tokens={"global.0.mlp": 5, "global.0.self_attn": 5})
+    assert output.patches("global.0.mlp")[0].ravel().tolist() == [5, 6, 7, 8, 9, 10]
+    assert output.special("global.0.mlp")[0].ravel().tolist() == [0, 1, 2, 3, 4]
+    assert output.patches("global.0.self_attn.heads")[0].shape == (1, 6, 2, 1)
+    with pytest.raises(u3d.LayerError, match=r"global\.0\.self_attn\.weights:0 is not a layer's tokens"):
+        output.patches("global.0.self_attn.weights:0")
+    patched = u3d.patch_from(output, "global.0.mlp", tokens="patches")
+    (edit,) = patched
+    assert edit.tokens == "patches" and np.ravel(edit.shift).tolist() == [5, 6, 7, 8, 9, 10]
+
+
 def test_captures_of_what_there_is_not():
     for capture, message in (
         ("global.2.mlp", r"no layer matches 'global\.2\.mlp'; the nearest are global\.[01]\.mlp"),
