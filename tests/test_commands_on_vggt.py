@@ -12,7 +12,7 @@ from tests.make_checkpoint import save_hub_folder
 from tests.test_vggt_convert import HUB_OF_SMALL, tensors
 from und3rstand_jax.commands.run import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick]
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from und3rstand_jax.model.families import backbone_module, backbone_shapes
 from und3rstand_jax.model.vggt.config import VGGTConfig
 from und3rstand_jax.support.errors import CheckpointError
 
+pytestmark = pytest.mark.quick
+
 DPT = {"dpt_width": 16, "dpt_channels": (8, 8, 8, 8), "dpt_layers": (0, 0, 1, 1)}
 CAMERA = {"camera_depth": 1, "camera_num_heads": 2, "camera_iterations": 1}
 SMALL = {"embed_dim": 16, "depth": 2, "num_heads": 2, "num_registers": 1, "enc_depth": 1, "enc_num_heads": 2}
