@@ -1,4 +1,4 @@
-"""CameraMatrices as VGGT writes them, nine numbers each, and as matrices (Wang et al., "VGGT", CVPR 2025, section 3.1).
+"""Cameras as VGGT writes them, nine numbers each, and as matrices (Wang et al., "VGGT", CVPR 2025, section 3.1).
 
 A pose encoding is (tx, ty, tz, qx, qy, qz, qw, vertical field of view, horizontal field of view): the translation and the rotation of
 the camera's frame from the world's, the quaternion with its scalar last and of any length, angles in radians. Camera frames are x right,
