@@ -127,7 +127,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side (default: 5)")
-    parser.add_argument("--work", type=Path, help="folder to keep the 4.6 GB of checkpoints in (default: a temporary one)")
+    parser.add_argument("--work", type=Path, help="folder to keep the checkpoints in, 4.6 GB or of vggt 9.5 (default: a temporary one)")
     parser.add_argument("--bfloat16", action="store_true", help="instead, JAX in bfloat16 against itself in float32; needs no PyTorch")
     parser.add_argument("--model", choices=("dust3r", "vggt"), default="dust3r", help="which model (default: dust3r)")
     parser.add_argument("--views", type=int, default=2, help="views of VGGT (default: 2)")
@@ -135,6 +135,8 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
     if args.model == "vggt":
+        if args.bfloat16:
+            parser.error("--bfloat16 is of dust3r; vggt runs in both where there is a GPU")
         return compare(args)
     with tempfile.TemporaryDirectory() as temporary:
         folders = both_layouts("full_512_dpt", args.work or Path(temporary))

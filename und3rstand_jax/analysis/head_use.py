@@ -176,7 +176,7 @@ def check_attention(config: ModelConfig) -> None:
     if any(config.reads(block.across) != "others" for block in config.blocks):
         raise CheckpointError(
             "what single heads are used for is shown of models whose attention between the views reads the other views alone, and this "
-            f"one's ({config.blocks[0].across}) reads a view's own tokens too; the studies heads and knock-out tell them apart"
+            f"one's ({config.blocks[0].across}) reads a view's own tokens too; omit --uses: the studies heads and knock-out tell them apart"
         )
 
 

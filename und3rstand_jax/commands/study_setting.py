@@ -119,7 +119,7 @@ def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool
     """Whether a study can be made; one that was asked for by name and cannot is an error."""
     lacking = {
         "head": not setting.backbone.config.heads and "a backbone with its head",
-        "probes": setting.probes is None and "probes on the decoder's layers (train them with python -m train --layers all)",
+        "probes": setting.probes is None and "probes on its layers (train them with python -m train --layers all)",
         "twins": setting.twins is None and "pairs that share view 1, which rendered scenes have (--data synthetic)",
     }
     needs = [text for need in entry.needs if (text := lacking.get(need))]

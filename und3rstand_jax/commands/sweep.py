@@ -29,7 +29,7 @@ _NOT_OF_PIECES = ("attribution", "constant_pairs")
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """Takes away heads and sublayers of a DUSt3R or MASt3R, one after the other and in sets, and measures what held-out pairs lose.
+    """Takes away heads and sublayers of a DUSt3R, MASt3R or VGGT, one after the other and in sets, and measures what held-out pairs lose.
 
     Writes into one folder every effect as mean ± standard error over pairs against the
     unedited run (effects.json, effects.csv) and figures of blocks × heads (PNG, SVG).
@@ -47,7 +47,7 @@ class SweepOptions:
     set: Annotated[Several, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(repeatable)")] = ()
     """What to take away together: 'decoder.3.cross_attn.heads:0@2,decoder.4.cross_attn.heads:0@2'."""
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 0
-    """Also take away together the K cross-attention heads of --sites that look hardest at the true place."""
+    """Also take away together the K heads between the views, of --sites, that look hardest at the true place."""
     random_sets: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Controls: of each set N draws of as many random heads of the same blocks, without the set's own."""
     like: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = ""

@@ -26,7 +26,8 @@ _LEAST_POINTS = 6
 _ITERATIONS = 100
 _CONFIDENCE = 0.999
 _REFINEMENTS = 8
-_LEAST_BASELINE = 1e-3  # of the scene's size; below it, the direction of a translation means nothing
+LEAST_BASELINE = 1e-3
+"""Of the scene's size; below it, the direction of a translation means nothing."""
 
 
 def camera_pose(
@@ -120,7 +121,7 @@ def camera_errors(camera: Pose | None, true: Pose, scene_size: float = 0.0) -> t
 def has_baseline(true: Pose, scene_size: float | np.floating) -> bool:
     """Whether a camera is far enough from view 1's for the direction to it to mean something."""
     baseline = float(np.linalg.norm(true[:3, 3]))
-    return baseline > 0 and baseline >= _LEAST_BASELINE * float(scene_size)
+    return baseline > 0 and baseline >= LEAST_BASELINE * float(scene_size)
 
 
 def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:

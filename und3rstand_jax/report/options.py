@@ -90,8 +90,8 @@ class ReportOptions(LayerOptions, ViewOptions):
 
     uses: Literal["auto", "yes", "no"] = "auto"
     """Add the panel 'What the model uses': a pass without each attention head of the decoders, and every probed decoder layer read by the \
-model's own head. It needs that head, and a pair of views: of more, and of a VGGT, only the layers read by the head are shown. auto leaves \
-it out where it would take long on a CPU, as for a published DUSt3R."""
+model's own head. It needs that head, and a pair of views of a DUSt3R or MASt3R; yes is refused without. auto shows of more views, and of \
+a VGGT, only the layers read by the head, and leaves the panel out where it would take long on a CPU, as for a published DUSt3R."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -190,7 +190,7 @@ class KeptTask(Task[KeptState], abc.ABC):
         return f"{self.NAME} probes of {len(layers)} layers ({layers[0]} … {layers[-1]}) of {self.options.backbone}{drawn}"
 
     def initial_state(self) -> KeptState:
-        """Randomly initialised probes."""
+        """Fresh probes."""
         return initial_kept_state(self.reading, self.recipe, self.kept.train, self.options.seed)
 
     def fixed(self) -> Params:

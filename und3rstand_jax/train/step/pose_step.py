@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.geometry.loss import true_scale
+from und3rstand_jax.geometry.pose import LEAST_BASELINE
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.pose_encoding import encoding_of
@@ -25,8 +26,6 @@ MEASURES = ("rotation", "translation", "field_of_view")
 """What is measured of a camera, each an angle in degrees: of the rotation between the two, between the directions of their translations,
 and the difference of the fields of view (the mean of both).
 """
-
-_LEAST_BASELINE = 1e-3  # of the scene's scale; below it, the direction of a translation means nothing
 
 
 class PoseLoss(NamedTuple):
@@ -111,7 +110,7 @@ def pose_angles(encodings: Float[Array, "*B 9"], truth: Float[Array, "*B 9"], kn
     apart, together = _chords(encodings[..., 3:7], truth[..., 3:7])
     rotation = 4 * jnp.arctan2(jnp.minimum(apart, together), jnp.maximum(apart, together))
     direction = 2 * jnp.arctan2(*_chords(encodings[..., :3], truth[..., :3]))
-    has_baseline = known & (jnp.sum(truth[..., :3] ** 2, axis=-1) >= _LEAST_BASELINE**2)
+    has_baseline = known & (jnp.sum(truth[..., :3] ** 2, axis=-1) >= LEAST_BASELINE**2)
     fields = jnp.mean(jnp.abs(encodings[..., 7:] - truth[..., 7:]), axis=-1)
     return jnp.stack([rotation, jnp.where(has_baseline, direction, jnp.nan), fields], axis=-1) * (180 / np.pi)
 

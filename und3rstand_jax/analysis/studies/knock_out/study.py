@@ -51,7 +51,7 @@ def meaning_of(config: ModelConfig) -> dict[str, str]:
         "draw": "of a random control, counted from 1",
         "pool": "what a random control was drawn from: the same blocks, or all blocks where those have too few other heads",
         "view": "in whose pass: 1, 2 or both",
-        "places": "the heads or updates that are taken away",
+        "places": "the heads, updates or scores (their blocked keys) that are taken away",
         **METRICS,
         **{f"{name}_effect": f"{name} less that of the unedited run, the mean of the differences pair by pair" for name in METRICS},
     }

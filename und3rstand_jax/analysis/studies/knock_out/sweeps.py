@@ -229,5 +229,7 @@ def _shape_of_one(place: SiteView, setting: Setting) -> tuple[int, ...]:
     """Of the values at a site, as `replacements` gives them by mean: one token's, or where some are special each token's."""
     config, (site, view) = setting.backbone.config, place
     layer, width, heads = parse_site(site).layer_id, config.block_width, config.block_heads
+    if not site.endswith(f".{HEADS}"):
+        return 1, 1, width  # updates are set to zero alone
     tokens = config.token_count(layer, setting.grids[view - 1]) if config.special_tokens(layer) else 1
-    return (1, tokens, heads, width // heads) if site.endswith(f".{HEADS}") else (1, tokens, width)
+    return 1, tokens, heads, width // heads
