@@ -17,7 +17,7 @@ from tests.vggt_golden_models import golden, golden_backbone, golden_layers, nam
 from und3rstand_jax.model import blocks, heads
 from und3rstand_jax.model.attention import rotate, rotation
 from und3rstand_jax.model.blocks import Arithmetic
-from und3rstand_jax.model.heads import to_pointmap
+from und3rstand_jax.model.heads import ResidualUnit, to_pointmap
 from und3rstand_jax.model.pose_encoding import cameras_of
 from und3rstand_jax.model.vggt import attention, camera, dpt, module, trunk
 from und3rstand_jax.model.vggt.dpt import positions
@@ -60,7 +60,9 @@ def with_leaf(params, path, change):
 def epsilons(monkeypatch, of):
     """Has norms the epsilon `of(name, its own)`."""
     own = Arithmetic.layer_norm
-    monkeypatch.setattr(Arithmetic, "layer_norm", lambda self, name, epsilon=1e-6: own(self, name, of(name, epsilon)))
+    monkeypatch.setattr(
+        Arithmetic, "layer_norm", lambda self, name, epsilon=1e-6, *rest, **named: own(self, name, of(name, epsilon), *rest, **named)
+    )
 
 
 # The trunk
@@ -173,8 +175,8 @@ def normed_after(norm, x):
 def test_norms_of_queries_and_keys(of_queries_and_keys, is_rotated, monkeypatch):
     own = Arithmetic.layer_norm
 
-    def layer_norm(self, name, epsilon=1e-6):
-        norm = own(self, name, epsilon)
+    def layer_norm(self, name, epsilon=1e-6, *rest, **named):
+        norm = own(self, name, epsilon, *rest, **named)
 
         def changed(x):
             normed = norm(x)  # has its parameters made, where they are made
@@ -276,11 +278,15 @@ def moved_map(name="depth_head", outputs=2):
 
 
 def no_positions(height, width, channels, size):
-    return np.zeros((height, width, channels), np.float32)
+    return np.zeros((1, width, channels), np.float32), np.zeros((height, 1, channels), np.float32)
 
 
 def positions_at_taps(height, width, channels, size):
     return (no_positions if (height, width) == size else positions)(height, width, channels, size)
+
+
+def skipping(width, skip_relu, **owner):
+    return ResidualUnit(width, **owner)
 
 
 def unaligned(x, size):
@@ -289,7 +295,7 @@ def unaligned(x, size):
 
 MISTAKES = {
     "none": ("positions", positions, None),
-    "the skip of a residual unit carries x": ("ResidualUnit", heads.ResidualUnit, "depth_head.fused"),
+    "the skip of a residual unit carries x": ("ResidualUnit", skipping, "depth_head.fused"),
     "no positions": ("positions", no_positions, "depth_head.level.0"),
     "positions only at the taps": ("positions", positions_at_taps, "depth"),
     "bilinear steps without aligned corners": ("resize_aligned", unaligned, "depth_head.fused"),
@@ -300,7 +306,9 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_maps(mistake, monkeypatch):
     name, wrong, first = MISTAKES[mistake]
-    monkeypatch.setattr(dpt, name, wrong)
+    for place in (dpt, heads):
+        if hasattr(place, name):
+            monkeypatch.setattr(place, name, wrong)
     assert moved_map() == first
 
 

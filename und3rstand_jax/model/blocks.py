@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.attention import AttentionImplementation, Rotation, attend, attention_scores, mix_by_scores, rotate
@@ -30,10 +31,10 @@ class Arithmetic:
         """A linear layer with bias."""
         return nn.Dense(features, dtype=self.dtype, precision=self.precision, name=name)
 
-    def layer_norm(self, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
-        """LayerNorm as PyTorch computes it."""
+    def layer_norm(self, name: str, epsilon: float = 1e-6, dtype: DTypeLike | None = None) -> nn.LayerNorm:
+        """LayerNorm as PyTorch computes it; its result is of the trunk's dtype, or of another."""
         # Flax's default E[x²] − E[x]² loses digits where the residual stream has a large mean.
-        return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=self.dtype, name=name)
+        return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype or self.dtype, name=name)
 
     def scores(
         self, step: str, query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], sites: BlockSites

@@ -99,28 +99,33 @@ class Enlarge(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds a finer level to the coarser result and doubles its size."""
+    """Adds a finer level to the coarser result and enlarges the sum."""
 
     width: int
+    skip_relu: bool = False
 
     @nn.compact
-    def __call__(self, level: Float[Array, "B H W C"], coarser: Float[Array, "B H W C"] | None) -> Float[Array, "B 2*H 2*W C"]:
-        """`coarser` is None at the coarsest level, which has nothing to add to."""
-        x = level if coarser is None else coarser + ResidualUnit(self.width, name="unit1")(level)
-        x = ResidualUnit(self.width, name="unit2")(x)
+    def __call__(
+        self, level: Float[Array, "B H W C"], coarser: Float[Array, "B H W C"] | None, size: tuple[int, int] | None = None
+    ) -> Float[Array, "B _h _w C"]:
+        """To this (height, width), by default twice the level's. `coarser` is None at the coarsest level, which has nothing to add to."""
+        x = level if coarser is None else coarser + ResidualUnit(self.width, self.skip_relu, name="unit1")(level)
+        x = ResidualUnit(self.width, self.skip_relu, name="unit2")(x)
         # A 1×1 convolution commutes with interpolation; before it, it costs a quarter.
-        return double_size(conv1(self.width, "out")(x))
+        return resize_aligned(conv1(self.width, "out")(x), size or (2 * level.shape[1], 2 * level.shape[2]))
 
 
 class ResidualUnit(nn.Module):
     """x + conv(relu(conv(relu(x))))."""
 
     width: int
+    skip_relu: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """The skip carries x itself, not relu(x)."""
-        return x + conv3(self.width, "conv2")(nn.relu(conv3(self.width, "conv1")(nn.relu(x))))
+        """The skip carries x itself (DUSt3R) or, with `skip_relu`, relu(x) (VGGT)."""
+        kept = nn.relu(x) if self.skip_relu else x
+        return kept + conv3(self.width, "conv2")(nn.relu(conv3(self.width, "conv1")(nn.relu(x))))
 
 
 def double_size(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:

@@ -66,7 +66,7 @@ def network_order(layer_id: str) -> tuple[int, ...]:
 
 
 def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
-    """(block, step) of those layers that are in the blocks of the stack `encoder` or `decoder`."""
+    """(block, step) of those layers that are in the blocks of the stack of this name."""
     parts = (layer.split(".", 2) for layer in layers)
     return {(int(part[1]), part[2]) for part in parts if part[0] == stack and len(part) == 3}
 

@@ -113,15 +113,16 @@ class MultiViewModel(nn.Module):
         affines = resolve_edits(edits, config, grids, batch)
         captured = select_captures(capture, config)
         check_captures(captured, config, grids, batch)
-        inside = {config.inside_heads[site] for site in captured if site in config.inside_heads}
+        inside_heads = config.inside_heads
+        inside = {inside_heads[site] for site in captured if site in inside_heads}
         heads = tuple(head for head in config.heads if head in heads or head.name in inside)
-        needed = {*captured, *(layer for head in heads for layer in head.layers)} - set(config.inside_heads)
+        needed = {*captured, *(layer for head in heads for layer in head.layers)} - set(inside_heads)
         if self.is_initializing():
             needed |= set(config.layer_ids)
         layers = self._layers(inputs, begin, grids, needed, affines)
         found = self.run_heads(heads, layers, sizes, captured)
         layers |= found.inside
-        of_layers = {parse_site(site).layer_id for site in captured} - set(config.inside_heads)
+        of_layers = {parse_site(site).layer_id for site in captured} - set(inside_heads)
         special = {layer: len(names) for layer in sorted(of_layers) if (names := config.special_tokens(layer))}
         return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, found.pointmaps, found.cameras, special)
 

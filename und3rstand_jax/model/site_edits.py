@@ -44,16 +44,21 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: ModelConfig, grids: G
     if not isinstance(edits, Edits):
         raise EditError(f"edits are an Edits, as the constructors return and + adds them up; found {type(edits).__name__}")
     found: SiteEdits = {}
+    inside_heads = config.inside_heads
     for number, edit in enumerate(edits):
         where = f"edit {number}, {edit.site!r}"
+        # Those of like sites are the same, and may be large.
+        made: dict[tuple[object, ...], Affine] = {}
         for site in select_sites(edit.site, config):
-            if site.layer_id in config.inside_heads:
+            if site.layer_id in inside_heads:
                 raise EditError(f"{where}: what is inside of heads can be captured and not edited; edit a layer that the head reads")
             views = list(found.get(site.id, (None,) * len(grids)))
             for view in edit.views(len(grids)):
                 shape = _shape(site, config, grids, view - 1, batch)
-                places = _places(edit, site, config, grids, view - 1, where)
-                views[view - 1] = _composed(views[view - 1], _affine(edit, site, shape, places, where), f"{where}, view {view}")
+                kind = (site.part, shape, view, config.reads(site.layer_id), config.special_tokens(site.layer_id))
+                if kind not in made:
+                    made[kind] = _affine(edit, site, shape, _places(edit, site, config, grids, view - 1, where), where)
+                views[view - 1] = _composed(views[view - 1], made[kind], f"{where}, view {view}")
             found[site.id] = tuple(views)
     for site_id, affines in found.items():
         for view, affine in enumerate(affines, start=1):

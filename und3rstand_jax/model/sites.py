@@ -17,6 +17,7 @@ inside if it ends in one of the five parts, with or without heads: `decoder.*.cr
 """
 
 import fnmatch
+import functools
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class Site(NamedTuple):
 
     @property
     def id(self) -> str:
-        """As it is written, without heads."""
+        """As it is written, without heads and queries."""
         return self.layer_id if self.part is None else f"{self.layer_id}.{self.part}"
 
     @property
@@ -144,7 +145,13 @@ def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple
     Raises:
         LayerError: a pattern matches nothing, or names heads that do not exist.
     """
-    requested = {str(site) for pattern in split_patterns(patterns) for site in select_sites(pattern, config)}
+    return _selected(tuple(split_patterns(patterns)), config)
+
+
+# Every call of a backbone asks, often for all layers one by one.
+@functools.lru_cache(maxsize=256)
+def _selected(patterns: tuple[str, ...], config: ModelConfig) -> tuple[str, ...]:
+    requested = {str(site) for pattern in patterns for site in select_sites(pattern, config)}
     return tuple(name for name in (*with_insides(config.layer_ids, requested), *config.inside_heads) if name in requested)
 
 

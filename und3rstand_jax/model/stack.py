@@ -120,7 +120,7 @@ def block_edits(stack: str, edits: SiteEdits) -> dict[int, BlockEdits]:
 
 def stack_entry(since: str | None, steps: tuple[str, ...]) -> Entry:
     """Where a stack whose blocks have these steps is entered after the layer `since`."""
-    parts = () if since is None else since.split(".")
+    parts = () if since is None else since.split(".", 2)
     if len(parts) < 3:
         return Entry(0)  # from the images, or the embedding before the blocks
     _, index, step = parts

@@ -77,7 +77,8 @@ def as_start(output: BackboneOutput, config: ModelConfig, dtype: jnp.dtype) -> S
         OptionError: the model does not take so many views.
         EditError: tokens have another shape than this model's layers have for these image sizes.
     """
-    layers = {layer: tokens for layer, tokens in output.activations.items() if layer in config.layer_ids}
+    known = set(config.layer_ids)
+    layers = {layer: tokens for layer, tokens in output.activations.items() if layer in known}
     if not layers:
         raise LayerError(f"expected a start with a captured layer of this model to begin at; captured are: {', '.join(output) or 'none'}")
     config.check_view_count(len(output.image_sizes))

@@ -48,9 +48,12 @@ class ViewAttention(nn.Module):
         qkv = self.arithmetic.dense(3 * width, "qkv")(x).reshape(batch, views, length, 3, self.num_heads, -1)
         query, key, value = (qkv[:, :, :, i] for i in range(3))
         if self.normed:
-            query, key = (self.arithmetic.layer_norm(name, 1e-5)(part) for name, part in (("q_norm", query), ("k_norm", key)))
+            norm = self.arithmetic.layer_norm
+            query, key = (norm(name, 1e-5, jnp.float32)(part) for name, part in (("q_norm", query), ("k_norm", key)))
         if rotation is not None:
             query, key = (rotate(part.reshape(batch * views, *part.shape[2:]), rotation).reshape(part.shape) for part in (query, key))
+        # Once, after norm and rotation, which are float32.
+        query, key = (part.astype(value.dtype) for part in (query, key))
         if self.reads_all:
             key, value = (part.reshape(batch, 1, views * length, *part.shape[3:]) for part in (key, value))
         scores = Scores(query, key, sites.edits.get(f"{self.step}.{SCORES}"), self.arithmetic.precision)

@@ -36,7 +36,7 @@ class VGGTConfig(ModelConfig):
     """The architecture of a VGGT (Wang et al., CVPR 2025, section 3).
 
     Attributes:
-        img_size: (height, width) of the grid of positions that DINOv2's are stored for, in pixels; a model takes any.
+        img_size: (height, width), in pixels, of images with the grid that DINOv2's positions are stored for; a model takes any.
         patch_size: pixels of a patch's side.
         embed_dim: channels of a token, in DINOv2 and in the blocks.
         depth: pairs of a frame block and a global one.

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from und3rstand_jax.model.heads import EXACT, Enlarge, conv1, conv3, resize_aligned
+from und3rstand_jax.model.heads import EXACT, Enlarge, Fusion, conv1, conv3, resize_aligned
 
 Map = Float[Array, "B h w C"]
 _POSITION_BASE = 100.0
@@ -46,7 +46,7 @@ class PositionedDPT(nn.Module):
         levels = []
         for k, (tokens, width) in enumerate(zip(maps, self.level_widths, strict=True), start=1):
             x = conv1(width, f"project{k}")(norm(tokens.astype(jnp.float32)))
-            x = x + positions(x.shape[1], x.shape[2], width, size)
+            x = _with_positions(x, size)
             if k in (1, 2):
                 x = Enlarge(width, factor=8 >> k, name=f"resample{k}")(x)
             elif k == 4:
@@ -57,48 +57,28 @@ class PositionedDPT(nn.Module):
         for k in (4, 3, 2, 1):
             level = conv3(self.width, f"level{k}", bias=False)(levels[k - 1])
             finer = _size(levels[k - 2]) if k > 1 else (2 * level.shape[1], 2 * level.shape[2])
-            fused = Fusion(self.width, name=f"fusion{k}")(level, fused, finer)
+            fused = Fusion(self.width, skip_relu=True, name=f"fusion{k}")(level, fused, finer)
         fused = conv3(self.width // 2, "conv1")(fused)
-        x = resize_aligned(fused, size)
-        x = x + positions(*size, x.shape[-1], size)
+        x = _with_positions(resize_aligned(fused, size), size)
         x = nn.relu(conv3(32, "conv2")(x))
         return DPTOutput(conv1(self.channels, "out")(x), tuple(levels), fused)
-
-
-class Fusion(nn.Module):
-    """Adds a finer level to the coarser result, and brings the sum to the size of the next finer level."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, level: Map, coarser: Map | None, size: tuple[int, int]) -> Float[Array, "B _h _w C"]:
-        """`coarser` is None at the coarsest level, which has nothing to add to."""
-        x = level if coarser is None else coarser + ResidualUnit(self.width, name="unit1")(level)
-        x = ResidualUnit(self.width, name="unit2")(x)
-        # A 1×1 convolution commutes with interpolation; before it, it costs a quarter.
-        return resize_aligned(conv1(self.width, "out")(x), size)
-
-
-class ResidualUnit(nn.Module):
-    """relu(x) + conv(relu(conv(relu(x))))."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, x: Map) -> Map:
-        """The skip carries relu(x): in DUSt3R's unit it carries x."""
-        x = nn.relu(x)
-        return x + conv3(self.width, "conv2")(nn.relu(conv3(self.width, "conv1")(x)))
 
 
 def _size(x: Map) -> tuple[int, int]:
     return x.shape[1], x.shape[2]
 
 
-def positions(height: int, width: int, channels: int, size: tuple[int, int]) -> Float[np.ndarray, "{height} {width} {channels}"]:
-    """Sines and cosines of a pixel's place, times 0.1: half of the channels of x, half of y.
+def _with_positions(x: Map, size: tuple[int, int]) -> Map:
+    of_x, of_y = positions(x.shape[1], x.shape[2], x.shape[3], size)
+    return x + of_x + of_y
 
-    x and y run from the middles of the outer pixels of an image of this (height, width), whose half diagonal is 1.
+
+def positions(height: int, width: int, channels: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Sines and cosines of a pixel's place, times 0.1: of x, (1, width, channels), in the first half of the channels; of y, (height, 1,
+    channels), in the second.
+
+    x and y run from the middles of the outer pixels of an image of this (height, width), whose half diagonal is 1. They are apart since
+    their sum over an image of 518×518 would be a constant of 137 MB in the program.
     """
     ratio = size[1] / size[0]
     spans = ratio / np.sqrt(ratio**2 + 1), 1 / np.sqrt(ratio**2 + 1)
@@ -107,9 +87,8 @@ def positions(height: int, width: int, channels: int, size: tuple[int, int]) -> 
 
     def along(count: int, span: float) -> np.ndarray:
         places = np.linspace(-span * (count - 1) / count, span * (count - 1) / count, count)[:, None] * frequencies
-        return np.concatenate([np.sin(places), np.cos(places)], axis=-1)
+        return (np.concatenate([np.sin(places), np.cos(places)], axis=-1) * _POSITION_SCALE).astype(np.float32)
 
-    x, y = along(width, spans[0]), along(height, spans[1])
-    shape = (height, width, channels // 2)
-    both = np.concatenate([np.broadcast_to(x[None], shape), np.broadcast_to(y[:, None], shape)], axis=-1)
-    return (both * _POSITION_SCALE).astype(np.float32)
+    half = channels // 2
+    of_x, of_y = along(width, spans[0]), along(height, spans[1])
+    return np.pad(of_x, ((0, 0), (0, half)))[None], np.pad(of_y, ((0, 0), (half, 0)))[:, None]

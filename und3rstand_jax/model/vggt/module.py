@@ -1,5 +1,6 @@
 """VGGT as a pure function of its parameters and one view or more (Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025)."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ from jaxtyping import Array, Float
 from und3rstand_jax.model.affine import SiteEdits
 from und3rstand_jax.model.blocks import Arithmetic
 from und3rstand_jax.model.head_choice import Head
-from und3rstand_jax.model.heads import Pointmap
+from und3rstand_jax.model.heads import Pointmap, to_confidence
 from und3rstand_jax.model.module import HeadOutputs, MultiViewModel, Traced
 from und3rstand_jax.model.output import Cameras, Grids, ImageSizes, ViewTokens
+from und3rstand_jax.model.output_modes import Mode
 from und3rstand_jax.model.pose_encoding import cameras_of
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.model.vggt.camera import CameraHead
@@ -21,6 +23,7 @@ from und3rstand_jax.model.vggt.config import CAMERA, DEPTH, STEPS, VGGTConfig
 from und3rstand_jax.model.vggt.dpt import DPTOutput, PositionedDPT
 from und3rstand_jax.model.vggt.trunk import Aggregator, Encoder, joined_edits
 
+_CONFIDENCE: Mode = ("exp", 1.0, math.inf)
 _PIXELS_TOGETHER = 2**19
 """Of all views that go through a DPT head at once."""
 
@@ -131,9 +134,9 @@ def _of_views(values: Float[Array, "B V K"]) -> Traced:
 
 
 def _depth(raw: Float[Array, "V B H W 2"]) -> dict[str, Array]:
-    return {"depth": jnp.exp(raw[..., 0]), "depth_conf": 1 + jnp.exp(raw[..., 1])}
+    return {"depth": jnp.exp(raw[..., 0]), "depth_conf": to_confidence(raw[..., 1], _CONFIDENCE)}
 
 
 def _points(raw: Float[Array, "V B H W 4"]) -> dict[str, Array]:
     values = raw[..., :3]
-    return {"pts3d": jnp.sign(values) * jnp.expm1(jnp.abs(values)), "conf": 1 + jnp.exp(raw[..., 3])}
+    return {"pts3d": jnp.sign(values) * jnp.expm1(jnp.abs(values)), "conf": to_confidence(raw[..., 3], _CONFIDENCE)}

@@ -23,13 +23,14 @@ from und3rstand_jax.model.blocks import Arithmetic, run_block
 from und3rstand_jax.model.layer_ids import stack_positions
 from und3rstand_jax.model.output import Grid
 from und3rstand_jax.model.sites import with_insides
-from und3rstand_jax.model.stack import BlockEdits, Entry, Params, Run, Streams, block_edits, plan_runs, run_stack, stack_entry, stacked
+from und3rstand_jax.model.stack import BlockEdits, Params, Run, Streams, block_edits, plan_runs, run_stack, stack_entry, stacked
 from und3rstand_jax.model.vggt.blocks import Pair, ScaledBlock
 from und3rstand_jax.model.vggt.config import KINDS, STEPS, VGGTConfig
 
 Images: TypeAlias = Float[Array, "B V H W 3"]
 Layers: TypeAlias = dict[str, Float[Array, "B V ..."]]
 
+_PAIR = "pair"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1] (ImageNet's), which DINOv2 was trained with."""
 
@@ -82,8 +83,8 @@ class Encoder(nn.Module):
         kept = run_stack(run_all, blocks, (x,), runs, self.unroll, of_blocks, remat=self.remat)
         layers |= {f"encoder.{index}.{site}": streams[0] for (index, site), streams in kept.items()}
         if "encoder.norm" in needed:
-            normed = arithmetic.layer_norm("norm")(kept.get(last, (x,))[0])
-            layers["encoder.norm"] = _edited(edits, "encoder.norm", normed.astype(jnp.float32))
+            norm = arithmetic.layer_norm("norm", dtype=jnp.float32)
+            layers["encoder.norm"] = _edited(edits, "encoder.norm", norm(kept.get(last, (x,))[0]))
         return layers
 
 
@@ -168,14 +169,11 @@ class Aggregator(nn.Module):
             return {site: (x,) for site, x in run_block(pair, params, streams[0], turns, sites=run.sites(edits, 0)).items()}
 
         steps = tuple(f"{kind}.{step}" for kind in KINDS for step in STEPS)
-        positions = {(index, f"{kind}.{site}") for kind in KINDS for index, site in stack_positions(kind, needed)}
-        of_blocks: dict[int, BlockEdits] = {}
-        for kind in KINDS:
-            for index, of_block in block_edits(kind, edits).items():
-                named = {f"{kind}.{site}": affines for site, affines in of_block.items()}
-                of_blocks[index] = {**of_blocks.get(index, {}), **named}
+        positions = stack_positions(_PAIR, map(_in_pairs, needed))
+        of_blocks = block_edits(_PAIR, {_in_pairs(site): affines for site, affines in edits.items()})
         inside = with_insides(steps, {site for _, site in positions})
-        runs = plan_runs(inside, config.depth, positions, of_blocks, _entry(since, steps))
+        entry = stack_entry(None if since is None else _in_pairs(since), steps)
+        runs = plan_runs(inside, config.depth, positions, of_blocks, entry)
         kept = run_stack(run_all, pairs, (x,), runs, self.unroll, of_blocks, remat=self.remat)
         for (index, site), streams in kept.items():
             kind, step = site.split(".", 1)
@@ -225,11 +223,7 @@ def _in_front(special: Float[Array, "B V S C"], patches: Float[Array, "B V N C"]
     return jnp.concatenate([special, patches], axis=2)
 
 
-def _entry(since: str | None, steps: tuple[str, ...]) -> Entry:
-    """Where the pairs, whose steps are `KIND.STEP`, are entered after a layer."""
-    parts = () if since is None else since.split(".")
-    if len(parts) < 3:
-        return Entry(0)
-    kind, index, step = parts
-    name = f"{kind}.{step}"
-    return Entry(int(index) + 1) if name == steps[-1] else Entry(int(index), name)
+def _in_pairs(site: str) -> str:
+    """`frame.3.mlp` as a step of a stack of pairs, `pair.3.frame.mlp`; other ids as they are."""
+    kind, *rest = site.split(".", 2)
+    return f"{_PAIR}.{rest[0]}.{kind}.{rest[1]}" if kind in KINDS and len(rest) == 2 else site
