@@ -215,8 +215,8 @@ def test_edits_of_three_views():
     assert compare(in_jax(pictures, (), pattern), single, exactly) == {}
 
 
-# Ours from float64, over the reference's under autocast. Measured: 1.0 to 1.4, and 2.02 of a pose encoding.
-IN_BFLOAT16 = 3
+# Ours from float64, over the reference's under autocast. Measured: medians 0.96 to 1.08, at worst 1.6, of an edited run's pose encoding.
+IN_BFLOAT16 = 2.5
 
 
 @pytest.mark.slow
