@@ -137,7 +137,7 @@ def test_probes_are_trained_on_random_weights_as_a_control(checkpoint, tmp_path,
 def test_a_backbone_alone_has_the_studies_that_need_no_probes(tmp_path, capsys):
     alone = converted(save_backbone(tmp_path / "backbone"), tmp_path / "jax")
     assert run("layers", alone, tmp_path / "out", *SMALL) == 2
-    assert "the study layers needs probes on the decoder's layers" in capsys.readouterr().err
+    assert "the study layers needs probes on its layers" in capsys.readouterr().err
     assert run("heads", alone, tmp_path / "out", *SMALL) == 0
     assert len(read_study(tmp_path / "out" / "heads.json")["records"]) == 16
 
