@@ -10,7 +10,7 @@ import pytest
 
 from tests.vggt_cases import CONFIG, SHAPE, batch, module, moving, sets
 from und3rstand_jax.data.example import to_example
-from und3rstand_jax.geometry.loss import confidence_loss, true_scale
+from und3rstand_jax.geometry.loss import SetSums, confidence_loss, true_scale
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.pose_encoding import cameras_of
@@ -23,6 +23,7 @@ from und3rstand_jax.train.architecture import starting_point
 from und3rstand_jax.train.options import BackboneOptions
 from und3rstand_jax.train.step.backbone_step import MODEL, backbone_step, initial_backbone_state
 from und3rstand_jax.train.step.kept_step import Kept, Poses, initial_kept_state, kept_errors, kept_step
+from und3rstand_jax.train.step.model_loss import ModelSums, camera_sums, mean_model_loss, trained_heads
 from und3rstand_jax.train.step.optimizer import Recipe
 from und3rstand_jax.train.step.pose_step import MEASURES, PoseReading, pose_angles, pose_distances, true_poses
 from und3rstand_jax.train.step.probe_step import initial_state, probe_step, trunk_params
@@ -65,9 +66,10 @@ def test_the_loss_of_a_step_is_that_of_each_layers_pointmaps_from_the_patches():
 def test_true_poses_are_the_cameras_in_view_1s_frame_in_units_of_the_scene():
     example = example_of(batch(2))
     poses, scale = true_poses(example), true_scale(example.targets)
-    assert poses.encodings.shape == (2, 2, 9) and poses.known.all()
+    assert poses.encodings.shape == (2, 3, 9) and poses.known.all()
+    np.testing.assert_allclose(poses.encodings[:, 0, :7], [[0, 0, 0, 0, 0, 0, 1]] * 2, atol=1e-6)
     for later in (1, 2):
-        camera = cameras_of(poses.encodings[:, later - 1], SHAPE)
+        camera = cameras_of(poses.encodings[:, later], SHAPE)
         np.testing.assert_allclose(camera.intrinsics[:, [0, 1], [0, 1]], example.intrinsics[later][:, [0, 1], [0, 1]], rtol=1e-5)
         for number in range(2):
             own, first = (np.asarray(example.targets[view].cam2world[number], np.float64) for view in (later, 0))
@@ -83,6 +85,7 @@ def test_a_set_without_a_valid_pixel_has_no_unit_and_no_loss():
     one, *others = sets(2)
     dark = [view._replace(depth=np.concatenate([np.zeros_like(view.depth[:1]), view.depth[1:]])) for view in (one, *others)]
     poses = true_poses(to_example(tuple(dark)))
+    poses = poses._replace(encodings=poses.encodings[:, 1:])
     assert poses.known.tolist() == [False, True] and np.isfinite(poses.encodings).all()
     reading = PoseReading(pose_config(CONFIG, LAYERS[1:]), CONFIG)
     assert float(reading.counts(poses)[0]) == 2
@@ -112,6 +115,28 @@ def test_errors_are_the_angles_between_cameras():
     assert (float(translation), float(fields)) == (4, 0) and float(rotation) == pytest.approx(0, abs=1e-6)
     assert np.isnan(pose_angles(truth, encoding(20, (0.0, 0.0, 1e-4)), jnp.array(True))).tolist() == [False, True, False]
     assert np.isnan(pose_angles(truth, truth, jnp.array(False))).tolist() == [False, True, False]
+
+
+def test_the_cameras_loss_is_of_all_iterations_in_the_models_own_unit():
+    truth = jnp.stack([jnp.stack([encoding(view * 20 + number, (0.0, number, 1.0)) for view in range(3)]) for number in range(2)])
+    poses, unit = Poses(truth, jnp.array([True, True])), jnp.array([2.0, 5.0])
+    in_unit = truth.at[..., :3].multiply(unit[:, None, None])
+    assert np.allclose(camera_sums(jnp.stack([in_unit, in_unit]), unit, poses), 0, atol=1e-5)
+    # Off by 0.1 and 0.2 in both fields of view, in the first iteration and in the last, and of one view by a unit in its place.
+    first, last = in_unit.at[..., 7:].add(0.1), in_unit.at[..., 7:].add(0.2).at[1, 2, 0].add(5.0)
+    translation, rotation, fields = camera_sums(jnp.stack([first, last]), unit, poses)
+    np.testing.assert_allclose([translation, fields], [1 / 1.8, 6 * (0.8 * 0.02 + 0.08) / 1.8], rtol=1e-4)
+    assert float(rotation) == pytest.approx(0, abs=1e-5)
+    sums = camera_sums(jnp.stack([first, last]), unit, poses._replace(known=jnp.array([False, True])))
+    np.testing.assert_allclose([sums[0], sums[2]], [1 / 1.8, 3 * (0.8 * 0.02 + 0.08) / 1.8], rtol=1e-4)
+    loss = mean_model_loss(ModelSums(SetSums.zeros(3), (translation, rotation, fields)), (jnp.float32(1),) * 3, jnp.float32(2))
+    assert float(loss.total) == pytest.approx(float(translation + rotation + fields) / 6)
+    assert list(loss.named()) == [
+        "total", "view1", "view2", "view3", "regression1", "regression2", "regression3",
+        "camera_total", "camera_translation", "camera_rotation", "camera_field_of_view",
+    ]  # fmt: skip
+    assert [head.name for head in trained_heads(CONFIG)] == ["camera", "points"]
+    assert [head.name for head in trained_heads(dataclasses.replace(CONFIG, head_names=("depth", "points")))] == ["points"]
 
 
 def test_a_row_whose_tokens_hold_the_cameras_learns_them_and_the_constant_does_not():
@@ -177,9 +202,10 @@ def test_the_model_itself_learns_and_views_are_trained_together():
     recipe = Recipe(30, 2, learning_rate=3e-3)
     state = initial_backbone_state(moving(), recipe)
     step = jax.jit(functools.partial(backbone_step, module=module(), recipe=recipe, example_of=example_of, total=lambda tree: tree))
-    losses = []
+    losses, cameras = [], []
     for _ in range(recipe.steps):
         state, loss = step(state, batch(2))
         losses.append(float(sum(view[0] for view in loss[MODEL].regressions)))
-    assert losses[-1] < 0.7 * losses[0]
+        cameras.append(float(loss[MODEL].cameras.total[0]))
+    assert losses[-1] < 0.7 * losses[0] and cameras[-1] < 0.5 * cameras[0]
     assert len(loss[MODEL].views) == 3

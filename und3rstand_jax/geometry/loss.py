@@ -111,6 +111,11 @@ def true_scale(targets: Targets) -> Float[Array, " B"]:
     return _scale(tuple(_coordinates(points) for points in in_camera1(targets)), tuple(target.valid for target in targets))
 
 
+def predicted_scale(preds: Sequence[Planes], truth: Truth) -> Float[Array, " B"]:
+    """What the predictions of each set are divided by: the mean distance of the points of valid pixels to the origin, in their unit."""
+    return _scale(tuple(_masked_planes(pred, mask) for pred, mask in zip(preds, truth.valid, strict=True)), truth.valid)
+
+
 def valid_counts(targets: Targets) -> Counts:
     """How many valid pixels each view has in the batch: the counts of micro-batches add up to the batch's."""
     return tuple(jnp.sum(target.valid).astype(jnp.float32) for target in targets)

@@ -9,6 +9,9 @@ from und3rstand_jax.support.text import listed
 POINTMAP = "pointmap"
 """Chooses the head of pointmaps (`pts3d` and `conf`) whatever a family calls it."""
 
+CAMERAS = "cameras"
+"""The output of a head that estimates all views' cameras."""
+
 HeadChoice = bool | str | Iterable[str]
 """Which heads to run: all or none, or those of these names ("pointmap")."""
 

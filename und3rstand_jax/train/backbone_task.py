@@ -28,6 +28,7 @@ from und3rstand_jax.train.learning_curve import LOG, plot_curve, read_curve
 from und3rstand_jax.train.options import BackboneOptions
 from und3rstand_jax.train.step.backbone_step import MODEL, BackboneState, backbone_errors, backbone_step, initial_backbone_state
 from und3rstand_jax.train.step.data_parallel import total
+from und3rstand_jax.train.step.model_loss import trained_heads
 from und3rstand_jax.train.task import Errors, Step, Task, completed, open_feeds, recipe_of
 from und3rstand_jax.train.trained import write_trained_backbone
 
@@ -93,7 +94,7 @@ class BackboneTask(Task[BackboneState]):
         config = self.module.config
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self._random_params)))
         start = "random parameters" if self.source is None else str(self.options.start)
-        untrained = listed(head.name for head in config.heads if "pts3d" not in head.outputs)
+        untrained = listed(head.name for head in config.heads if head not in trained_heads(config))
         kept = f"; its heads of {untrained} are kept as they are: the loss has no term for them" if untrained else ""
         encoder = sum(layer.startswith("encoder.") and layer.endswith(".mlp") for layer in config.layer_ids)
         return f"a backbone of {count / 1e6:.2f} M parameters ({encoder} + {len(config.blocks)} blocks) from {start}{kept}"
@@ -124,7 +125,8 @@ class BackboneTask(Task[BackboneState]):
 
     @property
     def _untrained(self) -> frozenset[str]:
-        return frozenset(part for head in self.module.config.heads if "pts3d" not in head.outputs for part in head.parts)
+        config = self.module.config
+        return frozenset(part for head in config.heads if head not in trained_heads(config) for part in head.parts)
 
     def _random_params(self) -> Params:
         patch = self.module.config.patch_size

@@ -68,4 +68,11 @@ class PoseBranch(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B V C"]) -> Float[Array, "B V 9"]:
         """What the pose changes by."""
-        return _EXACT.dense(POSE, "fc2")(gelu(_EXACT.dense(x.shape[-1] // 2, "fc1")(x)))
+        return nn.Dense(POSE, dtype=_EXACT.dtype, precision=_EXACT.precision, bias_init=_some_camera, name="fc2")(
+            gelu(_EXACT.dense(x.shape[-1] // 2, "fc1")(x))
+        )
+
+
+def _some_camera(key: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, " 9"]:
+    """From scratch, no rotation, and fields of view of half a radian: behind their ReLU one below 0 has no gradient."""
+    return jnp.array([0, 0, 0, 0, 0, 0, 1, 0.5, 0.5], dtype)

@@ -2,6 +2,8 @@
 
     batch ─▶ example ─▶ backbone with heads ─▶ loss, gradient, update
 
+The loss is that of the pointmaps; a model with a head for cameras (VGGT) has that of its cameras added, see `model_loss`.
+
 Like that of the probes, it is written for one device's share of the batch; `total` sums over devices.
 """
 
@@ -14,13 +16,14 @@ from jaxtyping import Array, Float, Int
 
 from und3rstand_jax.data.example import Example
 from und3rstand_jax.data.records import Batch
-from und3rstand_jax.geometry.loss import Counts, SetLoss, SetSums, Targets, confidence_sums, mean_loss, normalised_truth, valid_counts
-from und3rstand_jax.model.head_choice import POINTMAP
+from und3rstand_jax.geometry.loss import Counts, Targets, confidence_sums, normalised_truth, valid_counts
+from und3rstand_jax.model.head_choice import CAMERAS, POINTMAP
 from und3rstand_jax.model.heads import Pointmap, planes_of
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.train.step.loops import ExampleOf, accumulate
+from und3rstand_jax.train.step.model_loss import ModelLoss, ModelSums, loss_sums, mean_model_loss, trained_heads
 from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
 
 MODEL = "model"
@@ -58,7 +61,7 @@ def backbone_step(
     example_of: ExampleOf,
     total: Total,
     micro_batches: int = 1,
-) -> tuple[BackboneState, dict[str, SetLoss]]:
+) -> tuple[BackboneState, dict[str, ModelLoss]]:
     """One step on this device's share of the batch.
 
     Args:
@@ -74,19 +77,22 @@ def backbone_step(
         The next state, and the loss over the whole batch, every entry (1,), under the name MODEL.
     """
 
-    def add(sums: tuple[Params, SetSums], example: Example, counts: Counts) -> tuple[Params, SetSums]:
-        def loss(params: Params) -> tuple[Float[Array, ""], SetSums]:
-            preds = pointmaps(module, params, example.images)
-            sums = confidence_sums(tuple(map(planes_of, preds)), normalised_truth(example.targets))
-            return mean_loss(sums, counts).total, sums
+    sets = total(jnp.float32(len(batch.position)))
+    heads = trained_heads(module.config)
+
+    def add(sums: tuple[Params, ModelSums], example: Example, counts: Counts) -> tuple[Params, ModelSums]:
+        def loss(params: Params) -> tuple[Float[Array, ""], ModelSums]:
+            output = cast(BackboneOutput, module.apply({"params": params}, *example.images, head=tuple(head.name for head in heads)))
+            sums = loss_sums(output, example)
+            return mean_model_loss(sums, counts, sets).total, sums
 
         return jax.tree.map(jnp.add, sums, jax.grad(loss, has_aux=True)(state.params))
 
     views = jax.eval_shape(lambda: example_of(batch)).images
-    zeros = jax.tree.map(jnp.zeros_like, state.params), SetSums.zeros(len(views))
+    zeros = jax.tree.map(jnp.zeros_like, state.params), ModelSums.zeros(len(views), any(CAMERAS in head.outputs for head in heads))
     sums, counts = accumulate(add, zeros, batch, micro_batches, example_of, total)
     gradient, sums_of_loss = total(sums)
-    loss = mean_loss(sums_of_loss, counts)
+    loss = mean_model_loss(sums_of_loss, counts, sets)
     model = update(recipe, state.model, gradient, loss, state.step)
     return BackboneState(state.step + 1, model), {MODEL: jax.tree.map(lambda value: value[None], loss)}
 

@@ -26,7 +26,7 @@ from und3rstand_jax.train.step.optimizer import Loss, Recipe, Total, TrainState,
 
 
 class Poses(NamedTuple):
-    """True pose encodings of the views after the first, (B, V − 1, 9); `known` (B,) says where they have a unit of length."""
+    """True pose encodings of V cameras of each set, (B, V, 9); `known` (B,) says where they have a unit of length."""
 
     encodings: Float[Array, "B V 9"]
     known: Bool[Array, " B"]

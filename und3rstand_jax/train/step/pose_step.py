@@ -51,7 +51,8 @@ class PoseReading(Reading):
 
     def keep(self, output: BackboneOutput, example: Example, keys: Key[Array, " B"]) -> Kept:
         """See `Reading`."""
-        return Kept(camera_tokens(output, self.config, self.backbone), true_poses(example))
+        poses = true_poses(example)
+        return Kept(camera_tokens(output, self.config, self.backbone), poses._replace(encodings=poses.encodings[:, 1:]))
 
     def init(self, seed: int, truth: Truth) -> dict[str, Params]:
         """The mean of the true encodings, whatever the token."""
@@ -80,12 +81,12 @@ class PoseReading(Reading):
 
 
 def true_poses(example: Example) -> Poses:
-    """The cameras of the views after the first as camera from view 1's frame, in units of the scene's scale."""
+    """The cameras of all views as camera from view 1's frame, in units of the scene's scale: that of view 1 is at the origin."""
     targets, scale = example.targets, true_scale(example.targets)
     known = jnp.any(jnp.stack([jnp.any(target.valid, axis=(1, 2)) for target in targets]), axis=0)
     rotation1, origin1 = targets[0].cam2world[:, :3, :3], targets[0].cam2world[:, :3, 3]
     encodings = []
-    for target, intrinsics in zip(targets[1:], example.intrinsics[1:], strict=True):
+    for target, intrinsics in zip(targets, example.intrinsics, strict=True):
         # The inverse of a rotation is its transpose.
         to_camera = jnp.swapaxes(target.cam2world[:, :3, :3], 1, 2)
         rotation = jnp.matmul(to_camera, rotation1, precision=lax.Precision.HIGHEST)
