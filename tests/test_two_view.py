@@ -13,12 +13,9 @@ from und3rstand_jax import load_backbone
 from und3rstand_jax.analysis.constant_pointmap import best_constant, geometric_median
 from und3rstand_jax.analysis.two_views import (
     CONSTANT,
-    GREY_VIEW1,
-    GREY_VIEW2,
     MODEL,
-    OTHER_VIEW2,
+    OTHER_VIEWS,
     TwoViewResult,
-    ViewPair,
     conditions,
     errors_of,
     format_result,
@@ -37,6 +34,7 @@ from und3rstand_jax.support.errors import UserError
 pytestmark = pytest.mark.quick
 
 PAIRS, SIDE = 3, 4
+OTHER_VIEW2, GREY_VIEW1, GREY_VIEW2 = "other_view2", "grey_view1", "grey_view2"
 
 
 def told_points(image):
@@ -44,9 +42,9 @@ def told_points(image):
     return 3 * np.asarray(image) + np.array([0, 0, 4], np.float32)
 
 
-def reads_colours(view1, view2):
+def reads_colours(*images):
     """A model that knows what the colours mean, in a unit of its own."""
-    return tuple({"pts3d": 7 * jnp.asarray(told_points(view)), "conf": jnp.full(view.shape[:3], 2.0)} for view in (view1, view2))
+    return tuple({"pts3d": 7 * jnp.asarray(told_points(view)), "conf": jnp.full(view.shape[:3], 2.0)} for view in images)
 
 
 def scenes(seed=0, pairs=PAIRS, missing=0.2):
@@ -74,24 +72,20 @@ def expected(images, example):
     return [np.linalg.norm(p - t, axis=-1)[v].mean() for p, t, v in zip(pred, true, valid, strict=True)]
 
 
-def as_pair(errors):
-    return [errors.view1, errors.view2]
-
-
 def test_a_model_that_says_the_truth_has_no_error_and_wrong_images_give_the_errors_they_must():
     example = scenes()
     (view1, view2), grey = example.images, np.zeros((PAIRS, SIDE, SIDE, 3), np.float32)
     errors, valid = errors_of(reads_colours, (grey[0], grey[0]), [example])
-    assert as_pair(errors[MODEL]) == pytest.approx([0, 0], abs=1e-6)
+    assert list(errors[MODEL]) == pytest.approx([0, 0], abs=1e-6)
     rolled = np.stack([view2[1], view2[2], view2[0]])
     for name, images in {OTHER_VIEW2: (view1, rolled), GREY_VIEW1: (grey, view2), GREY_VIEW2: (view1, grey)}.items():
-        assert as_pair(errors[name]) == pytest.approx(expected(images, example), rel=1e-5), name
-        assert max(as_pair(errors[name])) > 0.1
+        assert list(errors[name]) == pytest.approx(expected(images, example), rel=1e-5), name
+        assert max(list(errors[name])) > 0.1
     # The origin is as far from the true points as these are from it: 1 on average over both views.
     counts = [target.valid.sum() for target in example.targets]
-    assert as_pair(valid) == counts
+    assert list(valid) == counts
     per_pair = [np.linalg.norm(p, axis=-1) for p in normalised([t.pts3d for t in example.targets], [t.valid for t in example.targets])]
-    assert as_pair(errors[CONSTANT]) == pytest.approx([p[t.valid].mean() for p, t in zip(per_pair, example.targets, strict=True)], rel=1e-5)
+    assert list(errors[CONSTANT]) == pytest.approx([p[t.valid].mean() for p, t in zip(per_pair, example.targets, strict=True)], rel=1e-5)
 
 
 def test_errors_of_several_batches_are_means_over_the_pixels_of_all():
@@ -99,16 +93,16 @@ def test_errors_of_several_batches_are_means_over_the_pixels_of_all():
     constant = (np.ones((SIDE, SIDE, 3), np.float32),) * 2
     both = jax.tree.map(lambda a, b: np.concatenate([a, b]), one, two)
     apart, together = errors_of(reads_colours, constant, [one, two]), errors_of(reads_colours, constant, [both])
-    assert as_pair(apart[1]) == as_pair(together[1])
+    assert list(apart[1]) == list(together[1])
     for name in (CONSTANT, GREY_VIEW1, GREY_VIEW2):  # whose image view 2 gets depends on the batch
-        assert as_pair(apart[0][name]) == pytest.approx(as_pair(together[0][name]), rel=1e-5), name
+        assert list(apart[0][name]) == pytest.approx(list(together[0][name]), rel=1e-5), name
 
 
 def test_a_view_without_a_valid_pixel_has_no_error():
     example = scenes()
     blind = example.targets[1]._replace(valid=np.zeros_like(example.targets[1].valid))
     errors, valid = errors_of(reads_colours, (np.zeros((SIDE, SIDE, 3)),) * 2, [example._replace(targets=(example.targets[0], blind))])
-    assert valid.view2 == 0 and np.isnan(errors[MODEL].view2) and errors[MODEL].view1 == pytest.approx(0, abs=1e-6)
+    assert valid[1] == 0 and np.isnan(errors[MODEL][1]) and errors[MODEL][0] == pytest.approx(0, abs=1e-6)
 
 
 def test_conditions_show_another_pairs_view_2_or_grey_and_leave_the_rest():
@@ -121,6 +115,25 @@ def test_conditions_show_another_pairs_view_2_or_grey_and_leave_the_rest():
         np.testing.assert_array_equal(shown[name][0], view1)
     np.testing.assert_array_equal(shown[GREY_VIEW1][1], view2)
     assert not shown[GREY_VIEW1][0].any() and not shown[GREY_VIEW2][1].any()
+
+
+def test_of_more_views_each_is_replaced_and_then_all_but_the_first():
+    images = tuple(np.random.default_rng(view).normal(size=(PAIRS, SIDE, SIDE, 3)).astype(np.float32) for view in range(3))
+    shown = conditions(images)
+    assert list(shown) == [MODEL, OTHER_VIEW2, "other_view3", OTHER_VIEWS, GREY_VIEW1, GREY_VIEW2, "grey_view3"]
+    rolled = [image[[1, 2, 0]] for image in images]
+    np.testing.assert_array_equal(shown[OTHER_VIEW2], [images[0], rolled[1], images[2]])
+    np.testing.assert_array_equal(shown["other_view3"], [images[0], images[1], rolled[2]])
+    np.testing.assert_array_equal(shown[OTHER_VIEWS], [images[0], rolled[1], rolled[2]])
+    np.testing.assert_array_equal(shown["grey_view3"], [images[0], images[1], np.zeros_like(images[2])])
+    example = scenes()
+    three = Example((*example.images, example.images[1]), (*example.targets, example.targets[1]), (example.intrinsics[0],) * 3)
+    errors, valid = errors_of(reads_colours, (np.zeros((SIDE, SIDE, 3)),) * 3, [three])
+    assert len(valid) == 3 and errors[MODEL] == pytest.approx((0, 0, 0), abs=1e-6) and min(errors[OTHER_VIEWS][1:]) > 0.1
+    assert errors[OTHER_VIEW2][1] == pytest.approx(errors["other_view3"][2], rel=1e-5)
+    lines = format_result(TwoViewResult(errors, valid, 3, 9, 0)).splitlines()
+    assert lines[5].startswith("(d) the model, all images but view 1's of another set")
+    assert lines[-1] == "3 held-out sets of 3 views; the constant is of 9 training sets of 3 views"
 
 
 CORNERS = [[0, 0, 0], [4, 0, 0], [4, 3, 0], [0, 3, 0]]
@@ -163,7 +176,7 @@ def test_the_constant_of_scenes_that_differ_in_size_alone_is_their_truth():
     scaled = same._replace(targets=tuple(target._replace(pts3d=sizes * target.pts3d) for target in same.targets))
     constant = best_constant([scaled], PAIRS)
     errors, _ = errors_of(reads_colours, constant, [scaled])
-    assert as_pair(errors[CONSTANT]) == pytest.approx([0, 0], abs=1e-5)
+    assert list(errors[CONSTANT]) == pytest.approx([0, 0], abs=1e-5)
     for points, true in zip(constant, normalised([t.pts3d for t in same.targets], [t.valid for t in same.targets]), strict=True):
         np.testing.assert_allclose(points, true[0], atol=1e-5)
 
@@ -193,15 +206,15 @@ def test_a_backbone_without_head_is_refused():
 
 def test_the_table_gives_the_models_error_over_each_of_the_others():
     errors = {
-        MODEL: ViewPair(0.1, 0.2),
-        CONSTANT: ViewPair(0.5, 0.4),
-        OTHER_VIEW2: ViewPair(0.125, 0.8),
-        GREY_VIEW1: ViewPair(0.2, 0.0),
-        GREY_VIEW2: ViewPair(0.1, 0.25),
+        MODEL: (0.1, 0.2),
+        CONSTANT: (0.5, 0.4),
+        OTHER_VIEW2: (0.125, 0.8),
+        GREY_VIEW1: (0.2, 0.0),
+        GREY_VIEW2: (0.1, 0.25),
     }
-    result = TwoViewResult(errors, ViewPair(10, 12), 7, 9, 0)
-    assert as_pair(result.ratios[CONSTANT]) == pytest.approx([0.2, 0.5])
-    assert np.isnan(result.ratios[GREY_VIEW1].view2) and MODEL not in result.ratios
+    result = TwoViewResult(errors, (10, 12), 7, 9, 0)
+    assert list(result.ratios[CONSTANT]) == pytest.approx([0.2, 0.5])
+    assert np.isnan(result.ratios[GREY_VIEW1][1]) and MODEL not in result.ratios
     lines = format_result(result).splitlines()
     assert [line.split()[-4:] for line in lines[2:4]] == [["0.5000", "0.4000", "0.200", "0.500"], ["0.1250", "0.8000", "0.800", "0.250"]]
     assert lines[1].split() == ["the", "model", "0.1000", "0.2000"]
@@ -244,6 +257,8 @@ def test_the_command_measures_a_model_on_synthetic_pairs(checkpoint, tmp_path, c
     [
         (["--pairs", "1"], "--pairs and --batch-size must be at least 2, so that one pair can lend another its image; found 1 and 32"),
         (["--batch-size", "1"], "found 512 and 1"),
+        (["--views", "1"], "--views must be at least 2"),
+        (["--views", "3"], "takes two views"),
         (["--constant-pairs", "0"], "--constant-pairs must be at least 1; found 0"),
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--out", "."], "is a folder; --out must name a file"),

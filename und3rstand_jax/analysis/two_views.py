@@ -1,10 +1,10 @@
-"""Does a DUSt3R use both views? Its error beside that of the best constant, and beside its own with one view's image taken away.
+"""Does a model use its other views? Its error beside that of the best constant, and beside its own with views' images taken away.
 
-    training pairs ─▶ true points ─▶ median of every pixel ─▶ constant ─┐
-    held-out pairs ─▶ images, and images replaced ─▶ model ─────────────┴─▶ errors of both views, and their ratios
+    training sets ─▶ true points ─▶ median of every pixel ─▶ constant ─┐
+    held-out sets ─▶ images, and images replaced ─▶ model ─────────────┴─▶ errors of every view, and their ratios
 
 The error is the regression term of DUSt3R's loss (Wang et al., CVPR 2024, section 3.3): mean distance of a predicted point to the true
-one over all valid pixels, true and predicted points of both views divided by their joint mean distance to view 1's camera.
+one over all valid pixels, true and predicted points of all views divided by their joint mean distance to view 1's camera.
 """
 
 import dataclasses
@@ -33,40 +33,26 @@ from und3rstand_jax.support.text import JsonObject, text_table, to_json
 
 FORMAT = "und3rstand_jax two views"
 
-MODEL, CONSTANT = "model", "constant"
-OTHER_VIEW2, GREY_VIEW1, GREY_VIEW2 = "other_view2", "grey_view1", "grey_view2"
-
-_LABELS = {
-    MODEL: "the model",
-    CONSTANT: "(a) the best constant pointmap",
-    OTHER_VIEW2: "(b) the model, view 2's image of another pair",
-    GREY_VIEW1: "(c) the model, view 1's image grey",
-    GREY_VIEW2: "(d) the model, view 2's image grey",
-}
+MODEL, CONSTANT, OTHER_VIEWS = "model", "constant", "other_views"
 
 _MEANING = {
-    "errors": "mean distance to the true point, in units of the pair's mean distance to view 1's camera (DUSt3R's regression term)",
+    "errors": "mean distance to the true point, in units of the set's mean distance to view 1's camera (DUSt3R's regression term)",
     "ratios": "the model's error over the other's, view by view; below 1 the model is better",
-    MODEL: "both images as they are",
-    CONSTANT: "every pixel's geometric median over training pairs, whatever the images; not normalised again",
-    OTHER_VIEW2: "view 2's image is that of the next pair of the batch",
-    GREY_VIEW1: "view 1's image is mid-grey",
-    GREY_VIEW2: "view 2's image is mid-grey",
+    MODEL: "all images as they are",
+    CONSTANT: "every pixel's geometric median over training sets, whatever the images; not normalised again",
+    "other_viewK": "view K's image is that of the next set of the batch",
+    OTHER_VIEWS: "the images of all views after the first are those of the next set of the batch",
+    "grey_viewK": "view K's image is mid-grey",
 }
 
 Image = Array | np.ndarray
 Images = tuple[Float[Image, "B _H _W 3"], ...]
 
-Predict = Callable[[Image, Image], tuple[Pointmap, ...]]
-"""From both views' images (B, H, W, 3) in [-1, 1] to both views' pointmaps, with confidence."""
+Predict = Callable[..., tuple[Pointmap, ...]]
+"""From every view's images (B, H, W, 3) in [-1, 1] to every view's pointmaps, with confidence."""
 
-
-@dataclasses.dataclass(frozen=True)
-class ViewPair:
-    """One number for each view."""
-
-    view1: float
-    view2: float
+ByView = tuple[float, ...]
+"""One number for each view."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,26 +60,25 @@ class TwoViewResult:
     """What was measured.
 
     Attributes:
-        errors: of the model, of the constant, and of the model with wrong images, under the names above.
+        errors: of the model, of the constant, and of the model with wrong images, under the names of `conditions`.
         valid_pixels: of each view, which the errors are means over.
-        pairs: held-out pairs measured on.
-        constant_pairs: training pairs that the constant is the median of.
-        unreadable: pairs that could not be read and were replaced by others.
+        pairs: held-out sets measured on.
+        constant_pairs: training sets that the constant is the median of.
+        unreadable: sets that could not be read and were replaced by others.
     """
 
-    errors: dict[str, ViewPair]
-    valid_pixels: ViewPair
+    errors: dict[str, ByView]
+    valid_pixels: ByView
     pairs: int
     constant_pairs: int
     unreadable: int
 
     @property
-    def ratios(self) -> dict[str, ViewPair]:
+    def ratios(self) -> dict[str, ByView]:
         """The model's error over each of the others, view by view; NaN where the other is 0."""
-        model = dataclasses.astuple(self.errors[MODEL])
-        others = {name: dataclasses.astuple(error) for name, error in self.errors.items() if name != MODEL}
+        others = {name: errors for name, errors in self.errors.items() if name != MODEL}
         return {
-            name: ViewPair(*(ours / theirs if theirs else float("nan") for ours, theirs in zip(model, other, strict=True)))
+            name: tuple(ours / theirs if theirs else float("nan") for ours, theirs in zip(self.errors[MODEL], other, strict=True))
             for name, other in others.items()
         }
 
@@ -101,26 +86,26 @@ class TwoViewResult:
 def two_views_on(
     predict: Predict, feed: Feed, held_out_sources: Sources, training_sources: Sources, pairs: int, constant_pairs: int, progress: bool
 ) -> TwoViewResult:
-    """Measures a model on `pairs` held-out pairs, or on all there are if fewer, with the constant of `constant_pairs` training pairs.
+    """Measures a model on `pairs` held-out sets, or on all there are if fewer, with the constant of `constant_pairs` training sets.
 
     Args:
         predict: the model; see `predictor`.
-        feed: where pairs come from. Its seed and its first shape apply; batches have at most its size.
+        feed: where sets come from. Its seed and its first shape apply; batches have at most its size.
         held_out_sources, training_sources: of the feed, opened for "val" and for "train".
         pairs, constant_pairs: how many.
         progress: whether a terminal shows progress bars.
 
     Raises:
-        DataError: pairs cannot be read, fewer than two are held out, or a view has no valid pixel in any training pair.
+        DataError: sets cannot be read, fewer than two are held out, or a view has no valid pixel in any training set.
     """
     places = held_out(feed, held_out_sources, pairs)
     if len(places) < 2:
-        raise DataError(f"two held-out pairs are needed, so that one can lend the other its image; found {len(places)}")
+        raise DataError(f"two held-out {feed.things} are needed, so that one can lend the other its image; found {len(places)}")
     skipped: list[str] = []
 
     def shown(what: str, feed: Feed, deliveries: Iterator[Delivery], pairs: int) -> Iterator[Example]:
         done = 0
-        with progress_bar(what, pairs, "pair", progress) as advance:
+        with progress_bar(what, pairs, "pair" if feed.views == 2 else "set", progress) as advance:
             for example in assembled(feed, deliveries, pairs, skipped):
                 yield example
                 advance(min(batch_size(example), pairs - done))
@@ -128,10 +113,10 @@ def two_views_on(
 
     training = dataclasses.replace(feed, batch_size=min(feed.batch_size, constant_pairs))
     batches = training_batches(training, training_sources, 0)
-    constant = best_constant(shown("constant: training pairs", training, batches, constant_pairs), constant_pairs, progress)
+    constant = best_constant(shown(f"constant: training {feed.things}", training, batches, constant_pairs), constant_pairs, progress)
     feed = dataclasses.replace(feed, batch_size=min(feed.batch_size, len(places)))
     batches = validation_batches(feed, held_out_sources, places)
-    errors, valid = errors_of(predict, constant, shown("held-out pairs", feed, batches, len(places)))
+    errors, valid = errors_of(predict, constant, shown(f"held-out {feed.things}", feed, batches, len(places)))
     return TwoViewResult(errors, valid, len(places), constant_pairs, len(skipped))
 
 
@@ -144,37 +129,46 @@ def predictor(backbone: Backbone) -> Predict:
     if not backbone.config.heads:
         raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a model with its head")
 
-    def predict(view1: Image, view2: Image) -> tuple[Pointmap, ...]:
-        output = backbone(view1, view2, capture=(), head=POINTMAP)
+    def predict(*images: Image) -> tuple[Pointmap, ...]:
+        output = backbone(*images, capture=(), head=POINTMAP)
         return output.pointmaps
 
     return predict
 
 
-def errors_of(predict: Predict, constant: Constant, examples: Iterable[Example]) -> tuple[dict[str, ViewPair], ViewPair]:
-    """Both views' errors under every condition, means over all pairs' valid pixels, and how many valid pixels each view has."""
+def errors_of(predict: Predict, constant: Constant, examples: Iterable[Example]) -> tuple[dict[str, ByView], ByView]:
+    """Every view's errors under every condition, means over all sets' valid pixels, and how many valid pixels each view has."""
     totals: dict[str, np.ndarray] = {}
-    count = np.zeros(2)
+    count = np.zeros(len(constant))
     for example in examples:
-        sums = {name: _model_sums(predict(*images), example.targets) for name, images in conditions(example.images).items()}
+        shown = conditions(example.images)
+        sums = {name: _model_sums(predict(*images), example.targets) for name, images in shown.items()}
         sums[CONSTANT] = _constant_sums(constant, example.targets)
-        for name, of_batch in jax.device_get(sums).items():
-            totals[name] = totals.get(name, 0) + np.array(of_batch, np.float64)
+        for name in (MODEL, CONSTANT, *list(shown)[1:]):
+            totals[name] = totals.get(name, 0) + np.array(jax.device_get(sums[name]), np.float64)
         count += np.array(jax.device_get(valid_counts(example.targets)), np.float64)
     with np.errstate(invalid="ignore"):
-        means = {name: totals[name] / count for name in (MODEL, CONSTANT, OTHER_VIEW2, GREY_VIEW1, GREY_VIEW2)}
-    return {name: ViewPair(*map(float, mean)) for name, mean in means.items()}, ViewPair(*map(float, count))
+        means = {name: total / count for name, total in totals.items()}
+    return {name: tuple(map(float, mean)) for name, mean in means.items()}, tuple(map(float, count))
 
 
 def conditions(images: Images) -> dict[str, Images]:
-    """What the model is shown: the pair, and the pair with one view's image replaced by the next pair's of the batch, or by mid-grey."""
-    view1, view2 = images
-    return {
-        MODEL: images,
-        OTHER_VIEW2: (view1, jnp.roll(view2, -1, axis=0)),
-        GREY_VIEW1: (jnp.zeros_like(view1), view2),
-        GREY_VIEW2: (view1, jnp.zeros_like(view2)),
-    }
+    """What the model is shown: the set, and the set with images replaced by those of the next set of the batch, or by mid-grey.
+
+    Returns:
+        name -> images: `model`; `other_view2` and so on; with more than two views `other_views`, all but the first replaced;
+        `grey_view1` and so on.
+    """
+    others = tuple(jnp.roll(image, -1, axis=0) for image in images)
+    shown = {MODEL: images}
+    shown |= {f"other_view{view}": _replaced(images, view, others[view - 1]) for view in range(2, len(images) + 1)}
+    if len(images) > 2:
+        shown[OTHER_VIEWS] = (images[0], *others[1:])
+    return shown | {f"grey_view{view}": _replaced(images, view, jnp.zeros_like(image)) for view, image in enumerate(images, start=1)}
+
+
+def _replaced(images: Images, view: int, image: Image) -> Images:
+    return (*images[: view - 1], image, *images[view:])
 
 
 @jax.jit
@@ -193,21 +187,38 @@ def _constant_sums(constant: tuple[Array, ...], targets: Targets) -> tuple[Array
 
 def format_result(result: TwoViewResult) -> str:
     """Aligned text: the errors under each condition, and the model's error over them."""
-    rows = []
-    for name, label in _LABELS.items():
-        errors = [f"{value:.4f}" for value in dataclasses.astuple(result.errors[name])]
-        ratios = [f"{value:.3f}" for value in dataclasses.astuple(result.ratios[name])] if name != MODEL else ["", ""]
-        rows.append([label, *errors, *ratios])
-    table = text_table(["normalised point error", "view 1", "view 2", "model / this: view 1", "view 2"], rows, numbers_from=1)
-    return f"{table}\n{result.pairs} held-out pairs; the constant is of {result.constant_pairs} training pairs"
+    rows: list[list[str]] = []
+    views = len(result.valid_pixels)
+    for name, errors in result.errors.items():
+        ratios = [f"{value:.3f}" for value in result.ratios[name]] if name != MODEL else [""] * views
+        # The first row is the model's.
+        label = _label(name, views) if not rows else f"({chr(ord('a') + len(rows) - 1)}) {_label(name, views)}"
+        rows.append([label, *(f"{value:.4f}" for value in errors), *ratios])
+    heads = [f"view {view}" for view in range(1, views + 1)]
+    table = text_table(["normalised point error", *heads, f"model / this: {heads[0]}", *heads[1:]], rows, numbers_from=1)
+    things = "pairs" if views == 2 else f"sets of {views} views"
+    return f"{table}\n{result.pairs} held-out {things}; the constant is of {result.constant_pairs} training {things}"
+
+
+def _label(name: str, views: int) -> str:
+    if name in (MODEL, CONSTANT):
+        return {MODEL: "the model", CONSTANT: "the best constant pointmap"}[name]
+    another = f"of another {'pair' if views == 2 else 'set'}"
+    if name == OTHER_VIEWS:
+        return f"the model, all images but view 1's {another}"
+    kind, view = name.split("_view")
+    return f"the model, view {view}'s image {another if kind == 'other' else 'grey'}"
 
 
 def as_json(result: TwoViewResult, options: JsonObject) -> str:
     """Everything that was measured, with the options it was measured with, as strict JSON: NaN is null."""
-    ratios = {name: dataclasses.asdict(ratio) for name, ratio in result.ratios.items()}
-    return to_json(
-        {"format": FORMAT, "version": VERSION, "options": options, **dataclasses.asdict(result), "ratios": ratios, "meaning": _MEANING}
-    )
+    tables = {what: {name: _named(values) for name, values in getattr(result, what).items()} for what in ("errors", "ratios")}
+    facts = dataclasses.asdict(result) | tables | {"valid_pixels": _named(result.valid_pixels)}
+    return to_json({"format": FORMAT, "version": VERSION, "options": options, **facts, "meaning": _MEANING})
+
+
+def _named(values: ByView) -> dict[str, float]:
+    return {f"view{view}": value for view, value in enumerate(values, start=1)}
 
 
 def is_two_views(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m train two-views`: whether a DUSt3R uses both views."""
+"""`python -m train two-views`: whether a model uses its other views."""
 
 import dataclasses
 import logging
@@ -18,24 +18,26 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TwoViewOptions:
-    """Compare a DUSt3R's errors on held-out pairs with those of the best constant, and with its own when one image is taken away."""
+    """Compare a model's errors on held-out sets of views with those of the best constant, and with its own when images are taken away."""
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """Checkpoint with a head: a converted one, or any source of python -m convert."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="(optional)")] = None
     """Output file for all numbers; an earlier one of this command is replaced, any other file refused."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
-    """Data, as in training: held-out pairs to measure on, training pairs for the constant."""
+    """Data, as in training: held-out sets to measure on, training sets for the constant."""
+    views: int = 2
+    """Views in a set; the model must take as many."""
     pairs: int = 512
-    """Number of held-out pairs."""
+    """Number of held-out sets."""
     constant_pairs: int = 2048
-    """Number of training pairs that the constant is the median of; all are held in memory."""
+    """Number of training sets that the constant is the median of; all are held in memory."""
     batch_size: int = 32
-    """Pairs per forward pass."""
+    """Sets per forward pass."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the model's)")] = None
-    """Size of both views in pixels, multiples of the patch size."""
+    """Size of all views in pixels, multiples of the patch size."""
     seed: int = 0
-    """Seed of the scenes and of the order of training pairs."""
+    """Seed of the scenes and of the order of training sets."""
     dtype: Dtype = "float32"
     """Arithmetic of the model."""
     workers: int = 2
@@ -60,12 +62,13 @@ def two_views(options: TwoViewOptions) -> None:
 
     _check(options)
     data = options.data or (SYNTHETIC,)
-    specs = parse_data(data)
+    specs = parse_data(data, views=options.views)
     if options.out is not None:
         # Before the measurement, which takes minutes and would be lost.
         roots = [spec.root for spec in specs if spec.root is not None]
         check_output_file(options.out, [Path(options.checkpoint), *roots], is_two_views)
     backbone = load_backbone(options.checkpoint, dtype=options.dtype)
+    backbone.config.check_view_count(options.views)
     predict = predictor(backbone)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
@@ -73,7 +76,7 @@ def two_views(options: TwoViewOptions) -> None:
     opened = open_sources(specs, "val"), open_sources(specs, "train")
     result = two_views_on(predict, feed, *opened, options.pairs, options.constant_pairs, progress=True)
     if result.unreadable:
-        _logger.info("%d pairs could not be read: others took their places", result.unreadable)
+        _logger.info("%d sets could not be read: others took their places", result.unreadable)
     show(format_result(result))
     if options.out is not None:
         asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
@@ -82,6 +85,8 @@ def two_views(options: TwoViewOptions) -> None:
 
 
 def _check(options: TwoViewOptions) -> None:
+    if options.views < 2:
+        raise OptionError(f"--views must be at least 2: one alone has no other; found {options.views}")
     if options.pairs < 2 or options.batch_size < 2:
         raise OptionError(
             f"--pairs and --batch-size must be at least 2, so that one pair can lend another its image; "
