@@ -26,7 +26,7 @@ from und3rstand_jax.train.step.kept_step import Kept, Poses, initial_kept_state,
 from und3rstand_jax.train.step.model_loss import ModelSums, camera_sums, mean_model_loss, trained_heads
 from und3rstand_jax.train.step.optimizer import Recipe
 from und3rstand_jax.train.step.pose_step import MEASURES, PoseReading, pose_angles, pose_distances, true_poses
-from und3rstand_jax.train.step.probe_step import initial_state, probe_step, trunk_params
+from und3rstand_jax.train.step.probe_step import captured_tokens, initial_state, probe_step, trunk_params
 
 LAYERS = ("encoder.norm", "frame.0.mlp", "global.1.mlp")
 RECIPE = Recipe(200, 2, learning_rate=1e-2, weight_decay=0.0)
@@ -61,6 +61,15 @@ def test_the_loss_of_a_step_is_that_of_each_layers_pointmaps_from_the_patches():
     again = BackboneOutput(moved, output.image_sizes, special_tokens=output.special_tokens)
     for one, other in zip(pointmaps, PointmapProbes(probes).apply({"params": state.params}, again), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_step_holds_tokens_in_what_the_trunk_computes_in(dtype):
+    probes = probe_config(CONFIG, LAYERS, hidden=12, depth=2)
+    model, images = module().clone(dtype=dtype), jax.eval_shape(example_of, batch(2))
+    tokens = jax.eval_shape(functools.partial(captured_tokens, model, probes), trunk_params(moving(), CONFIG), images)["group0"]
+    patches = (SHAPE[0] // 14) * (SHAPE[1] // 14)
+    assert [(view.shape, view.dtype) for view in tokens] == [((3, 2, patches, 32), dtype)] * 3
 
 
 def test_true_poses_are_the_cameras_in_view_1s_frame_in_units_of_the_scene():

@@ -7,7 +7,7 @@ trains on one device without any parallel machinery.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import jax
@@ -184,11 +184,18 @@ def trunk_params(params: Params, config: ModelConfig) -> Params:
 
 
 def captured_tokens(module: MultiViewModel, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:
-    """Of each group, the patches' tokens (L, B, N, C) of its layers, of every view."""
+    """Of each group, the patches' tokens (L, B, N, C) of its layers, of every view, in the dtype that the trunk computes in.
+
+    A VGGT's residual streams are float32 in any case. In bfloat16 they would be most of the step's memory, for digits that a trunk
+    in bfloat16 does not have.
+    """
     output = cast(BackboneOutput, module.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
+
+    def stacked(layers: Sequence[str], view: int) -> Float[Array, "L B N C"]:
+        return jnp.stack([output.patches(layer)[view].astype(module.dtype) for layer in layers])
+
     return {
-        name: tuple(jnp.stack([output.patches(layer)[view] for layer in group.layer_ids]) for view in range(len(example.images)))
-        for name, group in named_groups(probes).items()
+        name: tuple(stacked(group.layer_ids, view) for view in range(len(example.images))) for name, group in named_groups(probes).items()
     }
 
 
