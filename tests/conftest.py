@@ -82,6 +82,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return  # it will read the environment
     import jax
 
+    from tests import quick_programs
+
+    quick_programs.install()
     if jax.config.read("jax_disable_most_optimizations") != quick:
         jax.config.update("jax_disable_most_optimizations", quick)
         jax.clear_caches()

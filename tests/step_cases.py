@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests import quick_programs
 from und3rstand_jax.data.example import to_example
 from und3rstand_jax.data.records import NOT_RENDERED, Batch, View
 from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -123,6 +124,7 @@ def main() -> None:
     out, way, *distributed = sys.argv[1:]
     if distributed:
         jax.distributed.initialize(distributed[0], int(distributed[1]), int(distributed[2]))
+    quick_programs.install()
     losses, state = take_steps(Case(), way=way)
     arrays = {f"loss{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(losses))}
     arrays |= {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
