@@ -21,7 +21,6 @@ from tests.fuzz.contract import Outcome, files_in
 from tests.fuzz.worker import CASE, Batch, keep
 from und3rstand_jax.support.text import text_table
 
-_BATCH_SECONDS = 2.0
 _ROOT = Path(__file__).parents[2]
 
 
@@ -64,6 +63,7 @@ def fuzz(
     workers: int = 1,
     progress: bool = True,
     kinds: str = "tests.fuzz.kinds",
+    batch_seconds: float = 2.0,
 ) -> dict[str, Tally]:
     """Runs a session.
 
@@ -75,13 +75,14 @@ def fuzz(
         kept: folder for inputs that were faults, and for `faults.txt`, which tells them.
         workers: processes.
         progress: whether to show a progress bar and each new fault.
+        batch_seconds: after which a batch of derived inputs ends.
 
     Returns:
         The tally of each kind.
     """
     tallies = {name: Tally() for name in only or importlib.import_module(kinds).KINDS}
     kept.mkdir(parents=True, exist_ok=True)
-    session = _Session(kinds, tallies, seed, time.monotonic() + seconds, kept, progress)
+    session = _Session(kinds, tallies, seed, time.monotonic() + seconds, kept, progress, batch_seconds)
     threads = [threading.Thread(target=session.run, daemon=True) for _ in range(workers)]
     with tqdm(total=round(seconds), unit="s", desc="fuzzing", disable=None if progress else True) as bar:
         for thread in threads:
@@ -99,8 +100,11 @@ def fuzz(
 class _Session:
     """What the threads share, each of which speaks with a worker."""
 
-    def __init__(self, kinds: str, tallies: dict[str, Tally], seed: int, end: float, kept: Path, progress: bool) -> None:
+    def __init__(
+        self, kinds: str, tallies: dict[str, Tally], seed: int, end: float, kept: Path, progress: bool, batch_seconds: float
+    ) -> None:
         self.kinds, self.tallies, self.seed, self.end, self.kept, self.progress = kinds, tallies, seed, end, kept, progress
+        self.batch_seconds = batch_seconds
         self.told: list[str] = []
         self.failures: list[BaseException] = []  # of the session itself
         self._lock = threading.Lock()
@@ -140,7 +144,7 @@ class _Session:
         # The first input of the first batch, which another worker's batch of the kind may overtake.
         is_valid_seed = batch.number == 0
         try:
-            process.stdin.write(json.dumps({"batch": dataclasses.asdict(batch), "seconds": _BATCH_SECONDS}) + "\n")
+            process.stdin.write(json.dumps({"batch": dataclasses.asdict(batch), "seconds": self.batch_seconds}) + "\n")
             process.stdin.flush()
             while line := process.stdout.readline():
                 if line == "\n":
