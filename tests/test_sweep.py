@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import und3rstand_jax as u3d
+from tests.edit_cases import neutral
 from tests.golden_cases import relative_error
 from tests.test_model_properties import LINEAR, SIZES, backbone, views
 from und3rstand_jax.analysis import sweep as sweeps
@@ -36,9 +37,15 @@ def measure(output, weights, factor):
     return {"points": factor * weights * sum(sums), "weights": weights, **tokens}
 
 
+def with_others_neutral(edits):
+    """Each with all others, which change nothing: they run one program, where each alone would have one of its own."""
+    for chosen in range(len(edits)):
+        yield sum((some if number == chosen else neutral(some) for number, some in enumerate(edits)), u3d.Edits())
+
+
 def one_by_one(model, images, edits, weights, capture=()):
     found = []
-    for some in edits:
+    for some in with_others_neutral(edits):
         output = model(*images, capture=capture, head=True, edits=some)
         found.append(jax.device_get(measure(output, jnp.asarray(weights), 2.0)))
     return found
@@ -57,11 +64,17 @@ def case(sizes=EQUAL, batch=3):
     return backbone(LINEAR), images, np.arange(1.0, batch + 1, dtype=np.float32)
 
 
+@functools.cache
+def expected_of_heads():
+    model, images, weights = case()
+    return one_by_one(model, images, [u3d.Edits(), *HEADS], weights)
+
+
 @pytest.mark.slow
 def test_knocked_out_heads_give_what_as_many_passes_give_in_chunks_that_do_not_divide():
     model, images, weights = case()
     swept = sweep(model, images, [u3d.Edits(), *HEADS], measure, weights, np.float32(2), batch_size=2)
-    assert_equal(swept, one_by_one(model, images, [u3d.Edits(), *HEADS], weights))
+    assert_equal(swept, expected_of_heads())
     assert all(result["points"].shape == (3,) for result in swept)
     np.testing.assert_array_equal([result["weights"] for result in swept], [weights] * 7)
 
@@ -117,12 +130,11 @@ def test_a_pass_begins_at_the_layer_before_the_first_edit_and_both_views_heads_s
 @pytest.mark.slow
 def test_pairs_are_halved_until_a_pass_fits_into_memory(monkeypatch):
     model, images, weights = case()
-    expected = one_by_one(model, images, HEADS[:1], weights)
     sizes = []
     run = sweeps._Program.run
     monkeypatch.setattr(sweeps._Program, "run", lambda self, *args: sizes.append(len(args[1])) or run(self, *args))
     monkeypatch.setattr(sweeps, "free_memory", lambda: 1000)
-    assert_equal(sweep(model, images, HEADS[:1], measure, weights, np.float32(2)), expected)
+    assert_equal(sweep(model, images, HEADS[:1], measure, weights, np.float32(2)), expected_of_heads()[1:2])
     assert sizes == [1, 1, 1]
 
 
@@ -210,7 +222,9 @@ def test_what_cannot_be_swept_is_refused():
 EIGHT_DEVICES = """
 import json, jax, numpy as np
 import und3rstand_jax as u3d
+from tests import quick_programs
 from tests.test_sweep import HEADS, case, measure
+quick_programs.install()
 assert jax.device_count() == 8
 model, images, weights = case()
 swept = u3d.sweep(model, images, HEADS, measure, weights, np.float32(2), batch_size=24)
@@ -238,12 +252,12 @@ def test_attribution_is_what_turning_a_head_down_a_little_does():
 
     attributed = u3d.attribution(model, images, "decoder.2.cross_attn.heads@2,decoder.1.mlp.update@1", scalar, weights, batch_size=2)
     assert list(attributed) == ["decoder.2.cross_attn.heads:0@2", "decoder.2.cross_attn.heads:1@2", "decoder.1.mlp.update@1"]
+
+    def turned(chosen, scale):
+        return u3d.Edits(tuple(u3d.Edit(name, scale=scale if name == chosen else 1.0) for name in attributed))
+
     for name, found in attributed.items():
-        site, view = name.split("@")
-        less, more = (
-            scalar(model(*images, capture=(), head=True, edits=u3d.Edits((u3d.Edit(site, int(view), scale=scale),))), weights, ())
-            for scale in (0.95, 1.05)
-        )
+        less, more = (scalar(model(*images, capture=(), head=True, edits=turned(name, scale)), weights, ()) for scale in (0.95, 1.05))
         np.testing.assert_allclose(found, -(np.asarray(more) - np.asarray(less)) / 0.1, rtol=2e-2, atol=2e-3, err_msg=name)
 
 
@@ -294,7 +308,7 @@ def test_edits_of_a_third_view_are_swept_and_run_the_program_of_the_others():
         ((4,), "decoder.1.cross_attn"),
     ]
     swept = sweep(model, images, edits, of_view3, weights)
-    for edit, result in zip(edits, swept, strict=True):
+    for edit, result in zip(with_others_neutral(edits), swept, strict=True):
         expected = of_view3(model(*images, capture=(), head=True, edits=edit), weights, ())
         assert relative_error(result["points"], expected["points"]) < 3e-5
     assert len({float(result["points"][0]) for result in swept}) == len(edits)
