@@ -49,6 +49,12 @@ def step_of(backbone, total=lambda tree: tree, **static):
     return functools.partial(backbone_step, module=backbone.module, recipe=RECIPE, example_of=example_of, total=total, **static)
 
 
+@pytest.fixture(scope="module")
+def step(backbone):
+    """Of both pairs at once, on one device."""
+    return jax.jit(step_of(backbone))
+
+
 def errors_of(backbone, batch):
     errors = functools.partial(backbone_errors, module=backbone.module, example_of=example_of)
     return np.asarray(jax.jit(errors)(backbone.params, batch)[MODEL])
@@ -60,10 +66,9 @@ def batch(number):
 
 @needs_torch
 @pytest.mark.slow
-def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone):
+def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone, step):
     model = load_reference(CONFIG, backbone_tensors()).double().requires_grad_(True)
     updates = adamw(model, weight_decay=RECIPE.weight_decay)
-    step = jax.jit(step_of(backbone))
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     leaves = backbone_leaves(backbone.config)
     for number in range(RECIPE.steps):
@@ -88,21 +93,23 @@ def test_losses_and_every_parameter_equal_pytorch_step_by_step(backbone):
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_gives_the_same_step(backbone):
+@pytest.mark.quick
+def test_a_batch_in_parts_gives_the_same_step(backbone, step):
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
-    whole, losses = jax.jit(step_of(backbone))(state, batch(1))
+    whole, losses = step(state, batch(1))
     parts, losses_of_parts = jax.jit(step_of(backbone, micro_batches=2))(state, batch(1))
     np.testing.assert_allclose(jax.tree.leaves(losses), jax.tree.leaves(losses_of_parts), rtol=1e-5)
     assert_close(parts.params, whole.params, state.params)
 
 
 @pytest.mark.slow
-def test_two_devices_with_a_pair_each_take_the_step_of_one_with_both(backbone):
+@pytest.mark.quick
+def test_two_devices_with_a_pair_each_take_the_step_of_one_with_both(backbone, step):
     state = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
-    whole, losses = jax.jit(step_of(backbone))(state, batch(1))
+    whole, losses = step(state, batch(1))
     divided = jax.tree.map(lambda leaf: leaf.reshape(2, 1, *leaf.shape[1:]), batch(1))
-    step = jax.jit(jax.vmap(step_of(backbone, total), in_axes=(None, 0), axis_name=AXIS))
-    both, losses_of_both = step(state, divided)
+    of_two = jax.jit(jax.vmap(step_of(backbone, total), in_axes=(None, 0), axis_name=AXIS))
+    both, losses_of_both = of_two(state, divided)
     for device in range(2):
         np.testing.assert_allclose(jax.tree.leaves(losses), [leaf[device] for leaf in jax.tree.leaves(losses_of_both)], rtol=1e-5)
         assert_close(jax.tree.map(lambda leaf, device=device: leaf[device], both.params), whole.params, state.params)
@@ -118,11 +125,11 @@ def assert_close(ours, expected, before):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone):
+@pytest.mark.quick
+def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(backbone, step):
     bad = batch(0)
     far = jax.tree.map(np.array, bad.views)
     far[0].cam2world[0, 0, 0] = np.nan
-    step = jax.jit(step_of(backbone))
     start = initial_backbone_state(jax.tree.map(jnp.asarray, backbone.params), RECIPE)
     once, _ = step(start, batch(0))
     assert once.model.frozen_at == NOT_FROZEN

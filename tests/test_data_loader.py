@@ -130,6 +130,7 @@ def test_worker_processes_change_nothing(tmp_path, number):
 
 
 @pytest.mark.slow
+@pytest.mark.quick
 def test_three_views_of_files_and_scenes_become_one_example(tmp_path):
     write_pairs(tmp_path, make_views(6, (48, 64)), [], sets=list(itertools.permutations(range(6), 3)))
     config = feed(f"pairs:{tmp_path}", "synthetic", views=3, shapes=((32, 48),))

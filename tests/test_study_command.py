@@ -112,7 +112,8 @@ def test_an_interrupted_study_goes_on_and_only_the_same_question_does(checkpoint
 
 @pytest.mark.slow
 def test_probes_are_trained_on_random_weights_as_a_control(checkpoint, tmp_path, capsys, monkeypatch):
-    out, asked = tmp_path / "out", ("--pairs", "2", "--resolution", "32", "--control-steps", "2")
+    # One pair at a time, as the interrupted study takes them: their programs are compiled once.
+    out, asked = tmp_path / "out", ("--pairs", "2", "--resolution", "32", "--batch-size", "1", "--control-steps", "2")
 
     def interrupted(*given):
         with_trained(*given)
@@ -148,7 +149,8 @@ def test_all_studies_make_one_page(checkpoint, tmp_path, monkeypatch):
     some = {name: STUDIES[name] for name in ("heads", "epipolar", "inputs")}
     monkeypatch.setattr(catalogue, "STUDIES", some)
     out = tmp_path / "out"
-    few = ("--pairs", "4", "--resolution", "32", "--epipolar-steps", "1", "--epipolar-pairs", "4")
+    # Two pairs at a time, as the studies of two alone take them.
+    few = ("--pairs", "4", "--batch-size", "2", "--resolution", "32", "--epipolar-steps", "1", "--epipolar-pairs", "4")
     assert run("all", checkpoint, out, *few) == 0
     assert [file.stem for file in sorted(out.glob("*.csv"))] == sorted(some)
     page = (out / "index.html").read_text(encoding="ascii")
