@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # A program that several tests or processes run is compiled once.
         _made.append(tempfile.mkdtemp(prefix="und3rstand_jax_programs_"))
         os.environ[_CACHE] = _made[0]
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 @pytest.hookimpl(trylast=True)
