@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from und3rstand_jax.model.dust3r.module import DUSt3R
     from und3rstand_jax.model.edit_files import read_edits
     from und3rstand_jax.model.edits import Edit, Edits, block_attention, knock_out, patch_from, replace, skip, steer
-    from und3rstand_jax.model.images import load_image, load_images
+    from und3rstand_jax.model.images import load_image, load_images, placement_of, placements_of
     from und3rstand_jax.model.layer_ids import layer_ids, paper_layer_ids, select_layers
     from und3rstand_jax.model.mast3r.config import MASt3RConfig
     from und3rstand_jax.model.mast3r.module import MASt3R
     from und3rstand_jax.model.output import BackboneOutput, Cameras
+    from und3rstand_jax.model.placement import Placement
     from und3rstand_jax.model.start import start_layers
     from und3rstand_jax.model.vggt.config import VGGTConfig
     from und3rstand_jax.model.vggt.module import VGGT
@@ -66,11 +67,12 @@ _HOMES = {
     "model.dust3r.module": ("DUSt3R",),
     "model.edit_files": ("read_edits",),
     "model.edits": ("Edit", "Edits", "block_attention", "knock_out", "patch_from", "replace", "skip", "steer"),
-    "model.images": ("load_image", "load_images"),
+    "model.images": ("load_image", "load_images", "placement_of", "placements_of"),
     "model.layer_ids": ("layer_ids", "paper_layer_ids", "select_layers"),
     "model.mast3r.config": ("MASt3RConfig",),
     "model.mast3r.module": ("MASt3R",),
     "model.output": ("BackboneOutput", "Cameras"),
+    "model.placement": ("Placement",),
     "model.start": ("start_layers",),
     "model.vggt.config": ("VGGTConfig",),
     "model.vggt.module": ("VGGT",),
@@ -103,6 +105,7 @@ __all__ = [
     "Matches",
     "OptionError",
     "OutputError",
+    "Placement",
     "PointmapProbes",
     "ProbeConfig",
     "ProbeGroup",
@@ -126,6 +129,8 @@ __all__ = [
     "match",
     "paper_layer_ids",
     "patch_from",
+    "placement_of",
+    "placements_of",
     "points_of_depth",
     "read_checkpoint_info",
     "read_edits",

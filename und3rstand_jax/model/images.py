@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from und3rstand_jax.model.photos import Photo, open_photo
-from und3rstand_jax.model.preprocessing import Preprocessing, pad_with_white, resized, way_of
+from und3rstand_jax.model.placement import Placement, Size
+from und3rstand_jax.model.preprocessing import WHITE, Preprocessing, place, resize, together, way_of
 from und3rstand_jax.support.errors import ImageError, OptionError
 
 
@@ -54,7 +55,7 @@ def load_image(
             size a side has fewer than 16 pixels, of VGGT's ways 14.
         OptionError: there is no such preprocessing, or the size is not one of its sizes.
     """
-    return _model_input(_resized(photo, preprocessing, size, square_ok))
+    return load_images([photo], preprocessing, size, square_ok)[0]
 
 
 def load_images(
@@ -68,16 +69,50 @@ def load_images(
     Raises:
         ImageError, OptionError: as `load_image`.
     """
-    images = [_resized(photo, preprocessing, size, square_ok) for photo in photos]
-    if images and way_of(preprocessing).one_size:
-        width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
-        images = [pad_with_white(image, width, height) for image in images]
-    return [_model_input(image) for image in images]
+    placements: list[Placement] = []
+    whole: list[Image.Image] = []
+    for photo in photos:  # one large photo in memory at a time
+        opened = open_photo(photo, way_of(preprocessing).background)
+        placements.append(place((opened.height, opened.width), preprocessing, size, square_ok))
+        whole.append(resize(opened, placements[-1], preprocessing))
+    placed = zip(whole, together(placements, preprocessing), strict=True)
+    return [_model_input(placement.window(image, WHITE)) for image, placement in placed]
 
 
-def _resized(photo: Photo, preprocessing: Preprocessing, size: int | None, square_ok: bool) -> Image.Image:
-    way = way_of(preprocessing)
-    return resized(open_photo(photo, way.background), preprocessing, way.size if size is None else size, square_ok)
+def placement_of(
+    photo: Photo | Size, preprocessing: Preprocessing = "probe", size: int | None = None, square_ok: bool = False
+) -> Placement:
+    """Where the pixels of what `load_image` makes of a photo lie in the photo, and the way back to it.
+
+    Args:
+        photo: the photo, or its (height, width) in pixels, upright.
+        preprocessing, size, square_ok: as given to `load_image`.
+
+    Raises:
+        ImageError, OptionError: as `load_image`.
+    """
+    return placements_of([photo], preprocessing, size, square_ok)[0]
+
+
+def placements_of(
+    photos: Sequence[Photo | Size], preprocessing: Preprocessing = "probe", size: int | None = None, square_ok: bool = False
+) -> list[Placement]:
+    """Where the pixels of what `load_images` makes of photos of one scene lie in each; see `placement_of`.
+
+    Raises:
+        ImageError, OptionError: as `load_image`.
+    """
+    return together([place(_upright_size(photo), preprocessing, size, square_ok) for photo in photos], preprocessing)
+
+
+def _upright_size(photo: Photo | Size) -> Size:
+    if not isinstance(photo, tuple):
+        # Decoded, as the loader does it: a header may say another size or orientation than what comes out.
+        opened = open_photo(photo)
+        return (opened.height, opened.width)
+    if len(photo) != 2 or min(photo) < 1:
+        raise ImageError(f"expected a photo, or its (height, width) of at least one pixel each; found {photo}")
+    return photo
 
 
 def _model_input(image: Image.Image) -> Float[np.ndarray, "1 H W 3"]:

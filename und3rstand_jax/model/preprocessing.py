@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from und3rstand_jax.model.photos import Color
+from und3rstand_jax.model.placement import Placement, Size
 from und3rstand_jax.support.errors import ImageError, OptionError
 
 Preprocessing = Literal["probe", "dust3r", "vggt", "vggt-pad"]
@@ -27,20 +28,28 @@ class Way(NamedTuple):
     Attributes:
         size: the side in pixels that photos are brought to where none is given: that of the published models.
         multiple: the sides of what comes out are multiples of it, in pixels: the models' patch size.
+        shrink: the filter where the photo becomes smaller.
+        enlarge: the filter where it does not.
         background: what shows through a transparent photo; None where its transparency is dropped.
         one_size: whether photos of one scene are padded to one size.
     """
 
     size: int
     multiple: int
+    shrink: Image.Resampling
+    enlarge: Image.Resampling
     background: Color | None
     one_size: bool
 
 
-_DUST3R = Way(size=512, multiple=PATCH_SIZE, background=None, one_size=False)
-_VGGT = Way(size=518, multiple=VGGT_PATCH_SIZE, background=WHITE, one_size=True)
+# Pillow's filters widen with the scale when they shrink, which is the antialiasing asked for.
+_BILINEAR, _BICUBIC, _LANCZOS = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 
-WAYS: Mapping[Preprocessing, Way] = {"probe": _DUST3R, "dust3r": _DUST3R, "vggt": _VGGT, "vggt-pad": _VGGT}
+_PROBE = Way(512, PATCH_SIZE, _BILINEAR, _BILINEAR, background=None, one_size=False)
+_DUST3R = Way(512, PATCH_SIZE, _LANCZOS, _BICUBIC, background=None, one_size=False)
+_VGGT = Way(518, VGGT_PATCH_SIZE, _BICUBIC, _BICUBIC, background=WHITE, one_size=True)
+
+WAYS: Mapping[Preprocessing, Way] = {"probe": _PROBE, "dust3r": _DUST3R, "vggt": _VGGT, "vggt-pad": _VGGT}
 
 
 def way_of(preprocessing: Preprocessing) -> Way:
@@ -54,52 +63,64 @@ def way_of(preprocessing: Preprocessing) -> Way:
     return WAYS[preprocessing]
 
 
-def resized(image: Image.Image, preprocessing: Preprocessing, size: int, square_ok: bool = False) -> Image.Image:
-    """An upright RGB photo as the model is to see it; what each way does is told at `und3rstand_jax.model.images.load_image`.
+def place(photo: Size, preprocessing: Preprocessing, size: int | None = None, square_ok: bool = False) -> Placement:
+    """Where the model's image of an upright photo of this size lies in it; the ways are told at `und3rstand_jax.model.images.load_image`.
 
     Raises:
         ImageError: nothing is left of the photo at this size, or it would become too large.
         OptionError: there is no such preprocessing, or the size is not one of its sizes.
     """
     way = way_of(preprocessing)
+    size = way.size if size is None else size
     if preprocessing != "dust3r" and (size <= 0 or size % way.multiple):
         raise OptionError(f"image size {size} must be a positive multiple of {way.multiple}")
     if preprocessing == "probe":
-        return _probe_crop(image, size)
-    if preprocessing == "dust3r":
-        return _dust3r_crop(image, size, square_ok)
-    if preprocessing == "vggt":
-        return _vggt_crop(image, size)
-    return pad_with_white(_vggt_resize(image, size, max(image.size)), size, size)
+        placement = _probe_crop(photo, size)
+    elif preprocessing == "dust3r":
+        placement = _dust3r_crop(photo, size, square_ok)
+    elif preprocessing == "vggt":
+        placement = _vggt_crop(photo, size)
+    else:
+        placement = _vggt_whole(photo, size, max(photo)).padded((size, size))
+    height, width = placement.resized
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ImageError(f"{_found(photo)} would be resized to {width}×{height}, which is too large; crop it or use a smaller size")
+    return placement
 
 
-def pad_with_white(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The image in the middle of a white one. Between multiples of 14 there is a middle: the difference is even."""
-    if image.size == (width, height):
-        return image
-    padded = Image.new("RGB", (width, height), WHITE)
-    padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-    return padded
+def together(placements: list[Placement], preprocessing: Preprocessing) -> list[Placement]:
+    """Those of photos of one scene: where the way asks for one size, each in the middle of the greatest height and width of all."""
+    if not placements or not way_of(preprocessing).one_size:
+        return placements
+    # Between multiples of 14 there is a middle: the difference is even.
+    height, width = (max(placement.size[axis] for placement in placements) for axis in (0, 1))
+    return [placement.padded((height, width)) for placement in placements]
 
 
-def _probe_crop(image: Image.Image, size: int) -> Image.Image:
-    short, long = min(image.size), max(image.size)
-    longer = size * long // short
-    width, height = (size, longer) if image.width <= image.height else (longer, size)
-    resized = _resize(image, width, height, Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return resized.crop((left, top, left + size, top + size))
+def resize(image: Image.Image, placement: Placement, preprocessing: Preprocessing) -> Image.Image:
+    """An upright RGB photo in the size of which `placement.window` takes the model's image."""
+    way = way_of(preprocessing)
+    height, width = placement.resized
+    return image.resize((width, height), way.shrink if max(placement.resized) < max(placement.photo) else way.enlarge)
 
 
-def _dust3r_crop(image: Image.Image, size: int, square_ok: bool) -> Image.Image:
+def _probe_crop(photo: Size, size: int) -> Placement:
+    longer = size * max(photo) // min(photo)
+    height, width = photo
+    resized = (longer, size) if width <= height else (size, longer)
+    top, left = (round((side - size) / 2) for side in resized)
+    return Placement(photo, resized, (top, left), (size, size))
+
+
+def _dust3r_crop(photo: Size, size: int, square_ok: bool) -> Placement:
     if size <= 0:
         raise OptionError(f"image size {size} must be positive")
-    long = max(image.size)
+    long = max(photo)
     # 224 is the size of the short side: the linear 224 model was trained on squares.
-    target = round(size * long / min(image.size)) if size == 224 else size
-    width, height = (round(side * target / long) for side in image.size)
-    resample = Image.Resampling.LANCZOS if long > target else Image.Resampling.BICUBIC
-    x, y = width // 2, height // 2
+    target = round(size * long / min(photo)) if size == 224 else size
+    height, width = (round(side * target / long) for side in photo)
+    y, x = height // 2, width // 2
     if size == 224:
         half_width = half_height = min(x, y)
     else:
@@ -109,39 +130,31 @@ def _dust3r_crop(image: Image.Image, size: int, square_ok: bool) -> Image.Image:
             half_height = 3 * half_width // 4 // (PATCH_SIZE // 2) * (PATCH_SIZE // 2)
     if not half_width or not half_height:
         raise ImageError(
-            f"an image of {image.width}×{image.height} pixels leaves {2 * half_width}×{2 * half_height} at size {size}; "
+            f"{_found(photo)} leaves {2 * half_width}×{2 * half_height} at size {size}; "
             f"each side must keep at least {PATCH_SIZE}: use a larger size or a less elongated image"
         )
-    resized = _resize(image, width, height, resample)
-    return resized.crop((x - half_width, y - half_height, x + half_width, y + half_height))
+    return Placement(photo, (height, width), (y - half_height, x - half_width), (2 * half_height, 2 * half_width))
 
 
-def _vggt_crop(image: Image.Image, size: int) -> Image.Image:
-    whole = _vggt_resize(image, size, image.width)
-    if whole.height <= size:
-        return whole
-    top = (whole.height - size) // 2
-    return whole.crop((0, top, size, top + size))
+def _vggt_crop(photo: Size, size: int) -> Placement:
+    whole = _vggt_whole(photo, size, photo[1])
+    height, width = whole.size
+    return Placement(photo, whole.resized, ((height - size) // 2, 0), (size, width)) if height > size else whole
 
 
-def _vggt_resize(image: Image.Image, size: int, whole_side: int) -> Image.Image:
+def _vggt_whole(photo: Size, size: int, whole_side: int) -> Placement:
     """The side of `whole_side` pixels becomes `size`, the other the nearest multiple of the patch size in proportion."""
     # In this order, since rounding decides at halves.
-    width, height = (
-        size if side == whole_side else round(side * (size / whole_side) / VGGT_PATCH_SIZE) * VGGT_PATCH_SIZE for side in image.size
+    height, width = (
+        size if side == whole_side else round(side * (size / whole_side) / VGGT_PATCH_SIZE) * VGGT_PATCH_SIZE for side in photo
     )
     if not width or not height:
         raise ImageError(
-            f"an image of {image.width}×{image.height} pixels leaves {width}×{height} at size {size}; each side must keep at least "
+            f"{_found(photo)} leaves {width}×{height} at size {size}; each side must keep at least "
             f"{VGGT_PATCH_SIZE}: use a larger size or a less elongated image"
         )
-    return _resize(image, width, height, Image.Resampling.BICUBIC)
+    return Placement(photo, (height, width), (0, 0), (height, width))
 
 
-def _resize(image: Image.Image, width: int, height: int, resample: Image.Resampling) -> Image.Image:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:
-        found = f"an image of {image.width}×{image.height} pixels"
-        raise ImageError(f"{found} would be resized to {width}×{height}, which is too large; crop it or use a smaller size")
-    # Pillow's filters widen with the scale when they shrink, which is the antialiasing asked for.
-    return image.resize((width, height), resample)
+def _found(photo: Size) -> str:
+    return f"an image of {photo[1]}×{photo[0]} pixels"
