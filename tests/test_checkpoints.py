@@ -52,6 +52,11 @@ def test_what_was_saved_is_read_back_bit_for_bit(tmp_path):
         checkpoints.read(2, {"other": STATE["a"]})
 
 
+def test_writing_a_tree_warns_of_nothing(tmp_path, caplog):
+    write_tree(tmp_path / "tree", {"a": np.arange(3.0)})
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 def test_nothing_is_there_before_the_first(tmp_path):
     checkpoints = Checkpoints(tmp_path / "new", 2)
     assert checkpoints.newest() is None and checkpoints.best() is None

@@ -15,6 +15,7 @@ from und3rstand_jax.commands.command_line import read_options, run_command
 from und3rstand_jax.commands.convert import Options
 from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.text import text_table
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "a\x1b[31m\nerror: fake\u202e"
@@ -143,3 +144,8 @@ def test_words_that_are_not_understood_are_repeated_printable():
     assert "\x1b[31m" not in said.getvalue() and r"--bo\x1b[31mgus\nerror: fake" in said.getvalue()
     assert "hf_secretsecretsecretsecretsecret1234" not in said.getvalue()
     assert read_options(Options, "convert", ["--repo", HOSTILE]).repo == HOSTILE
+
+
+def test_in_a_notebook_a_table_is_text_like_anywhere(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert text_table(["a", "b"], [["1", "2"]]) == "a  b\n1  2"

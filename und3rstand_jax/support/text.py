@@ -60,8 +60,9 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fr
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     out = io.StringIO()
-    # Wide enough for any table: a log or a file has no width to fit into, and a terminal wraps by itself.
-    Console(file=out, width=10_000, color_system=None, legacy_windows=False).print(table)
+    # Wide enough for any table: a log or a file has no width to fit into, and a terminal wraps by itself. In a notebook, rich would show
+    # the table below the cell and write nothing.
+    Console(file=out, width=10_000, color_system=None, legacy_windows=False, force_jupyter=False).print(table)
     return "\n".join((" " * indent + line).rstrip() for line in out.getvalue().splitlines())
 
 
