@@ -1,6 +1,7 @@
 """The files of examples/: shell that ShellCheck finds nothing in, commands that run what they say, options that the command takes."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -78,7 +79,7 @@ def test_a_slurm_job_runs_in_all_tasks_and_comes_back_until_it_is_done(tmp_path,
     options = options_of(trained)
     assert options.distributed and str(options.out) == "runs/slurm"
     assert requeued == ([] if finished else [["requeue", "17"]])
-    asked = dict(line.split()[1].split("=", 1) for line in (FOLDER / "slurm.sbatch").read_text().splitlines() if "=" in line and "#SBATCH" in line)
+    asked = dict(re.findall(r"^#SBATCH (--[\w-]+)=(\S+)$", (FOLDER / "slurm.sbatch").read_text(), re.MULTILINE))
     # JAX gives each of Slurm's tasks one GPU, and every GPU has to get a share of the batch.
     assert asked["--ntasks-per-node"] == asked["--gpus-per-node"]
     assert options.batch_size % (int(asked["--nodes"]) * int(asked["--gpus-per-node"])) == 0
