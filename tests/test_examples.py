@@ -101,7 +101,8 @@ def test_a_tpu_slice_runs_the_same_command_on_all_hosts(tmp_path):
 def test_the_step_of_the_shared_options_is_planned(tmp_path, monkeypatch, capsys):
     render_plain_scenes(monkeypatch)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    small = BackboneConfig((96, 96), enc_embed_dim=64, enc_depth=1, enc_num_heads=1, dec_embed_dim=64, dec_depth=1, dec_num_heads=1)
+    one = {"enc_depth": 1, "enc_num_heads": 1, "dec_depth": 1, "dec_num_heads": 1}
+    small = BackboneConfig((96, 96), enc_embed_dim=64, dec_embed_dim=64, head_type="linear", **one)
     write_checkpoint_info(tmp_path, CheckpointInfo(backbone=small, provenance={"backbone": NO_PROVENANCE}))
     smaller = ["--backbone", str(tmp_path), "--resolution", "96x96", "--batch-size", "4"]
     assert main(["plan", "--topology", "cpu", "--quick", "--config", str(FOLDER / "probes.yaml"), *smaller]) == 0
