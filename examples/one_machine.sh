@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What a GPU takes, before anything is trained: memory by kind, largest batch, time. Exits here if it does not fit.
+# With `plan`, what a GPU takes, before anything is trained: memory by kind, largest batch, time.
 if [[ "${1:-}" == "plan" ]]; then
     exec python -m train plan --topology gpu --config examples/probes.yaml --batch-size 32
 fi
