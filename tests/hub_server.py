@@ -1,7 +1,8 @@
-"""A small local server that speaks as much of the Hugging Face hub's protocol as its client needs to fetch model files.
+"""A small local server that speaks as much of the Hugging Face hub's protocol as its client needs to fetch and upload model files.
 
 Give its `url` to a client as HF_ENDPOINT. The requests follow huggingface_hub 1.33 and 2.4: `GET /api/models/ID[/revision/REV]` for the
-commit and the list of files, then `HEAD` and `GET /ID/resolve/REV/FILE` with ETag, X-Repo-Commit and ranges.
+commit and the list of files, then `HEAD` and `GET /ID/resolve/REV/FILE` with ETag, X-Repo-Commit and ranges. What writes is in
+`tests.hub_uploads`.
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.hub_uploads import ROUTES, Refusal, Uploads, answer, listed
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,11 +37,18 @@ class Repo:
     token: str | None = None
     cut: dict[str, int] = field(default_factory=dict)
     status: int | None = None
+    branches: dict[str, "Repo"] = field(default_factory=dict)
+
+    def at(self, revision: str | None) -> "Repo | None":
+        """What a branch or a commit holds; None where there is none of that name."""
+        if revision in (None, "main", self.commit):
+            return self
+        return next((branch for name, branch in self.branches.items() if revision in (name, branch.commit)), None)
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Repo":
         """A repository with the files of a folder."""
-        return cls({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})
+        return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()})
 
 
 class Hub:
@@ -52,6 +62,7 @@ class Hub:
         self.repos = repos
         self.requests: list[tuple[str, str]] = []
         self.portal = False
+        self.uploads = Uploads()
 
     def downloads(self, repo_id: str) -> list[str]:
         """Names of the files that were asked for with GET, in order."""
@@ -88,6 +99,31 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._write()
+
+    def do_PUT(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        path = unquote(urlsplit(self.path).path)
+        hub.requests.append((self.command, path))
+        step, match = next((step, match) for step, route in ROUTES.items() if (match := route.fullmatch(path)))
+        length = int(self.headers["Content-Length"])
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
+        if cut := step == "put" and hub.uploads.cut > 0 and len(hub.uploads.sent) >= hub.uploads.after:
+            hub.uploads.cut -= 1
+            length //= 2
+        try:
+            content = answer(hub, step, match, self.rfile.read(length), token, cut)
+        except Refusal as refusal:
+            return self._refuse(*refusal.args)
+        except ConnectionAbortedError:
+            self.close_connection = True
+            return self.connection.close()
+        self._send(json.dumps(content).encode(), {"Content-Type": "application/json"})
+
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on stderr: `requests` is the log."""
 
@@ -102,24 +138,26 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None or repo is None:
             return self._refuse(404, "RepoNotFound", "Repository not found")
         granted = repo.token is not None and self.headers.get("Authorization") == f"Bearer {repo.token}"
+        branch = repo.at(match["revision"])
         if repo.private and not granted:
             return self._refuse(401, "RepoNotFound", "Invalid username or password.")
-        if (match["revision"] or "main") not in ("main", repo.commit):
+        if branch is None:
             return self._refuse(404, "RevisionNotFound", "Invalid rev id")
         if match.re is _API:
-            listing = {"id": match["repo"], "sha": repo.commit, "siblings": [{"rfilename": name} for name in repo.files]}
+            held = [listed(name, content) for name, content in branch.files.items()]
+            listing = {"id": match["repo"], "sha": branch.commit, "private": repo.private, "siblings": held}
             return self._send(json.dumps(listing).encode(), {"Content-Type": "application/json"})
         if repo.gated and not granted:
             return self._refuse(401, "GatedRepo", "Access to this model is restricted.")
         if repo.status is not None:
             return self._refuse(repo.status, None, "refused")
-        if match["file"] not in repo.files:
+        if match["file"] not in branch.files:
             return self._refuse(404, "EntryNotFound", "Entry not found")
-        self._send_file(repo, match["file"])
+        self._send_file(repo, branch, match["file"])
 
-    def _send_file(self, repo: Repo, name: str) -> None:
-        content = repo.files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": repo.commit, "Accept-Ranges": "bytes"}
+    def _send_file(self, repo: Repo, branch: Repo, name: str) -> None:
+        content = branch.files[name]
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": branch.commit, "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
         if asked:
@@ -134,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(rest, headers, status=206 if asked else 200)
 
     def _refuse(self, status: int, code: str | None, message: str) -> None:
-        self._send(b"", {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {}), status=status)
+        self._send(b"{}", {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {}), status=status)
 
     def _send(self, body: bytes, headers: dict[str, str], *, status: int = 200, sent: int | None = None) -> None:
         self.send_response(status)
@@ -142,5 +180,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[:sent])

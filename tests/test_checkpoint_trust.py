@@ -218,8 +218,8 @@ def test_a_chunk_that_unpacks_beyond_its_size_takes_no_memory(checkpoint: Path, 
 
 
 def test_a_tree_that_hardly_has_bytes_for_its_size_is_refused(checkpoint: Path, monkeypatch) -> None:
-    monkeypatch.setattr("und3rstand_jax.checkpoint.stored._UNPACKED_WITHOUT_QUESTION", 0)
-    monkeypatch.setattr("und3rstand_jax.checkpoint.stored._LARGEST_RATIO", 0.5)
+    monkeypatch.setattr("und3rstand_jax.checkpoint.orbax_tree._UNPACKED_WITHOUT_QUESTION", 0)
+    monkeypatch.setattr("und3rstand_jax.checkpoint.orbax_tree._LARGEST_RATIO", 0.5)
     with pytest.raises(u3d.CheckpointError, match="no weights are so much alike"):
         u3d.load_backbone(checkpoint)
 

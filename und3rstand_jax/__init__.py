@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from und3rstand_jax.analysis.attribution import attribution
     from und3rstand_jax.analysis.sweep import sweep
     from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
+    from und3rstand_jax.convert.push import Upload, push_to_hub
     from und3rstand_jax.geometry.descriptor_matches import Matches, match
     from und3rstand_jax.geometry.unprojection import points_of_depth
     from und3rstand_jax.loading import converted_checkpoint, load_backbone, load_backbone_and_probe
@@ -59,6 +60,7 @@ _HOMES = {
     "analysis.attribution": ("attribution",),
     "analysis.sweep": ("sweep",),
     "checkpoint.format": ("CheckpointInfo", "is_checkpoint", "read_checkpoint_info"),
+    "convert.push": ("Upload", "push_to_hub"),
     "geometry.descriptor_matches": ("Matches", "match"),
     "geometry.unprojection": ("points_of_depth",),
     "loading": ("converted_checkpoint", "load_backbone", "load_backbone_and_probe"),
@@ -112,6 +114,7 @@ __all__ = [
     "ProbedLayers",
     "Probes",
     "TrainingError",
+    "Upload",
     "UserError",
     "VGGT",
     "VGGTConfig",
@@ -132,6 +135,7 @@ __all__ = [
     "placement_of",
     "placements_of",
     "points_of_depth",
+    "push_to_hub",
     "read_checkpoint_info",
     "read_edits",
     "replace",

@@ -1,5 +1,6 @@
 """Loads backbones and probes from converted checkpoints, and converts a source on first use."""
 
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from und3rstand_jax.checkpoint.format import CheckpointInfo, is_checkpoint, read_checkpoint_info
+from und3rstand_jax.checkpoint.format import JAX, CheckpointInfo, is_checkpoint, read_checkpoint_info
 from und3rstand_jax.checkpoint.parts import DamageError, read_part
 from und3rstand_jax.checkpoint.trees import Tree
 from und3rstand_jax.convert.cache import CACHE_VARIABLE, cache_folder, converted_checkpoint, discard_damaged
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 
 class Conversion(TypedDict, total=False):
@@ -111,14 +114,20 @@ def known_config(source: str | Path) -> ModelConfig | None:
 
 
 def _loaded(source: str | Path, conversion: Conversion, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the converted checkpoint; a damaged one in the cache is converted again, once."""
+    """What `read` makes of the converted checkpoint; a damaged one in the cache is converted again, once.
+
+    Where the JAX layout of a source is damaged, the PyTorch layout beside it is converted.
+    """
     folder = converted_checkpoint(source, **conversion)
     try:
         return read(folder)
     except DamageError as error:
         entry = discard_damaged(folder, conversion.get("cache"), error)
         if entry is None:
-            raise
+            if folder.name != JAX or is_checkpoint(in_home(source)):  # what was asked for itself
+                raise
+            _logger.warning("%s; using the PyTorch layout beside it", error)
+            return read(converted_checkpoint(source, **conversion, jax_layout=False))
     # As the entry says: `source` may be the entry itself, of which a command had asked before.
     conversion |= {"revision": entry["revision"], "backbone": entry["backbone"]}
     return read(converted_checkpoint(entry["source"], **conversion))

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info
+from und3rstand_jax.checkpoint.leaves import StoredLeaf
 from und3rstand_jax.checkpoint.parts import DIFFERS, read_unused
-from und3rstand_jax.checkpoint.stored import StoredLeaf, stored_tree
+from und3rstand_jax.checkpoint.stored import stored_tree
 from und3rstand_jax.checkpoint.trees import leaf_digest, read_leaves
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.results import files_in

@@ -62,6 +62,39 @@ class Leaf(TypedDict):
     stack: list[int]
 
 
+class Licence(TypedDict):
+    """The fields of `und3rstand_jax.convert.licences.Licence`."""
+
+    id: str
+    name: str | None
+    link: str | None
+    found: str
+
+
+class Metric(TypedDict):
+    """One figure for the header of a model card."""
+
+    type: str
+    name: str
+    value: float
+
+
+class Results(TypedDict):
+    """How something was trained and how good it is, for its model card.
+
+    `command` trains the same, `data` is what it was trained and measured on, `rows` are a table under `head`, a row for each layer, which
+    `note` explains.
+    """
+
+    command: str
+    data: str
+    steps: int
+    head: list[str]
+    rows: list[list[str]]
+    note: str
+    metrics: list[Metric]
+
+
 class Provenance(TypedDict):
     """Of a part. Findings and facts of training are there for people to read, and go on as they are."""
 
@@ -71,6 +104,8 @@ class Provenance(TypedDict):
     kind: str
     revision: str | None
     sha256: dict[str, str]
+    licence: NotRequired[Licence | None]
+    results: NotRequired[Results]
     config: str | None
     metadata: dict[str, str]
     leaves: dict[str, Leaf]

@@ -1,5 +1,8 @@
 """The converted checkpoint: a folder with `config.json` and the Orbax trees `backbone/` and `probes/`.
 
+In place of a tree there may be a safetensors file, `backbone.safetensors` or `probes.safetensors`, as in what is pushed to the hub:
+`files` says which.
+
 `config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of
 every file, what was read, inferred or defaulted, and what an export to PyTorch needs. It has a digest of every leaf and of itself, and the
 names of all files of the checkpoint. Tensors that the model never uses are kept in `backbone_unused.safetensors` for the export.
@@ -12,7 +15,7 @@ import functools
 import hashlib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,13 @@ from und3rstand_jax.model.output_modes import Mode
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.support.documents import checked, parse_json, read_json, read_text
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.support.results import ResultKind, files_in
 from und3rstand_jax.support.text import one_line, to_json
 
 CONFIG = "config.json"
+JAX = "jax"
+"""The folder of a converted checkpoint beside the PyTorch layout of the same weights."""
 FORMAT = "und3rstand_jax checkpoint"
 VERSION = 2
 REMEDY = "convert it again, or restore it from a copy"
@@ -149,8 +155,14 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     return info
 
 
-def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
-    """Writes `config.json`, as strict JSON: infinities become strings. The last file of a checkpoint: it names all others."""
+def write_checkpoint_info(folder: Path, info: CheckpointInfo, files: Iterable[str] | None = None) -> None:
+    """Writes `config.json`, as strict JSON: infinities become strings. The last file of a checkpoint: it names all others.
+
+    Args:
+        folder: the checkpoint.
+        info: its contents, but for the files.
+        files: the files, by default all that are there.
+    """
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -160,9 +172,9 @@ def write_checkpoint_info(folder: Path, info: CheckpointInfo) -> None:
         "probes": dataclasses.asdict(info.probes) if info.probes else None,
         "provenance": dict(info.provenance),
         "digests": {part: dict(sorted((info.digests or {}).get(part, {}).items())) for part in info.parts},
-        "files": sorted({*files_in(folder), CONFIG}),
+        "files": sorted({*(files_in(folder) if files is None else files), CONFIG}),
     }
-    (folder / CONFIG).write_text(sealed(to_json(content)))
+    replace_text(folder / CONFIG, sealed(to_json(content)))
 
 
 def _backbone(stored: dict[str, Any], file: Path) -> ModelConfig:
@@ -190,6 +202,11 @@ def sealed(text: str) -> str:
     """The text of a `config.json` with its own digest: the SHA-256 of the text with zeros in the digest's place."""
     blank = _DIGEST.sub(f'\\g<1>{"0" * 64}"', text, count=1)
     return _DIGEST.sub(f'\\g<1>{hashlib.sha256(blank.encode()).hexdigest()}"', blank, count=1)
+
+
+def tree_file(folder: Path, part: str) -> Path:
+    """Where a converted checkpoint keeps a part's tree if that is one file."""
+    return folder / f"{part}.safetensors"
 
 
 def unused_file(folder: Path, part: str) -> Path:

@@ -15,8 +15,9 @@ from typing import TypeVar
 import numpy as np
 
 from und3rstand_jax.checkpoint.format import REMEDY, CheckpointInfo, unused_file
+from und3rstand_jax.checkpoint.leaves import StoredLeaf, StoredTree
 from und3rstand_jax.checkpoint.links import check_link
-from und3rstand_jax.checkpoint.stored import StoredLeaf, StoredTree, stored_tree
+from und3rstand_jax.checkpoint.stored import stored_tree
 from und3rstand_jax.checkpoint.trees import Tree, leaf_digest, read_leaves, unflatten
 from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.files import file_sha256, open_regular
@@ -40,7 +41,7 @@ def read_part(folder: Path, info: CheckpointInfo, part: str) -> Tree:
         DamageError: a leaf is missing, is not as the config says, or differs from its digest.
         CheckpointError: a link in the tree leads out of the checkpoint.
     """
-    tree = _whole(folder, info, part)
+    tree = whole_tree(folder, info, part)
     digests = _digests(folder, info, part)
 
     def verified(leaf: StoredLeaf, values: np.ndarray) -> np.ndarray:
@@ -68,13 +69,13 @@ def copy_part(folder: Path, info: CheckpointInfo, part: str, target: Path, link:
         DamageError, CheckpointError: as in `read_part`.
         OSError: it cannot be written.
     """
-    tree = _whole(folder, info, part)
+    tree = whole_tree(folder, info, part)
     recorded = _digests(folder, info, part)
     digests = _read(tree, lambda leaf, values: leaf_digest(leaf.path, values))
     differing = [path for path in digests if recorded is not None and recorded.get(path) != digests[path]]
     if differing:
         raise DamageError(_damage(folder, part, dict.fromkeys(differing, DIFFERS)))
-    for file in (*tree.files, *(file for leaf in tree.leaves.values() for file in leaf.files)):
+    for file in dict.fromkeys((*tree.files, *(file for leaf in tree.leaves.values() for file in leaf.files))):
         copy = target / file.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(file, copy, link)
@@ -122,8 +123,12 @@ def file_digest(file: Path, root: Path) -> str:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}; {REMEDY}") from error
 
 
-def _whole(folder: Path, info: CheckpointInfo, part: str) -> StoredTree:
-    """The tree of a part, which must be as its config says."""
+def whole_tree(folder: Path, info: CheckpointInfo, part: str) -> StoredTree:
+    """The tree of a part, not read, which must be as its config says.
+
+    Raises:
+        DamageError: something is missing or has another name, shape or type, or is a link out of the checkpoint.
+    """
     try:
         tree = stored_tree(folder, info, part)
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Parameter trees on disk, written with Orbax and read with the TensorStore below it, and their flat form: path -> leaf.
+"""Parameter trees on disk, written with Orbax, their leaves read several at a time, and their flat form: path -> leaf.
 
 Orbax's v1 interface cannot write them (as of 0.12.8): its `save` waits for all hosts, whatever its options say, and puts the leaves
 into a folder below the one that it is given.
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.stored import StoredLeaf
+from und3rstand_jax.checkpoint.leaves import StoredLeaf
 from und3rstand_jax.support.errors import CheckpointError, OutputError
-from und3rstand_jax.support.text import one_line
 
 if TYPE_CHECKING:
     import orbax.checkpoint
@@ -111,7 +110,7 @@ def read_leaves(
 
     def made_of(leaf: StoredLeaf) -> T:
         try:
-            return use(leaf, _values(leaf))
+            return use(leaf, leaf.read())
         except CheckpointError as error:
             if failed is None:
                 raise
@@ -122,23 +121,6 @@ def read_leaves(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         made = dict(zip((leaf.path for leaf in ordered), pool.map(made_of, ordered), strict=True))
     return {leaf.path: made[leaf.path] for leaf in leaves}
-
-
-def _values(leaf: StoredLeaf) -> np.ndarray:
-    import tensorstore as ts
-
-    spec = {
-        "driver": "zarr",
-        "kvstore": {"driver": "file", "path": str(leaf.folder.resolve())},
-        "metadata": dict(leaf.metadata),
-        "open": True,
-        "assume_metadata": True,  # as it has been checked, not as the file has it by now
-        "fill_missing_data_reads": False,
-    }
-    try:
-        return ts.open(spec, read=True).result().read().result()
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{leaf.folder} cannot be read: {one_line(error, 200)}") from error
 
 
 def single_process_options() -> "orbax.checkpoint.options.MultiprocessingOptions":

@@ -17,6 +17,24 @@ from und3rstand_jax.support.text import printable
 
 
 @dataclasses.dataclass(frozen=True)
+class PushOptions:
+    """What goes up to the Hugging Face hub. The token is the hub client's own: HF_TOKEN, else its login (hf auth login)."""
+
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME", help_behavior_hint="")] = None
+    """Upload the converted checkpoint --repo, or what --repo is converted to, to this repository of the hub: in PyTorch's layout and in
+    JAX's, with a model card, in one commit. --revision is then its branch. Other files in the repository stay."""
+    message: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: what is uploaded)")] = None
+    """Message of the commit."""
+    private: bool = False
+    """Make the repository private. One that exists must be private already."""
+    license: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the source's)")] = None
+    """Licence to publish under, by the hub's word for it (cc-by-nc-sa-4.0). It must be given where the source's is not known, and must not
+    be freer than the source's."""
+    dry_run: bool = False
+    """Print what would go up (files, sizes, the card), and send nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """Converts PyTorch checkpoints of DUSt3R, MASt3R, VGGT and of probes into Flax parameter trees, and back."""
 
@@ -44,9 +62,10 @@ class Options:
     float16: bool = False
     """With --to-torch: round the exported tensors to float16, for half the size and three significant digits."""
     overwrite: bool = False
-    """Replace an earlier result in the output folder."""
+    """Replace an earlier result in the output folder; with --push, files of the repository that differ from those to upload."""
     debug: bool = False
     """Show the traceback of an error."""
+    upload: Annotated[PushOptions, tyro.conf.arg(name="")] = PushOptions()
     hub: Annotated[HubAccess, tyro.conf.arg(name="")] = HubAccess()
     probes: Annotated[ProbeOptions, tyro.conf.arg(name="")] = ProbeOptions()
 
@@ -77,21 +96,66 @@ def _run(options: Options) -> None:
         return
     if options.float16:
         raise OptionError("--float16 says how an export is stored; it goes with --to-torch")
+    if options.upload.push is not None:
+        _push(options, options.repo)
+        return
+    if options.upload != PushOptions():
+        raise OptionError("--message, --private, --license and --dry-run are about an upload; they go with --push OWNER/NAME")
     from und3rstand_jax.checkpoint.format import is_checkpoint
-    from und3rstand_jax.convert.parts import describe
-    from und3rstand_jax.convert.planning import open_plan
 
     if is_checkpoint(options.repo):
         raise OptionError(f"{options.repo} is converted already; use it as --checkpoint, or export it with --to-torch DIR")
-    out = options.out or default_out(options.repo)
-    with open_plan(options.repo, options.backbone, options.hub, options.probes, key=options.key) as plan:
-        if options.inspect:
-            show(describe(plan))
-            return
-        from und3rstand_jax.convert.writing import convert, verify
+    show(_convert(options, options.repo, options.hub))
 
-        convert(plan, out, options.overwrite, check=functools.partial(verify, plan) if options.verify else None)
-    show(out)
+
+def _convert(options: Options, repo: str, access: HubAccess) -> Path | str:
+    """The folder that was written, or with --inspect the plan."""
+    from und3rstand_jax.convert.parts import describe
+    from und3rstand_jax.convert.planning import open_plan
+
+    out = options.out or default_out(repo)
+    with open_plan(repo, options.backbone, access, options.probes, key=options.key) as plan:
+        if options.inspect:
+            return describe(plan)
+        from und3rstand_jax.convert.writing import convert, is_conversion_of, verify
+
+        # The same command again, after an upload that failed.
+        if options.upload.push is None or options.overwrite or not is_conversion_of(plan, out):
+            convert(plan, out, options.overwrite, check=functools.partial(verify, plan) if options.verify else None)
+    return out
+
+
+def _push(options: Options, repo: str) -> None:
+    from und3rstand_jax.checkpoint.format import is_checkpoint
+    from und3rstand_jax.convert.push import describe, push_to_hub
+
+    upload, access = options.upload, options.hub
+    assert upload.push is not None
+    if access.token is not None:
+        raise OptionError("--push takes no --token, which others could read: log in (hf auth login), set HF_TOKEN or give --token-file")
+    if options.inspect or access.offline:
+        raise OptionError("--push uploads, and goes neither with --inspect nor with --offline; --dry-run shows what would go up")
+    folder = Path(repo)
+    if not is_checkpoint(folder):
+        if access.revision is not None and not folder.exists():
+            raise OptionError(f"--revision could be of {repo} or of {upload.push}; convert with --revision first, then --push the folder")
+        folder = Path(_convert(options, repo, dataclasses.replace(access, revision=None)))
+    elif options != Options(repo=repo, overwrite=options.overwrite, debug=options.debug, upload=upload, hub=access):
+        raise OptionError(
+            f"{repo} is converted already; with --push it takes --revision, --token-file, --overwrite and what is about uploads"
+        )
+    pushed = push_to_hub(
+        folder,
+        upload.push,
+        revision=access.revision,
+        message=upload.message,
+        private=upload.private,
+        license=upload.license,
+        token=access.secret,
+        overwrite=options.overwrite,
+        dry_run=upload.dry_run,
+    )
+    show(describe(pushed) if pushed.url is None else pushed.url)
 
 
 def _check(folder: Path) -> None:

@@ -13,17 +13,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from und3rstand_jax.checkpoint.format import VERSION, is_checkpoint, read_checkpoint_info
+from und3rstand_jax.checkpoint.parts import DamageError
 from und3rstand_jax.model.families import knows_heads
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import CheckpointError, OutputError, UserError
 from und3rstand_jax.support.files import file_sha256, in_home, replace_text
 from und3rstand_jax.support.locks import locked
 from und3rstand_jax.support.text import to_json
+
+if TYPE_CHECKING:
+    from und3rstand_jax.convert.options import HubAccess
 
 _logger = logging.getLogger(__name__)
 
@@ -65,8 +69,12 @@ def converted_checkpoint(
     offline: bool = False,
     backbone: str | Path | None = None,
     progress: bool = True,
+    jax_layout: bool = True,
 ) -> Path:
     """The folder of a source's converted checkpoint, made now if it is not in the cache.
+
+    A source that holds the JAX layout beside the PyTorch one (see `und3rstand_jax.convert.push`) needs no conversion: it is the folder of
+    that, where it is whole.
 
     Args:
         source: a converted checkpoint, which is its own folder, or a hub id, folder or file.
@@ -77,6 +85,7 @@ def converted_checkpoint(
         offline: whether to do without the network.
         backbone: the backbone of a probe checkpoint, where it is not the one that its config or model card names.
         progress: whether downloads and the conversion show progress bars on a terminal. Nothing else is printed.
+        jax_layout: whether to use the JAX layout of a source that has one.
 
     Raises:
         CheckpointError: the source cannot be found, read or converted.
@@ -94,8 +103,13 @@ def converted_checkpoint(
     from und3rstand_jax.convert.sources.source import open_source
     from und3rstand_jax.convert.writing import convert
 
+    access = HubAccess(revision, token, hub_cache, offline)
+    # Another backbone, or a revision of a local folder, is the converter's to judge.
+    jax_layout = jax_layout and backbone is None and not (local.exists() and revision is not None)
     base = None if backbone is None else str(backbone)
     named = base
+    if jax_layout and local.exists() and (found := _jax_layout(str(source), access, progress)) is not None:
+        return found
     # A pickle, which would have to be loaded whole, has no config or card beside it.
     if named is None and local.exists() and (local.is_dir() or local.suffix == ".safetensors"):
         # The backbone that a local probe checkpoint names in its config or card: the result depends on it too.
@@ -108,12 +122,13 @@ def converted_checkpoint(
     folder = cache_folder(cache) / _entry_name(str(source), revision, named, state)
     if _serves(folder, entry):
         return folder
+    if jax_layout and not local.exists() and (found := _jax_layout(str(source), access, progress)) is not None:
+        return found
     with _alone(folder):
         if os.path.lexists(folder):
             if _serves(folder, entry):  # another process has converted it meanwhile
                 return folder
             _remove(folder, f"{folder} is damaged, or its source has changed")
-        access = HubAccess(revision, token, hub_cache, offline)
         with open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
             try:
                 convert(plan, folder, progress=progress, check=functools.partial(_record, entry=entry))
@@ -127,6 +142,16 @@ def converted_checkpoint(
                     ) from error
                 raise
     return folder
+
+
+def _jax_layout(source: str, access: "HubAccess", progress: bool) -> Path | None:
+    from und3rstand_jax.convert.jax_layout import find_jax_layout
+
+    try:
+        return find_jax_layout(source, access, progress)
+    except DamageError as error:
+        _logger.warning("%s; using the PyTorch layout beside it", error)
+        return None
 
 
 def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -> Entry | None:
@@ -206,7 +231,13 @@ def _state(source: str) -> _State:
     path = in_home(source)
     if not path.exists():
         return {}
-    files = sorted(path.iterdir()) if path.is_dir() else [file for file in (path, path.with_name("config.json")) if file.exists()]
+    from und3rstand_jax.convert.sources.layout import PARTS, local_folder
+
+    if path.is_dir():
+        inside = [file for part in PARTS for file in (path / part).iterdir()] if local_folder(path).is_split else []
+        files = sorted([*path.iterdir(), *inside])
+    else:
+        files = [file for file in (path, path.with_name("config.json")) if file.exists()]
     found: dict[str, Any] = {}
     for file in files:
         status = file.stat()

@@ -186,6 +186,7 @@ def part_provenance(part: PartPlan, sha256: Mapping[str, str]) -> dict[str, Any]
         "kind": source.kind,
         "revision": source.revision,
         "sha256": dict(sha256),
+        "licence": source.licence,
         # As text: it may hold infinities, which the strict JSON around it cannot.
         "config": None if source.config is None else json.dumps(source.config),
         "metadata": dict(source.tensors.metadata),

@@ -44,7 +44,9 @@ def open_plan(
     with contextlib.ExitStack() as stack:
 
         def opened(place: str, hub_only: bool) -> Source:
-            return entered(open_source(place, dataclasses.replace(access, revision=None), hub_only=hub_only, progress=progress))
+            # The backbone in a folder beside the probes is of the same commit.
+            revision = access.revision if hub_only and place == f"{repo}/backbone" else None
+            return entered(open_source(place, dataclasses.replace(access, revision=revision), hub_only=hub_only, progress=progress))
 
         def entered(source: Source) -> Source:
             stack.enter_context(source.tensors)

@@ -3,6 +3,7 @@
 Verification exports what was written and compares it with the source bit for bit.
 """
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -12,8 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from und3rstand_jax.checkpoint.format import CHECKPOINT, CheckpointInfo, read_checkpoint_info, unused_file, write_checkpoint_info
+from und3rstand_jax.checkpoint.format import (
+    CHECKPOINT,
+    CheckpointInfo,
+    is_checkpoint,
+    read_checkpoint_info,
+    unused_file,
+    write_checkpoint_info,
+)
 from und3rstand_jax.checkpoint.parts import copy_part, file_digest
+from und3rstand_jax.checkpoint.safetensors_tree import is_finite
 from und3rstand_jax.checkpoint.trees import check_name, unflatten, write_tree
 from und3rstand_jax.convert.export import torch_tensors
 from und3rstand_jax.convert.findings import Complaint, raise_if_any
@@ -71,6 +80,16 @@ def convert(
             check(folder)
 
 
+def is_conversion_of(plan: ConversionPlan, folder: Path) -> bool:
+    """Whether a folder holds what this plan writes: the same bytes of the same sources, and the same decisions about them."""
+    if not is_checkpoint(folder):
+        return False
+    provenance = read_checkpoint_info(folder).provenance
+    planned = {part.part: part_provenance(part, part.source.sha256()) for part in plan.parts}
+    kept = {part.part: part.provenance for part in plan.copied}
+    return json.loads(json.dumps({**planned, **kept})) == json.loads(json.dumps(dict(provenance)))
+
+
 def _write_part(folder: Path, part: PartPlan, progress: bool) -> dict[str, str]:
     """Writes the tree and the unused tensors of a part; returns their digests."""
     tensors = part.source.tensors
@@ -120,7 +139,7 @@ def fill(part: PartPlan, advance: Callable[[int], object]) -> dict[str, np.ndarr
         array = filled[path] = buffer[start : start + size].view(kept).reshape(part.shapes[path])
         for index, name in leaf.places():
             tensor = tensors.read(name)
-            if not _is_finite(tensor):
+            if not is_finite(tensor):
                 bad = int(np.sum(~np.isfinite(tensor.astype(np.float32))))
                 not_finite.append(Complaint(name, f"{bad} of {tensor.size} values"))
             # Into a transposed view a few rows at a time: whole, every element written would miss the cache.
@@ -131,14 +150,6 @@ def fill(part: PartPlan, advance: Callable[[int], object]) -> dict[str, np.ndarr
     # A tensor that fills two leaves is named once.
     raise_if_any(list(dict.fromkeys(not_finite)), "found NaN or infinite values, expected finite ones")
     return filled
-
-
-def _is_finite(tensor: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite."""
-    # One pass without a temporary: a sum is finite unless a summand is not, or (then every value is checked) it overflows.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = tensor.sum(dtype=np.float32)
-    return bool(np.isfinite(total)) or bool(np.isfinite(tensor.astype(np.float32)).all())
 
 
 def verify(plan: ConversionPlan, folder: Path, progress: bool = True) -> int:

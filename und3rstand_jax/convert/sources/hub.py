@@ -5,13 +5,14 @@ and log lines hold addresses and headers: what is secret in them is taken out be
 """
 
 import contextlib
+import dataclasses
 import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from und3rstand_jax.convert.options import HubAccess
-from und3rstand_jax.convert.sources.layout import Location
+from und3rstand_jax.convert.sources.layout import Location, local_folder
 from und3rstand_jax.convert.sources.secrets import Secrets
 from und3rstand_jax.support.errors import CheckpointError
 
@@ -19,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 def open_repository(repo_id: str, access: HubAccess, progress: bool, hub_only: bool = False) -> tuple[Location, str]:
-    """A repository's files, none of them downloaded yet, and the commit that `access.revision` stands for.
+    """The files of a repository, none of them downloaded yet, and the commit that `access.revision` stands for.
 
     Without a network, or offline (by option or `HF_HUB_OFFLINE`), it is the cached copy, as with the client's own functions.
 
@@ -42,22 +43,32 @@ def open_repository(repo_id: str, access: HubAccess, progress: bool, hub_only: b
     try:
         with secrets.hidden_in_logs():
             info = HfApi(token=access.secret).model_info(repo_id, revision=access.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except (OSError, ValueError, _http_error()) as error:
+    except (OSError, ValueError, http_error()) as error:
         reason = _unreachable(error)
         if reason is None:
-            secrets.raise_error(_explain(error, repo_id, access, no_path), error)
+            secrets.raise_error(explain(error, repo_id, access, no_path), error)
         return _cached(repo_id, access, reason, no_path, secrets)
     if not info.sha:
         raise CheckpointError(f"{constants.ENDPOINT} gives no commit for {repo_id}; check that HF_ENDPOINT is a hub")
-    names = tuple(sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename)
-    commit = info.sha
+    commit, files = info.sha, [file.rfilename for file in info.siblings or []]
 
     def fetch(name: str) -> Path:
-        with contextlib.nullcontext() if progress else _without_progress_bars():
+        with contextlib.nullcontext() if progress else without_progress_bars():
             return _download(repo_id, name, commit, access)
 
-    label = f"hub repository {repo_id} (commit {commit[:12]})"
-    return Location(label, names, fetch, "ask its authors, or give another repository"), commit
+    def location(folder: str) -> Location:
+        place = f"{folder}/" if folder else ""
+        inside = [name.removeprefix(place) for name in files if name.startswith(place)]
+        return Location(
+            f"hub repository {repo_id} (commit {commit[:12]}{f', folder {folder}' if folder else ''})",
+            tuple(name for name in inside if "/" not in name),
+            lambda name: fetch(place + name),
+            "ask its authors, or give another repository",
+            folders=frozenset(name.partition("/")[0] for name in inside if "/" in name),
+            enter=lambda name: location(place + name),
+        )
+
+    return location(""), commit
 
 
 def _cached(repo_id: str, access: HubAccess, reason: str, no_path: str, secrets: Secrets) -> tuple[Location, str]:
@@ -77,12 +88,18 @@ def _cached(repo_id: str, access: HubAccess, reason: str, no_path: str, secrets:
         secrets.raise_error(f"{reason} and {repo_id} is {nor}; {remedy}", error)
     reason = secrets.hide(reason)
     _logger.warning("%s; using the cached copy of %s, commit %s", reason, repo_id, found.name)
-    names = tuple(sorted(entry.name for entry in found.iterdir() if entry.is_file()))
-    return Location(f"the cached copy of {repo_id} (commit {found.name[:12]}; {reason})", names, found.joinpath, remedy), found.name
+    label = f"the cached copy of {repo_id} (commit {found.name[:12]}; {reason})"
+
+    def location(place: Path) -> Location:
+        held = local_folder(place)
+        return dataclasses.replace(held, label=label, remedy=remedy, strict=False, enter=lambda name: location(place / name))
+
+    return location(found), found.name
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
+    """Keeps the client's own progress bars off stderr while its block runs."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():
@@ -103,14 +120,15 @@ def _download(repo_id: str, name: str, commit: str, access: HubAccess) -> Path:
         # By the revision's name, not its commit: only then does the client's cache record what the name stands for, for offline use.
         with secrets.hidden_in_logs():
             path = Path(hf_hub_download(repo_id, name, revision=access.revision, token=access.secret, cache_dir=access.hub_cache))
-    except (OSError, ValueError, RuntimeError, _http_error()) as error:  # RuntimeError: what the client's Rust part (xet) raises
-        secrets.raise_error(_explain(error, repo_id, access), error)
-    if path.parent.name != commit:
-        raise CheckpointError(f"{repo_id} changed during the download (commit {commit[:12]}, then {path.parent.name[:12]}); run this again")
+    except (OSError, ValueError, RuntimeError, http_error()) as error:  # RuntimeError: what the client's Rust part (xet) raises
+        secrets.raise_error(explain(error, repo_id, access), error)
+    found = path.parents[name.count("/")].name
+    if found != commit:
+        raise CheckpointError(f"{repo_id} changed during the download (commit {commit[:12]}, then {found[:12]}); run this again")
     return path
 
 
-def _http_error() -> type[Exception]:
+def http_error() -> type[Exception]:
     """The base of the client's network errors: httpx's or httpx2's, depending on the client's version."""
     from huggingface_hub import errors
 
@@ -127,18 +145,18 @@ def _unreachable(error: Exception) -> str | None:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return f"{constants.ENDPOINT} is unavailable (HTTP {status})" if status >= 500 else None
-    if isinstance(error, _http_error()):
-        return f"cannot reach {constants.ENDPOINT} ({type(error).__name__}: {_first_line(error)}; check the network, proxy and HF_ENDPOINT)"
+    if isinstance(error, http_error()):
+        return f"cannot reach {constants.ENDPOINT} ({type(error).__name__}: {first_line(error)}; check the network, proxy and HF_ENDPOINT)"
     return None
 
 
-def _explain(error: BaseException, repo_id: str, access: HubAccess, no_path: str = "") -> str:
+def explain(error: BaseException, repo_id: str, access: HubAccess, no_path: str = "") -> str:
     """One line on what the hub refused or how the download failed, and what to do about it."""
     from huggingface_hub import constants, errors
 
-    hub, reason = constants.ENDPOINT, _first_line(error)
+    hub, reason = constants.ENDPOINT, first_line(error)
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        return _explain(error.__cause__, repo_id, access, no_path)
+        return explain(error.__cause__, repo_id, access, no_path)
     origin = access.token_origin
     log_in = "log in (hf auth login), set HF_TOKEN or pass --token-file"
     if isinstance(error, errors.GatedRepoError):
@@ -161,10 +179,11 @@ def _explain(error: BaseException, repo_id: str, access: HubAccess, no_path: str
         return f"{repo_id!r} is not a hub id: {reason}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(error).lower():
         return f"disk full while downloading {repo_id}; free some space, or choose another cache folder (--hub-cache, HF_HUB_CACHE)"
-    if isinstance(error, _http_error()) or str(error).startswith("Consistency check failed"):
+    if isinstance(error, http_error()) or str(error).startswith("Consistency check failed"):
         return f"download of {repo_id} was interrupted ({type(error).__name__}: {reason}); nothing partial is used; run this again"
     return f"cannot download {repo_id} from {hub} ({type(error).__name__}: {reason}); check the network, HF_ENDPOINT and HF_HOME"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
     return (str(error).strip().splitlines() or ["no details"])[0]

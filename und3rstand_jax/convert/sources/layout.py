@@ -1,9 +1,9 @@
 """Which files of a folder or a repository make up a checkpoint, and what stands beside the tensors: `config.json` and the model card."""
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,8 @@ INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 TENSOR_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+PARTS = ("backbone", "probes")
+"""The folders of an export of parts from different sources."""
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _BASE_FIELDS = ("base_model", "backbone")
 
 _PICKLE_SHARD = re.compile(r"pytorch_model.*\.bin")
-_CARD_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)", re.DOTALL)
+CARD_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)", re.DOTALL)
 _LONGEST_HEADER = 64 * 2**10  # characters
 
 
@@ -50,7 +52,7 @@ class _Index(TypedDict):
     weight_map: Annotated[dict[str, _FileName], annotated_types.MinLen(1)]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Location:
     """Where a checkpoint's files are: a local folder, a repository on the hub, or its cached copy.
 
@@ -61,6 +63,8 @@ class Location:
         remedy: what to do when a file is missing.
         strict: whether tensor files that the index does not name are a mistake, as in a folder of the user's own. From the hub they
             are just not fetched.
+        folders: the folders it holds.
+        enter: name of a folder in it -> that folder; one that is not there holds no files.
     """
 
     label: str
@@ -68,13 +72,23 @@ class Location:
     fetch: Callable[[str], Path]
     remedy: str
     strict: bool = False
+    folders: frozenset[str] = frozenset()
+    enter: Callable[[str], "Location"] = dataclasses.field(kw_only=True)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it is an export of a backbone and probes that came from different sources: each is in a folder of its own."""
+        return self.folders >= {*PARTS} and not any(name.endswith(TENSOR_SUFFIXES) for name in self.names)
 
 
 def local_folder(path: Path) -> Location:
     """The files directly in a folder."""
     with reading(path):
-        names = tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file()))
-    return Location(f"folder {path}", names, path.joinpath, "add it, or give another folder or file", strict=True)
+        entries = sorted(path.iterdir()) if path.is_dir() else []
+        names = tuple(entry.name for entry in entries if entry.is_file())
+        folders = frozenset(entry.name for entry in entries if entry.is_dir())
+    remedy = "add it, or give another folder or file"
+    return Location(f"folder {path}", names, path.joinpath, remedy, True, folders, enter=lambda name: local_folder(path / name))
 
 
 def tensor_files_in(location: Location) -> tuple[tuple[str, ...], dict[str, str] | None]:
@@ -130,37 +144,43 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_json(path, dict[str, Any], CheckpointError, "correct it or download it again")
 
 
+def split_hub_id(text: str) -> tuple[str, str] | None:
+    """The hub id and the folder (`PARTS`) that a text of three words names, owner/name/probes; None of any other text."""
+    repo, _, folder = text.rpartition("/")
+    return (repo, folder) if folder in PARTS and looks_like_hub_id(repo) else None
+
+
 def looks_like_hub_id(text: str) -> bool:
     """Whether `text` reads owner/name and not like the path of a tensor file."""
     return _HUB_ID.fullmatch(text) is not None and not text.endswith(TENSOR_SUFFIXES)
 
 
-def base_model(config: Mapping[str, Any] | None, card: Path | None, *, local: bool = True) -> tuple[str | None, tuple[str, ...]]:
+def base_model(config: Mapping[str, Any] | None, card: Mapping[str, Any], *, local: bool = True) -> tuple[str | None, tuple[str, ...]]:
     """The model that a probe checkpoint belongs to, from its config, else from its model card.
 
     Args:
         config: the checkpoint's.
-        card: the model card, if there is one.
+        card: the header of the model card; empty without one.
         local: whether it is of the user's own machine. Only then may it name a path: a stranger's would have this machine's files read.
 
     Returns:
         The hub id or path, None if there is none; and the paths that were named and are ignored.
     """
     named = [text for field in _BASE_FIELDS for key, value in (config or {}).items() if key.startswith(field) for text in _sources(value)]
-    if not any(local or looks_like_hub_id(text) for text in named) and card is not None:
-        named += _sources(_card_header(card).get("base_model"))
+    if not any(local or looks_like_hub_id(text) for text in named):
+        named += _sources(card.get("base_model"))
     usable = [text for text in named if local or looks_like_hub_id(text)]
     return next(iter(usable), None), tuple(dict.fromkeys(text for text in named if text not in usable))
 
 
-def _card_header(card: Path) -> dict[str, Any]:
-    """The YAML at the top of a model card."""
+def card_header(card: Path) -> dict[str, Any]:
+    """The YAML at the top of a model card; empty where it cannot be read, which is logged."""
     try:
-        head = _CARD_HEADER.match(read_text(card, CheckpointError))
+        head = CARD_HEADER.match(read_text(card, CheckpointError))
         content = parse_yaml(head[1], f"the header of {card}", CheckpointError) if head and len(head[1]) <= _LONGEST_HEADER else None
     except CheckpointError as error:
         # The card is prose for readers; a slip in its header must not stop a conversion that may not need it.
-        _logger.warning("no base model read from a model card: %s", error)
+        _logger.warning("neither base model nor licence read from a model card: %s", error)
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from urllib.parse import quote, unquote
 
 from und3rstand_jax.convert.options import TOKEN_VARIABLES, HubAccess
-from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.errors import CheckpointError, UserError
 from und3rstand_jax.support.text import printable
 
 
@@ -44,8 +44,8 @@ class Secrets:
             text = text.replace(secret, "***")
         return printable(text, keep="\n")
 
-    def raise_error(self, message: str, cause: BaseException) -> NoReturn:
-        """Raises a `CheckpointError` without secrets; its cause goes along, for --debug, only if no message in it holds one."""
+    def raise_error(self, message: str, cause: BaseException, kind: type[UserError] = CheckpointError) -> NoReturn:
+        """Raises an error of a `kind` without secrets; its cause goes along, for --debug, only if no message in it holds one."""
         chain: list[BaseException] = []
         link: BaseException | None = cause
         while link is not None and link not in chain:
@@ -53,7 +53,7 @@ class Secrets:
             link = link.__cause__ or link.__context__
         clean = all(self.hide(text) == printable(text, keep="\n") for text in map(str, chain))
         clean = clean and not any("://***@" in self.hide(str(link)) for link in chain)
-        raise CheckpointError(self.hide(message)) from (cause if clean else None)
+        raise kind(self.hide(message)) from (cause if clean else None)
 
     @contextlib.contextmanager
     def hidden_in_logs(self) -> Iterator[None]:

@@ -1,9 +1,10 @@
 """What `--repo SOURCE` stands for: a hub id, a folder or a single file, as one strict and lazy table of named tensors."""
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from und3rstand_jax.convert.licences import Licence, licence_of_name, licence_of_source
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources import hub, layout
 from und3rstand_jax.convert.sources.pickle_files import PickleFiles
@@ -13,7 +14,7 @@ from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.files import file_sha256, in_home
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Source:
     """A checkpoint whose headers are read and whose tensors are not.
 
@@ -26,6 +27,7 @@ class Source:
             repository it is a hub id, never a path.
         tensors: the tensors; the caller closes them.
         ignored_paths: what the config or card of a hub repository names as base model and is a path.
+        licence: what its model card or its name says that the weights are under; None where neither does.
     """
 
     spec: str
@@ -35,6 +37,7 @@ class Source:
     base_model: str | None
     tensors: TensorFiles
     ignored_paths: tuple[str, ...] = ()
+    licence: Licence | None = None
 
     def sha256(self) -> dict[str, str]:
         """File name -> hexadecimal SHA-256 of every tensor file and of `config.json`. Reads them whole; safe in a thread."""
@@ -52,7 +55,8 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
     """Opens a checkpoint; from the hub, only the files needed are downloaded.
 
     Args:
-        spec: a path that exists, else a hub id (owner/name).
+        spec: a path that exists, else a hub id (owner/name), or one with a folder of an export of parts (owner/name/backbone). Where the
+            parts lie in folders of their own, it is the probes, and their backbone is the base model.
         access: how the hub is reached, with the client's own settings by default.
         key: the entry of a pickle that holds the weights, or the beginning of their names; by default the usual entries.
         hub_only: whether `spec` is a hub id even where a local path has its name, because a stranger wrote it.
@@ -67,31 +71,49 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
     with reading(spec):
         local = path.exists() and not hub_only
         is_folder = path.is_dir()
-    if not local and layout.looks_like_hub_id(spec):
-        location, commit = hub.open_repository(spec, access, progress, hub_only)
-        return _open_location(spec, "hub", location, commit, key)
+    repo, folder = layout.split_hub_id(spec) or (spec, "")
+    if not local and layout.looks_like_hub_id(repo):
+        root, commit = hub.open_repository(repo, access, progress, hub_only)
+        if root.is_split and not folder:
+            return _of_split(_open_location(f"{spec}/probes", "hub", root.enter("probes"), commit, key, root), spec, f"{spec}/backbone")
+        return _open_location(spec, "hub", root.enter(folder) if folder else root, commit, key, root)
     expected = f"a folder, or a {', '.join(layout.TENSOR_SUFFIXES)} file"
     if not local:
         raise CheckpointError(f"{spec} does not exist; expected a hub id (owner/name), {expected}")
     if access.revision is not None:
         raise OptionError(f"--revision {access.revision} was given for {spec}, a local path; revisions belong to hub ids; leave it out")
     if is_folder:
-        return _open_location(spec, "folder", layout.local_folder(path), None, key)
+        location = layout.local_folder(path)
+        if location.is_split:
+            probes = _open_location(str(path / "probes"), "folder", location.enter("probes"), None, key, location)
+            return _of_split(probes, spec, str(path / "backbone"))
+        around = layout.local_folder(path.absolute().parent) if path.name in layout.PARTS else location
+        return _open_location(spec, "folder", location, None, key, around if around.is_split else location)
     if path.suffix not in layout.TENSOR_SUFFIXES:
         raise CheckpointError(f"{spec} is not a checkpoint by its name; expected a hub id, {expected}")
     beside = path.with_name(layout.CONFIG)
     config = layout.read_config(beside) if path.suffix == ".safetensors" and beside.is_file() else None
-    return Source(spec, "file", None, config, layout.base_model(config, None)[0], _open_tensors((path,), None, key))
+    base, licence = layout.base_model(config, {})[0], licence_of_name(path.name)
+    return Source(spec, "file", None, config, base, _open_tensors((path,), None, key), licence=licence)
 
 
-def _open_location(spec: str, kind: Literal["hub", "folder"], location: layout.Location, commit: str | None, key: str) -> Source:
-    """Small files first, so that a faulty config is found before gigabytes are downloaded."""
+def _of_split(probes: Source, spec: str, backbone: str) -> Source:
+    """The probes of an export of parts in folders, as what was asked for, on the backbone beside them."""
+    return dataclasses.replace(probes, spec=spec, base_model=backbone, ignored_paths=())
+
+
+def _open_location(
+    spec: str, kind: Literal["hub", "folder"], location: layout.Location, commit: str | None, key: str, root: layout.Location
+) -> Source:
+    """Small files first, so that a faulty config is found before gigabytes are downloaded. The card of all is in `root`."""
     names, weight_map = layout.tensor_files_in(location)
     config = layout.read_config(location.fetch(layout.CONFIG)) if layout.CONFIG in location.names else None
-    card = location.fetch(layout.CARD) if layout.CARD in location.names else None
+    card = layout.card_header(root.fetch(layout.CARD)) if layout.CARD in root.names else {}
     base, ignored = layout.base_model(config, card, local=kind != "hub")
     files = tuple(map(location.fetch, names))
-    return Source(spec, kind, commit, config, base, _open_tensors(files, weight_map, key), ignored)
+    name = spec if kind == "hub" else Path(spec).resolve().name
+    tensors = _open_tensors(files, weight_map, key)
+    return Source(spec, kind, commit, config, base, tensors, ignored, licence_of_source(name, card, f"the model card of {name}"))
 
 
 def _open_tensors(files: tuple[Path, ...], weight_map: dict[str, str] | None, key: str) -> TensorFiles:
