@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests import tiny
@@ -46,6 +47,21 @@ def finished(material, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
     assert main(arguments(material, out)) == 0
     return out
+
+
+@pytest.mark.slow
+def test_probes_end_with_a_card_of_their_own(finished, material):
+    card = (finished / "probes" / "README.md").read_text()
+    layers = load_backbone_and_probe(finished / "probes")[1].layer_ids
+    rows = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("| decoder.")]
+    assert rows == list(layers) and f"{STEPS} steps on pairs:data" in card and "--backbone backbone" in card
+    head = yaml.safe_load(card.split("---")[1])
+    errors = [result["metrics"][0]["value"] for result in head["model-index"][0]["results"]]
+    with (finished / "layers.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert errors == [min(float(row[f"view{view}_relative_mean"]) for row in table if row["layer"] in layers) for view in (1, 2)]
+    assert "license" not in head and "Not stated: it has to be before this is published" in card
+    assert str(finished.parent) not in card and "README.md" in read_checkpoint_info(finished / "probes").files
 
 
 def lines(out):

@@ -101,7 +101,16 @@ def _as_json(evaluation: Evaluation) -> JsonObject:
 
 
 def format_table(evaluation: Evaluation) -> str:
-    """Aligned text, a line for each layer, the best layer in each column marked with *; the model's own head comes last, unmarked."""
+    """`evaluation_table` as aligned text."""
+    head, rows, note = evaluation_table(evaluation)
+    return "\n".join([text_table(head, rows, numbers_from=1), note])
+
+
+def evaluation_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]], str]:
+    """Titles of columns, a row for each layer, the best layer in each column marked with *, and what explains them.
+
+    The model's own head comes last, unmarked.
+    """
     others = _of_view(2, "view 2") if evaluation.views == 2 else _of_view("others", f"views 2–{evaluation.views}")
     poses = _POSE if any(result.pose is not None for result in _rows(evaluation)) else ()
     columns = [*_of_view(1, "view 1"), *others, *poses]
@@ -127,7 +136,7 @@ def format_table(evaluation: Evaluation) -> str:
         of = "pair" if evaluation.views == 2 else "camera"
         many = f"{of} has" if evaluation.without_baseline == 1 else f"{of}s have"
         notes.append(f"{evaluation.without_baseline} {many} no baseline")
-    return "\n".join([text_table(["layer", *(column.heading for column in columns)], rows, numbers_from=1), "; ".join(notes)])
+    return ["layer", *(column.heading for column in columns)], rows, "; ".join(notes)
 
 
 def _rows(evaluation: Evaluation) -> tuple[LayerResult, ...]:

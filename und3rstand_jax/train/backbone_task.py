@@ -12,6 +12,7 @@ from jax.tree_util import DictKey
 
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.checkpoint.parts import read_part
+from und3rstand_jax.convert.model_card import add_results
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone
@@ -23,6 +24,7 @@ from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import ConfigError
 from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.support.text import listed, printable, to_json
+from und3rstand_jax.train.card import backbone_results
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.learning_curve import LOG, plot_curve, read_curve
 from und3rstand_jax.train.options import BackboneOptions
@@ -155,7 +157,7 @@ class BackboneTask(Task[BackboneState]):
         return lambda params, _, batch: errors(params, batch)
 
     def finish(self, state: BackboneState, step: int, val_sources: Sources) -> str:
-        """Writes `backbone/`, `metrics.json` and `learning_curve.png`."""
+        """Writes `backbone/` and its card, `metrics.json` and `learning_curve.png`."""
         options, out = self.options, self.options.out
         curve = read_curve(out / LOG)
         # Every run ends with a validation, and the best checkpoint is one that was validated.
@@ -167,12 +169,13 @@ class BackboneTask(Task[BackboneState]):
             "errors": errors,
         }
         write_trained_backbone(out / BACKBONE, self.module.config, self._with_untrained(state.params), facts, self.source, overwrite=True)
+        card = add_results(out / BACKBONE, "backbone", backbone_results(options, step, errors, self.val_feed.things))
         replace_text(out / METRICS, to_json(facts))
         plot_curve(out / PLOT, curve, self.feed.batch_size)
         figures = "not measured" if errors is None else ", ".join(f"view {name[4:]} {error:.4f}" for name, error in errors.items())
         return (
             f"normalised point error on {options.val_pairs} held-out {self.val_feed.things} after step {step}: {figures}\n"
-            f"backbone:       {printable(out / BACKBONE)}\nlearning curve: {printable(out / PLOT)}\n"
+            f"backbone:       {printable(out / BACKBONE)}\ncard:           {printable(card)}\nlearning curve: {printable(out / PLOT)}\n"
             f"to export it in PyTorch's layout: python -m convert --repo {printable(out / BACKBONE)} --to-torch DIR"
         )
 

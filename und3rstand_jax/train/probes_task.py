@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from und3rstand_jax.analysis.evaluate import evaluate_on
 from und3rstand_jax.analysis.evaluation_files import METRICS, PLOT, TABLE, format_table, write_results
 from und3rstand_jax.checkpoint.format import is_checkpoint, read_checkpoint_info
+from und3rstand_jax.convert.model_card import add_results
 from und3rstand_jax.data.loader import Sources
 from und3rstand_jax.data.records import Shape
 from und3rstand_jax.loading import load_backbone, load_backbone_and_probe
@@ -26,6 +27,7 @@ from und3rstand_jax.probes.config import ProbeConfig, probe_config
 from und3rstand_jax.support.documents import read_json
 from und3rstand_jax.support.errors import OptionError, OutputError
 from und3rstand_jax.support.text import printable, strict_json
+from und3rstand_jax.train.card import probes_results
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.step.data_parallel import total
@@ -141,7 +143,7 @@ class ProbesTask(Task[ProbesState]):
         )
 
     def finish(self, state: ProbesState, step: int, val_sources: Sources) -> str:
-        """Writes `probes/`, evaluates them as anybody would who loads them, and writes metrics, table and plot."""
+        """Writes `probes/`, evaluates them as anybody would who loads them, and writes their card, metrics, table and plot."""
         assert self.source is not None
         options, out = self.options, self.options.out
         frozen = {layer: int(np.asarray(at)) + 1 for layer, at in self.by_row(state.frozen_at).items() if at != NOT_FROZEN}
@@ -154,8 +156,9 @@ class ProbesTask(Task[ProbesState]):
         # On one device, with as many pairs as one device takes at once in training.
         feed = dataclasses.replace(self.val_feed, batch_size=self.pairs_at_once)
         evaluation, unreadable = evaluate_on(backbone, probes, feed, val_sources, options.val_pairs, progress=True)
+        card = add_results(out / PROBES, "probes", probes_results(options, step, evaluation))
         write_results(out, evaluation, facts | {"unreadable": unreadable})
-        files = map(printable, (f"probes: {out / PROBES}", f"table:  {out / TABLE}", f"plot:   {out / PLOT}"))
+        files = map(printable, (f"probes: {out / PROBES}", f"card:   {card}", f"table:  {out / TABLE}", f"plot:   {out / PLOT}"))
         return "\n".join([format_table(evaluation), *files])
 
 
@@ -165,6 +168,7 @@ class _Results(TypedDict):
 
 def _results_of(out: Path) -> dict[str, object] | None:
     """The facts that complete results in the folder were written with; None where any of them is missing."""
+    # The card is not asked for: a run of an earlier version has none, and metrics.json comes after it.
     if not is_checkpoint(out / PROBES) or not all((out / name).is_file() for name in (METRICS, TABLE, PLOT)):
         return None
     try:

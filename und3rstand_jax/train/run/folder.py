@@ -3,8 +3,8 @@
 config.yaml     every option, as the run uses it             checkpoints/    the newest and the best states
 run.json        what was trained on what                     metrics.jsonl   losses and validations       tensorboard/
 skipped.txt     pairs that could not be read, if any         metrics.json    the figures at the end
-probes/         the trained probes with their backbone, and their evaluation in layers.csv and layers.png
-backbone/       or the trained backbone, and learning_curve.png
+probes/         the trained probes with their backbone and their model card, and their evaluation in layers.csv and layers.png
+backbone/       or the trained backbone with its model card, and learning_curve.png
 epipolar/       or the trained epipolar probes; until then, tokens/ holds what they are trained on
 pose/           or the trained pose probes, and their errors in layers.csv; tokens/ as well
 """

@@ -1,0 +1,70 @@
+"""What the model card of a trained checkpoint says of its training: data, steps, the command, and the errors at the end."""
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping
+
+from und3rstand_jax.analysis.evaluate import Evaluation
+from und3rstand_jax.analysis.evaluation_files import evaluation_table
+from und3rstand_jax.checkpoint.content import Metric, Results
+from und3rstand_jax.convert.push import public_text
+from und3rstand_jax.data.specification import SYNTHETIC
+from und3rstand_jax.train.options import NOT_PART_OF_A_RUN, BackboneOptions, RunOptions
+
+_LEFT_OUT = (*NOT_PART_OF_A_RUN, "validate_every", "save_every", "keep", "log_every", "workers")
+"""Options that change nothing about the result."""
+
+
+def probes_results(options: RunOptions, step: int, evaluation: Evaluation) -> Results:
+    """Of trained probes: a row for each layer, and the best layer's error as figures."""
+    head, rows, note = evaluation_table(evaluation)
+    metrics = []
+    for view in (1, 2):
+        known = [(layer.views[view - 1].relative_mean, layer.layer_id) for layer in evaluation.layers]
+        known = [(error, layer) for error, layer in known if math.isfinite(error)]
+        if known:
+            error, layer = min(known)
+            name = f"mean relative point error of view {view}, best layer ({layer})"
+            metrics.append(Metric(type="relative_point_error", name=name, value=error))
+    head = [" ".join(title.split()) for title in head]
+    return _results(options, step, head, rows, f"On {note}.", metrics)
+
+
+def backbone_results(options: RunOptions, step: int, errors: Mapping[str, float] | None, things: str) -> Results:
+    """Of a trained backbone: a row for each view.
+
+    Args:
+        options: of the run.
+        step: whose parameters they are.
+        errors: "view1", "view2", … -> normalised point error; None where it was not measured.
+        things: what was measured on, pairs or sets of views.
+    """
+    known = {f"view {name[4:]}": error for name, error in (errors or {}).items() if math.isfinite(error)}
+    metrics = [
+        Metric(type="normalised_point_error", name=f"normalised point error of {view}", value=error) for view, error in known.items()
+    ]
+    note = f"On {options.val_pairs} held-out {things}: the distance of predicted to true points, each side divided by its mean distance"
+    rows = [[view, f"{error:.4f}"] for view, error in known.items()]
+    return _results(options, step, ["view", "normalised point error"], rows, f"{note} from view 1's camera.", metrics)
+
+
+def _results(options: RunOptions, step: int, head: list[str], rows: list[list[str]], note: str, metrics: list[Metric]) -> Results:
+    data = ", ".join(map(public_text, options.data or (SYNTHETIC,)))
+    return Results(command=command_of(options), data=data, steps=step, head=head, rows=rows, note=note, metrics=metrics)
+
+
+def command_of(options: RunOptions) -> str:
+    """The command line that trains the same probes or backbone, with what differs from the defaults; of paths, their last name alone."""
+    words = ["python", "-m", "train", *(["backbone"] if isinstance(options, BackboneOptions) else [])]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in _LEFT_OUT or value is None or value == field.default:
+            continue
+        option = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [f"--{option}", public_text(str(one))]
+    return shlex.join(words)
