@@ -112,8 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         step, match = next((step, match) for step, route in ROUTES.items() if (match := route.fullmatch(path)))
         length = int(self.headers["Content-Length"])
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-        if cut := step == "put" and hub.uploads.cut > 0 and len(hub.uploads.sent) >= hub.uploads.after:
-            hub.uploads.cut -= 1
+        if cut := step == "put" and hub.uploads.cut_above is not None and length > hub.uploads.cut_above:
             length //= 2
         try:
             content = answer(hub, step, match, self.rfile.read(length), token, cut)

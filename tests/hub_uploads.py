@@ -37,14 +37,13 @@ class Uploads:
     """What can be written, by whom, and what goes wrong.
 
     `writers` are tokens -> the owner that each may write for. `objects` are the large files that were sent, SHA-256 -> bytes, of any
-    repository, `sent` their order. `cut` drops the connection of a large file after half of it, so often, once `after` have been sent.
-    `refusals` are steps (`ROUTES`) -> status and message. `meanwhile` is called before a commit, as if somebody else had been faster.
+    repository, `sent` their order. The connection of a large file of more than `cut_above` bytes drops after half of it. `refusals` are
+    steps (`ROUTES`) -> status and message. `meanwhile` is called before a commit, as if somebody else had been faster.
     """
 
     writers: dict[str, str] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
-    cut: int = 0
-    after: int = 0
+    cut_above: int | None = None
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     meanwhile: Any = None
     commits: list[dict[str, Any]] = field(default_factory=list)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from und3rstand_jax.checkpoint.format import JAX, CheckpointInfo, is_checkpoint, read_checkpoint_info
 from und3rstand_jax.checkpoint.parts import DamageError, read_part
 from und3rstand_jax.checkpoint.trees import Tree
-from und3rstand_jax.convert.cache import CACHE_VARIABLE, cache_folder, converted_checkpoint, discard_damaged
+from und3rstand_jax.convert.cache import CACHE_VARIABLE, cache_folder, converted_checkpoint, discard_damaged, neither_layout
 from und3rstand_jax.model.attention import AttentionImplementation
 from und3rstand_jax.model.backbone import Backbone, ProbedLayers
 from und3rstand_jax.model.config import ModelConfig
@@ -127,7 +127,10 @@ def _loaded(source: str | Path, conversion: Conversion, read: Callable[[Path], T
             if folder.name != JAX or is_checkpoint(in_home(source)):  # what was asked for itself
                 raise
             _logger.warning("%s; using the PyTorch layout beside it", error)
-            return read(converted_checkpoint(source, **conversion, jax_layout=False))
+            try:
+                return read(converted_checkpoint(source, **conversion, jax_layout=False))
+            except CheckpointError as other:
+                raise neither_layout(error, other) from error
     # As the entry says: `source` may be the entry itself, of which a command had asked before.
     conversion |= {"revision": entry["revision"], "backbone": entry["backbone"]}
     return read(converted_checkpoint(entry["source"], **conversion))

@@ -108,12 +108,16 @@ def converted_checkpoint(
     jax_layout = jax_layout and backbone is None and not (local.exists() and revision is not None)
     base = None if backbone is None else str(backbone)
     named = base
-    if jax_layout and local.exists() and (found := _jax_layout(str(source), access, progress)) is not None:
-        return found
+    damage: DamageError | None = None
+    if jax_layout and local.exists():
+        found, damage = _jax_layout(str(source), access, progress)
+        if found is not None:
+            return found
     # A pickle, which would have to be loaded whole, has no config or card beside it.
     if named is None and local.exists() and (local.is_dir() or local.suffix == ".safetensors"):
         # The backbone that a local probe checkpoint names in its config or card: the result depends on it too.
-        opened = open_source(str(source))
+        with _or_neither(damage):
+            opened = open_source(str(source))
         opened.tensors.close()
         named = opened.base_model
     state = _state(str(source)) | (_state(named) if named else {})
@@ -122,14 +126,16 @@ def converted_checkpoint(
     folder = cache_folder(cache) / _entry_name(str(source), revision, named, state)
     if _serves(folder, entry):
         return folder
-    if jax_layout and not local.exists() and (found := _jax_layout(str(source), access, progress)) is not None:
-        return found
+    if jax_layout and not local.exists():
+        found, damage = _jax_layout(str(source), access, progress)
+        if found is not None:
+            return found
     with _alone(folder):
         if os.path.lexists(folder):
             if _serves(folder, entry):  # another process has converted it meanwhile
                 return folder
             _remove(folder, f"{folder} is damaged, or its source has changed")
-        with open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
+        with _or_neither(damage), open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
             try:
                 convert(plan, folder, progress=progress, check=functools.partial(_record, entry=entry))
             except UserError as error:
@@ -144,14 +150,30 @@ def converted_checkpoint(
     return folder
 
 
-def _jax_layout(source: str, access: "HubAccess", progress: bool) -> Path | None:
+def _jax_layout(source: str, access: "HubAccess", progress: bool) -> tuple[Path | None, DamageError | None]:
+    """The JAX layout of a source, or None; where it has one that is not whole, what is wrong with it."""
     from und3rstand_jax.convert.jax_layout import find_jax_layout
 
     try:
-        return find_jax_layout(source, access, progress)
+        return find_jax_layout(source, access, progress), None
     except DamageError as error:
         _logger.warning("%s; using the PyTorch layout beside it", error)
-        return None
+        return None, error
+
+
+@contextlib.contextmanager
+def _or_neither(damage: DamageError | None) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        if damage is None:
+            raise
+        raise neither_layout(damage, error) from error
+
+
+def neither_layout(damage: DamageError, other: CheckpointError) -> CheckpointError:
+    """What to raise of a source whose JAX layout is damaged and whose PyTorch layout cannot be used."""
+    return CheckpointError(f"{damage}; the PyTorch layout beside it cannot be used either: {other}")
 
 
 def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -> Entry | None:
