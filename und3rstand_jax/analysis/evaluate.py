@@ -116,7 +116,7 @@ def evaluate_on(backbone: Backbone, probes: Probes, feed: Feed, sources: Sources
     examples = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
     evaluation = evaluate(backbone, probes, examples, len(places), progress=progress)
     for message in skipped:
-        _logger.info("cannot read %s: another pair took its place", message)
+        _logger.warning("cannot read %s: another pair took its place", message)
     return evaluation, len(skipped)
 
 

@@ -64,7 +64,7 @@ def held_out_pairs(feed: Feed, count: int, progress: bool = False) -> Pairs:
     batches = assembled(feed, validation_batches(feed, sources, places), len(places), skipped)
     examples = list(with_progress(batches, "pairs", -(-len(places) // feed.batch_size), "batch", progress))
     for message in skipped:
-        _logger.info("cannot read %s: another pair took its place", message)
+        _logger.warning("cannot read %s: another pair took its place", message)
     return pairs_of(examples, len(places))
 
 

@@ -160,7 +160,7 @@ def _digests(folder: Path, info: CheckpointInfo, part: str) -> Mapping[str, str]
 
 @functools.cache  # once for each checkpoint
 def _note_that_nothing_is_known(folder: Path) -> None:
-    _logger.info("note: %s has format version 1, which has no digests: damaged weights cannot be detected", folder)
+    _logger.warning("note: %s has format version 1, which has no digests: damaged weights cannot be detected", folder)
 
 
 def _read(tree: StoredTree, use: Callable[[StoredLeaf, np.ndarray], T]) -> dict[str, T]:

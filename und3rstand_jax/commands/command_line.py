@@ -53,15 +53,20 @@ def parse_command(argv: Sequence[str], commands: Mapping[str, Any], default: str
     Raises:
         SystemExit: help was asked for (status 0), or the line is not one of these commands (status 2).
     """
+    # tyro has default subcommands, but takes their options only behind their name.
+    named = bool(argv) and argv[0] in commands
+    return read_options(any_of(commands), prog, argv if named else [default, *argv])
+
+
+def any_of(commands: Mapping[str, Any]) -> Any:
+    """What tyro is to make of several subcommands; see `parse_command`."""
     kinds = tuple(
         Annotated[options, tyro.conf.subcommand(name)]
         if isinstance(options, type)
         else Annotated[type(options), tyro.conf.subcommand(name, default=options)]
         for name, options in commands.items()
     )
-    # tyro has default subcommands, but takes their options only behind their name.
-    named = bool(argv) and argv[0] in commands
-    return read_options(Union[kinds], prog, argv if named else [default, *argv])  # noqa: UP007
+    return Union[kinds]  # noqa: UP007
 
 
 def read_options(kind: Any, prog: str, argv: Sequence[str], config: Sequence[Any] = ()) -> Any:
@@ -114,13 +119,13 @@ def expanded(value: Any) -> Any:
     return value
 
 
-def run_command(main: Callable[[], None], debug: bool) -> int:
+def run_command(main: Callable[[], None], debug: bool, quiet: bool = False) -> int:
     """Runs a command and returns its exit status.
 
     A `UserError`, any `OSError` (full disk, missing permission, no network), a missing package of an extra, too little memory and a
     device that is not there become `error: …` on stderr and status 2; with `debug` the traceback comes before it. Ctrl-C gives status
     130, as a shell expects. Anything else is a bug and propagates with its traceback. Without `debug`, the libraries underneath are
-    kept off stderr.
+    kept off stderr; with `quiet`, so are this one's progress bars and all of its messages but warnings.
     """
     sys.unraisablehook = _interrupt_again if debug else _interrupt_again_and_drop_others
     if not debug:
@@ -130,7 +135,7 @@ def run_command(main: Callable[[], None], debug: bool) -> int:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         sys.excepthook = _drop_abandoned_reads
     try:
-        with messages_on_stderr():
+        with messages_on_stderr(logging.WARNING if quiet else logging.INFO):
             if os.environ.pop("JAX_DISABLE_JIT", "").lower() in _TRUE:
                 # Step by step, a second of work takes hours. Programs of one's own may: the library runs either way.
                 _logger.info("JAX_DISABLE_JIT is ignored: commands compile what they run")

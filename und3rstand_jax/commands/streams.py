@@ -6,6 +6,7 @@ depend on it: a write that fails is remembered, and decides at the end how the p
 
 import contextlib
 import io
+import json
 import logging
 import os
 import select
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from und3rstand_jax.support.text import printable
+from und3rstand_jax.support.text import JsonObject, printable, to_json
 
 
 def show(result: str | Path) -> None:
@@ -23,6 +24,16 @@ def show(result: str | Path) -> None:
     Names inside a text must be printable already: here their line feeds would pass for the text's own.
     """
     print(printable(result, keep="\n" if isinstance(result, str) else ""))
+
+
+def show_json(document: JsonObject) -> None:
+    """Prints one document of strict JSON, in ASCII: NaN is null, an infinity a string."""
+    sys.stdout.write(to_json(document))
+
+
+def show_record(file: Path) -> None:
+    """Prints the JSON document that a command wrote."""
+    show_json(json.loads(file.read_text(encoding="utf-8")))
 
 
 class _Sink(io.RawIOBase):
@@ -113,16 +124,19 @@ class _StderrHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def messages_on_stderr() -> Iterator[None]:
-    """Shows what the library logs while its block runs. Only commands do: in a program or a notebook the library prints nothing."""
+def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
+    """Shows what the library logs, from a level on, while its block runs.
+
+    Only commands do: in a program or a notebook the library prints nothing.
+    """
     logger, handler = logging.getLogger("und3rstand_jax"), _StderrHandler()
-    level, propagate = logger.level, logger.propagate
+    level_before, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(level_before)
         logger.propagate = propagate

@@ -16,6 +16,7 @@ from und3rstand_jax.data.specification import SYNTHETIC, DataSpec
 from und3rstand_jax.report.checkpoint import load_model
 from und3rstand_jax.support.errors import CheckpointError, DataError, OptionError
 from und3rstand_jax.support.option_values import parse_image_size
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import size_text
 from und3rstand_jax.train.control import BATCH_SIZE, control_options, train_control, train_epipolar_set
 from und3rstand_jax.train.kept_options import EpipolarOptions
@@ -33,7 +34,8 @@ def setting_of(options: StudyOptions, specs: tuple[DataSpec, ...], folder: Path,
     Raises:
         UserError: the checkpoint, the data or the resolution cannot be used.
     """
-    backbone, probes = load_model(folder, options.dtype, progress=True)
+    with timed("loading %s", options.checkpoint):
+        backbone, probes = load_model(folder, options.dtype, progress=True)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)

@@ -137,6 +137,7 @@ def converted_checkpoint(
             _remove(folder, f"{folder} is damaged, or its source has changed")
         with _or_neither(damage), open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
             try:
+                _logger.info("converting %s, once; the result is kept in %s", source, folder)
                 convert(plan, folder, progress=progress, check=functools.partial(_record, entry=entry))
             except UserError as error:
                 # Where there are no locks, another process may have been faster, and its result serves as well.

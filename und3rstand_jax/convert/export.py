@@ -19,6 +19,7 @@ from und3rstand_jax.model.tensor_names import Leaf
 from und3rstand_jax.support.documents import parse_json
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.output_folder import output_folder
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.results import ResultKind, check_apart
 
 _TENSORS = "model.safetensors"
@@ -45,7 +46,8 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16:
     groups = {".": info.parts} if together else {part: (part,) for part in info.parts}
     with output_folder(out, overwrite, ResultKind(_TENSORS, _export_files)) as written:
         for place, parts in groups.items():
-            _write(written / place, folder, info, parts, float16)
+            with timed("exporting %s to %s", " and ".join(parts), out / place):
+                _write(written / place, folder, info, parts, float16)
     return [out / place for place in groups]
 
 

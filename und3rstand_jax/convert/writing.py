@@ -30,7 +30,7 @@ from und3rstand_jax.convert.mapping import shape_text
 from und3rstand_jax.convert.parts import ConversionPlan, PartPlan, part_provenance
 from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.support.output_folder import check_free_space, check_output_folder, output_folder
-from und3rstand_jax.support.progress import progress_bar
+from und3rstand_jax.support.progress import progress_bar, timed
 from und3rstand_jax.support.results import check_apart
 
 _logger = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def convert(
         configs: dict[str, Any] = {}
         provenance: dict[str, Mapping[str, Any]] = {}
         for copied in plan.copied:
-            _logger.info("copying the %s of %s", copied.part, copied.folder)
-            leaf_digests[copied.part] = copy_part(copied.folder, read_checkpoint_info(copied.folder), copied.part, folder)
+            with timed("copying the %s of %s", copied.part, copied.folder):
+                leaf_digests[copied.part] = copy_part(copied.folder, read_checkpoint_info(copied.folder), copied.part, folder)
             configs[copied.part], provenance[copied.part] = copied.config, copied.provenance
         for part in plan.parts:
             leaf_digests[part.part] = _write_part(folder, part, progress)
@@ -109,8 +109,8 @@ def _write_part(folder: Path, part: PartPlan, progress: bool) -> dict[str, str]:
         pass
     else:  # the same memory as JAX arrays, which Orbax writes without copying them first
         filled = {path: jax.device_put(array, cpu, may_alias=True) for path, array in filled.items()}
-    _logger.info("writing %s (%.0f MiB)", part.part, part.read_bytes / 2**20)
-    digests = write_tree(folder / part.part, unflatten(filled))
+    with timed("writing %s (%.0f MiB)", part.part, part.read_bytes / 2**20):
+        digests = write_tree(folder / part.part, unflatten(filled))
     if part.unused:
         unused = unused_file(folder, part.part)
         write_safetensors(unused, {name: tensors.read(name) for name in part.unused})

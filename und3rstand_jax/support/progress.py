@@ -1,27 +1,46 @@
 """Progress bars, and how long each stage of a command takes.
 
 The library prints nothing by itself. What it has to say on the way goes to the logger of its module (`logging.getLogger(__name__)`,
-below "und3rstand_jax") at level INFO; the command lines show it on stderr, and a program or notebook can.
+below "und3rstand_jax") at level INFO; the command lines show it on stderr, and a program or notebook can. Whoever raises the level of the
+logger "und3rstand_jax" above INFO, as --quiet does, wants no progress bars either.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
+_TOLD_FROM = 2.0  # seconds
+
+_running: list[str] = []
+"""Stages that a stopwatch is timing: a bar of the same name need not tell its time too."""
+
+_logger = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
 def progress_bar(what: str, total: int | None, unit: str, shown: bool) -> Iterator[Callable[[int], object]]:
     """A progress bar on stderr over `total` units, None if unknown; yields a function that advances it by so many.
 
-    Only a terminal gets one: in a log file, its carriage returns would run into the lines that follow.
+    Only a terminal gets one: in a log file, its carriage returns would run into the lines that follow. What took over two seconds is then
+    logged with its time.
     """
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", disable=None if shown else True, leave=False, delay=0.5) as bar:
+    disabled = None if shown and not is_quiet() else True
+    start = time.perf_counter()
+    with tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", disable=disabled, leave=False, delay=0.5) as bar:
         yield bar.update
+    if shown and what not in _running:
+        _tell(what, time.perf_counter() - start)
+
+
+def is_quiet() -> bool:
+    """Whether somebody has raised the level of this library's logger above INFO."""
+    return logging.getLogger("und3rstand_jax").level > logging.INFO
 
 
 def with_progress(items: Iterable[T], what: str, total: int | None, unit: str, shown: bool) -> Iterator[T]:
@@ -32,8 +51,27 @@ def with_progress(items: Iterable[T], what: str, total: int | None, unit: str, s
             advance(1)
 
 
+@contextlib.contextmanager
+def timed(message: str, *values: object) -> Iterator[None]:
+    """Logs what its block does before it begins and, if it took over two seconds, how long it took.
+
+    Args:
+        message: what is done, such as "loading %s".
+        values: what goes into the message, as for a logger.
+    """
+    _logger.info(message, *values)
+    start = time.perf_counter()
+    yield
+    _tell(message % values, time.perf_counter() - start)
+
+
+def _tell(what: str, seconds: float) -> None:
+    if seconds >= _TOLD_FROM:
+        _logger.info("%s took %.1f s", what, seconds)
+
+
 class Stopwatch:
-    """Seconds by stage, in the order in which stages were first timed."""
+    """Seconds by stage, in the order in which stages were first timed; what takes over two is logged."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -42,5 +80,11 @@ class Stopwatch:
     def time(self, stage: str) -> Iterator[None]:
         """Adds the duration of its block to the stage."""
         start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+        _running.append(stage)
+        try:
+            yield
+        finally:
+            _running.remove(stage)
+        seconds = time.perf_counter() - start
+        _tell(stage, seconds)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 3)

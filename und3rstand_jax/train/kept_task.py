@@ -255,7 +255,7 @@ class KeptTask(Task[KeptState], abc.ABC):
             for low in range(0, count, feed.batch_size):
                 delivery = next(deliveries)
                 for source, reason in delivery.skipped:
-                    _logger.info("%s: %s; another %s takes its place", source, reason, thing)
+                    _logger.warning("%s: %s; another %s takes its place", source, reason, thing)
                 name = f"{what} {range(low, low + feed.batch_size)}"
                 part = None if pieces is None else pieces.read(name)
                 if part is None:

@@ -15,6 +15,7 @@ from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.layout import Location, local_folder
 from und3rstand_jax.convert.sources.secrets import Secrets
 from und3rstand_jax.support.errors import CheckpointError
+from und3rstand_jax.support.progress import is_quiet
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def open_repository(repo_id: str, access: HubAccess, progress: bool, hub_only: b
     commit, files = info.sha, [file.rfilename for file in info.siblings or []]
 
     def fetch(name: str) -> Path:
-        with contextlib.nullcontext() if progress else without_progress_bars():
+        with contextlib.nullcontext() if progress and not is_quiet() else without_progress_bars():
             return _download(repo_id, name, commit, access)
 
     def location(folder: str) -> Location:

@@ -18,6 +18,7 @@ from und3rstand_jax.model.stack import Params
 from und3rstand_jax.support.errors import OutputError, TrainingError
 from und3rstand_jax.support.files import open_to_append
 from und3rstand_jax.support.machine import give_back_freed_memory
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.run.checkpoints import Checkpoints, Record
 from und3rstand_jax.train.run.metrics_log import LossWindow, MetricsLog, Progress, keep_lines
@@ -130,14 +131,13 @@ class Loop(Generic[State]):
     def _program(self, shape: Shape, state: State, fixed: Params, batch: Batch) -> Step[State]:
         """The step for batches of a shape, compiled at its first batch."""
         if shape not in self._programs:
-            if is_first():
-                _logger.info("compiling the step for %d×%d pixels", shape[1], shape[0])
-            program = parallel(self._task.step(shape), donate=(0,))
-            self._programs[shape] = program
-            if jax.process_count() == 1:
-                # Ahead of its first call, so that the memory of compiling is given back before the step needs some.
-                self._programs[shape] = program.lower(state, fixed, batch).compile()
-                give_back_freed_memory()
+            with timed("compiling the step for %d×%d pixels", shape[1], shape[0]) if is_first() else contextlib.nullcontext():
+                program = parallel(self._task.step(shape), donate=(0,))
+                self._programs[shape] = program
+                if jax.process_count() == 1:
+                    # Ahead of its first call, so that the memory of compiling is given back before the step needs some.
+                    self._programs[shape] = program.lower(state, fixed, batch).compile()
+                    give_back_freed_memory()
         return self._programs[shape]
 
     def _take_in(self, pending: collections.deque[Losses], left: int) -> None:
@@ -166,14 +166,13 @@ class Loop(Generic[State]):
                 others = ", the others continue" if len(self._task.order) > 1 else ""
                 text = f"{name}: loss or gradient not finite in step {at + 1}; frozen at the last good parameters{others}"
                 if self._metrics is not None:
-                    _logger.info("%s", text)
+                    _logger.warning("%s", text)
                     self._metrics.event(step, text)
 
     def _validate(self, step: int, state: State, stop: Interruption) -> float | None:
         """The mean error; None if the run was asked to stop, which leaves the validation to the one that resumes it."""
-        if is_first():
-            _logger.info("validating after step %d", step)
-        errors = self._validation(self._fixed, state.params, stop, lambda delivery: self._report_unreadable(step - 1, delivery))
+        with timed("validating after step %d", step) if is_first() else contextlib.nullcontext():
+            errors = self._validation(self._fixed, state.params, stop, lambda delivery: self._report_unreadable(step - 1, delivery))
         self._validation_due = errors is None
         self._since = time.monotonic()
         if errors is None:
@@ -205,7 +204,7 @@ class Loop(Generic[State]):
         if self._unreadable == 0:
             thing = "pair" if self._task.feed.views == 2 else "set"
             told = "cannot read %s: another %s takes its place; %s lists all unreadable %ss"
-            _logger.info(told, delivery.skipped[0][1], thing, file, thing)
+            _logger.warning(told, delivery.skipped[0][1], thing, file, thing)
         self._unreadable += len(delivery.skipped)
         file.parent.mkdir(parents=True, exist_ok=True)
         with open_to_append(file) as lines:

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from und3rstand_jax.support.documents import json_lines, parse_json, read_text
 from und3rstand_jax.support.errors import OutputError, UserError
 from und3rstand_jax.support.files import open_to_append, own_folder, replace_text
+from und3rstand_jax.support.progress import is_quiet
 from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.learning_curve import LOG
 from und3rstand_jax.train.run.checkpoints import WindowRecord
@@ -127,7 +128,9 @@ class Progress:
     def __init__(self, steps: int, done: int, shown: bool, things: str = "pairs") -> None:
         """`shown` is true on the first process; `things` is what a step takes."""
         self._things = things
-        self._bar = tqdm(total=steps, initial=done, unit="step", desc="training", disable=None if shown else True, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=steps, initial=done, unit="step", desc="training", disable=None if shown and not is_quiet() else True, dynamic_ncols=True
+        )
         # In a log file, the bar's carriage returns would run into each other.
         self._lines = shown and not sys.stderr.isatty()
         self._steps, self._done, self._start = steps, done, time.monotonic()
