@@ -94,7 +94,9 @@ def test_files_are_those_of_the_edited_run_and_numbers_say_how_far_it_is_from_th
     record = record_of(result)
     assert list(record["outputs"]) == [*CHANGED, "head"]
     files = {str(path.relative_to(result)) for path in result.rglob("*") if path.is_file()}
-    layers = {f"layers/{layer}.npz" for layer in CHANGED} | {f"point_clouds/{layer}.ply" for layer in (*CHANGED, "head")}
+    layers = {f"layers/{layer}.npz" for layer in CHANGED} | {
+        f"point_clouds/{layer}.{kind}" for layer in (*CHANGED, "head") for kind in ("ply", "glb")
+    }
     assert files == layers | {"head.npz", "contact_sheet.png", "edits.npz", "run.json"} == set(record["files"])
     for layer, output in record["outputs"].items():
         arrays = arrays_of(result, layer)

@@ -143,7 +143,7 @@ def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run,
     run(model, FakeProbes())
     out = tmp_path / "results"
     layers = [f"layers/{layer}.npz" for layer in IN_ORDER]
-    clouds = [f"point_clouds/{layer}.ply" for layer in (*IN_ORDER, "head")]
+    clouds = [f"point_clouds/{layer}.{kind}" for layer in (*IN_ORDER, "head") for kind in ("ply", "glb")]
     assert files_in(out) == sorted([*layers, *clouds, "head.npz", "contact_sheet.png", "run.json"])
     assert model.calls == [(IN_ORDER, ("pointmap",))]
 
@@ -175,6 +175,7 @@ def test_every_layer_and_the_head_become_arrays_clouds_a_sheet_and_a_record(run,
     assert record["outputs"]["head"] == {
         "arrays": "head.npz",
         "point_cloud": "point_clouds/head.ply",
+        "point_cloud_glb": "point_clouds/head.glb",
         "points": 48 * 64 + 64 * 32,
         "points_not_finite": 0,
     }
@@ -197,7 +198,7 @@ def test_a_layer_without_a_probe_is_refused_and_leaves_nothing(run, tmp_path, la
 
 def test_without_probes_only_the_head_is_written_and_a_message_says_so(run, tmp_path, messages):
     run()
-    assert files_in(tmp_path / "results") == ["contact_sheet.png", "head.npz", "point_clouds/head.ply", "run.json"]
+    assert files_in(tmp_path / "results") == ["contact_sheet.png", "head.npz", "point_clouds/head.glb", "point_clouds/head.ply", "run.json"]
     assert "no probes: writing the output of the model's own head only" in messages.text
 
 

@@ -31,7 +31,7 @@ from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.edit_effect import MEANING, LayerEffect
 from und3rstand_jax.report.given_edits import changeable, edit_files, edit_text, given_edits, neutral
 from und3rstand_jax.report.layer_files import FRAME, Views, geometry_by_layer, sizes_text, write_layer
-from und3rstand_jax.report.options import EditOptions
+from und3rstand_jax.report.options import EditOptions, PointClouds
 from und3rstand_jax.report.views import check_count, check_known_count, check_view_options, make_inputs, open_photos, view_count
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import check_output_folder, output_folder
@@ -109,7 +109,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
         edited = _run(model, inputs, plan, sites, "edited", stopwatch)
         with stopwatch.time("probes and files"):
             layers = _both(unedited, edited, probes, plan)
-            effects, outputs = _write_outputs(partial, inputs, edits, layers, len(plan.layers) + plan.head, progress)
+            effects, outputs = _write_outputs(partial, inputs, edits, layers, len(plan.layers) + plan.head, options.point_clouds, progress)
         meaning = {name: MEANING[name] for name in effects[0].as_json}
         record = _edits_record(partial, edits, plan)
         record |= {"checkpoint": checkpoint_provenance(options.checkpoint, info), **inputs.provenance, "dtype": options.dtype}
@@ -163,7 +163,13 @@ def _both(unedited: BackboneOutput, edited: BackboneOutput, probes: Probes | Non
 
 
 def _write_outputs(
-    folder: Path, inputs: Inputs, edits: Edits, layers: Iterator[tuple[str, Views, Views]], count: int, progress: bool
+    folder: Path,
+    inputs: Inputs,
+    edits: Edits,
+    layers: Iterator[tuple[str, Views, Views]],
+    count: int,
+    clouds: PointClouds,
+    progress: bool,
 ) -> tuple[list[LayerEffect], dict[str, JsonObject]]:
     """Writes each layer's files as it comes, then the contact sheet; returns what was measured, and each layer's entry in run.json."""
     notes = "\n".join(f"Edit: {line}" for line in _edit_lines(edits))
@@ -174,7 +180,7 @@ def _write_outputs(
     for layer, before, after in with_progress(layers, "writing", count, "layer", progress):
         effect = LayerEffect.of(layer, before, after, truth)
         effects.append(effect)
-        outputs[layer] = {**write_layer(folder, layer, after, inputs.images), **effect.as_json}
+        outputs[layer] = {**write_layer(folder, layer, after, inputs.images, clouds), **effect.as_json}
         sheet.add_comparison(layer_name(layer), before, after)
     sheet.write(folder / SHEET)
     return effects, outputs

@@ -8,6 +8,9 @@ import tyro
 
 from und3rstand_jax.model.preprocessing import WAYS, Preprocessing
 
+PointClouds = Literal["both", "ply", "glb"]
+"""Which files of a layer's points are written."""
+
 _SIZES = f"{WAYS['probe'].size}; for vggt and vggt-pad {WAYS['vggt'].size}"
 
 
@@ -39,15 +42,24 @@ class LayerOptions:
     """Probed layers to decode, as comma-separated ids or shell-style patterns: 'decoder.*.mlp,decoder.0.*'."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudOptions:
+    """Which files of point clouds to write."""
+
+    point_clouds: PointClouds = "both"
+    """Write point clouds as .ply (x right, y down, z forward, as all points here), as .glb for viewers and slides (in glTF's axes: x \
+right, y up, z backward), or as both."""
+
+
 @dataclasses.dataclass(frozen=True)
-class PointmapOptions(LayerOptions, ModelOptions):
+class PointmapOptions(CloudOptions, LayerOptions, ModelOptions):
     """Runs a DUSt3R, MASt3R or VGGT and its layer probes on photos of one scene and saves every pointmap.
 
     Writes into one folder the pointmap and confidence of every probed layer and of
-    the model's own head: as arrays (.npz), as a coloured point cloud (.ply) and
+    the model's own head: as arrays (.npz), as coloured point clouds (.ply and .glb) and
     together in a contact sheet (contact_sheet.png). A DUSt3R or MASt3R takes two photos, and more where it was trained on
     more views; a VGGT takes one or more. All points of all photos are in the camera frame of the first photo: x right, y down, z forward.
-    At 512×512 a layer takes about 8 MB a photo.
+    At 512×512 a layer takes about 15 MB a photo.
 
     `python -m und3rstand_jax report` writes an interactive page and figures, `python -m und3rstand_jax edit`
     the pointmaps of an edited run: see their own --help.
@@ -95,11 +107,11 @@ a VGGT, only the layers read by the head, and leaves the panel out where it woul
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EditOptions(ViewOptions):
+class EditOptions(CloudOptions, ViewOptions):
     """Runs a DUSt3R, MASt3R or VGGT and its layer probes with edits, and shows what they change.
 
     Writes into one folder the pointmap and confidence of every probed layer and of the model's own head, as they are with the
-    edits: as arrays (.npz), as a coloured point cloud (.ply), and beside those of the unedited run in a contact sheet
+    edits: as arrays (.npz), as coloured point clouds (.ply and .glb), and beside those of the unedited run in a contact sheet
     (contact_sheet.png). run.json has the edits and how far each layer's points moved; of a scene, also the points' errors with
     and without the edits.
 

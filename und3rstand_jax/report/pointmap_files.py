@@ -24,7 +24,7 @@ from und3rstand_jax.model.preprocessing import Preprocessing, way_of
 from und3rstand_jax.report.checkpoint import choose_layers, find_backbone, load_model, tell_what_is_missing
 from und3rstand_jax.report.contact_sheet import ContactSheet
 from und3rstand_jax.report.layer_files import FRAME, Photos, Views, geometry_by_layer, sizes_text, write_layer
-from und3rstand_jax.report.options import PointmapOptions
+from und3rstand_jax.report.options import PointClouds, PointmapOptions
 from und3rstand_jax.report.views import check_count, check_photos, open_photos, photos_for
 from und3rstand_jax.support.machine import machine_facts
 from und3rstand_jax.support.output_folder import output_folder
@@ -83,7 +83,9 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
             # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
             features = jax.block_until_ready(model(*prepared.views, capture=layers, head=pointmap_head(model.config)))
         with stopwatch.time("probes and files"):
-            outputs = _write_outputs(partial, photos, geometry_by_layer(features, probes, layers), len(layers) + has_head, progress)
+            outputs = _write_outputs(
+                partial, photos, geometry_by_layer(features, probes, layers), len(layers) + has_head, options.point_clouds, progress
+            )
         seconds = stopwatch.seconds | {"total": round(time.perf_counter() - start, 3)}
         record = {
             **marked(partial, FORMAT, RECORD),
@@ -117,13 +119,13 @@ def _prepared(options: PointmapOptions, preprocessing: Preprocessing, photos: tu
 
 
 def _write_outputs(
-    folder: Path, photos: Photos, geometry: Iterator[tuple[str, Views]], count: int, progress: bool
+    folder: Path, photos: Photos, geometry: Iterator[tuple[str, Views]], count: int, clouds: PointClouds, progress: bool
 ) -> dict[str, dict[str, object]]:
     """Writes each layer's files as it comes, then the contact sheet; returns each layer's entry in run.json."""
     sheet = ContactSheet(photos, rows=count, title="What each layer knows about the scene")
     outputs: dict[str, dict[str, object]] = {}
     for layer, views in with_progress(geometry, "writing", count, "layer", progress):
-        outputs[layer] = write_layer(folder, layer, views, photos)
+        outputs[layer] = write_layer(folder, layer, views, photos, clouds)
         sheet.add_row(layer_name(layer), views)
     sheet.write(folder / SHEET)
     return outputs
