@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import und3rstand_jax as u3d
 from tests.conversion import args_string, converted, save_pth
 from tests.make_checkpoint import save_hub_folder
 from tests.orbax_tree import read_tree
+from tests.strict import one_document
 from tests.test_hub import environment
 from tests.tiny import (
     CONFIG,
@@ -444,6 +446,32 @@ def test_inspect_shows_everything_and_writes_nothing(tmp_path: Path, capsys, mon
         ["6 × probes.*.mlp.8", "weight, bias", "group0/linear4: kernel, bias", "6×8×1024, 6×1024"],
     ):
         assert row in rows, row
+
+
+def test_json_is_the_whole_plan_what_was_written_and_what_was_found(tmp_path: Path, capsys) -> None:
+    probes = save_probes(tmp_path / "probes", save_backbone(tmp_path / "m"))
+    assert main(["--repo", str(probes), "--inspect", "--json"]) == 0
+    backbone, plan = one_document(capsys.readouterr().out)["parts"]
+    assert (backbone["part"], backbone["source"], backbone["kind"]) == ("backbone", str(tmp_path / "m"), "folder")
+    assert {"field": "enc_embed_dim", "value": "32", "how": "read", "why": "config.json"} in backbone["findings"]
+    assert backbone["leaves"]["decoder/blocks2/attn/qkv/kernel"] == {
+        "names": [f"dec_blocks2.{number}.attn.qkv.weight" for number in (0, 1)],
+        "shape": [2, 16, 48],
+    }
+    assert backbone["unused"]["mask_token"] == "used in CroCo's pre-training only" and plan["part"] == "probes"
+    assert sum(len(leaf["names"]) for leaf in backbone["leaves"].values()) + len(backbone["unused"]) == backbone["tensors"]
+
+    out = tmp_path / "jax"
+    assert main(["--repo", str(probes), "--out", str(out), "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert one_document(shown.out) == {"written": [str(out)]} and shown.err == ""
+    assert main(["--check", str(out), "--json", "--quiet"]) == 0
+    checked = one_document(capsys.readouterr().out)
+    assert checked["checkpoint"] == str(out) and checked["faults"] == [] and "backbone: " in checked["whole"][0]
+    shutil.rmtree(out / "probes")
+    assert main(["--check", str(out), "--json"]) == 2
+    shown = capsys.readouterr()
+    assert one_document(shown.out)["faults"] and "is not whole" in shown.err
 
 
 def test_croco_is_inspected_as_what_it_is(tmp_path: Path, capsys) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 import und3rstand_jax as u3d
 from tests import tiny
 from tests.conversion import converted
+from tests.strict import one_document
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.analysis.inputs import scene_inputs
@@ -137,11 +138,14 @@ def test_what_changes_nothing_has_moved_nothing_at_all_and_both_runs_are_compile
     specs = [{"site": "encoder.1.mlp.update", "shift": 0}, {"site": "decoder.*.cross_attn.scores", "keys": [1], "scale": 1}]
     (tmp_path / "nothing.json").write_text(json.dumps({"edits": specs}))
     before = backbone_module._apply._cache_size()
-    assert edit(*photos, "--edits", tmp_path / "nothing.json", "--checkpoint", checkpoint, "--out", tmp_path / "out") == 0
+    nothing = ["--edits", tmp_path / "nothing.json", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
+    assert edit(*photos, *nothing, "--json", "--point-clouds", "glb") == 0
     assert backbone_module._apply._cache_size() == before + 1
     record = record_of(tmp_path / "out")
     assert {tuple(output[DISPLACEMENT]) for output in record["outputs"].values()} == {(0, 0)}
-    assert record["layers"] == list(tiny.LAYERS) and record["edit_arrays"] is None and "leaving out" not in capsys.readouterr().err
+    assert record["layers"] == list(tiny.LAYERS) and record["edit_arrays"] is None and not list((tmp_path / "out").rglob("*.ply"))
+    shown = capsys.readouterr()
+    assert one_document(shown.out) == record and "leaving out" not in shown.err
 
 
 def test_a_layer_behind_all_probes_changes_the_head_alone(checkpoint, photos, tmp_path, capsys):

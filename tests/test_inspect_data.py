@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data_sets import look_at, make_views, render, write_blendedmvs, write_co3d, write_pairs
+from tests.strict import one_document
 from und3rstand_jax.commands.train import main
 from und3rstand_jax.data.files.file_sets import open_sets
 from und3rstand_jax.data.inspect.agreement import agreement, both_ways, thin_pairs
@@ -257,6 +258,12 @@ def test_the_command_asks_for_so_many_views(tmp_path, views, capsys):
     assert f"pairs:{tmp_path}: 2 sets of 3 views\n" in capsys.readouterr().out
     assert main(["inspect", "--data", f"pairs:{tmp_path}"]) == 0
     assert f"pairs:{tmp_path}: 9 pairs\n" in capsys.readouterr().out
+    assert main(["inspect", "--data", f"pairs:{tmp_path}", "--pairs", "4", "--json", "--quiet"]) == 0
+    (source,) = one_document(capsys.readouterr().out)["sources"]
+    assert (source["name"], source["sets"], source["inspected"], source["verdict"]) == (f"pairs:{tmp_path}", 9, 4, "consistent")
+    given, figures = source["agreement"], source["figures"]
+    assert given["share"] == given["agreeing"] / given["compared"] > 0.5 and len(figures) == 4 and source["unreadable"] == []
+    assert all(view["depth"]["near"] <= view["depth"]["median"] <= view["depth"]["far"] for one in figures for view in one["views"])
     assert main(["inspect", "--data", f"pairs:{tmp_path}", "--views", "4"]) == 2
     assert "expected sets of 4 views or more, found 7 pairs and 2 sets, of at most 3 views" in capsys.readouterr().err
     assert main(["inspect", "--data", f"pairs:{tmp_path}", "--views", "1"]) == 2

@@ -9,6 +9,7 @@ from PIL import Image
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.make_checkpoint import save_hub_folder
+from tests.strict import one_document
 from tests.tiny import CONFIG, MAST3R_CONFIG, backbone_tensors
 from und3rstand_jax.analysis.inputs import scene_inputs
 from und3rstand_jax.commands.run import main
@@ -50,8 +51,10 @@ def test_photos_give_arrays_a_picture_and_a_record(checkpoint, photos, tmp_path,
         4,
         "--both-ways",
     ]
-    assert run(*photos, *options, "--border", 2) == 0
+    assert run(*photos, *options, "--border", 2, "--json", "--quiet") == 0
     record = json.loads((tmp_path / "out" / "matches.json").read_text())
+    shown = capsys.readouterr()
+    assert one_document(shown.out) == record and shown.err == ""
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["matches.json", "matches.npz", "matches.png", "matches.svg"]
     model = u3d.load_backbone(checkpoint)
     views = [u3d.load_image(photo, "dust3r", 64) for photo in photos]
@@ -64,15 +67,15 @@ def test_photos_give_arrays_a_picture_and_a_record(checkpoint, photos, tmp_path,
     assert record["matches"] == len(expected) > 0
     assert record["matching"] == {"seeds": 4, "tolerance": None, "both_ways": True, "both_orders": False, "border": 2}
     assert record["correct_of_those_that_can_be_checked"] is None
-    assert f"{len(expected)} matches\n" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "matches.png") as image:
         assert image.width > 1000
 
 
-def test_a_scene_says_how_many_are_right_and_both_orders_are_one_encoding(checkpoint, tmp_path):
+def test_a_scene_says_how_many_are_right_and_both_orders_are_one_encoding(checkpoint, tmp_path, capsys):
     words = ["--scene", 1, "--size", "64x48", "--checkpoint", checkpoint, "--out", tmp_path / "out", "--both-orders", "--border", 0]
     assert run(*words) == 0
     record = json.loads((tmp_path / "out" / "matches.json").read_text())
+    assert capsys.readouterr().out.startswith(f"{record['matches']} matches")
     with np.load(tmp_path / "out" / "matches.npz") as arrays:
         offsets = arrays["offset"]
         found = dict(arrays)

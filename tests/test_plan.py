@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 
 from tests.plain_scenes import render_plain_scenes
+from tests.strict import one_document
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.train import main
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.dust3r.module import DUSt3R
 from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.text import to_json
 from und3rstand_jax.train.options import TrainOptions
 from und3rstand_jax.train.plan.chips import TPUS, Chip
 from und3rstand_jax.train.plan.memory import Memory, step_memory
 from und3rstand_jax.train.plan.planning import MOST_COMPILATIONS, Largest, Plan, largest_batch, make_plan
 from und3rstand_jax.train.plan.shapes import step_arguments, trunk
-from und3rstand_jax.train.plan.text import plan_text
+from und3rstand_jax.train.plan.text import plan_json, plan_text
 from und3rstand_jax.train.plan.topology import Topology, chip_of, parse_topology, prepare_environment, topology_devices
 from und3rstand_jax.train.plan.work import Count, Part, count, seconds, step_parts
 from und3rstand_jax.train.probes_task import ProbesTask
@@ -285,6 +287,12 @@ def test_a_plan_says_what_fits_and_how_long_a_step_takes_at_least():
         parts=[Part("backbone", Count(Counter({("float32", "highest"): 5 * 10**11})))],
         chip=Chip("Abacus", 1e9, 1e9, 1e9, 1e12, {"highest": 1e12}),
     )
+    numbers = one_document(to_json(plan_json(plan)))
+    assert numbers["memory_bytes"]["total"] == 700_000_000 and numbers["pairs_per_device"] == 2 and numbers["resolution"] == "96x96"
+    assert numbers["tried"][2] == {"pairs_per_device": 12, "total_bytes": None, "does_not_compile": "a crash"}
+    assert numbers["largest"] == {"pairs_per_device": 9, "total_bytes": 0.9e9, "too_many": 10}
+    assert numbers["parts"][0]["product_flops"] == [{"dtype": "float32", "precision": "highest", "flops": 5 * 10**11}]
+    assert numbers["estimate"] == {"seconds_per_step": 0.5, "seconds": 3600.0, "steps": 7200}
     text = plan_text(plan)
     assert text.startswith("v5e:2x2: 4 devices (TPU v5 lite), 1 host\n6 probes on ")
     assert "96×96 pixels, the largest of 2 resolutions\n8 pairs a step, 2 on each device, in 2 parts\n" in text

@@ -14,6 +14,7 @@ from PIL import Image
 from tests import tiny
 from tests.conversion import converted
 from tests.report_cases import HEIGHT, WIDTH, pointmaps, room, stub_analysis
+from tests.strict import one_document
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.analysis.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
@@ -268,7 +269,7 @@ def test_a_scene_becomes_a_page_figures_and_numbers(checkpoint, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_replaced_only_on_request(checkpoint, tmp_path):
+def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_replaced_only_on_request(checkpoint, tmp_path, capsys):
     photos = tmp_path / "a.png", tmp_path / "b.png"
     for photo, pixels in zip(photos, room()[0], strict=True):
         Image.fromarray(pixels).save(photo)
@@ -278,8 +279,11 @@ def test_two_photos_are_measured_against_the_head_and_an_earlier_report_is_repla
     (out / "report.json").write_text("somebody else's")
     assert main([*command, "--overwrite"]) == 2
     (out / "report.json").unlink()
-    assert main([*command, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--overwrite", "--json", "--quiet"]) == 0
     numbers = read_strictly(out / "report.json")
+    shown = capsys.readouterr()
+    assert one_document(shown.out) == numbers and shown.err == ""
     assert numbers["reference"] == "the model's own final pointmaps"
     np.testing.assert_allclose(numbers["layers"][-1]["errors"], 0, atol=1e-6)
     assert [image["path"] for image in numbers["facts"]["images"]] == [str(photo) for photo in photos]

@@ -13,6 +13,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from tests.strict import one_document
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.command_line import parse_command, run_command
@@ -202,6 +203,31 @@ def test_without_probes_only_the_head_is_written_and_a_message_says_so(run, tmp_
     assert "no probes: writing the output of the model's own head only" in messages.text
 
 
+@pytest.mark.parametrize("kind", ["ply", "glb"])
+def test_point_clouds_of_one_kind_alone(run, tmp_path, kind):
+    run(point_clouds=kind)
+    assert files_in(tmp_path / "results") == ["contact_sheet.png", "head.npz", f"point_clouds/head.{kind}", "run.json"]
+    head = json.loads((tmp_path / "results" / "run.json").read_text())["outputs"]["head"]
+    assert (head["point_cloud"], head["point_cloud_glb"]) == (
+        ("point_clouds/head.ply", None) if kind == "ply" else (None, "point_clouds/head.glb")
+    )
+    assert (head["points"], head["points_not_finite"]) == (48 * 64 + 64 * 32, 0)
+
+
+def test_json_is_the_record_and_nothing_else_is_on_stdout(run, photos, tmp_path, monkeypatch, capsys):
+    from und3rstand_jax.commands.run import main
+
+    run()
+    monkeypatch.setattr(pointmap_files, "find_backbone", lambda checkpoint, progress: (Path(checkpoint), CheckpointInfo(CONFIG), CONFIG))
+    capsys.readouterr()
+    words = [*map(str, photos), "--preprocessing", "dust3r", "--size", "64", "--checkpoint", "somewhere", "--out", str(tmp_path / "again")]
+    assert main([*words, "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    record = one_document(shown.out)
+    assert record == json.loads((tmp_path / "again" / "run.json").read_text()) and shown.err == ""
+    assert record["outputs"]["head"]["points"] == 48 * 64 + 64 * 32
+
+
 def test_layers_asked_of_a_checkpoint_without_probes_are_refused(run):
     with pytest.raises(UserError, match="has no probes to decode layers with"):
         run(layers="all")
@@ -389,8 +415,8 @@ def test_messages_reach_stderr_while_a_command_runs_and_logging_is_left_as_it_wa
 
 
 def test_usage_errors_and_missing_photos_exit_with_status_2(tmp_path):
-    usage = command("a.png", "b.png", "--out", "results")
-    assert usage.returncode == 2 and "--checkpoint" in usage.stderr + usage.stdout
+    usage = command("a.png", "b.png", "--checkpoint", "nowhere")
+    assert usage.returncode == 2 and "--out" in usage.stderr + usage.stdout
     missing = command("a.png", "b.png", "--checkpoint", "nowhere", "--out", "results", cwd=tmp_path)
     assert (missing.returncode, missing.stdout, missing.stderr) == (2, "", "error: no image at a.png: there is no such file\n")
 

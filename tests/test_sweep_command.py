@@ -8,6 +8,7 @@ import pytest
 
 import und3rstand_jax.commands.run as und3rstand
 from tests.conversion import converted
+from tests.strict import one_document
 from tests.tiny import LAYERS, save_backbone, save_probes
 from und3rstand_jax.support.pieces import Pieces
 
@@ -85,7 +86,10 @@ def test_an_interrupted_sweep_keeps_its_pieces_and_only_the_same_question_goes_o
     assert "unfinished measurement with other options" in capsys.readouterr().err
     later = []
     monkeypatch.setattr(Pieces, "write", lambda self, name, arrays: later.append(name) or write(self, name, arrays))
-    assert swept(checkpoint, out, *SMALL) == 0
+    capsys.readouterr()
+    assert swept(checkpoint, out, *SMALL, "--json", "--quiet") == 0
+    shown = capsys.readouterr()
+    assert one_document(shown.out) == json.loads((out / "effects.json").read_text()) and shown.err == ""
     assert later and not set(later) & set(written)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert np.isfinite(json.loads((out / "effects.json").read_text())["ablations"][0]["effects"]["decoder.1.mlp/view2"]["effect"])

@@ -166,7 +166,7 @@ def test_help_gives_the_defaults_of_every_family():
         for family in (MAST3R, VGGT_FAMILY):
             own = family.config.FROM_SCRATCH.get(name)
             if own != default:
-                text += f", no option of a {family.name}" if own is None else f", of a {family.name} {own}"
+                text += f", no option for a {family.name}" if own is None else f", for a {family.name} {own}"
         assert hints[name].__metadata__[-1].help_behavior_hint == f"(default: {text}; not with --start)"
 
 

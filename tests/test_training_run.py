@@ -16,6 +16,7 @@ from tests import tiny
 from tests.conversion import converted
 from tests.data_sets import make_views, write_pairs
 from tests.orbax_tree import read_tree
+from tests.strict import one_document
 from und3rstand_jax import load_backbone_and_probe
 from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.commands.train import main
@@ -140,10 +141,11 @@ def test_table_and_plot_say_what_the_metrics_say(finished):
         assert image.width > 600
 
 
-def test_evaluate_finds_again_what_the_run_found(finished, material, tmp_path):
+def test_evaluate_finds_again_what_the_run_found(finished, material, tmp_path, capsys):
     data = material[material.index("--data") + 1]
     options = ["--checkpoint", str(finished / "probes"), "--data", data, "--pairs", "2", "--workers", "0", "--out", str(tmp_path / "again")]
-    assert main(["evaluate", *options]) == 0
+    assert main(["evaluate", *options, "--json", "--quiet"]) == 0
+    assert one_document(capsys.readouterr().out) == json.loads((tmp_path / "again" / "metrics.json").read_text())
     first, again = (json.loads((folder / "metrics.json").read_text()) for folder in (finished, tmp_path / "again"))
     assert again["layers"] == first["layers"] and again["head"] == first["head"]
     assert again["facts"]["data"] == [data] and (tmp_path / "again" / "layers.png").is_file()
@@ -163,6 +165,9 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, material, capsys):
     before = {path: path.stat().st_mtime_ns for path in (finished / "probes").rglob("*")}
     assert main(arguments(material, finished)) == 0
     assert "finished already" in capsys.readouterr().out
+    assert main([*arguments(material, finished), "--json", "--quiet"]) == 0
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert one_document(capsys.readouterr().out) == {"out": str(finished), "finished": True, "metrics": metrics}
     assert {path: path.stat().st_mtime_ns for path in (finished / "probes").rglob("*")} == before
 
 

@@ -4,16 +4,22 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from und3rstand_jax.commands.command_line import read_options, run_command, run_process
-from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.command_line import run_command, run_process
+from und3rstand_jax.commands.front import Program
+from und3rstand_jax.commands.streams import show, show_json
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
+
+_TALK = ("quiet", "json", "debug")
+"""Options that go with everything."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +42,10 @@ class PushOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Converts PyTorch checkpoints of DUSt3R, MASt3R, VGGT and of probes into Flax parameter trees, and back."""
+    """Converts PyTorch checkpoints of DUSt3R, MASt3R, VGGT and probes to Flax parameter trees, and back.
+
+    Also: --version, and --completion bash|zsh|fish, which prints a script of completions for that shell.
+    """
 
     repo: Annotated[str | None, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")] = None
     """What to convert: a hub id (owner/name), a folder (config.json and *.safetensors), or a .safetensors, .pth, .pt, .ckpt or .bin
@@ -49,8 +58,8 @@ class Options:
     ] = None
     """Backbone of a probe checkpoint: a hub id, folder, file or converted checkpoint."""
     key: Annotated[str, tyro.conf.arg(metavar="KEY", help_behavior_hint="(default: model, state_dict or model_state_dict, else all)")] = ""
-    """Which weights, where --repo holds several: an entry of a .pth file (model_ema, ema.module), or the beginning of the tensors' names
-    (dust3r). --inspect lists what is left out."""
+    """Which weights to take if --repo holds several: an entry of a .pth file (model_ema, ema.module), or the beginning of the tensors'
+    names (dust3r). --inspect lists what is left out."""
     inspect: bool = False
     """Print what would be converted and how each decision was made. Writes nothing."""
     verify: bool = False
@@ -58,11 +67,16 @@ class Options:
     to_torch: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Export the converted checkpoint --repo to this folder, as model.safetensors and config.json."""
     check: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Verify the converted checkpoint DIR against its digests, and do nothing else. Status 2 if anything is damaged or missing."""
+    """Verify the converted checkpoint DIR against its digests, and do nothing else. Exit status 2 if anything is damaged or missing."""
     float16: bool = False
-    """With --to-torch: round the exported tensors to float16, for half the size and three significant digits."""
+    """With --to-torch: round the exported tensors to float16, which halves their size and leaves three significant digits."""
     overwrite: bool = False
     """Replace an earlier result in the output folder; with --push, files of the repository that differ from those to upload."""
+    quiet: bool = False
+    """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
+    json: bool = False
+    """Print one JSON document on stdout in place of text: with --inspect the whole plan, with --push what went up, else the folders written
+    or the check's result."""
     debug: bool = False
     """Show the traceback of an error."""
     upload: Annotated[PushOptions, tyro.conf.arg(name="")] = PushOptions()
@@ -70,29 +84,31 @@ class Options:
     probes: Annotated[ProbeOptions, tyro.conf.arg(name="")] = ProbeOptions()
 
 
+PROGRAM = Program("convert", "und3rstand-convert", {"": Options}, config=(tyro.conf.FlagCreatePairsOff,))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
     words = sys.argv[1:] if argv is None else argv
-    options = read_options(Options, "python -m convert", words, config=(tyro.conf.FlagCreatePairsOff,))
-    return run_command(lambda: _run(options), options.debug)
+    options = PROGRAM.options(words)
+    return run_command(lambda: _run(options), options.debug, options.quiet)
 
 
 def _run(options: Options) -> None:
     if options.check is not None:
-        if options != Options(check=options.check, debug=options.debug):
+        if options != Options(**{field: getattr(options, field) for field in ("check", *_TALK)}):
             raise OptionError("--check reads a converted checkpoint and does nothing else; give it alone")
-        _check(options.check)
+        _check(options.check, options.json)
         return
     if options.repo is None:
         raise OptionError("nothing to do: --repo SOURCE converts or exports, --check DIR checks a converted checkpoint")
     if options.to_torch is not None:
-        meant = ("repo", "to_torch", "float16", "overwrite", "debug")
+        meant = ("repo", "to_torch", "float16", "overwrite", *_TALK)
         if options != Options(**{field: getattr(options, field) for field in meant}):
             raise OptionError("--to-torch exports a converted checkpoint: it goes with --repo, --float16, --overwrite and --debug only")
         from und3rstand_jax.convert.export import export_checkpoint
 
-        for folder in export_checkpoint(Path(options.repo), options.to_torch, options.overwrite, options.float16):
-            show(folder)
+        _show_written(export_checkpoint(Path(options.repo), options.to_torch, options.overwrite, options.float16), options.json)
         return
     if options.float16:
         raise OptionError("--float16 says how an export is stored; it goes with --to-torch")
@@ -105,18 +121,24 @@ def _run(options: Options) -> None:
 
     if is_checkpoint(options.repo):
         raise OptionError(f"{options.repo} is converted already; use it as --checkpoint, or export it with --to-torch DIR")
-    show(_convert(options, options.repo, options.hub))
+    out = _convert(options, options.repo, options.hub)
+    if out is not None:
+        _show_written([out], options.json)
 
 
-def _convert(options: Options, repo: str, access: HubAccess) -> Path | str:
-    """The folder that was written, or with --inspect the plan."""
-    from und3rstand_jax.convert.parts import describe
+def _convert(options: Options, repo: str, access: HubAccess) -> Path | None:
+    """The folder that was written; with --inspect none, and the plan is shown."""
+    from und3rstand_jax.convert.parts import describe, plan_json
     from und3rstand_jax.convert.planning import open_plan
 
     out = options.out or default_out(repo)
     with open_plan(repo, options.backbone, access, options.probes, key=options.key) as plan:
         if options.inspect:
-            return describe(plan)
+            if options.json:
+                show_json(plan_json(plan))
+            else:
+                show(describe(plan))
+            return None
         from und3rstand_jax.convert.writing import convert, is_conversion_of, verify
 
         # The same command again, after an upload that failed.
@@ -139,8 +161,10 @@ def _push(options: Options, repo: str) -> None:
     if not is_checkpoint(folder):
         if access.revision is not None and not folder.exists():
             raise OptionError(f"--revision could be of {repo} or of {upload.push}; convert with --revision first, then --push the folder")
-        folder = Path(_convert(options, repo, dataclasses.replace(access, revision=None)))
-    elif options != Options(repo=repo, overwrite=options.overwrite, debug=options.debug, upload=upload, hub=access):
+        converted = _convert(options, repo, dataclasses.replace(access, revision=None))
+        assert converted is not None, "--inspect was refused"
+        folder = converted
+    elif options != Options(**{field: getattr(options, field) for field in ("repo", "overwrite", "upload", "hub", *_TALK)}):
         raise OptionError(
             f"{repo} is converted already; with --push it takes --revision, --token-file, --overwrite and what is about uploads"
         )
@@ -155,14 +179,29 @@ def _push(options: Options, repo: str) -> None:
         overwrite=options.overwrite,
         dry_run=upload.dry_run,
     )
-    show(describe(pushed) if pushed.url is None else pushed.url)
+    if options.json:
+        show_json(dataclasses.asdict(pushed))
+    else:
+        show(describe(pushed) if pushed.url is None else pushed.url)
 
 
-def _check(folder: Path) -> None:
+def _show_written(folders: Sequence[Path], as_json: bool) -> None:
+    if as_json:
+        show_json({"written": list(map(str, folders))})
+        return
+    for folder in folders:
+        show(folder)
+
+
+def _check(folder: Path, as_json: bool) -> None:
     from und3rstand_jax.checkpoint.check import check_checkpoint
 
-    whole, faults = check_checkpoint(folder)
-    show("\n".join(map(printable, whole)))
+    with timed("checking %s", folder):
+        whole, faults = check_checkpoint(folder)
+    if as_json:
+        show_json({"checkpoint": str(folder), "whole": whole, "faults": faults})
+    else:
+        show("\n".join(map(printable, whole)))
     if faults:
         raise CheckpointError(f"{folder} is not whole: {faults[0]}", *faults[1:])
 

@@ -7,47 +7,52 @@ from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.streams import show, show_record
 from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.option_kinds import Flag, Several, Whole
 from und3rstand_jax.support.option_values import AttentionImplementation, Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
-from und3rstand_jax.train.options import Flag, Several
 
-_NOT_RECORDED = ("out", "overwrite", "debug", "workers")
+_NOT_RECORDED = ("out", "overwrite", "quiet", "json", "debug", "workers")
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions:
-    """Evaluate probes on held-out pairs: write metrics.json, layers.csv and layers.png, and print a table."""
+    """Evaluates probes on held-out pairs: writes metrics.json, layers.csv and layers.png, and prints a table."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """Checkpoint with probes: the probes/ folder of a run, a converted checkpoint, or any source of python -m convert."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("evaluation")
     """Output folder; it appears complete or not at all."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
-    """Data to take held-out pairs from, as in training."""
-    pairs: int = 64
+    """Data to take held-out pairs from, given as in training."""
+    pairs: Whole = 64
     """Number of pairs, or of sets of more views."""
-    views: int = 2
-    """Views in a set: 2 evaluates pairs; more needs a backbone that takes as many."""
-    batch_size: int = 4
+    views: Whole = 2
+    """Views in a set: 2 for pairs; more needs a backbone that takes that many."""
+    batch_size: Whole = 4
     """Pairs per forward pass."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
     """Size of all views in pixels, multiples of the patch size."""
-    seed: int = 0
-    """Seed of the scenes; a run's seed gives the pairs that the run was validated on."""
+    seed: Whole = 0
+    """Seed of the scenes. With a run's seed, they are the pairs that the run was validated on."""
     dtype: Dtype = "float32"
-    """Arithmetic of the backbone."""
+    """Data type of the backbone's computation."""
     attention: AttentionImplementation = "auto"
     """Implementation of the backbone's attention."""
-    workers: int = 2
+    workers: Whole = 2
     """Processes that read files."""
     unreadable: Literal["skip", "fail"] = "skip"
-    """Pairs whose files cannot be read: replace them by others, or stop."""
+    """What to do about a pair whose files cannot be read: replace it by another, or stop."""
     overwrite: Flag = False
-    """Replace an earlier evaluation in DIR. A folder that holds other files is refused."""
+    """Replace an earlier evaluation in DIR. A folder with other files in it is refused."""
+    quiet: Flag = False
+    """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
+    json: Flag = False
+    """Print the content of metrics.json on stdout in place of the table."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -78,9 +83,10 @@ def evaluate(options: EvaluateOptions) -> None:
     check_apart(options.out, [Path(options.checkpoint)], [spec.root for spec in specs if spec.root is not None])
     kind = result_of(FORMAT, METRICS)
     check_output_folder(options.out, options.overwrite, kind)
-    _, info, config = find_backbone(options.checkpoint)
+    _, info, config = find_backbone(options.checkpoint, progress=True)
     check_count(options.views, config, info.probes)
-    backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
+    with timed("loading %s", options.checkpoint):
+        backbone, probes = load_backbone_and_probe(options.checkpoint, dtype=options.dtype, attention=options.attention)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(
@@ -102,6 +108,10 @@ def evaluate(options: EvaluateOptions) -> None:
         evaluation, unreadable = evaluate_on(backbone, probes, feed, sources, options.pairs, progress=True)
         facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_RECORDED}
         facts |= {"unreadable": unreadable, "data": list(data), "resolution": f"{shape[1]}x{shape[0]}"}
-        write_results(folder, evaluation, facts)
+        with timed("writing %s", options.out):
+            write_results(folder, evaluation, facts)
+    if options.json:
+        show_record(options.out / METRICS)
+        return
     show(format_table(evaluation))
     show(f"table: {printable(options.out / TABLE)}\nplot:  {printable(options.out / PLOT)}")

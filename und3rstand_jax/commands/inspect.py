@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from und3rstand_jax.commands.streams import show
-from und3rstand_jax.train.options import Flag, Several
+from und3rstand_jax.commands.streams import show, show_json
+from und3rstand_jax.support.option_kinds import Flag, Several, Whole
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectOptions:
-    """Read a sample of a data set's pairs, or of its larger sets of views.
+    """Reads a sample of a data set's pairs, or of its larger sets of views, and reports on it.
 
     The report has counts, sizes, units, known depth, overlap, and mistakes in the geometry.
     """
@@ -20,15 +20,19 @@ class InspectOptions:
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(required; repeatable)")]
     """As in training: synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR."""
     split: Literal["train", "val"] = "train"
-    """The training pairs or the held-out ones."""
-    views: int = 2
-    """Views of a set; a pair has two."""
-    pairs: int = 64
+    """Training pairs or held-out pairs."""
+    views: Whole = 2
+    """Views in a set: 2 for pairs."""
+    pairs: Whole = 64
     """Number of pairs, or larger sets, to read."""
     resolution: Annotated[str, tyro.conf.arg(metavar="WxH")] = "512x384"
-    """Training resolution in pixels: scenes are rendered at it, and the report says which photos cannot be cropped to it."""
-    seed: int = 0
+    """Training resolution in pixels. Scenes are rendered at it, and the report says which photos cannot be cropped to it."""
+    seed: Whole = 0
     """Seed of rendered scenes."""
+    quiet: Flag = False
+    """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
+    json: Flag = False
+    """Print the report as one JSON document on stdout in place of text."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -41,7 +45,7 @@ def inspect(options: InspectOptions) -> None:
         DataError: a source's folder or its list is unusable.
     """
     from und3rstand_jax.data.files.file_sets import open_sets
-    from und3rstand_jax.data.inspect.describe import describe
+    from und3rstand_jax.data.inspect.describe import as_json, describe
     from und3rstand_jax.data.inspect.inspection import InspectedSets, inspect_sets
     from und3rstand_jax.data.specification import parse_data
     from und3rstand_jax.support.errors import OptionError
@@ -51,6 +55,7 @@ def inspect(options: InspectOptions) -> None:
         raise OptionError(f"--pairs must be at least 1; found {options.pairs}")
     seed = check_seed(options.seed)
     shape = parse_image_size(options.resolution, 16, "--resolution")
+    found = []
     for spec in parse_data(options.data, views=options.views):
         source: InspectedSets
         if spec.scenes is not None:
@@ -60,4 +65,8 @@ def inspect(options: InspectOptions) -> None:
             source = RenderedSets(spec.scenes, seed, options.split, options.pairs, shape)
         else:
             source = open_sets(spec.kind, spec.root or Path(), options.split, options.views)
-        show(describe(inspect_sets(source, options.pairs, shape, progress=True)))
+        found.append(inspect_sets(source, options.pairs, shape, progress=True))
+        if not options.json:
+            show(describe(found[-1]))
+    if options.json:
+        show_json({"sources": [as_json(inspection) for inspection in found]})

@@ -8,22 +8,24 @@ import tyro
 
 from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import DataError
-from und3rstand_jax.train.options import Flag
+from und3rstand_jax.support.option_kinds import Flag, Whole
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningCurveOptions:
-    """Plot the training and validation errors of one backbone run, or of several that continued from each other.
+    """Plots the training and validation errors of one backbone run, or of several that continued from each other.
 
     Example: python -m train learning-curve runs/easy/metrics.jsonl runs/hard/metrics.jsonl --batch-size 16 --out curve.png
     """
 
     logs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="LOG...", help_behavior_hint="(required)")]
-    """metrics.jsonl of each run, in the order in which they ran."""
-    batch_size: int
+    """The metrics.jsonl of each run, in the order in which they ran."""
+    batch_size: Whole
     """Pairs per step, the same in all runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("learning_curve.png")
-    """PNG file to write; an earlier curve is replaced, any other file refused."""
+    """PNG file to write. An earlier curve is replaced; any other file is refused."""
+    quiet: Flag = False
+    """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
     debug: Flag = False
     """Show the traceback of an error."""
 

@@ -1,16 +1,32 @@
-"""`python -m und3rstand_jax IMG1 IMG2 …` and `python -m und3rstand_jax report …`."""
+"""`python -m und3rstand_jax`: what there is, and `run`, `report`, `edit`, `match`, `sweep` and `study`."""
 
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
-from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.command_line import run_command, run_process
+from und3rstand_jax.commands.default_checkpoint import with_checkpoint
+from und3rstand_jax.commands.front import Program, overview
+from und3rstand_jax.commands.streams import show, show_record
 from und3rstand_jax.commands.study import study
 from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.commands.sweep import SweepOptions, sweep
 from und3rstand_jax.report.options import EditOptions, MatchOptions, PointmapOptions, ReportOptions
 from und3rstand_jax.support.text import printable
+
+PROGRAM = Program(
+    "und3rstand_jax",
+    "und3rstand-jax",
+    {
+        "run": PointmapOptions,
+        "report": ReportOptions,
+        "edit": EditOptions,
+        "match": MatchOptions,
+        "sweep": SweepOptions,
+        "study": StudyOptions,
+    },
+    default="run",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,15 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A photo called like one of the commands is reached as ./report, ./run and so on.
     """
-    commands = {
-        "run": PointmapOptions,
-        "report": ReportOptions,
-        "edit": EditOptions,
-        "match": MatchOptions,
-        "sweep": SweepOptions,
-        "study": StudyOptions,
-    }
-    options = parse_command(sys.argv[1:] if argv is None else argv, commands, default="run", prog="python -m und3rstand_jax")
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        return run_command(lambda: show(overview()), debug=False)
+    options = PROGRAM.options(words)
     runs: dict[type, Callable[[Any], None]] = {
         PointmapOptions: _run,
         ReportOptions: _report,
@@ -35,34 +46,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         SweepOptions: sweep,
         StudyOptions: study,
     }
-    return run_command(lambda: runs[type(options)](options), options.debug)
+    return run_command(lambda: runs[type(options)](with_checkpoint(options)), options.debug, options.quiet)
 
 
 # JAX is imported only here: --help does not need it.
 def _run(options: PointmapOptions) -> None:
-    from und3rstand_jax.report.pointmap_files import write_pointmaps
+    from und3rstand_jax.report.pointmap_files import RECORD, write_pointmaps
 
     write_pointmaps(options, progress=True)
+    if options.json:
+        show_record(options.out / RECORD)
 
 
 def _report(options: ReportOptions) -> None:
     from und3rstand_jax.report.layer_report import PAGE, make_report
-    from und3rstand_jax.report.numbers import format_table
+    from und3rstand_jax.report.numbers import NUMBERS, format_table
 
-    show(f"{format_table(make_report(options, progress=True))}\n\n{printable(options.out / PAGE)}")
+    found = make_report(options, progress=True)
+    if options.json:
+        show_record(options.out / NUMBERS)
+    else:
+        show(f"{format_table(found)}\n\n{printable(options.out / PAGE)}")
 
 
 def _edit(options: EditOptions) -> None:
     from und3rstand_jax.report.edit_effect import format_effects
-    from und3rstand_jax.report.edited_files import SHEET, write_edited_pointmaps
+    from und3rstand_jax.report.edited_files import RECORD, SHEET, write_edited_pointmaps
 
-    show(f"{format_effects(write_edited_pointmaps(options, progress=True))}\n\n{printable(options.out / SHEET)}")
+    found = write_edited_pointmaps(options, progress=True)
+    if options.json:
+        show_record(options.out / RECORD)
+    else:
+        show(f"{format_effects(found)}\n\n{printable(options.out / SHEET)}")
 
 
 def _match(options: MatchOptions) -> None:
-    from und3rstand_jax.report.match_files import FIGURE, write_matches
+    from und3rstand_jax.report.match_files import FIGURE, RECORD, write_matches
 
-    show(f"{write_matches(options, progress=True)}\n\n{printable(options.out / f'{FIGURE}.png')}")
+    found = write_matches(options, progress=True)
+    if options.json:
+        show_record(options.out / RECORD)
+    else:
+        show(f"{found}\n\n{printable(options.out / f'{FIGURE}.png')}")
 
 
 def program() -> None:

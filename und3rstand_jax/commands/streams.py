@@ -27,8 +27,8 @@ def show(result: str | Path) -> None:
 
 
 def show_json(document: JsonObject) -> None:
-    """Prints one document of strict JSON, in ASCII: NaN is null, an infinity a string."""
-    sys.stdout.write(to_json(document))
+    """Prints one document of strict JSON, in ASCII: NaN is null, an infinity a string. Secrets become ***, as in `show`."""
+    sys.stdout.write(printable(to_json(document), keep="\n"))
 
 
 def show_record(file: Path) -> None:

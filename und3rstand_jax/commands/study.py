@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.streams import show, show_json
 from und3rstand_jax.commands.study_options import StudyOptions
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 from und3rstand_jax.support.option_values import check_seed
@@ -25,7 +26,7 @@ ALL = "all"
 BEGUN = "begun"
 """The first piece, with nothing in it: from then on the unfinished folder, trained probes included, is for this question alone."""
 
-_NOT_ASKED = ("name", "out", "overwrite", "debug", "workers", "batch_size")
+_NOT_ASKED = ("name", "out", "overwrite", "quiet", "json", "debug", "workers", "batch_size")
 """Options on which no number depends."""
 
 _logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def _run_and_write(
     from und3rstand_jax.report.study_page import PAGE, study_page
     from und3rstand_jax.support.machine import machine_facts
     from und3rstand_jax.support.output_folder import output_folder
-    from und3rstand_jax.support.progress import Stopwatch
+    from und3rstand_jax.support.progress import timed
     from und3rstand_jax.support.results import marked, result_of
     from und3rstand_jax.support.text import to_json
 
@@ -115,13 +116,12 @@ def _run_and_write(
     pieces.write(BEGUN, {})
     setting = with_trained(dataclasses.replace(setting, pieces=pieces), options, folder, unfinished, runnable)
     studies: list[Study] = []
-    stopwatch = Stopwatch()
     for name, entry in runnable.items():
-        with stopwatch.time(name):
+        with timed("running %s", name):
             studies.append(entry.run(setting))
-        show(f"{format_study(studies[-1])}\n")
-        _logger.info("%s took %.0f s", name, stopwatch.seconds[name])
-    with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
+        if not options.json:
+            show(f"{format_study(studies[-1])}\n")
+    with timed("writing %s", options.out), output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         for found in studies:
             write_study(partial, found, facts)
         shown = {
@@ -138,4 +138,7 @@ def _run_and_write(
         shutil.rmtree(unfinished / trained, ignore_errors=True)
     with contextlib.suppress(OSError):  # nothing was kept, or somebody else's file is in it
         unfinished.rmdir()
-    show(f"page: {printable(options.out / PAGE)}")
+    if options.json:
+        show_json({"studies": {found.name: json.loads((options.out / f"{found.name}.json").read_text("utf-8")) for found in studies}})
+    else:
+        show(f"page: {printable(options.out / PAGE)}")

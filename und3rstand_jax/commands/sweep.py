@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.streams import show, show_record
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.option_kinds import Flag, Real, Several, Whole
 from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
 
 if TYPE_CHECKING:
@@ -19,65 +21,66 @@ if TYPE_CHECKING:
     from und3rstand_jax.data.specification import DataSpec
     from und3rstand_jax.support.pieces import Pieces
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Several = tyro.conf.UseAppendAction[tuple[str, ...]]
 
-_NOT_ASKED = ("out", "overwrite", "debug", "workers", "batch_size")
+_NOT_ASKED = ("out", "overwrite", "quiet", "json", "debug", "workers", "batch_size")
 _NOT_OF_PIECES = ("attribution", "constant_pairs")
 """Options on which the sweep's own results do not depend."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """Takes away heads and sublayers of a DUSt3R, MASt3R or VGGT, one after the other and in sets, and measures what held-out pairs lose.
+    """Removes heads and sublayers of a DUSt3R, MASt3R or VGGT, one by one and in sets, and measures what that costs on held-out pairs.
 
-    Writes into one folder every effect as mean ± standard error over pairs against the
-    unedited run (effects.json, effects.csv) and figures of blocks × heads (PNG, SVG).
-    Interrupted, it goes on where it was when the same command is given again.
+    Writes every effect against the unedited run, as mean ± standard error over pairs (effects.json, effects.csv), and figures of blocks ×
+    heads (PNG, SVG) to one folder. If interrupted, it continues when the same command is given again.
     """
 
-    checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """Checkpoint with a head: a converted one, or any source of python -m convert."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="(default: the pocket model of a clone)")] = ""
+    """Checkpoint with a head: a converted one, or any source of python -m convert."""
     sites: Annotated[str | None, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: heads between the views)")] = None
-    """What to take away, place by place: heads (.heads:0-3), what a step adds (.update), layers; @1, @2, … for one view; '' for none."""
+    """What to remove, one place at a time: heads (.heads:0-3), what a step adds (.update), layers; @1, @2, … for one view; '' for none."""
     by: Annotated[str, tyro.conf.arg(metavar="zero,mean,resample,noise")] = "zero"
-    """How: set to zero, its mean over data, the same of another pair, noise added."""
+    """How to remove it: zero sets it to zero, mean to its mean over the data, resample to its value in another pair; noise adds noise."""
     set: Annotated[Several, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(repeatable)")] = ()
-    """What to take away together: 'decoder.3.cross_attn.heads:0@2,decoder.4.cross_attn.heads:0@2'."""
+    """What to remove together, such as 'decoder.3.cross_attn.heads:0@2,decoder.4.cross_attn.heads:0@2'."""
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 0
-    """Also take away together the K heads between the views, of --sites, that look hardest at the true place."""
+    """Also remove together the K heads between views, among --sites, that attend most to the true place."""
     random_sets: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Controls: of each set N draws of as many random heads of the same blocks, without the set's own."""
-    like: Annotated[str, tyro.conf.arg(metavar="PATTERNS")] = ""
-    """Draw the controls from these heads instead."""
+    """Controls: for each set, N draws of as many random heads of the same blocks, excluding the set's own."""
+    like: Annotated[str, tyro.conf.arg(metavar="PATTERNS", help_behavior_hint="(default: the heads of those blocks)")] = ""
+    """Draw the controls from these heads."""
     measure: Literal["head", "probes"] = "head"
-    """Measure the head's points, matches and pose; or the points of every probe behind the edit, to see where a loss is felt."""
+    """Measure the points, matches and pose of the model's head; or the points of every probe after the edit, to see where it is felt."""
     attribution: Flag = False
-    """Also estimate each place's effect by one backward pass, and correlate that with the sweep by zero."""
+    """Also estimate every effect by one backward pass, and correlate that with the sweep by zero."""
     constant_pairs: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Also measure the best constant pointmap, the median of N training pairs."""
+    """Also measure the best constant pointmap: the median of N training pairs."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
-    """Data to take held-out pairs from, as in training."""
-    pairs: int = 64
+    """Data to take held-out pairs from, given as in training."""
+    pairs: Whole = 64
     """Number of held-out pairs; all are held in memory."""
-    views: int = 2
-    """Views in a set: 2 measures pairs; more needs a model that takes as many."""
-    batch_size: int = 64
-    """Most pairs in one pass; fewer where the memory does not hold as many."""
+    views: Whole = 2
+    """Views in a set: 2 for pairs; more needs a model that takes that many."""
+    batch_size: Whole = 64
+    """Maximum number of pairs in one pass; fewer are taken if they do not fit into memory."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the backbone's)")] = None
     """Size of all views in pixels, multiples of the patch size."""
-    noise: float = 1.0
-    """Factor of the standard deviation of --by noise."""
-    seed: int = 0
+    noise: Real = 1.0
+    """Standard deviation of --by noise, as a multiple of the activation's own."""
+    seed: Whole = 0
     """Seed of the scenes, of noise and of random sets."""
     dtype: Dtype = "float32"
-    """Arithmetic of the backbone."""
-    workers: int = 2
+    """Data type of the backbone's computation."""
+    workers: Whole = 2
     """Processes that read files."""
     overwrite: Flag = False
-    """Replace an earlier sweep in --out. A folder that holds other files is refused."""
+    """Replace an earlier sweep in --out. A folder with other files in it is refused."""
+    quiet: Flag = False
+    """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
+    json: Flag = False
+    """Print the content of effects.json on stdout in place of the table."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -155,14 +158,15 @@ def _measure_and_write(
     from und3rstand_jax.support.results import marked, result_of
     from und3rstand_jax.support.text import to_json
 
-    backbone, probes = load_model(folder, options.dtype, progress=True)
+    with timed("loading %s", options.checkpoint):
+        backbone, probes = load_model(folder, options.dtype, progress=True)
     height, width = backbone.config.img_size
     shape = parse_image_size(options.resolution or f"{width}x{height}", backbone.config.patch_size, "--resolution")
     feed = Feed(specs, (shape,), min(options.batch_size, options.pairs), options.seed, crop_jitter=False, workers=options.workers)
     pairs = held_out_pairs(feed, options.pairs, progress=True)
     constant = _constant(feed, options.constant_pairs, pairs) if options.constant_pairs else None
     study = ablation_study(backbone, probes, pairs, question, options.batch_size, pieces, progress=True)
-    with output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
+    with timed("writing %s", options.out), output_folder(options.out, options.overwrite, result_of(FORMAT, RECORD)) as partial:
         (partial / TABLE).write_text(as_csv(study), encoding="utf-8")
         for way in question.by:
             figure = effects_figure(study, way)
@@ -172,6 +176,9 @@ def _measure_and_write(
         record = {**record_head(facts, constant), **as_json(study), **machine_facts()}
         (partial / RECORD).write_text(to_json({**marked(partial, FORMAT, RECORD), **record}), encoding="utf-8")
     pieces.remove()
+    if options.json:
+        show_record(options.out / RECORD)
+        return
     show(format_table(study, constant))
     show(f"\neffects: {printable(options.out / TABLE)}\nfigures: {printable(options.out)}")
 

@@ -2,25 +2,25 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from und3rstand_jax.commands.command_line import parse_command, run_command, run_process
 from und3rstand_jax.commands.evaluate import EvaluateOptions, evaluate
+from und3rstand_jax.commands.front import Program
 from und3rstand_jax.commands.inspect import InspectOptions, inspect
 from und3rstand_jax.commands.learning_curve import LearningCurveOptions, learning_curve
 from und3rstand_jax.commands.plan import PlanOptions, plan
-from und3rstand_jax.commands.streams import show
+from und3rstand_jax.commands.streams import show, show_json
 from und3rstand_jax.commands.two_views import TwoViewOptions, two_views
 from und3rstand_jax.support.text import printable
 from und3rstand_jax.train.config_file import read_config
 from und3rstand_jax.train.kept_options import PoseOptions
 from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
-
-PROG = "python -m train"
 
 COMMANDS: dict[str, Any] = {
     "probes": TrainOptions,
@@ -34,12 +34,14 @@ COMMANDS: dict[str, Any] = {
 }
 """Name -> options; without a name, probes are trained."""
 
+PROGRAM = Program("train", "und3rstand-train", COMMANDS, default="probes")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 with one line on stderr."""
     argv = sys.argv[1:] if argv is None else argv
-    options = parse_command(argv, COMMANDS, "probes", PROG)
-    return run_command(lambda: _run(options, argv), options.debug)
+    options = PROGRAM.options(argv)
+    return run_command(lambda: _run(options, argv), options.debug, options.quiet)
 
 
 def _run(options: Any, argv: Sequence[str]) -> None:
@@ -50,13 +52,17 @@ def _run(options: Any, argv: Sequence[str]) -> None:
             plan(options)
         case RunOptions():
             # Imported here because it brings in JAX and more, which --help does not need.
+            from und3rstand_jax.analysis.evaluation_files import METRICS
             from und3rstand_jax.train.run.training import train
 
             # To resume what was saved is not to replace it once more.
             again = printable(shlex.join(word for word in argv if word != "--overwrite"))
-            summary = train(options, f"{PROG} {again}", _print_from_signal_handler)
-            if summary is not None:
-                show(summary)
+            ending = train(options, f"{PROGRAM.prog} {again}", _last_line(options))
+            if ending is not None and options.json:
+                metrics = json.loads((options.out / METRICS).read_text("utf-8")) if ending.is_finished else None
+                show_json({"out": str(options.out), "finished": ending.is_finished, "metrics": metrics})
+            elif ending is not None:
+                show(ending.text)
         case EvaluateOptions():
             evaluate(options)
         case TwoViewOptions():
@@ -67,10 +73,14 @@ def _run(options: Any, argv: Sequence[str]) -> None:
             learning_curve(options)
 
 
-def _print_from_signal_handler(line: str) -> None:
-    """Prints past Python's buffer, which a signal handler may have interrupted."""
-    with contextlib.suppress(OSError):  # stdout may be closed
-        os.write(1, f"{printable(line)}\n".encode())
+def _last_line(options: RunOptions) -> Callable[[str], None]:
+    """Prints past Python's buffer, which a signal handler may have interrupted; on stdout, unless that is for JSON."""
+
+    def show_line(line: str) -> None:
+        with contextlib.suppress(OSError):  # it may be closed
+            os.write(2 if options.json else 1, f"{printable(line)}\n".encode())
+
+    return show_line
 
 
 def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
@@ -89,7 +99,7 @@ def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
         for field in dataclasses.fields(options)
     }
     name = next(name for name, kind in COMMANDS.items() if kind is type(options))
-    combined: RunOptions = parse_command(argv, COMMANDS | {name: dataclasses.replace(options, **(fields | values))}, "probes", PROG)
+    combined: RunOptions = parse_command(argv, COMMANDS | {name: dataclasses.replace(options, **(fields | values))}, "probes", PROGRAM.prog)
     # What the command line repeats is added to a default, where it is to replace what the file says.
     repeated = {name: value for name in ("data", "val_data", "resolution") if (value := getattr(options, name))}
     return dataclasses.replace(combined, **repeated)

@@ -9,39 +9,46 @@ import tyro
 
 from und3rstand_jax.commands.streams import show
 from und3rstand_jax.support.errors import OptionError
+from und3rstand_jax.support.option_kinds import Flag, Several, Whole
 from und3rstand_jax.support.option_values import Dtype, check_seed, parse_image_size
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
-from und3rstand_jax.train.options import Flag, Several
+
+_NOT_RECORDED = ("out", "quiet", "json", "debug", "workers")
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class TwoViewOptions:
-    """Compare a model's errors on held-out sets of views with those of the best constant, and with its own when images are taken away."""
+    """Compares a model's errors on held-out sets of views with those of the best constant, and with its own when images are removed."""
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """Checkpoint with a head: a converted one, or any source of python -m convert."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json", help_behavior_hint="(optional)")] = None
-    """Output file for all numbers; an earlier one of this command is replaced, any other file refused."""
+    """Output file for all numbers. An earlier result of this command is replaced; any other file is refused."""
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
-    """Data, as in training: held-out sets to measure on, training sets for the constant."""
-    views: int = 2
+    """Data, given as in training: held-out sets to measure on, training sets for the constant."""
+    views: Whole = 2
     """Views in a set; the model must take as many."""
-    pairs: int = 512
+    pairs: Whole = 512
     """Number of held-out sets."""
-    constant_pairs: int = 2048
-    """Number of training sets that the constant is the median of; all are held in memory."""
-    batch_size: int = 32
+    constant_pairs: Whole = 2048
+    """Number of training sets whose median is the constant; all are held in memory."""
+    batch_size: Whole = 32
     """Sets per forward pass."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="WxH", help_behavior_hint="(default: the model's)")] = None
     """Size of all views in pixels, multiples of the patch size."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of the scenes and of the order of training sets."""
     dtype: Dtype = "float32"
-    """Arithmetic of the model."""
-    workers: int = 2
+    """Data type of the model's computation."""
+    workers: Whole = 2
     """Processes that read files."""
+    quiet: Flag = False
+    """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
+    json: Flag = False
+    """Print all numbers as one JSON document on stdout in place of the table."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -67,7 +74,8 @@ def two_views(options: TwoViewOptions) -> None:
         # Before the measurement, which takes minutes and would be lost.
         roots = [spec.root for spec in specs if spec.root is not None]
         check_output_file(options.out, [Path(options.checkpoint), *roots], is_two_views)
-    backbone = load_backbone(options.checkpoint, dtype=options.dtype)
+    with timed("loading %s", options.checkpoint):
+        backbone = load_backbone(options.checkpoint, dtype=options.dtype)
     backbone.config.check_view_count(options.views)
     predict = predictor(backbone)
     height, width = backbone.config.img_size
@@ -76,12 +84,14 @@ def two_views(options: TwoViewOptions) -> None:
     opened = open_sources(specs, "val"), open_sources(specs, "train")
     result = two_views_on(predict, feed, *opened, options.pairs, options.constant_pairs, progress=True)
     if result.unreadable:
-        _logger.info("%d sets could not be read: others took their places", result.unreadable)
-    show(format_result(result))
+        _logger.warning("%d sets could not be read: others took their places", result.unreadable)
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_RECORDED}
+    document = as_json(result, asked | {"data": data, "resolution": f"{shape[1]}x{shape[0]}"})
+    show((document if options.json else format_result(result)).rstrip("\n"))
     if options.out is not None:
-        asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("out", "debug", "workers")}
-        replace_text(options.out, as_json(result, asked | {"data": data, "resolution": f"{shape[1]}x{shape[0]}"}))
-        show(f"figures: {printable(options.out)}")
+        replace_text(options.out, document)
+        if not options.json:
+            show(f"figures: {printable(options.out)}")
 
 
 def _check(options: TwoViewOptions) -> None:

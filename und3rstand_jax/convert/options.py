@@ -33,12 +33,12 @@ class HubAccess:
     token: Annotated[str | None, tyro.conf.arg(metavar="TOKEN", help_behavior_hint="(default: HF_TOKEN, else the hub client's login)")] = (
         dataclasses.field(default=None, repr=False)
     )
-    """Access token for gated or private repositories. Every user of this machine can read it in the list of processes: use
-    --token-file, the environment variable HF_TOKEN or the client's login (hf auth login) instead."""
+    """Access token for gated or private repositories. Every user of this machine can read it in the list of processes: use --token-file,
+    the environment variable HF_TOKEN or the client's login (hf auth login) instead."""
     hub_cache: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the hub client's cache)")] = None
     """Folder for downloaded files."""
     offline: bool = False
-    """Do not use the network: take files from the cache only."""
+    """Do not use the network: take files only from the cache."""
     token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """File that holds the access token and nothing else."""
 

@@ -19,7 +19,7 @@ from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.tensor_names import LeafMap, Shape
 from und3rstand_jax.probes.config import ProbeConfig
 from und3rstand_jax.support.errors import CheckpointError
-from und3rstand_jax.support.text import listed, printable, text_table
+from und3rstand_jax.support.text import JsonObject, listed, printable, text_table
 from und3rstand_jax.support.versions import own_version
 
 _MOST_ROWS = 200
@@ -143,6 +143,30 @@ def describe(plan: ConversionPlan) -> str:
             more = [(f"and {len(rows) - _MOST_ROWS:,} more", "")] if len(rows) > _MOST_ROWS else []
             sections.append(text_table(("unused, kept for the export", "why"), [*rows[:_MOST_ROWS], *more], indent=2))
     return "\n\n".join(section for section in sections if section)
+
+
+def plan_json(plan: ConversionPlan) -> JsonObject:
+    """The same as data, with every tensor; docs/command_output.md explains the keys."""
+    copied = [{"part": part.part, "copied_from": part.folder.name} for part in plan.copied]
+    return {"parts": [*copied, *map(_part_json, plan.parts)], "result_bytes": plan.result_bytes}
+
+
+def _part_json(part: PartPlan) -> JsonObject:
+    source = part.source
+    return {
+        "part": part.part,
+        "title": part.title,
+        "source": source.spec,
+        "kind": source.kind,
+        "revision": source.revision,
+        "files": [file.name for file in source.tensors.files],
+        "tensors": len(source.tensors),
+        "findings": [dataclasses.asdict(finding) for finding in part.findings],
+        "leaves": {path: {"names": leaf.names, "shape": part.shapes[path]} for path, leaf in part.leaves.items()},
+        "unused": part.unused,
+        "second_names": part.second_names,
+        "notes": part.notes,
+    }
 
 
 def _unused_rows(unused: Mapping[str, str]) -> list[tuple[str, str]]:

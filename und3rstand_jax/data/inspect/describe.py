@@ -1,14 +1,15 @@
-"""An inspection in words: counts, a table of figures, and findings."""
+"""An inspection in words: counts, a table of figures, and findings; and as JSON."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
-from und3rstand_jax.data.inspect.agreement import TOLERANCE
+from und3rstand_jax.data.inspect.agreement import TOLERANCE, Agreement
 from und3rstand_jax.data.inspect.inspection import Inspection, ViewFigures
 from und3rstand_jax.data.records import things_of
-from und3rstand_jax.support.text import printable, text_table
+from und3rstand_jax.support.text import JsonObject, printable, text_table
 
 _SHOWN = 5
 """Messages and image sizes listed at most."""
@@ -37,6 +38,67 @@ def describe(inspection: Inspection) -> str:
     if not inspection.figures:
         return "\n".join([*lines, "", f"None of the {things} could be read, so that nothing is known about the geometry."])
     return "\n".join([*lines, "", *_figures(inspection), "", *_oddities(inspection), *_verdict(inspection)])
+
+
+def as_json(inspection: Inspection) -> JsonObject:
+    """Everything that was found, unrounded; docs/command_output.md explains the keys."""
+    height, width = inspection.shape
+    return {
+        "name": inspection.name,
+        "views": inspection.views,
+        "sets": inspection.sets,
+        "notes": inspection.notes,
+        "resolution": f"{width}x{height}",
+        "inspected": len(inspection.figures) + len(inspection.unreadable),
+        "unreadable": inspection.unreadable,
+        "refused": inspection.refused,
+        "verdict": _judgement(inspection),
+        "agreement": _agreement_json(inspection.agreement),
+        "explanations": [
+            {"symptom": found.symptom, "remedy": found.remedy, "agreement": _agreement_json(found.agreement)}
+            for found in inspection.explanations
+        ],
+        "figures": [
+            {
+                "name": figures.name,
+                "views": [
+                    {
+                        "size": view.size,
+                        "depth": dict(zip(("near", "median", "far"), view.depth, strict=True)),
+                        "valid": view.valid,
+                        "field_of_view_degrees": view.field_of_view,
+                        "off_centre": view.off_centre,
+                        "far": None if view.far is None else view.far._asdict(),
+                    }
+                    for view in figures.views
+                ],
+                "links": [
+                    {
+                        "overlap": link.forward.overlap,
+                        "agreement": _agreement_json(link.both),
+                        "baseline_over_depth": link.baseline_over_depth,
+                    }
+                    for link in figures.links
+                ],
+            }
+            for figures in inspection.figures
+        ],
+    }
+
+
+def _agreement_json(found: Agreement) -> JsonObject:
+    """Counts of points, and what follows from them; no share where nothing could be compared."""
+    share, difference = (found.share, found.difference) if found.compared else (None, None)
+    return {"points": found.points, "compared": found.compared, "agreeing": found.agreeing, "share": share, "mean_difference": difference}
+
+
+def _judgement(inspection: Inspection) -> Literal["unknown", "wrong", "doubtful", "consistent"]:
+    """What the last line of the report says, in a word."""
+    if not inspection.figures:
+        return "unknown"
+    if inspection.explanations or not inspection.agreement.compared:
+        return "wrong"
+    return "doubtful" if inspection.agreement.share < _CONSISTENT else "consistent"
 
 
 def _messages(indent: str, title: str, messages: Sequence[str]) -> Iterator[str]:
@@ -122,7 +184,7 @@ def _verdict(inspection: Inspection) -> Iterator[str]:
             yield f"These explain the {things} equally well: {listed}{'; …' if len(others) > 3 else ''}."
     elif not given.compared:
         yield f"WRONG: no point of a view falls inside the other one, and none of the usual mistakes explains it. Do the {things} overlap?"
-    elif given.share < _CONSISTENT:
+    elif _judgement(inspection) == "doubtful":
         yield f"DOUBTFUL: {check}, and none of the usual mistakes explains it."
     else:
         strays = [one.name for one in inspection.figures if any(link.both.share < _STRAY for link in one.links)]

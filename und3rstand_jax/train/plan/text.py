@@ -1,9 +1,10 @@
-"""A plan as text."""
+"""A plan as text, and as JSON."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from und3rstand_jax.support.text import printable, text_table
-from und3rstand_jax.train.plan.planning import MOST_COMPILATIONS, Plan
+from und3rstand_jax.support.text import JsonObject, printable, text_table
+from und3rstand_jax.train.plan.planning import MOST_COMPILATIONS, Largest, Plan
 from und3rstand_jax.train.plan.shapes import planned_shape
 from und3rstand_jax.train.plan.work import Part, seconds
 
@@ -24,6 +25,51 @@ _KINDS = {
 def plan_text(plan: Plan) -> str:
     """The plan in four sections: what is planned, memory, work, time."""
     return "\n".join([*_subject(plan), "", *_memory(plan), *_largest(plan), "", *_work(plan), "", *_time(plan)])
+
+
+def plan_json(plan: Plan) -> JsonObject:
+    """The plan's numbers, unrounded; docs/command_output.md explains the keys. Without a chip's peaks there are no times."""
+    height, width = planned_shape(plan.task)
+    options, memory = plan.task.options, plan.tried[plan.pairs]
+    parts = [
+        {
+            "name": part.name,
+            "product_flops": [
+                {"dtype": dtype, "precision": precision, "flops": flops} for (dtype, precision), flops in part.count.products.items()
+            ],
+            "traffic_bytes": part.count.traffic,
+            "exchanged_bytes": part.exchanged,
+            "elementwise_flops": part.count.elementwise,
+            "least_seconds": None if plan.chip is None else seconds(part, plan.chip),
+        }
+        for part in plan.parts
+    ]
+    step = None if plan.chip is None else sum(seconds(part, plan.chip) for part in plan.parts)
+    return {
+        "topology": plan.topology.name,
+        "device_kind": plan.device_kind,
+        "devices": plan.devices,
+        "hosts": plan.hosts,
+        "backbone": options.backbone,
+        "layers": plan.task.probes.layer_ids,
+        "resolution": f"{width}x{height}",
+        "pairs_per_device": plan.pairs,
+        "memory_limit_bytes": plan.limit,
+        "memory_bytes": None if isinstance(memory, str) else {**dataclasses.asdict(memory), "total": memory.total},
+        "tried": [
+            {"pairs_per_device": pairs, "total_bytes": None, "does_not_compile": found}
+            if isinstance(found, str)
+            else {"pairs_per_device": pairs, "total_bytes": found.total, "does_not_compile": None}
+            for pairs, found in plan.tried.items()
+        ],
+        "largest": None if plan.largest is None else _largest_json(plan.largest),
+        "parts": parts,
+        "estimate": None if step is None else {"seconds_per_step": step, "seconds": step * options.steps, "steps": options.steps},
+    }
+
+
+def _largest_json(found: Largest) -> JsonObject:
+    return {"pairs_per_device": found.pairs, "total_bytes": found.total, "too_many": found.too_many}
 
 
 def _subject(plan: Plan) -> list[str]:

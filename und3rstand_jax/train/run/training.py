@@ -6,12 +6,13 @@ options ─▶ task ─▶ folder, state or checkpoint ─▶ loop ─▶ result
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from und3rstand_jax.data.loader import open_sources
 from und3rstand_jax.loading import converted_checkpoint
+from und3rstand_jax.support.progress import timed
 from und3rstand_jax.train.architecture import config_of, starting_point
 from und3rstand_jax.train.backbone_task import BackboneTask
 from und3rstand_jax.train.epipolar_task import EpipolarTask
@@ -29,7 +30,14 @@ from und3rstand_jax.train.task import State, Task
 _logger = logging.getLogger(__name__)
 
 
-def train(options: RunOptions, command: str, farewell: Callable[[str], None]) -> str | None:
+class Ending(NamedTuple):
+    """How a run ended: what to tell the user, a summary of the results or how to resume, and whether all steps are done."""
+
+    text: str
+    is_finished: bool
+
+
+def train(options: RunOptions, command: str, farewell: Callable[[str], None]) -> Ending | None:
     """Trains, or resumes training, and writes at the end what was trained and how good it is.
 
     Args:
@@ -38,7 +46,7 @@ def train(options: RunOptions, command: str, farewell: Callable[[str], None]) ->
         farewell: shows a last line, from a signal handler, when a request to stop ends the process on the spot.
 
     Returns:
-        What to tell the user: a summary of the results, or how to resume a run that was asked to stop. None on all hosts but the first.
+        How it ended; a run that was asked to stop is not finished. None on all hosts but the first.
 
     Raises:
         UserError: an option, the data, the backbone or the run's folder cannot be used.
@@ -57,19 +65,20 @@ def train(options: RunOptions, command: str, farewell: Callable[[str], None]) ->
                 # However this ends, a checkpoint that is being written is completed.
                 checkpoints = stack.enter_context(Checkpoints(task.options.out / CHECKPOINTS, task.options.keep))
             if jax.process_count() == 1 and (summary := task.done()) is not None:
-                return summary
+                return Ending(summary, True)
             wait_for_all("folder")
             state, step = _train(task, data, checkpoints, stop)
-            summary = None
+            ending = None
             if checkpoints is not None and (step < task.options.steps or stop.requested):
-                summary = f"stopped after step {step} of {task.options.steps}; {resume}"
+                ending = Ending(f"stopped after step {step} of {task.options.steps}; {resume}", False)
             elif checkpoints is not None:
                 state = first(state)
                 if task.options.export == "best" and (best := checkpoints.best()) is not None and best != step:
                     state, step = checkpoints.read(best, state).state, best
-                summary = task.finish(state, step, data.val)
+                with timed("writing the results"):
+                    ending = Ending(task.finish(state, step, data.val), True)
         wait_for_all("end")
-    return summary
+    return ending
 
 
 def make_task(options: RunOptions) -> Task[Any]:

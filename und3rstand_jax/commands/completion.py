@@ -1,0 +1,139 @@
+"""Completion of commands and options with the tab key, in bash, zsh and fish: the script that `--completion SHELL` prints.
+
+tyro writes scripts for programs that are one word. Here each command is also `python -m MODULE`, and one of its subcommands may be left
+out. So tyro's table of options and its code that looks things up are taken, and the shells' part around them is this module's own. What
+completes needs `python3` and nothing that is installed beside it, so that a key press takes as long as Python takes to start.
+"""
+
+import ast
+import contextlib
+import io
+import re
+from typing import Any
+
+import tyro
+
+SHELLS = ("bash", "zsh", "fish")
+
+_OF_ALL: tuple[dict[str, Any], ...] = (
+    {"flags": ["--version"], "description": "show the version", "type": "flag"},
+    {
+        "flags": ["--completion"],
+        "description": "print a script of completions for a shell",
+        "type": "choice",
+        "choices": list(SHELLS),
+    },
+)
+"""What every program answers beside its own options, in tyro's terms; see `und3rstand_jax.commands.front`."""
+
+_BASH = r"""# Completion of @SCRIPT@ and of python -m @MODULE@ in bash, for ~/.bashrc:
+#     source <(python3 -m @MODULE@ --completion bash)
+IFS= read -r -d '' _und3rstand_@NAME@_table << 'TABLE' || true
+@TABLE@
+TABLE
+# Arguments: the words of the command from its name on, and the number of the one to complete.
+_und3rstand_@NAME@_words() {
+  local line
+  COMPREPLY=()
+  while IFS= read -r line; do
+    # Without an answer, -o default below completes the names of files.
+    [[ -z $line || $line == __TYRO_COMPLETE_FILES__ ]] || COMPREPLY+=("${line%%$'\t'*}")
+  done < <(python3 -c "$_und3rstand_@NAME@_table" "$@" 2> /dev/null)
+}
+_und3rstand_@NAME@() { _und3rstand_@NAME@_words "${COMP_WORDS[@]}" "$COMP_CWORD"; }
+_und3rstand_module_@MODULE@() { _und3rstand_@NAME@_words @SCRIPT@ "${COMP_WORDS[@]:3}" "$((COMP_CWORD - 2))"; }
+# The same for all commands of the package: python -m one of its modules, and whatever completed Python before for all else.
+_und3rstand_python() {
+  local complete_module="_und3rstand_module_${COMP_WORDS[2]-}"
+  if [[ ${COMP_WORDS[1]-} == -m && $COMP_CWORD -gt 2 ]] && declare -F "$complete_module" > /dev/null; then
+    "$complete_module"
+  elif [[ -n ${_und3rstand_python_before-} ]]; then
+    "$_und3rstand_python_before" "$@"
+  fi
+}
+if [[ $(complete -p python3 2> /dev/null) =~ ' -F '([^ ]+) && ${BASH_REMATCH[1]} != _und3rstand_python ]]; then
+  _und3rstand_python_before=${BASH_REMATCH[1]}
+fi
+complete -o default -F _und3rstand_@NAME@ @SCRIPT@
+complete -o default -F _und3rstand_python python python3
+"""
+
+_ZSH = r"""# Completion of @SCRIPT@ and of python -m @MODULE@ in zsh, for ~/.zshrc, after compinit:
+#     source <(python3 -m @MODULE@ --completion zsh)
+IFS= read -r -d '' _und3rstand_@NAME@_table << 'TABLE' || true
+@TABLE@
+TABLE
+_und3rstand_@NAME@() {
+  local line
+  local -a found
+  while IFS= read -r line; do
+    [[ -z $line || $line == __TYRO_COMPLETE_FILES__ ]] || found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+  done < <(python3 -c "$_und3rstand_@NAME@_table" "${words[@]}" "$((CURRENT - 1))" 2> /dev/null)
+  if (( $#found )); then _describe @SCRIPT@ found; else _files; fi
+}
+_und3rstand_module_@MODULE@() { words=(@SCRIPT@ "${(@)words[4,-1]}"); (( CURRENT -= 2 )); _und3rstand_@NAME@; }
+# The same for all commands of the package: python -m one of its modules, and zsh's own completion of Python for all else.
+_und3rstand_python() {
+  local complete_module="_und3rstand_module_${words[3]}"
+  if [[ ${words[2]} == -m && $CURRENT -gt 3 ]] && (( $+functions[$complete_module] )); then
+    $complete_module
+  elif (( $+functions[_python] )); then
+    _python "$@"
+  else
+    _files
+  fi
+}
+compdef _und3rstand_@NAME@ @SCRIPT@
+compdef _und3rstand_python python python3
+"""
+
+_FISH = r"""# Completion of @SCRIPT@ and of python -m @MODULE@ in fish, for ~/.config/fish/config.fish:
+#     python3 -m @MODULE@ --completion fish | source
+set -g _und3rstand_@NAME@_table '@TABLE@'
+# Argument: how many words come before the command's name, or before the one that stands for it.
+function _und3rstand_@NAME@
+    set -l words (commandline -opc) (commandline -ct)
+    set -l words $words[(math $argv[1] + 1)..-1]
+    python3 -c "$_und3rstand_@NAME@_table" $words (math (count $words) - 1) 2> /dev/null | string match -v __TYRO_COMPLETE_FILES__
+end
+function _und3rstand_is_module
+    set -l words (commandline -opc)
+    test (count $words) -ge 3 -a "$words[2]" = -m -a "$words[3]" = $argv[1]
+end
+complete -c @SCRIPT@ -a '(_und3rstand_@NAME@ 0)'
+for python in python python3
+    complete -c $python -n '_und3rstand_is_module @MODULE@' -a '(_und3rstand_@NAME@ 2)'
+end
+"""
+
+
+def completion_script(kind: Any, shell: str, module: str, script: str, default: str = "", config: tuple[Any, ...] = ()) -> str:
+    """The script that teaches a shell to complete a command, as its installed script and as `python -m MODULE`.
+
+    Args:
+        kind: the command's options: what tyro makes of a dataclass, or of a union of subcommands.
+        shell: one of `SHELLS`.
+        module: which `python -m` runs.
+        script: name of the installed script.
+        default: the subcommand that may be left out, whose options then follow the command's name.
+        config: tyro's markers.
+    """
+    table, lookup = _tyros(kind, script, config)
+    if default:
+        table["options"] += [option for option in table["subcommands"][default]["options"] if option not in table["options"]]
+    table["options"] += _OF_ALL
+    text = f"COMPLETION_SPEC = {table!r}\n\n{lookup}"
+    if shell == "fish":
+        text = text.replace("\\", r"\\").replace("'", r"\'")
+    template = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}[shell]
+    named = template.replace("@NAME@", module).replace("@MODULE@", module).replace("@SCRIPT@", script)
+    return named.replace("@TABLE@", text)
+
+
+def _tyros(kind: Any, script: str, config: tuple[Any, ...]) -> tuple[dict[str, Any], str]:
+    """tyro's table of a command's options, and its code that finds completions there, both out of the script that it writes for bash."""
+    with contextlib.redirect_stdout(io.StringIO()) as written, contextlib.suppress(SystemExit):
+        tyro.cli(kind, prog=script, args=["--tyro-write-completion", "bash", "-"], config=config)
+    found = re.search(r"<< 'PYTHON_EOF'[^\n]*\n[^\n]*\nCOMPLETION_SPEC = ([^\n]*)\n(.*?)\nPYTHON_EOF\n", written.getvalue(), re.DOTALL)
+    assert found is not None, "tyro writes its scripts in another form now; see tests/test_completion.py"
+    return ast.literal_eval(found[1]), found[2].strip()
