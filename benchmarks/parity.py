@@ -1,10 +1,12 @@
 """The parity table: `python -m benchmarks.parity`.
 
 Our error over the original's own float32 error, both against the original's float64 outputs, per group of layers: 1 is as exact as
-PyTorch in float32. Every case goes through a file and `python -m convert`. `--model vggt` has VGGT's cases.
+PyTorch in float32. Every case goes through a file and `python -m convert`. `--model vggt` has VGGT's cases. `--json docs/parity.json`
+also keeps the figures there, from which `python -m benchmarks.parity_tables` writes the tables of docs/parity.md.
 """
 
 import argparse
+import json
 import re
 import statistics
 import tempfile
@@ -24,21 +26,44 @@ from und3rstand_jax.support.text import markdown_table
 
 ALL = "all arrays"
 
+Cases = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Case -> group of layers -> "worst" and "median"."""
+
 
 def main() -> None:
     """Prints a row for each group of layers: worst and median ratio of every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("dust3r", "vggt"), default="dust3r", help="whose cases (default: dust3r's and MASt3R's)")
-    of_vggt = parser.parse_args().model == "vggt"
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures in this file, beside those of other models")
+    given = parser.parse_args()
+    of_vggt = given.model == "vggt"
     names = (golden_vggt.SMALL_CASE, golden_vggt.FULL_CASE) if of_vggt else (*SMALL_CASES, FULL_CASE)
-    columns = {name: by_group(_vggt_ratios(name) if of_vggt else _ratios(name)) for name in names}
-    groups = [group for group in dict.fromkeys(group for column in columns.values() for group in column) if group != ALL]
+    cases = {name: figures(_vggt_ratios(name) if of_vggt else _ratios(name)) for name in names}
+    if given.json:
+        kept = json.loads(given.json.read_text()) if given.json.exists() else {}
+        command = "python -m benchmarks.parity" + (" --model vggt" if of_vggt else "")
+        given.json.write_text(json.dumps(kept | {given.model: {"command": command, "cases": cases}}, indent=1) + "\n")
+    print(table(cases))
 
-    def cell(ratios: list[float] | None) -> str:
-        return "" if ratios is None else f"{max(ratios):.2f}, {statistics.median(ratios):.2f}"
 
-    rows = [(group, *(cell(column.get(group)) for column in columns.values())) for group in (*groups, ALL)]
-    print(markdown_table(("layers", *(f"{name} worst, median" for name in columns)), rows))
+def table(cases: Cases) -> str:
+    """A row for each group of layers, in Markdown: worst and median of every case."""
+    # In the order of the case with the most, where each group has its place.
+    groups = [
+        group for group in dict.fromkeys(group for case in sorted(cases.values(), key=len, reverse=True) for group in case) if group != ALL
+    ]
+
+    def cell(values: Mapping[str, float] | None) -> str:
+        return "" if values is None else f"{values['worst']:.2f}, {values['median']:.2f}"
+
+    rows = [(group, *(cell(case.get(group)) for case in cases.values())) for group in (*groups, ALL)]
+    return markdown_table(("layers", *cases), rows)
+
+
+def figures(ratios: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Group of layers -> the worst and the median of its arrays, to two places."""
+    groups = by_group(ratios)
+    return {group: {"worst": round(max(values), 2), "median": round(statistics.median(values), 2)} for group, values in groups.items()}
 
 
 def _ratios(name: str) -> dict[str, float]:
@@ -70,7 +95,7 @@ def _of_file(
         return measured(u3d.load_backbone(converted(source, Path(folder) / "jax")))
 
 
-def by_group(ratios: dict[str, float]) -> dict[str, list[float]]:
+def by_group(ratios: Mapping[str, float]) -> dict[str, list[float]]:
     """The values of arrays by layer, all blocks of a stack together, and those of all arrays last."""
     groups: dict[str, list[float]] = {}
     for name, ratio in ratios.items():

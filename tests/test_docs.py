@@ -1,11 +1,14 @@
 """What README and docs name is there: files, modules, links between pages, commands, and the README's length."""
 
 import importlib
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from benchmarks import parity_tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -68,3 +71,14 @@ def test_the_readme_is_a_front_door():
     assert len(text.split()) <= 1200
     prose = [line for line in text.splitlines() if not line.startswith(("|", "!", "  "))]
     assert max(map(len, prose)) <= 110, "lines that a terminal shows"
+
+
+def test_the_tables_of_parity_are_the_figures_that_were_kept():
+    assert parity_tables.PAGE.read_text() == parity_tables.page()
+    kept = json.loads(parity_tables.FIGURES.read_text())
+    shown = (ROOT / "README.md").read_text().partition("## How exact")[2].partition("## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if line.startswith("|")][2:]
+    summary = {name: case["all arrays"] for model in kept.values() for name, case in model["cases"].items()}
+    assert {name.partition(",")[0]: (float(worst), float(median)) for name, worst, median, _ in cells} == {
+        name: (values["worst"], values["median"]) for name, values in summary.items()
+    }
