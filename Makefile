@@ -1,5 +1,6 @@
 # make demo   a fresh clone to a page to look at: environment, conversion, a minute of training, the layer report
 # make test   the fast tests; make test-slow the rest; make lint ruff and mypy
+# make docs   the site, in docs/_build/html; make docs-live with the pocket model's report in it; make docs-links checks links outside
 # make test-newest   the fast tests on the newest Python here, without PyTorch
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -18,7 +19,7 @@ NEWEST = $(shell for version in 3.13 3.12 3.11; do \
     found=$$(pyenv latest $$version 2>/dev/null) && echo $$(pyenv prefix $$found)/bin/python && break; \
     python$$version -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
 
-.PHONY: demo test test-newest test-slow lint clean
+.PHONY: demo test test-newest test-slow lint docs docs-live docs-links clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -61,5 +62,31 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Warnings are errors, and so is a link to a page or heading that is not there.
+SPHINX = $(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --jobs 2 --doctree-dir docs/_build/doctrees
+LIVE = docs/_build/live/pocket_report.html
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs docs-live docs-links: export JAX_PLATFORMS ?= cpu
+
+docs: $(VENV)/.docs
+	$(SPHINX) --builder html docs docs/_build/html
+	@echo "Click: file://$(CURDIR)/docs/_build/html/index.html"
+
+docs-live: $(LIVE)
+	$(MAKE) docs
+
+$(LIVE): $(VENV)/.docs pocket/model.safetensors pocket/probes/model.safetensors
+	$(BIN)/python -m und3rstand_jax report --scene 1 --checkpoint pocket/probes --out docs/_build/report --overwrite
+	mkdir -p $(dir $@)
+	cp docs/_build/report/report.html $@
+
+# Needs a network.
+docs-links: $(VENV)/.docs
+	$(SPHINX) --builder linkcheck docs docs/_build/links
+
 clean:
-	rm -rf $(VENV) .venv-newest .demo build *.egg-info
+	rm -rf $(VENV) .venv-newest .demo build docs/_build *.egg-info

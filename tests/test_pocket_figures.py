@@ -25,6 +25,8 @@ def test_every_number_with_an_error_on_the_page_was_printed_by_a_command_that_it
     assert set(printed) == {"pocket_studies.txt", "pocket_second_seed.txt", "pocket_attribution.txt"}
     assert len(told(page)) > 150
     assert not told(page) - set.union(*map(told, printed.values()))
+    other = told((DOCS / "explanation" / "what_probes_say.md").read_text())
+    assert len(other) > 14 and other <= told(page)
 
 
 def test_the_page_shows_the_tables_of_the_studies():
