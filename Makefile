@@ -80,7 +80,8 @@ docs-live: $(LIVE)
 	$(MAKE) docs
 
 $(LIVE): $(VENV)/.docs pocket/model.safetensors pocket/probes/model.safetensors
-	$(BIN)/python -m und3rstand_jax report --scene 1 --checkpoint pocket/probes --out docs/_build/report --overwrite
+	$(BIN)/python -m convert --repo pocket/probes --backbone pocket --out docs/_build/pocket-jax --overwrite
+	$(BIN)/python -m und3rstand_jax report --scene 1 --checkpoint docs/_build/pocket-jax --out docs/_build/report --overwrite
 	mkdir -p $(dir $@)
 	cp docs/_build/report/report.html $@
 

@@ -27,7 +27,12 @@ nitpicky = True
 
 html_theme = "sphinx_book_theme"
 html_title = "und3rstand_jax"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": False, "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navbar_persistent": [],
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 # The live report of the pocket model, where `make docs-live` has made it, else a page that says how to.
@@ -44,7 +49,7 @@ copybutton_prompt_is_regexp = True
 # In docstrings, single backquotes are code.
 default_role = "code"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
+add_module_names = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -103,5 +108,5 @@ def _as_written(app: Sphinx, what: str, name: str, thing: Any, options: Any, arg
     if made is not None:
         del made.args.args[0]
         return f"({ast.unparse(made.args)})", None
-    fields = [ast.unparse(one) for one in node.body if isinstance(one, ast.AnnAssign)]
+    fields = [text for one in node.body if isinstance(one, ast.AnnAssign) and "ClassVar" not in (text := ast.unparse(one))]
     return f"({', '.join(fields)})", None

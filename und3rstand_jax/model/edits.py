@@ -160,23 +160,59 @@ class Edits:
 
 
 def knock_out(site: str, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
-    """Sets a site, or the chosen heads or tokens of it, to zero."""
+    """Sets a site, or the chosen heads or tokens of it, to zero: `knock_out("decoder.4.cross_attn.heads:0", view=2)`.
+
+    Args:
+        site: an id or pattern, with heads and view behind it or given by themselves; weights cannot be knocked out.
+        view: 1, 2, … or "all".
+        heads: of `.heads` and `.scores`, from 0.
+        tokens: of layers, `.update` and `.heads`, from 0, or "special" or "patches".
+
+    Raises:
+        EditError, LayerError: as from `Edit`. Whether a model has the site shows when it runs.
+    """
     return Edits((Edit(site, view, heads, tokens, scale=0.0),))
 
 
 def skip(step: str, view: View = "all", tokens: TokenPlaces = None) -> Edits:
-    """Leaves out what a step adds to the residual stream: `skip("decoder.3.cross_attn")`. Takes layers of blocks and patterns of them."""
+    """Leaves out what a step adds to the residual stream: `skip("decoder.3.cross_attn")`.
+
+    Args:
+        step: a layer of a block, or a pattern of such, with a view behind it (`@2`) or given by itself.
+        view: 1, 2, … or "all".
+        tokens: which of them do without, all by default.
+
+    Raises:
+        EditError, LayerError: as from `Edit`.
+    """
     layer, at, of = step.partition("@")
     return knock_out(f"{layer}.{UPDATE}{at}{of}", view, tokens=tokens)
 
 
 def replace(site: str, value: ArrayLike, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
-    """Puts a value in place of a site's own, by the mean over data for a mean ablation; it broadcasts as `Edit` says."""
+    """Puts a value in place of a site's own; the mean over data makes it a mean ablation.
+
+    Args:
+        site, view, heads, tokens: as for `knock_out`.
+        value: a number, or an array that broadcasts to the chosen places: of layers and `.update` (B, tokens, C), of `.heads`
+            (B, tokens, heads, D), of `.scores` (B, heads, queries, keys).
+
+    Raises:
+        EditError, LayerError: as from `Edit`. Whether the value fits shows when the model runs.
+    """
     return Edits((Edit(site, view, heads, tokens, scale=0.0, shift=value),))
 
 
 def steer(site: str, vector: ArrayLike, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
-    """Adds a vector, (C,) for streams and (D,) for heads, or anything else that broadcasts as `Edit` says."""
+    """Adds a vector to a site.
+
+    Args:
+        site, view, heads, tokens: as for `knock_out`.
+        vector: (C,) for layers and `.update`, (D,) for `.heads`, or anything else that broadcasts as a value of `replace` does.
+
+    Raises:
+        EditError, LayerError: as from `replace`.
+    """
     return Edits((Edit(site, view, heads, tokens, shift=vector),))
 
 
@@ -191,8 +227,18 @@ def block_attention(
 ) -> Edits:
     """Keeps queries from attending to keys: `block_attention("decoder.*.cross_attn", keys=[0, 1])`. Some key must be left to every query.
 
-    `block_attention("global.*.self_attn", view=1, key_views=[2, 3])` keeps view 1 from seeing views 2 and 3. `attention` may end in heads
-    (`decoder.3.cross_attn:0`) and view (`@2`).
+    `block_attention("global.*.self_attn", view=1, key_views=[2, 3])` keeps view 1 from seeing views 2 and 3.
+
+    Args:
+        attention: a step or pattern of steps; may end in heads (`decoder.3.cross_attn:0`) and view (`@2`).
+        view: whose tokens ask.
+        heads: which heads, all by default.
+        queries, keys: tokens that ask, tokens that are not seen; all by default.
+        pairs: (query, key), in place of both.
+        key_views: the views whose tokens are not seen, from 1; `keys` are then places within each of them.
+
+    Raises:
+        EditError, LayerError: as from `Edit`. That a query has no key left shows when the model runs.
     """
     layer, at, of = attention.partition("@")
     layer, colon, group = layer.partition(":")
