@@ -63,7 +63,7 @@ suppress_warnings = ["misc.highlighting_failure"]  # JSON with … in it
 linkcheck_timeout = 20
 linkcheck_retries = 2
 linkcheck_anchors = False
-# The code and data that pages name, which are files beside docs/ on a code host and have no page here.
+# Files beside docs/ that have a page here.
 _OUTSIDE = {"../pocket/README.md": "explanation/pocket_card.md", "../tests/golden/README.md": "explanation/golden.md"}
 
 
@@ -75,20 +75,25 @@ def setup(app: Sphinx) -> None:
 
 
 def _link_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
-    """Links to READMEs elsewhere in the repository lead to their pages here; the front page lists no folder without pages."""
-    source[0] = _relinked(source[0], "../" * name.count("/"))
+    """What leads out of docs/, see `_relinked`; and the front page lists no folder without pages."""
+    source[0] = _relinked(source[0], (HERE / name).parent, "../" * name.count("/"))
     if name == root_doc:
         source[0] = re.sub(r"^\S+\*$\n", lambda match: match[0] if any(HERE.glob(match[0].strip())) else "", source[0], flags=re.M)
 
 
 def _link_included(app: Sphinx, path: Path, parent: str, source: list[str]) -> None:
-    source[0] = _relinked(source[0], "../" * parent.count("/"))
+    source[0] = _relinked(source[0], (HERE / path).parent, "../" * parent.count("/"))
 
 
-def _relinked(text: str, up: str) -> str:
+def _relinked(text: str, folder: Path, up: str) -> str:
+    """Links to files outside of docs/ lead to their pages here, or are plain text where they have none."""
     for file, page in _OUTSIDE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(file)}", f"]({up}{page}", text)
-    return text
+
+    def link(match: re.Match[str]) -> str:
+        return match[0] if (folder / match[2]).resolve().is_relative_to(HERE) else match[1]
+
+    return re.sub(r"\[([^\]]+)\]\((\.\./[^)#\s]+)[^)\s]*\)", link, text)
 
 
 def _as_written(app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str | None, returns: str | None) -> Any:
