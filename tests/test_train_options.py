@@ -9,7 +9,6 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from tests.options_table import DOCUMENT, table
 from und3rstand_jax.commands.command_line import parse_command
 from und3rstand_jax.commands.train import COMMANDS, main, with_config
 from und3rstand_jax.model.dust3r.config import BackboneConfig
@@ -168,10 +167,6 @@ def test_help_gives_the_defaults_of_every_family():
             if own != default:
                 text += f", no option for a {family.name}" if own is None else f", for a {family.name} {own}"
         assert hints[name].__metadata__[-1].help_behavior_hint == f"(default: {text}; not with --start)"
-
-
-def test_the_table_of_options_in_the_docs_is_that_of_the_code():
-    assert DOCUMENT.read_text() == table()
 
 
 def test_config_files_hold_options_only_by_names_that_exist():
