@@ -29,6 +29,12 @@ def test_every_number_with_an_error_on_the_page_was_printed_by_a_command_that_it
     assert len(other) > 14 and other <= told(page)
 
 
+def test_every_number_with_an_error_on_the_small_vggts_page_was_printed_too():
+    page, printed = ((DOCS / name).read_text() for name in ("explanation/small_vggt.md", "small_vggt_studies.txt"))
+    assert len(told(page)) > 25 and told(page) <= told(printed)
+    assert printed.count("0 of 20 global attention heads put at least 0.15 more of their attention on the true place") == 2
+
+
 def test_the_page_shows_the_tables_of_the_studies():
     cells = [re.split(r"\s{2,}", line.strip()) for line in (DOCS / "pocket_studies.txt").read_text().splitlines()]
     page = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows((DOCS / "pocket.md").read_text())]
