@@ -14,6 +14,7 @@ from und3rstand_jax.geometry.loss import SetSums, confidence_loss, true_scale
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.pose_encoding import cameras_of
+from und3rstand_jax.model.vggt.camera import CameraHead
 from und3rstand_jax.probes.config import probe_config
 from und3rstand_jax.probes.pose import camera_tokens, pose_config
 from und3rstand_jax.probes.probes import PointmapProbes
@@ -22,6 +23,7 @@ from und3rstand_jax.support.errors import ConfigError, LayerError, OptionError
 from und3rstand_jax.train.architecture import starting_point
 from und3rstand_jax.train.options import BackboneOptions
 from und3rstand_jax.train.step.backbone_step import MODEL, backbone_step, initial_backbone_state
+from und3rstand_jax.train.step.data_parallel import AXIS, total
 from und3rstand_jax.train.step.kept_step import Kept, Poses, initial_kept_state, kept_errors, kept_step
 from und3rstand_jax.train.step.model_loss import ModelSums, camera_sums, mean_model_loss, trained_heads
 from und3rstand_jax.train.step.optimizer import Recipe
@@ -136,7 +138,8 @@ def test_the_cameras_loss_is_of_all_iterations_in_the_models_own_unit():
     translation, rotation, fields = camera_sums(jnp.stack([first, last]), unit, poses)
     np.testing.assert_allclose([translation, fields], [1 / 1.8, 6 * (0.8 * 0.02 + 0.08) / 1.8], rtol=1e-4)
     assert float(rotation) == pytest.approx(0, abs=1e-5)
-    sums = camera_sums(jnp.stack([first, last]), unit, poses._replace(known=jnp.array([False, True])))
+    nothing = unit.at[0].set(0.0)
+    sums = camera_sums(jnp.stack([first, last]), nothing, poses._replace(known=jnp.array([False, True])))
     np.testing.assert_allclose([sums[0], sums[2]], [1 / 1.8, 3 * (0.8 * 0.02 + 0.08) / 1.8], rtol=1e-4)
     loss = mean_model_loss(ModelSums(SetSums.zeros(3), (translation, rotation, fields)), (jnp.float32(1),) * 3, jnp.float32(2))
     assert float(loss.total) == pytest.approx(float(translation + rotation + fields) / 6)
@@ -204,6 +207,35 @@ def test_a_small_model_is_made_by_its_own_options():
         with pytest.raises(error, match=told):
             starting_point(BackboneOptions(family="vggt", **given))
     assert starting_point(BackboneOptions(family="mast3r", dec_depth=4)) == starting_point(BackboneOptions(head="catmlp+dpt", dec_depth=4))
+
+
+def test_a_camera_from_scratch_is_not_turned_and_has_fields_of_view_of_a_radian():
+    config, tokens = dataclasses.replace(CONFIG, camera_iterations=4), jnp.zeros((1, 2, 64))
+    head = CameraHead(config)
+    params = head.init(jax.random.key(0), tokens)["params"]
+    assert params["pose"]["fc2"]["bias"].tolist() == [0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25]
+    params["pose"]["fc2"]["kernel"] *= 0
+    *_, last = head.apply({"params": params}, tokens).encodings
+    np.testing.assert_allclose(last, np.broadcast_to([0, 0, 0, 0, 0, 0, 1, 1, 1], (1, 2, 9)), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.quick
+def test_two_devices_with_two_parts_each_take_the_step_of_all_sets_together():
+    state, sample = initial_backbone_state(moving(), RECIPE), batch(4)
+    step = functools.partial(backbone_step, module=module(), recipe=RECIPE, example_of=example_of)
+    whole, losses = jax.jit(functools.partial(step, total=lambda tree: tree))(state, sample)
+    divided = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), sample)
+    of_device = functools.partial(step, total=total, micro_batches=2)
+    both, of_both = jax.jit(jax.vmap(of_device, in_axes=(None, 0), axis_name=AXIS))(state, divided)
+    assert losses[MODEL].cameras is not None and float(losses[MODEL].cameras.total[0]) > 0
+    for one, other in zip(jax.tree.leaves(losses), jax.tree.leaves(of_both), strict=True):
+        np.testing.assert_allclose(other, [one] * 2, rtol=1e-4)
+    of_one = jax.tree.map(lambda leaf: leaf[0], both)
+    taken, in_parts = (jax.tree.map(jnp.subtract, new.params["camera_head"], state.params["camera_head"]) for new in (whole, of_one))
+    for one, other in zip(jax.tree.leaves(taken), jax.tree.leaves(in_parts), strict=True):
+        # A gradient of rounding errors alone is blown up by Adam to a whole step.
+        assert np.median(np.abs(one - other)) <= 1e-3 * max(float(jnp.abs(one).max()), 1e-12)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ class CameraHead(nn.Module):
         tokens = _EXACT.layer_norm("token_norm", 1e-5)(tokens.astype(jnp.float32))
         embed, modulation = _EXACT.dense(width, "embed_pose"), _EXACT.dense(3 * width, "modulation")
         plain = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, use_scale=False, use_bias=False)
-        norm, branch = _EXACT.layer_norm("norm", 1e-5), PoseBranch(name="pose")
+        norm, branch = _EXACT.layer_norm("norm", 1e-5), PoseBranch(config.camera_iterations, name="pose")
         empty = self.param("empty_pose", nn.initializers.zeros, (POSE,), jnp.float32)
         block = ScaledBlock(_EXACT, config.camera_num_heads, config.mlp_ratio, parent=None)
         token = jnp.zeros((1, 1, 1, width), jnp.float32)
@@ -63,16 +63,18 @@ class CameraHead(nn.Module):
 
 
 class PoseBranch(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU between them. Run as often as there are iterations, whose results add up."""
+
+    iterations: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V C"]) -> Float[Array, "B V 9"]:
         """What the pose changes by."""
-        return nn.Dense(POSE, dtype=_EXACT.dtype, precision=_EXACT.precision, bias_init=_some_camera, name="fc2")(
-            gelu(_EXACT.dense(x.shape[-1] // 2, "fc1")(x))
-        )
+        hidden = gelu(_EXACT.dense(x.shape[-1] // 2, "fc1")(x))
+        return nn.Dense(POSE, dtype=_EXACT.dtype, precision=_EXACT.precision, bias_init=self._some_camera, name="fc2")(hidden)
 
-
-def _some_camera(key: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, " 9"]:
-    """From scratch, no rotation, and fields of view of half a radian: behind their ReLU one below 0 has no gradient."""
-    return jnp.array([0, 0, 0, 0, 0, 0, 1, 0.5, 0.5], dtype)
+    def _some_camera(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, " 9"]:
+        """From scratch all iterations together end without rotation, and with fields of view of a radian: behind their ReLU one below 0
+        has no gradient.
+        """
+        return jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1], dtype) / self.iterations

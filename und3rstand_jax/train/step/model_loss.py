@@ -73,6 +73,7 @@ def camera_sums(encodings: Float[Array, "K B V 9"], unit: Float[Array, " B"], tr
         truth: all views' cameras.
     """
     weights = DECAY ** jnp.arange(len(encodings) - 1, -1, -1, dtype=jnp.float32)
+    unit = jnp.where(truth.known, unit, 1.0)  # of sets that do not count it may be next to nothing
     scaled = jnp.concatenate([encodings[..., :3] / unit[:, None, None], encodings[..., 3:]], axis=-1)
     parts = (
         jnp.einsum("k,kbv->bv", weights / jnp.sum(weights), part)
