@@ -51,7 +51,7 @@ def to_version_1(folder: Path) -> Path:
 def export(folder: Path, out: Path, capsys) -> str:
     """The message of an export that must fail and leave nothing."""
     capsys.readouterr()
-    assert main(["--repo", str(folder), "--to-torch", str(out)]) == 2
+    assert main(["--repo", str(folder), "--to-torch", str(out), "--quiet"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and not out.exists()
     return message
@@ -108,7 +108,7 @@ def test_a_flipped_bit_is_never_loaded_exported_or_copied(place: str, checkpoint
 def test_check_names_what_is_damaged_missing_and_too_much(checkpoint: Path, capsys) -> None:
     def check() -> tuple[int, str, str]:
         capsys.readouterr()
-        return (main(["--check", str(checkpoint)]), *capsys.readouterr())
+        return (main(["--check", str(checkpoint), "--quiet"]), *capsys.readouterr())
 
     count = len(backbone_shapes(u3d.read_checkpoint_info(checkpoint).backbone))
     probes = "probes: 10 leaves equal to their digests\n"

@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_on_the_way(size: str, tmp_path: Path) -> None:
 
 def test_an_export_to_a_disk_that_fills_up(tmp_path: Path) -> None:
     checkpoint = converted(save_backbone(tmp_path / "m"), tmp_path / "jax")
-    on_full_disk(tmp_path, "100k", "--repo", checkpoint, "--to-torch", tmp_path / "mount" / "jax")
+    on_full_disk(tmp_path, "100k", "--repo", checkpoint, "--to-torch", tmp_path / "mount" / "jax", "--quiet")
 
 
 def on_full_disk(tmp_path: Path, size: str, *args: object) -> None:

@@ -409,7 +409,7 @@ def test_damaged_converted_checkpoints(damage: str, tmp_path: Path, capfd) -> No
     checkpoint = converted(save_backbone(tmp_path / "m"), tmp_path / "jax")
     do(checkpoint)
     capfd.readouterr()
-    assert main(["--repo", str(checkpoint), "--to-torch", str(tmp_path / "out")]) == 2
+    assert main(["--repo", str(checkpoint), "--to-torch", str(tmp_path / "out"), "--quiet"]) == 2
     err = capfd.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
     assert not (tmp_path / "out").exists()

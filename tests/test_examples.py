@@ -13,8 +13,7 @@ import pytest
 from tests.plain_scenes import render_plain_scenes
 from tests.tiny import NO_PROVENANCE
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
-from und3rstand_jax.commands.command_line import parse_command
-from und3rstand_jax.commands.train import COMMANDS, PROG, main, with_config
+from und3rstand_jax.commands.train import PROGRAM, main, with_config
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +46,7 @@ def options_of(words):
     """The options of a call of `python -m train`, those of its config file included."""
     assert words[:2] == PREFIX
     argv = [str(ROOT / word) if word.startswith("examples/") else word for word in words[2:]]
-    return with_config(parse_command(argv, COMMANDS, "probes", PROG), argv)
+    return with_config(PROGRAM.options(argv), argv)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -306,13 +306,17 @@ def test_a_cause_with_a_secret_in_it_does_not_go_along(monkeypatch: pytest.Monke
 
     heard = io.StringIO()
     handler = logging.StreamHandler(heard)
-    logging.getLogger("huggingface_hub").addHandler(handler)
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level  # a command that ran earlier in this process has silenced it
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(handler)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     try:
         with pytest.raises(UserError) as caught:
             hub_module._download(ID, "model.safetensors", COMMIT, HubAccess(token="open-sesame"))
     finally:
-        logging.getLogger("huggingface_hub").removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
     assert heard.getvalue() == "sending Bearer ***\n"
     assert "Illegal header value b'Bearer ***'" in str(caught.value)
     assert "sesame" not in "".join(traceback.format_exception(caught.value)).replace('token="open-sesame"', "")

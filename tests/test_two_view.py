@@ -268,6 +268,6 @@ def test_the_command_measures_a_model_on_synthetic_pairs(checkpoint, tmp_path, c
     ],
 )
 def test_bad_options_end_in_one_line(checkpoint, options, message, capsys):
-    assert main(["two-views", str(checkpoint), *options]) == 2
+    assert main(["two-views", str(checkpoint), *options, "--quiet"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
