@@ -113,7 +113,7 @@ def test_the_table_of_layers_is_that_of_every_family(family, config):
 
 def test_the_table_of_what_is_inside_of_heads_is_that_of_a_vggt():
     config = VGGTConfig()
-    section = LAYERS.split("What is inside of a VGGT's heads", 1)[1].split("## ", 1)[0]
+    section = LAYERS.split("Values inside VGGT's heads", 1)[1].split("## ", 1)[0]
     patterns = [
         re.sub(r"\b[KIL]\b", "*", site) for line in section.splitlines() if line.startswith("| `") for site in code(line.split("|")[1])
     ]
