@@ -9,13 +9,14 @@ import yaml
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.tiny import save_backbone
+from und3rstand_jax.analysis.evaluate import Evaluation, LayerResult, ViewResult
 from und3rstand_jax.checkpoint.content import Results
 from und3rstand_jax.checkpoint.format import checkpoint_files
 from und3rstand_jax.commands.command_line import parse_command
 from und3rstand_jax.commands.convert import main
 from und3rstand_jax.commands.train import COMMANDS
 from und3rstand_jax.convert.model_card import add_results, model_card
-from und3rstand_jax.train.card import backbone_results, command_of
+from und3rstand_jax.train.card import backbone_results, command_of, probes_results
 from und3rstand_jax.train.options import BackboneOptions, RunOptions, TrainOptions
 
 RESULTS = Results(
@@ -86,3 +87,16 @@ def test_what_was_not_measured_is_not_on_a_card() -> None:
     results = backbone_results(BackboneOptions(val_pairs=8), 5, {"view1": 0.25, "view2": float("nan")}, "pairs")
     assert results["rows"] == [["view 1", "0.2500"]] and [metric["value"] for metric in results["metrics"]] == [0.25]
     assert backbone_results(BackboneOptions(), 5, None, "pairs")["metrics"] == []
+
+
+def test_figures_of_probes_are_there_for_every_view_with_a_finite_error() -> None:
+    def layer(name: str, *errors: float) -> LayerResult:
+        return LayerResult(name, tuple(ViewResult(error, error, error) for error in errors), None)
+
+    layers = (layer("encoder.norm", 0.4, 0.1, float("nan"), 0.3), layer("decoder.norm", 0.2, 0.5, float("inf"), 0.25))
+    results = probes_results(TrainOptions(), 5, Evaluation(layers, None, 8, (0, 0, 8, 0), 0))
+    assert [(metric["name"], metric["value"]) for metric in results["metrics"]] == [
+        ("mean relative point error of view 1, best layer (decoder.norm)", 0.2),
+        ("mean relative point error of view 2, best layer (encoder.norm)", 0.1),
+        ("mean relative point error of view 4, best layer (decoder.norm)", 0.25),
+    ]

@@ -289,14 +289,20 @@ def test_no_folder_of_this_machine_goes_up(hub: Hub, checkpoint: Path, tmp_path:
         "kind": "training",
         "training": {
             "step": 3,
-            "options": {"data": ["0.5*pairs:/home/me/secret/rooms", "synthetic:overlap=0.2-0.9"], "out": "/home/me/run"},
+            "options": {
+                "data": ["0.5*pairs:/home/me/secret/rooms", "co3d:secret/toys", "synthetic:overlap=0.2-0.9"],
+                "out": "secret/run",
+            },
         },
     }
     (trained / "config.json").write_text(sealed(json.dumps(content)))
     push(trained)
     options = json.loads(hub.repos[ID].files["jax/config.json"])["provenance"]["probes"]["training"]["options"]
-    assert options == {"data": ["0.5*pairs:rooms", "synthetic:overlap=0.2-0.9"], "out": "run"}
-    assert all(b"/home/me" not in content and os.fsencode(tmp_path) not in content for content in hub.repos[ID].files.values())
+    assert options == {"data": ["0.5*pairs:rooms", "co3d:toys", "synthetic:overlap=0.2-0.9"], "out": "run"}
+    assert all(
+        b"/home/me" not in content and b"secret" not in content and os.fsencode(tmp_path) not in content
+        for content in hub.repos[ID].files.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,12 +311,23 @@ def test_no_folder_of_this_machine_goes_up(hub: Hub, checkpoint: Path, tmp_path:
         ("/a/b/c", "c"),
         ("co3d:/a/b/", "co3d:b"),
         ("0.25*pairs:../x/y", "0.25*pairs:y"),
+        ("pairs:private/rooms", "pairs:rooms"),
+        ("0.5*co3d:private/me/toys/", "0.5*co3d:toys"),
+        ("blendedmvs:mine", "blendedmvs:mine"),
+        ("synthetic:overlap=0.2-0.9", "synthetic:overlap=0.2-0.9"),
         ("naver/DUSt3R_x", "naver/DUSt3R_x"),
         ("all", "all"),
     ],
 )
 def test_folders_above_a_path_are_left_out(value: str, shown: str) -> None:
     assert public_text(value) == shown
+
+
+def test_a_path_that_is_there_is_one_even_if_it_reads_like_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert public_text("private/model") == "private/model"
+    Path("private/model").mkdir(parents=True)
+    assert public_text("private/model") == "model"
 
 
 def test_the_card_says_what_it_is(hub: Hub, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ jax/config.json, jax/backbone.safetensors, … what `load_backbone` reads withou
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from und3rstand_jax.convert.licences import licence_to_publish
 from und3rstand_jax.convert.model_card import LIBRARY, model_card
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.layout import CARD, PARTS, looks_like_hub_id
+from und3rstand_jax.data.files.file_sets import KINDS
 from und3rstand_jax.support.errors import OptionError, OutputError
 from und3rstand_jax.support.files import in_home
 from und3rstand_jax.support.locks import locked
@@ -36,6 +38,7 @@ OWN_FILES = frozenset(
 """Everything that an upload may consist of but for the card: what of it is left over from an earlier one is removed by the next."""
 
 _PATH = re.compile(r"((?:[^*:/]+\*)?(?:\w+:)?)(?:/|~|\.\.?/).*?([^/]+)/*", re.DOTALL)
+_DATA_SET = re.compile(rf"((?:[^*:]+\*)?\s*(?:{'|'.join(KINDS)})\s*:).*?([^/]+)/*", re.DOTALL)
 
 _logger = logging.getLogger(__name__)
 
@@ -144,9 +147,14 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def public_text(value: str) -> str:
-    """An option's value without the folders above a path in it, which are private: 0.5*pairs:/home/me/rooms is 0.5*pairs:rooms."""
-    matched = _PATH.fullmatch(value)
-    return value if matched is None else matched[1] + matched[2]
+    """An option's value without the folders above a path in it, which are private: 0.5*pairs:/home/me/rooms is 0.5*pairs:rooms.
+
+    A path is what begins as one, what stands where a data set's folder does, and what is there: runs/mine reads like a hub id.
+    """
+    matched = _DATA_SET.fullmatch(value) or _PATH.fullmatch(value)
+    if matched is not None:
+        return matched[1] + matched[2]
+    return Path(value).name if os.path.exists(value) and Path(value).name else value
 
 
 def _without_folders(value: Any) -> Any:
@@ -158,7 +166,8 @@ def _without_folders(value: Any) -> Any:
 
 def _public(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _public(item) for key, item in value.items()}
+        # Where a run was written means nothing to others, and need not be there any more.
+        return {key: Path(item).name if key == "out" and isinstance(item, str) else _public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_public(item) for item in value]
     return public_text(value) if isinstance(value, str) else value

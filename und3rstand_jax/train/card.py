@@ -20,7 +20,7 @@ def probes_results(options: RunOptions, step: int, evaluation: Evaluation) -> Re
     """Of trained probes: a row for each layer, and the best layer's error as figures."""
     head, rows, note = evaluation_table(evaluation)
     metrics = []
-    for view in (1, 2):
+    for view in range(1, evaluation.views + 1):
         known = [(layer.views[view - 1].relative_mean, layer.layer_id) for layer in evaluation.layers]
         known = [(error, layer) for error, layer in known if math.isfinite(error)]
         if known:
