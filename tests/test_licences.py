@@ -1,5 +1,6 @@
 """Licences: found where a source states them, recorded at conversion, and never made freer."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,33 +8,80 @@ import pytest
 import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.tiny import save_backbone
-from und3rstand_jax.convert.licences import Licence, licence_of_source, licence_to_publish, restricts_no_less, strictest
+from und3rstand_jax.convert.export import export_checkpoint
+from und3rstand_jax.convert.licences import Licence, header_of, licence_to_publish, licences_of_source, restricts_no_less, strictest
+from und3rstand_jax.convert.sources.source import open_source
+from und3rstand_jax.train.trained import write_trained_backbone
 
 
 def licence(id: str, name: str | None = None) -> Licence:
     return Licence(id=id, name=name, link=None, found="a test")
 
 
+DUST3R = "DUSt3R_ViTLarge_BaseDecoder_512_dpt"
+OTHER = {"license": "other", "license_name": "mine"}
+
+
 @pytest.mark.parametrize(
     ("name", "card", "expected"),
     [
         ("someone/model", {"license": "MIT"}, "mit"),
-        ("someone/model", {"license": ["mit", "apache-2.0"]}, None),
-        ("someone/model", {"license": "ask me first, please"}, None),
-        ("someone/model", {}, None),
-        ("naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt", {}, "cc-by-nc-sa-4.0"),
-        ("DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth", {}, "cc-by-nc-sa-4.0"),
+        ("someone/model", {"license": ["mit", "apache-2.0"]}, ""),
+        ("someone/model", {"license": "ask me first, please"}, ""),
+        ("someone/model", {}, ""),
+        (f"naver/{DUST3R}", {}, "cc-by-nc-sa-4.0"),
+        (f"{DUST3R}.pth", {}, "cc-by-nc-sa-4.0"),
         ("CroCo_V2_ViTLarge_BaseDecoder.pth", {}, "cc-by-nc-sa-4.0"),
-        ("my-dust3r", {}, None),
-        ("naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt", {"license": "mit"}, "cc-by-nc-sa-4.0"),
+        ("my-dust3r", {}, ""),
+        (f"naver/{DUST3R}", {"license": "mit"}, "cc-by-nc-sa-4.0"),
         ("facebook/VGGT-1B", {"license": "cc-by-nc-4.0"}, "cc-by-nc-4.0"),
         ("facebook/VGGT-1B-Commercial", {"license": "other", "license_name": "vggt"}, "other"),
         ("facebook/VGGT-1B", {"license": "cc-by-nc-sa-4.0"}, "cc-by-nc-sa-4.0"),
+        # The card demands to be kept as it is, and lacks a condition all the same.
+        (f"naver/{DUST3R}", {"license": "cc-by-sa-4.0"}, "cc-by-nc-sa-4.0"),
+        # Whoever else has them.
+        (f"someone/{DUST3R}", {"license": "mit"}, "cc-by-nc-sa-4.0"),
+        ("someone/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric", {"license": "apache-2.0"}, "cc-by-nc-sa-4.0"),
+        ("someone/CroCo_V2_ViTBase_SmallDecoder/backbone", {"license": "mit"}, "cc-by-nc-sa-4.0"),
+        ("someone/VGGT-1B", {"license": "mit"}, "cc-by-nc-4.0"),
+        ("someone/VGGT-1B-bf16", {"license": "mit"}, "cc-by-nc-4.0"),
+        ("someone/VGGT-1Bigger", {"license": "mit"}, "mit"),
+        # What nobody can compare.
+        (f"naver/{DUST3R}", {"license": "cc-by-nc-nd-4.0"}, "cc-by-nc-nd-4.0 cc-by-nc-sa-4.0"),
+        ("facebook/VGGT-1B", {"license": "cc-by-sa-4.0"}, "cc-by-sa-4.0 cc-by-nc-4.0"),
+        (f"someone/{DUST3R}", OTHER, "other cc-by-nc-sa-4.0"),
     ],
 )
-def test_where_a_licence_is_found(name: str, card: dict, expected: str | None) -> None:
-    found = licence_of_source(name, card, "the card")
-    assert (None if found is None else found["id"]) == expected
+def test_where_a_licence_is_found(name: str, card: dict, expected: str) -> None:
+    found = licences_of_source((name,), card=card, card_name="the card")
+    assert " ".join(licence["id"] for licence in found) == expected
+
+
+def test_a_base_model_counts_since_the_source_may_hold_its_weights() -> None:
+    card = {"license": "mit"}
+    (found,) = licences_of_source(("someone/probes",), bases=("someone/mine", f"naver/{DUST3R}"), card=card, card_name="the card")
+    assert found["id"] == "cc-by-nc-sa-4.0" and found["found"].endswith(f"their weights under ({DUST3R})")
+    (found,) = licences_of_source(("someone/probes",), bases=(f"/home/me/{DUST3R}",), card=card, card_name="the card")
+    assert found["id"] == "cc-by-nc-sa-4.0" and "/home" not in found["found"]
+    assert licences_of_source(("someone/probes",), bases=("someone/mine",), card=card, card_name="the card")[0]["id"] == "mit"
+
+
+def test_the_header_of_a_file_counts_as_a_card_does() -> None:
+    header = {"format": "pt", "license": "cc-by-nc-4.0"}
+    (found,) = licences_of_source(("m",), header=header, header_name="the header")
+    assert found == Licence(id="cc-by-nc-4.0", name=None, link=None, found="the header")
+    (found,) = licences_of_source(("m",), card={"license": "mit"}, card_name="the card", header=header, header_name="the header")
+    assert found["id"] == "cc-by-nc-4.0"
+    assert licences_of_source(("m",), header={"base_model": f"a/b, naver/{DUST3R}"})[0]["id"] == "cc-by-nc-sa-4.0"
+    for licences in (
+        (),
+        (Licence(id="other", name="a", link="b", found="x"),),
+        (licence("mit"),),
+        (licence("cc-by-sa-4.0"), licence("openrail")),
+    ):
+        again = licences_of_source(("m",), header=header_of(licences), header_name="x")
+        assert [one["id"] for one in again] == [one["id"] for one in licences]
+        assert len(again) != 1 or (again[0]["name"], again[0]["link"]) == (licences[0]["name"], licences[0]["link"])
 
 
 @pytest.mark.parametrize(
@@ -63,6 +111,24 @@ def test_several_licences_are_joined_in_the_one_that_restricts_most_or_not_at_al
     with pytest.raises(u3d.OptionError, match="licences that cannot be joined: cc-by-nc-4.0 .*, cc-by-sa-4.0"):
         strictest(map(licence, ("cc-by-nc-4.0", "cc-by-sa-4.0")))
     assert not restricts_no_less(licence("other", "a"), licence("other", "b"))
+    assert restricts_no_less(licence("other", "a"), licence("other", "a"))
+
+
+def test_an_other_licence_without_a_name_is_no_other_ones_equal() -> None:
+    assert not restricts_no_less(licence("other"), licence("other"))
+    with pytest.raises(u3d.OptionError, match="cannot be joined: other .*, other .*; publish parts of different licences separately"):
+        strictest([licence("other"), licence("other")])
+    # Alone, it stays what it is.
+    assert licence_to_publish({"backbone": record(licence=licence("other"))}, None)["id"] == "other"
+    with pytest.raises(u3d.OptionError, match="mit may not take the place of other .* leave --license out$"):
+        licence_to_publish({"backbone": record(licence=licence("other"))}, "mit")
+
+
+def test_of_a_source_that_contradicts_itself_nothing_is_guessed() -> None:
+    torn = {"backbone": record(licence=None, licences=[licence("cc-by-nc-4.0"), licence("cc-by-sa-4.0")])}
+    for given in (None, "cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0"):
+        with pytest.raises(u3d.OptionError, match="cannot be joined: .*; where one source says both, find out which it is"):
+            licence_to_publish(torn, given)
 
 
 def record(kind: str = "hub", source: str = "someone/model", **more: object) -> dict:
@@ -85,6 +151,18 @@ def test_what_a_checkpoint_may_be_published_under() -> None:
         licence_to_publish({"backbone": started}, "apache-2.0")
 
 
+def test_what_was_trained_further_goes_by_what_the_first_training_started_from() -> None:
+    scratch = record("training", "trained", start=record("training", "trained", licence=None))
+    with pytest.raises(u3d.OptionError, match="not known of the backbone, which was trained from random parameters; it is not guessed"):
+        licence_to_publish({"backbone": scratch}, None)
+    assert licence_to_publish({"backbone": scratch}, "mit")["id"] == "mit"
+    further = record("training", "trained", start=record("training", "trained", licence=None, start=record(source="someone/mine")))
+    with pytest.raises(u3d.OptionError, match="not known of the backbone, which came from someone/mine, whose model card"):
+        licence_to_publish({"backbone": further}, None)
+    further = record("training", "trained", start=record("training", "trained", licence=licence("cc-by-nc-4.0")))
+    assert licence_to_publish({"backbone": further}, None)["id"] == "cc-by-nc-4.0"
+
+
 @pytest.mark.parametrize("unknown", [record(), record("training", "trained")])
 def test_an_unknown_licence_is_asked_for_and_not_guessed(unknown: dict) -> None:
     with pytest.raises(u3d.OptionError, match="the licence is not known of the backbone, which .* it is not guessed: state what"):
@@ -101,3 +179,43 @@ def test_a_conversion_records_the_licence_of_its_source(tmp_path: Path) -> None:
     (source / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# A model\n")
     info = u3d.read_checkpoint_info(converted(source, tmp_path / "jax"))
     assert info.provenance["backbone"]["licence"] == Licence(id="cc-by-nc-4.0", name=None, link=None, found="the model card of m")
+
+
+def test_a_trained_backbone_keeps_what_all_of_its_trainings_started_from(tmp_path: Path) -> None:
+    folder = converted(save_backbone(tmp_path / "mine"), tmp_path / "start")
+    loaded = u3d.load_backbone(folder)
+    for number in (1, 2):
+        before, folder = folder, tmp_path / str(number)
+        write_trained_backbone(folder, loaded.config, loaded.params, {}, before)
+    with pytest.raises(u3d.OptionError, match="not known of the backbone, which came from mine, whose model card and name state none"):
+        licence_to_publish(u3d.read_checkpoint_info(folder).provenance, None)
+
+
+def test_a_file_goes_by_its_folder_and_an_export_in_folders_by_the_folder_around(tmp_path: Path) -> None:
+    source = save_backbone(tmp_path / DUST3R)
+    info = u3d.read_checkpoint_info(converted(source / "model.safetensors", tmp_path / "jax"))
+    assert info.provenance["backbone"]["licence"]["id"] == "cc-by-nc-sa-4.0"
+    for place, licences in ((tmp_path / "plain", []), (tmp_path / "around" / DUST3R / "backbone", ["cc-by-nc-sa-4.0"])):
+        opened = open_source(str(shutil.copytree(source, place)))
+        opened.tensors.close()
+        assert [one["id"] for one in opened.licences] == licences
+
+
+@pytest.mark.parametrize("card", ["license: cc-by-nc-sa-4.0", "license: other\nlicense_name: mine\nlicense_link: https://example.org"])
+def test_an_export_carries_the_licence_to_the_next_conversion(card: str, tmp_path: Path) -> None:
+    source = save_backbone(tmp_path / "m")
+    (source / "README.md").write_text(f"---\n{card}\n---\n")
+    checkpoint = converted(source, tmp_path / "jax")
+    plain = export_checkpoint(checkpoint, tmp_path / "torch")[0]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(plain / name, alone / name)
+    for again in (plain, alone / "model.safetensors"):
+        back = converted(again, tmp_path / "again", "--overwrite")
+        first, second = (u3d.read_checkpoint_info(folder).provenance["backbone"]["licence"] for folder in (checkpoint, back))
+        assert (first["id"], first["name"], first["link"]) == (second["id"], second["name"], second["link"])
+        with pytest.raises(
+            u3d.OptionError, match=f"--license mit may not take the place of {first['id']} \\(the header of model.safetensors"
+        ):
+            u3d.push_to_hub(back, "someone/m", license="mit", dry_run=True, progress=False)

@@ -105,6 +105,7 @@ class Provenance(TypedDict):
     revision: str | None
     sha256: dict[str, str]
     licence: NotRequired[Licence | None]
+    licences: NotRequired[list[Licence]]
     results: NotRequired[Results]
     config: str | None
     metadata: dict[str, str]

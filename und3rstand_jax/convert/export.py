@@ -1,9 +1,10 @@
 """From a converted checkpoint back to PyTorch: its names and layouts, as safetensors files."""
 
+import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from und3rstand_jax.checkpoint.format import CONFIG, REMEDY, CheckpointInfo, rea
 from und3rstand_jax.checkpoint.parts import read_part, read_unused
 from und3rstand_jax.checkpoint.stored import expected_shapes
 from und3rstand_jax.convert.findings import natural_key
+from und3rstand_jax.convert.licences import HEADER, header_of, known_licences
 from und3rstand_jax.convert.mapping import export, leaves_from_json
+from und3rstand_jax.convert.model_card import base_models
 from und3rstand_jax.convert.sources.safetensors_files import write_safetensors
 from und3rstand_jax.model.tensor_names import Leaf
 from und3rstand_jax.support.documents import parse_json
@@ -26,11 +29,15 @@ _TENSORS = "model.safetensors"
 _MARK = {"exported_by": "und3rstand_jax"}  # in the safetensors header: nobody's original is ever replaced
 
 
-def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16: bool = False) -> list[Path]:
+def export_checkpoint(
+    folder: Path, out: Path, overwrite: bool = False, float16: bool = False, provenance: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Path]:
     """Writes the parts of a converted checkpoint as `model.safetensors` and `config.json`, as PyTorch reads them.
 
     Parts that came from one source, or a single part, go to `out` itself; a backbone and probes of different sources
     go to `out/backbone` and `out/probes`. Tensors are bit for bit those that were converted, or with `float16` rounded to that.
+    The header of `model.safetensors` says the licence and the base model, which a later conversion reads. They are those of `provenance`,
+    by default the checkpoint's own.
 
     Returns:
         The folders written.
@@ -42,6 +49,8 @@ def export_checkpoint(folder: Path, out: Path, overwrite: bool = False, float16:
     """
     info = read_checkpoint_info(folder)
     check_apart(out, [folder])
+    if provenance is not None:
+        info = dataclasses.replace(info, provenance=provenance)
     together = len({json.dumps(info.provenance[part]["sha256"], sort_keys=True) for part in info.parts}) == 1
     groups = {".": info.parts} if together else {part: (part,) for part in info.parts}
     with output_folder(out, overwrite, ResultKind(_TENSORS, _export_files)) as written:
@@ -98,10 +107,20 @@ def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str
     # PyTorch expects it, and so the hub's files have it.
     stored = {name: tensor for name, tensor in tensors.items() if name not in second_names}
     target.mkdir(exist_ok=True)
-    metadata = {"format": "pt", **info.provenance[parts[0]]["metadata"], **second_names, **_MARK}
+    source = {key: value for key, value in info.provenance[parts[0]]["metadata"].items() if key not in HEADER}
+    metadata = {"format": "pt", **source, **second_names, **_origin(info, parts), **_MARK}
     write_safetensors(target / _TENSORS, stored, metadata)
     # The original's reader takes bare Infinity, as its own files have it.
     (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
+
+
+def _origin(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, str]:
+    """The licence and the base models of parts, for the header. Probes that were trained here go by their backbone."""
+    records = {part: info.provenance[part] for part in parts}
+    if tuple(parts) == ("probes",) and records["probes"]["kind"] == "training":
+        records = dict(info.provenance)
+    bases = base_models(records)
+    return header_of(known_licences(records)[0]) | ({"base_model": ", ".join(bases)} if bases else {})
 
 
 def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ less. A licence that nobody states is not guessed.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -29,39 +29,68 @@ class Licence(TypedDict):
 _OF_NAVER = ("cc-by-nc-sa-4.0", "what the authors of DUSt3R, MASt3R and CroCo publish their weights under")
 _BY_NAME = {
     r"naver/(DUSt3R|MASt3R|CroCo)[\w.-]*": _OF_NAVER,
-    r"(DUSt3R|MASt3R|CroCo(_V2)?)_ViT(Large|Base)_(Base|Small)Decoder[\w.-]*": _OF_NAVER,
-    r"(facebook/)?VGGT-1B": ("cc-by-nc-4.0", "what the authors of VGGT-1B publish it under"),
+    r"(.*/)?(DUSt3R|MASt3R|CroCo(_V2)?)_ViT(Large|Base)_(Base|Small)Decoder[\w.-]*": _OF_NAVER,
+    r"(.*/)?VGGT-1B(?!-Commercial)([._-][\w.-]*)?": ("cc-by-nc-4.0", "what the authors of VGGT-1B publish it under"),
 }
-"""Pattern of the names of published weights -> their licence, and why. A file or folder of such a name counts as a copy of them."""
+"""Pattern of the names of published weights -> their licence, and why. Whatever has such a name counts as a copy, whoever's it is."""
 
+_PARTS = ("backbone", "probes")  # folders of an export
+_WORDS = ("license", "license_name", "license_link")
+HEADER = (*_WORDS, "base_model")
+"""The strings in the header of a safetensors file that say where its weights come from, called as in a model card on the hub."""
 _CREATIVE_COMMONS = re.compile(r"cc-by((?:-nc)?(?:-sa|-nd)?)-\d\.\d")
 _ATTRIBUTION_ALONE = ("apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "mit")
 _NO_CONDITIONS = ("cc0-1.0", "unlicense", "0bsd")
 _ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 
-def licence_of_source(name: str, card: Mapping[str, Any], card_name: str) -> Licence | None:
-    """The licence of a source, None where neither its model card nor its name says it; where both do, the one that restricts more.
+def licences_of_source(
+    names: Iterable[str],
+    *,
+    bases: Iterable[str] = (),
+    card: Mapping[str, Any] | None = None,
+    card_name: str = "",
+    header: Mapping[str, str] | None = None,
+    header_name: str = "",
+) -> tuple[Licence, ...]:
+    """The licence of a source, from everything that says one; of several statements, the one that restricts more.
 
-    Where neither of two restricts more, it is the card's, which its publisher wrote.
+    Empty where nothing says one. Where nobody can tell which of two restricts more, both: then nothing is guessed.
 
     Args:
-        name: hub id, or the name of a local folder or file.
-        card: the header of its model card; empty without one.
+        names: its hub id, or the names of the local folder and file.
+        bases: what it names as its base models, whose weights it may hold.
+        card: the header of its model card.
         card_name: what messages call the card.
+        header: the strings in the headers of its safetensors files.
+        header_name: what messages call these.
     """
-    stated, known = _of_card(card, card_name), licence_of_name(name)
-    if stated is None or known is None:
-        return stated or known
-    return known if restricts_no_less(known, stated) else stated
+    held = header or {}
+    stated = [_of_card(card or {}, card_name)]
+    words = held.get("license", "").split(", ")
+    details = {} if len(words) > 1 else {key: held[key] for key in _WORDS if key in held}
+    stated += [_of_card({**details, "license": word}, header_name) for word in words]
+    stated += [licence_of_name(name) for name in (*names, *bases, *held.get("base_model", "").split(", "))]
+    return _decided(stated)
+
+
+def header_of(licences: Iterable[Licence]) -> dict[str, str]:
+    """Licences as strings in the header of a safetensors file, where `licences_of_source` finds them again."""
+    licences = list(licences)
+    if len(licences) != 1:
+        return {"license": ", ".join(licence["id"] for licence in licences)} if licences else {}
+    fields = zip(_WORDS, (licences[0]["id"], licences[0]["name"], licences[0]["link"]), strict=True)
+    return {key: value for key, value in fields if value is not None}
 
 
 def licence_of_name(name: str) -> Licence | None:
-    """The licence of published weights, known by their name; None of any other name."""
-    bare = re.sub(r"\.(safetensors|pth|pt|ckpt|bin)$", "", name)
+    """The licence of published weights, known by the last part of their name; None of any other name."""
+    parts = re.sub(r"\.(safetensors|pth|pt|ckpt|bin)$", "", name.rstrip("/")).split("/")
+    if parts[-1] in _PARTS:
+        parts.pop()
     for pattern, (licence, why) in _BY_NAME.items():
-        if re.fullmatch(pattern, bare, re.IGNORECASE):
-            return Licence(id=licence, name=None, link=None, found=f"{why} ({name})")
+        if re.fullmatch(pattern, "/".join(parts), re.IGNORECASE | re.DOTALL):
+            return Licence(id=licence, name=None, link=None, found=f"{why} ({parts[-1]})")
     return None
 
 
@@ -73,6 +102,21 @@ def _of_card(card: Mapping[str, Any], card_name: str) -> Licence | None:
     return Licence(id=stated.lower(), name=details[0], link=details[1], found=card_name)
 
 
+def _decided(stated: Iterable[Licence | None]) -> tuple[Licence, ...]:
+    """What is said of the same weights, without what adds nothing to the rest; of equals, the first."""
+    kept: list[Licence] = []
+    for licence in stated:
+        if licence is not None and not any(_demands_all_of(other, licence) for other in kept):
+            kept = [other for other in kept if not _demands_all_of(licence, other)] + [licence]
+    return tuple(kept)
+
+
+def _demands_all_of(licence: Licence, other: Licence) -> bool:
+    ours, theirs = _conditions(licence["id"]), _conditions(other["id"])
+    same = (licence["id"], licence["name"], licence["link"]) == (other["id"], other["name"], other["link"])
+    return same or (ours is not None and theirs is not None and theirs <= ours)
+
+
 def strictest(licences: Iterable[Licence]) -> Licence:
     """The one of several licences that restricts no less than each of the others: what all of it together may be published under.
 
@@ -81,10 +125,13 @@ def strictest(licences: Iterable[Licence]) -> Licence:
     """
     licences = list(licences)
     for licence in licences:
-        if all(restricts_no_less(licence, other) for other in licences):
+        if all(licence is other or restricts_no_less(licence, other) for other in licences):
             return licence
     named = listed(f"{licence['id']} ({licence['found']})" for licence in licences)
-    raise OptionError(f"the weights are under licences that cannot be joined: {named}; publish the parts separately")
+    raise OptionError(
+        f"the weights are under licences that cannot be joined: {named}; publish parts of different licences separately; where one source "
+        "says both, find out which it is, correct a copy of its model card, and convert that"
+    )
 
 
 def stated_licence(text: str, where: str) -> Licence:
@@ -101,10 +148,12 @@ def stated_licence(text: str, where: str) -> Licence:
 def restricts_no_less(licence: Licence, other: Licence) -> bool:
     """Whether what is under `other` may be passed on under `licence` without becoming freer.
 
-    Of licences whose conditions are not known here, only the same one does.
+    Of licences whose conditions are not known here, only the same one does. An "other" without a name and a link may be any.
     """
-    if [licence[field] for field in ("id", "name")] == [other[field] for field in ("id", "name")]:
+    if licence["id"] != "other" and licence["id"] == other["id"]:
         return True
+    if licence["id"] == other["id"] and (licence["name"] or licence["link"]):
+        return (licence["name"], licence["link"]) == (other["name"], other["link"])
     ours, theirs = _conditions(licence["id"]), _conditions(other["id"])
     if ours is None or theirs is None or theirs & {"sa", "nd"}:  # share alike: under the same; no derivatives: as it is
         return False
@@ -121,6 +170,11 @@ def _conditions(licence: str) -> frozenset[str] | None:
     return None if matched is None else frozenset({"by", *filter(None, matched[1].split("-"))})
 
 
+def licence_record(licences: Sequence[Licence]) -> dict[str, Any]:
+    """Licences of the same weights as they are recorded in a provenance: one, none, or several of which none is the strictest."""
+    return {"licence": licences[0] if len(licences) == 1 else None, **({"licences": list(licences)} if len(licences) > 1 else {})}
+
+
 def known_licences(provenance: Mapping[str, Mapping[str, Any]]) -> tuple[list[Licence], list[str]]:
     """The licences that the parts of a converted checkpoint came with, and what has none that is known, for a message.
 
@@ -129,20 +183,28 @@ def known_licences(provenance: Mapping[str, Mapping[str, Any]]) -> tuple[list[Li
     """
     known, unknown = list[Licence](), list[str]()
     for part, record in provenance.items():
-        if record["kind"] == "training":
-            if part == "probes" and "backbone" in provenance:
-                continue
-            origin = record.get("start")
-        else:
-            origin = record
-        licence = None if origin is None else origin.get("licence") or licence_of_name(origin["source"])
-        if licence is not None:
-            known.append(licence)
-        elif origin is None:
+        if record["kind"] == "training" and part == "probes" and "backbone" in provenance:
+            continue
+        origin = _origin(record)
+        licences = () if origin is None else _decided([*_recorded(origin), licence_of_name(origin["source"])])
+        known += [licence for licence in licences if licence not in known]
+        if origin is None:
             unknown.append(f"the {part}, which was trained from random parameters")
-        else:
+        elif not licences:
             unknown.append(f"the {part}, which came from {origin['source']}, whose model card and name state none")
     return known, unknown
+
+
+def _origin(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What weights came from; of what was trained here, what its first training started from, None for random parameters."""
+    origin: Mapping[str, Any] | None = record
+    while origin is not None and origin["kind"] == "training" and not _recorded(origin):
+        origin = origin.get("start")
+    return origin
+
+
+def _recorded(record: Mapping[str, Any]) -> list[Licence]:
+    return record.get("licences") or ([record["licence"]] if record.get("licence") else [])
 
 
 def licence_to_publish(provenance: Mapping[str, Mapping[str, Any]], given: str | None) -> Licence:
@@ -156,18 +218,19 @@ def licence_to_publish(provenance: Mapping[str, Mapping[str, Any]], given: str |
         OptionError: it would be freer than what a part came with, or a part's licence is not known and none is given.
     """
     known, unknown = known_licences(provenance)
+    joined = strictest(known) if known else None
     if given is None:
-        if unknown:
+        if joined is None or unknown:
             raise OptionError(
                 f"the licence is not known of {listed(unknown, '; of ')}; it is not guessed: state what you may publish it under "
                 "(--license ID, the hub's word for it, such as cc-by-nc-sa-4.0 or apache-2.0)"
             )
-        return strictest(known)
+        return joined
     stated = stated_licence(given, "--license")
     for licence in known:
         if not restricts_no_less(stated, licence):
             raise OptionError(
                 f"--license {given} may not take the place of {licence['id']} ({licence['found']}): what is made from such weights must "
-                f"not become freer; leave --license out, or give {licence['id']}"
+                f"not become freer; leave --license out{'' if licence['id'] == 'other' else ', or give ' + licence['id']}"
             )
     return next((licence for licence in known if licence["id"] == given), stated)

@@ -11,7 +11,7 @@ from typing import Any
 from und3rstand_jax.checkpoint.content import Results
 from und3rstand_jax.checkpoint.format import CheckpointInfo, read_checkpoint_info, write_checkpoint_info
 from und3rstand_jax.convert.licences import Licence, known_licences, strictest
-from und3rstand_jax.convert.sources.layout import CARD
+from und3rstand_jax.convert.sources.layout import CARD, looks_like_hub_id, split_hub_id
 from und3rstand_jax.model.families import family_of
 from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.files import replace_text
@@ -95,7 +95,7 @@ def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
         license_link=None if licence is None else licence["link"],
         library_name=LIBRARY,
         pipeline_tag=_TASK,
-        base_model=base_models(info) or None,
+        base_model=base_models(info.provenance) or None,
         tags=[*family, "pointmap", *(["probes"] if info.probes is not None else []), "jax", "flax"],
         model_name=name.rpartition("/")[2],
         eval_results=found or None,
@@ -103,10 +103,17 @@ def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
     return data.to_yaml()
 
 
-def base_models(info: CheckpointInfo) -> list[str]:
-    """The hub ids of what the weights were converted from, or what their training started from."""
-    records = [record for part in info.parts for record in (info.provenance[part], info.provenance[part].get("start"))]
-    ids = [record["source"] for record in records if isinstance(record, Mapping) and record.get("kind") == "hub"]
+def base_models(provenance: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hub ids of what the weights were converted from, or what their training started from; of an export, what it says of itself."""
+    ids: list[str] = []
+    for record in provenance.values():
+        origin: Mapping[str, Any] | None = record
+        while origin is not None:
+            if origin.get("kind") == "hub":
+                ids.append((split_hub_id(origin["source"]) or (origin["source"],))[0])
+            else:
+                ids += filter(looks_like_hub_id, origin.get("metadata", {}).get("base_model", "").split(", "))
+            origin = origin.get("start")
     return list(dict.fromkeys(ids))
 
 
@@ -169,7 +176,9 @@ def _source_text(record: Mapping[str, Any], at: str) -> str:
     if record["kind"] != "training":
         return f"converted from `{printable(record['source'])}`{at}, every tensor bit for bit"
     start = record.get("start")
-    return "trained from random parameters" if start is None else f"trained, starting from `{printable(start['source'])}`"
+    if start is None:
+        return "trained from random parameters"
+    return f"trained, starting from {'what was trained before' if start['kind'] == 'training' else '`' + printable(start['source']) + '`'}"
 
 
 def _licence(licence: Licence | None) -> str:

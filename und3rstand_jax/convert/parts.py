@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from und3rstand_jax.convert.findings import Finding
+from und3rstand_jax.convert.licences import licence_record
 from und3rstand_jax.convert.mapping import leaves_to_json
 from und3rstand_jax.convert.sources.source import Source
 from und3rstand_jax.model.config import ModelConfig
@@ -210,7 +211,7 @@ def part_provenance(part: PartPlan, sha256: Mapping[str, str]) -> dict[str, Any]
         "kind": source.kind,
         "revision": source.revision,
         "sha256": dict(sha256),
-        "licence": source.licence,
+        **licence_record(source.licences),
         # As text: it may hold infinities, which the strict JSON around it cannot.
         "config": None if source.config is None else json.dumps(source.config),
         "metadata": dict(source.tensors.metadata),

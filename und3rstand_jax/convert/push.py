@@ -19,7 +19,7 @@ from und3rstand_jax.checkpoint.format import CONFIG, JAX, read_checkpoint_info, 
 from und3rstand_jax.convert.export import export_checkpoint
 from und3rstand_jax.convert.hub_upload import MAIN, Target, upload
 from und3rstand_jax.convert.jax_layout import write_jax_layout
-from und3rstand_jax.convert.licences import licence_to_publish
+from und3rstand_jax.convert.licences import Licence, licence_record, licence_to_publish
 from und3rstand_jax.convert.model_card import LIBRARY, model_card
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources.layout import CARD, PARTS, looks_like_hub_id
@@ -109,11 +109,15 @@ def push_to_hub(
     _ = access.secret  # a mistake shows before anything is written
     info = read_checkpoint_info(folder)
     licence = licence_to_publish(info.provenance, license)
-    provenance = {part: _without_folders(record) for part, record in info.provenance.items()}
+    # Whoever has it from there has it under what it was published under.
+    published = licence_record([Licence(**{**licence, "found": f"the upload to {repo_id}"})])
+    provenance = {part: {**_without_folders(record), **published} for part, record in info.provenance.items()}
+    for record in provenance.values():
+        record.pop("licences", None)
     card = model_card(info, repo_id, licence)
     with _staging(folder) as place:
         _logger.info("writing what goes up: PyTorch's layout, JAX's, and the card")
-        export_checkpoint(folder, place / "files")
+        export_checkpoint(folder, place / "files", provenance=provenance)
         write_jax_layout(folder, info, provenance, place / "files" / JAX)
         (place / "files" / CARD).write_text(card, encoding="utf-8")
         files = {name: place / "files" / name for name in sorted(files_in(place / "files"))}

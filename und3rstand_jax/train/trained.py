@@ -13,7 +13,7 @@ import numpy as np
 from und3rstand_jax.checkpoint.format import CHECKPOINT, CheckpointInfo, read_checkpoint_info, write_checkpoint_info
 from und3rstand_jax.checkpoint.parts import copy_part, copy_unused
 from und3rstand_jax.checkpoint.trees import flatten, unflatten, write_tree
-from und3rstand_jax.convert.licences import known_licences
+from und3rstand_jax.convert.licences import known_licences, licence_record
 from und3rstand_jax.convert.mapping import leaves_to_json, probe_leaves
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.families import backbone_leaves
@@ -105,8 +105,8 @@ def write_trained_backbone(
         provenance |= {name: record[name] for name in ("unused", "second_names", "leaves")}
         # Of the first in a row of trainings: a second one does not make it any freer.
         known, _ = known_licences({"backbone": record})
-        licence = known[0] if known else None
-        provenance["start"] = {**{name: record[name] for name in ("source", "kind", "revision", "sha256")}, "licence": licence}
+        kept = [name for name in ("source", "kind", "revision", "sha256", "start") if name in record]
+        provenance["start"] = {**{name: record[name] for name in kept}, **licence_record(known)}
     with output_folder(out, overwrite, CHECKPOINT) as folder:
         digests = write_tree(folder / "backbone", unflatten(tree))
         if start is not None and earlier is not None:

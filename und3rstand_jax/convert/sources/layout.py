@@ -173,6 +173,13 @@ def base_model(config: Mapping[str, Any] | None, card: Mapping[str, Any], *, loc
     return next(iter(usable), None), tuple(dict.fromkeys(text for text in named if text not in usable))
 
 
+def named_models(config: Mapping[str, Any] | None, card: Mapping[str, Any]) -> list[str]:
+    """Everything that a config and a model card name as base model, in their words."""
+    stated = [value for field in _BASE_FIELDS for key, value in (config or {}).items() if key.startswith(field)]
+    stated.append(card.get("base_model"))
+    return [text for value in stated for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+
+
 def card_header(card: Path) -> dict[str, Any]:
     """The YAML at the top of a model card; empty where it cannot be read, which is logged."""
     try:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from und3rstand_jax.convert.licences import Licence, licence_of_name, licence_of_source
+from und3rstand_jax.convert.licences import Licence, licences_of_source
 from und3rstand_jax.convert.options import HubAccess
 from und3rstand_jax.convert.sources import hub, layout
 from und3rstand_jax.convert.sources.pickle_files import PickleFiles
@@ -27,7 +27,8 @@ class Source:
             repository it is a hub id, never a path.
         tensors: the tensors; the caller closes them.
         ignored_paths: what the config or card of a hub repository names as base model and is a path.
-        licence: what its model card or its name says that the weights are under; None where neither does.
+        licences: what the weights are under, as its model card, the headers of its files, its name and its base models' names say;
+            none where nothing does, several where they contradict each other.
     """
 
     spec: str
@@ -37,7 +38,7 @@ class Source:
     base_model: str | None
     tensors: TensorFiles
     ignored_paths: tuple[str, ...] = ()
-    licence: Licence | None = None
+    licences: tuple[Licence, ...] = ()
 
     def sha256(self) -> dict[str, str]:
         """File name -> hexadecimal SHA-256 of every tensor file and of `config.json`. Reads them whole; safe in a thread."""
@@ -93,8 +94,14 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
         raise CheckpointError(f"{spec} is not a checkpoint by its name; expected a hub id, {expected}")
     beside = path.with_name(layout.CONFIG)
     config = layout.read_config(beside) if path.suffix == ".safetensors" and beside.is_file() else None
-    base, licence = layout.base_model(config, {})[0], licence_of_name(path.name)
-    return Source(spec, "file", None, config, base, _open_tensors((path,), None, key), licence=licence)
+    tensors = _open_tensors((path,), None, key)
+    licences = licences_of_source(
+        (path.name, path.absolute().parent.name),
+        bases=layout.named_models(config, {}),
+        header=tensors.metadata,
+        header_name=f"the header of {path.name}",
+    )
+    return Source(spec, "file", None, config, layout.base_model(config, {})[0], tensors, licences=licences)
 
 
 def _of_split(probes: Source, spec: str, backbone: str) -> Source:
@@ -111,9 +118,18 @@ def _open_location(
     card = layout.card_header(root.fetch(layout.CARD)) if layout.CARD in root.names else {}
     base, ignored = layout.base_model(config, card, local=kind != "hub")
     files = tuple(map(location.fetch, names))
-    name = spec if kind == "hub" else Path(spec).resolve().name
     tensors = _open_tensors(files, weight_map, key)
-    return Source(spec, kind, commit, config, base, tensors, ignored, licence_of_source(name, card, f"the model card of {name}"))
+    folder = Path(spec).resolve()
+    name = spec if kind == "hub" else f"{folder.parent.name}/{folder.name}" if folder.name in layout.PARTS else folder.name
+    licences = licences_of_source(
+        (name,),
+        bases=layout.named_models(config, card),
+        card=card,
+        card_name=f"the model card of {name}",
+        header=tensors.metadata,
+        header_name=f"the header of {files[0].name} of {name}",
+    )
+    return Source(spec, kind, commit, config, base, tensors, ignored, licences)
 
 
 def _open_tensors(files: tuple[Path, ...], weight_map: dict[str, str] | None, key: str) -> TensorFiles:
