@@ -1,15 +1,19 @@
 """Licences: found where a source states them, recorded at conversion, and never made freer."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 import und3rstand_jax as u3d
 from tests.conversion import converted
-from tests.tiny import save_backbone
+from tests.tiny import save_backbone, save_probes
+from und3rstand_jax.checkpoint.format import sealed
 from und3rstand_jax.convert.export import export_checkpoint
 from und3rstand_jax.convert.licences import Licence, header_of, licence_to_publish, licences_of_source, restricts_no_less, strictest
+from und3rstand_jax.convert.model_card import base_models
 from und3rstand_jax.convert.sources.source import open_source
 from und3rstand_jax.train.trained import write_trained_backbone
 
@@ -219,3 +223,18 @@ def test_an_export_carries_the_licence_to_the_next_conversion(card: str, tmp_pat
             u3d.OptionError, match=f"--license mit may not take the place of {first['id']} \\(the header of model.safetensors"
         ):
             u3d.push_to_hub(back, "someone/m", license="mit", dry_run=True, progress=False)
+
+
+def test_exported_probes_that_were_trained_here_carry_their_backbones_licence_and_base_model(tmp_path: Path) -> None:
+    checkpoint = converted(save_probes(tmp_path / "probes", save_backbone(tmp_path / "m")), tmp_path / "jax")
+    content = json.loads((checkpoint / "config.json").read_text())
+    content["provenance"]["backbone"] |= {"kind": "hub", "source": f"naver/{DUST3R}"}
+    content["provenance"]["probes"] |= {"kind": "training", "source": "trained"}
+    (checkpoint / "config.json").write_text(sealed(json.dumps(content)))
+    for folder in export_checkpoint(checkpoint, tmp_path / "torch"):
+        with safe_open(folder / "model.safetensors", "numpy") as file:
+            header = file.metadata()
+        assert (header["license"], header["base_model"]) == ("cc-by-nc-sa-4.0", f"naver/{DUST3R}")
+    again = u3d.read_checkpoint_info(converted(tmp_path / "torch", tmp_path / "again"))
+    assert {record["licence"]["id"] for record in again.provenance.values()} == {"cc-by-nc-sa-4.0"}
+    assert base_models(again.provenance) == [f"naver/{DUST3R}"]

@@ -59,7 +59,12 @@ def test_the_base_model_is_the_hub_id_of_what_training_started_from(tmp_path: Pa
 
     assert base() is None
     assert base(kind="hub", source="naver/dust3r") == ["naver/dust3r"]
-    assert base(kind="training", source="trained", start={"kind": "hub", "source": "naver/dust3r"}) == ["naver/dust3r"]
+    start = {"kind": "hub", "source": "naver/dust3r"}
+    assert base(kind="training", source="trained", start=start) == ["naver/dust3r"]
+    assert base(kind="training", source="trained", start={"kind": "training", "source": "trained", "start": start}) == ["naver/dust3r"]
+    assert base(kind="hub", source="someone/probes/backbone") == ["someone/probes"]
+    # What an export says of itself, but for what is no hub id.
+    assert base(metadata={"base_model": "naver/dust3r, /home/me/x"}) == ["naver/dust3r"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from safetensors import safe_open
 
 import und3rstand_jax as u3d
 from tests.conversion import converted, flip_a_bit
@@ -62,6 +63,11 @@ def push(checkpoint: Path, repo_id: str = ID, **options) -> u3d.Upload:
     return u3d.push_to_hub(checkpoint, repo_id, **{"license": LICENCE, "progress": False} | options)
 
 
+def pushed_file(content: bytes, file: Path) -> Path:
+    file.write_bytes(content)
+    return file
+
+
 def assert_equal(found: tuple[u3d.Backbone, u3d.Probes], checkpoint: Path) -> None:
     """Both are what the checkpoint holds, bit for bit."""
     expected = u3d.load_backbone_and_probe(checkpoint)
@@ -77,6 +83,12 @@ def test_what_is_uploaded_is_loaded_back_from_either_layout(hub: Hub, checkpoint
     assert pushed.url == f"{hub.url}/{ID}/commit/{repo.commit}" and pushed.card.encode() == repo.files["README.md"]
     assert [(commit["message"], set(commit["paths"])) for commit in hub.uploads.commits] == [("First of all", UPLOADED)]
     assert not list(checkpoint.parent.glob(".*"))
+    # Whoever has it from there has it under the licence that it was published under, from either layout.
+    records = json.loads(repo.files["jax/config.json"])["provenance"].values()
+    assert [(record["licence"]["id"], record["licence"]["found"]) for record in records] == [(LICENCE, f"the upload to {ID}")] * 2
+    for part in ("backbone", "probes"):
+        with safe_open(pushed_file(repo.files[f"{part}/model.safetensors"], tmp_path / part), "numpy") as file:
+            assert file.metadata()["license"] == LICENCE
     # From the hub: JAX's layout, without a conversion.
     assert_equal(u3d.load_backbone_and_probe(ID), checkpoint)
     assert {name.partition("/")[0] for name in hub.downloads(ID)} == {"jax"} and not (tmp_path / "cache").exists()
