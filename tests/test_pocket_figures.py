@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
+from und3rstand_jax.analysis.two_views import is_two_views
 from und3rstand_jax.model.layer_ids import paper_layer_ids
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+TWO_VIEWS = ROOT / "pocket" / "training" / "two_views.json"
 
 
 def rows(text: str) -> list[str]:
@@ -56,7 +58,7 @@ def test_the_sentences_in_short_are_what_the_studies_found():
 
 
 def test_the_card_shows_the_errors_that_were_measured_and_they_reach_what_was_aimed_at():
-    measured = json.loads((ROOT / "pocket" / "training" / "two_views.json").read_text())
+    measured = json.loads(TWO_VIEWS.read_text())
     card = (ROOT / "pocket" / "README.md").read_text()
     shown = [[cell.strip(" *") for cell in line.split("|")[2:-1]] for line in rows(card.partition("## Held-out figures")[2])[2:]]
     names = ("model", "constant", "other_view2", "grey_view1", "grey_view2")
@@ -70,8 +72,12 @@ def test_the_card_shows_the_errors_that_were_measured_and_they_reach_what_was_ai
     assert constant["view1"] <= 0.4 and constant["view2"] <= 0.5 and other["view2"] <= 0.7
 
 
+def test_the_cards_command_may_replace_the_figures_that_are_kept():
+    assert is_two_views(TWO_VIEWS)
+
+
 def test_the_page_repeats_what_the_card_says_of_both_views():
-    errors = json.loads((ROOT / "pocket" / "training" / "two_views.json").read_text())["errors"]
+    errors = json.loads(TWO_VIEWS.read_text())["errors"]
     section = " ".join((DOCS / "pocket.md").read_text().partition("## It uses both views")[2].split())
     for name in ("model", "constant", "other_view2", "grey_view1"):
         assert f"{errors[name]['view2']:.3f}" in section.partition("##")[0]
