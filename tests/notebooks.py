@@ -1,6 +1,6 @@
 """Runs the notebooks of docs/tutorials and stores what they show: `python -m tests.notebooks [NAME …]`, all of them without a name.
 
-A notebook runs in a folder that has links to the clone's checkpoints and nothing else, so that it leaves nothing behind in the clone.
+A notebook runs in a folder that has a link to the clone's checkpoint and nothing else, so that it leaves nothing behind in the clone.
 """
 
 import os
@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "tutorials"
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.ipynb")))
-CHECKPOINTS = ("pocket", "pocket_vggt")
+CHECKPOINT = "pocket"
 SECONDS = 600
 """The longest that a cell may take."""
 
@@ -38,9 +38,7 @@ def executed(name: str, folder: Path, further: str = "") -> Any:
     Raises:
         CellExecutionError: a cell raises, with its traceback.
     """
-    for checkpoint in CHECKPOINTS:
-        if (ROOT / checkpoint).exists():
-            (folder / checkpoint).symlink_to(ROOT / checkpoint)
+    (folder / CHECKPOINT).symlink_to(ROOT / CHECKPOINT)
     started_in = folder / "docs" / "tutorials"
     started_in.mkdir(parents=True)
     notebook = read(name)
