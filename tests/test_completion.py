@@ -1,5 +1,6 @@
 """Scripts of completion: each is read by its shell, and completes the installed script and `python -m MODULE` alike."""
 
+import importlib.metadata
 import shutil
 import subprocess
 
@@ -96,6 +97,14 @@ def test_fish_completes_scripts_and_modules(scripts):
         # Names of files, which fish adds, have no description.
         ours = {row.partition("\t")[0] for row in done.stdout.splitlines() if "\t" in row}
         assert set(found) <= ours, (line, done.stdout, done.stderr)
+
+
+def test_a_tyro_that_writes_other_scripts_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("tyro.cli", lambda *args, **settings: print("complete -F _other und3rstand-jax"))
+    assert ask(run.PROGRAM, "--completion", "bash") == 2
+    version = importlib.metadata.version("tyro")
+    told = f"error: tyro {version} is installed, whose completion scripts have a form that is not known here; install an earlier one"
+    assert capsys.readouterr() == ("", f"{told} (pip install 'tyro<{version}') and give this command again\n")
 
 
 def test_a_shell_that_is_not_known_is_refused(capsys):

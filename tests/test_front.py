@@ -97,6 +97,13 @@ def test_help_names_every_option_and_shows_no_types_of_python(module, name, caps
         assert re.match(r" [A-Z{\[\d]|,| zero,| exp,| v5e|\.| ", rest), (option, rest)
     assert "--debug" in text and "--quiet" in text
     assert ("--json" in text) is (name != "learning-curve")
+    # A switch is off; only what a config file turns on has a form that turns it off again, and a default to tell.
+    assert module == "train" or "(default: False)" not in text
+
+
+def test_help_of_match_offers_two_photos_only(capsys):
+    text = help_of(capsys, "und3rstand_jax", "match")
+    assert "IMG1 IMG2 " in text and "IMG3" not in text and "--views" not in text
 
 
 def test_help_tells_what_every_program_answers(capsys):

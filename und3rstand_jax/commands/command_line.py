@@ -69,21 +69,20 @@ def any_of(commands: Mapping[str, Any]) -> Any:
     return Union[kinds]  # noqa: UP007
 
 
-def read_options(kind: Any, prog: str, argv: Sequence[str], config: Sequence[Any] = ()) -> Any:
+def read_options(kind: Any, prog: str, argv: Sequence[str]) -> Any:
     """The options that a command line gives, their paths expanded.
 
     Args:
         kind: what tyro is to make of them: a dataclass, or several.
         prog: how the program is called, for usage and errors.
         argv: without the program's name.
-        config: tyro's markers.
 
     Raises:
         SystemExit: as from `parse_command`.
     """
 
     def parse(words: Sequence[str]) -> Any:
-        return tyro.cli(kind, prog=prog, args=words, config=config)
+        return tyro.cli(kind, prog=prog, args=words)
 
     shown = [printable(word) for word in argv]
     if shown == list(argv):

@@ -13,6 +13,9 @@ from typing import Any
 
 import tyro
 
+from und3rstand_jax.support.errors import UserError
+from und3rstand_jax.support.versions import package_version
+
 SHELLS = ("bash", "zsh", "fish")
 
 _OF_ALL: tuple[dict[str, Any], ...] = (
@@ -107,7 +110,7 @@ end
 """
 
 
-def completion_script(kind: Any, shell: str, module: str, script: str, default: str = "", config: tuple[Any, ...] = ()) -> str:
+def completion_script(kind: Any, shell: str, module: str, script: str, default: str = "") -> str:
     """The script that teaches a shell to complete a command, as its installed script and as `python -m MODULE`.
 
     Args:
@@ -116,9 +119,11 @@ def completion_script(kind: Any, shell: str, module: str, script: str, default: 
         module: which `python -m` runs.
         script: name of the installed script.
         default: the subcommand that may be left out, whose options then follow the command's name.
-        config: tyro's markers.
+
+    Raises:
+        UserError: the installed tyro writes its own scripts in a form that cannot be read.
     """
-    table, lookup = _tyros(kind, script, config)
+    table, lookup = _tyros(kind, script)
     if default:
         table["options"] += [option for option in table["subcommands"][default]["options"] if option not in table["options"]]
     table["options"] += _OF_ALL
@@ -130,10 +135,15 @@ def completion_script(kind: Any, shell: str, module: str, script: str, default: 
     return named.replace("@TABLE@", text)
 
 
-def _tyros(kind: Any, script: str, config: tuple[Any, ...]) -> tuple[dict[str, Any], str]:
+def _tyros(kind: Any, script: str) -> tuple[dict[str, Any], str]:
     """tyro's table of a command's options, and its code that finds completions there, both out of the script that it writes for bash."""
     with contextlib.redirect_stdout(io.StringIO()) as written, contextlib.suppress(SystemExit):
-        tyro.cli(kind, prog=script, args=["--tyro-write-completion", "bash", "-"], config=config)
+        tyro.cli(kind, prog=script, args=["--tyro-write-completion", "bash", "-"])
     found = re.search(r"<< 'PYTHON_EOF'[^\n]*\n[^\n]*\nCOMPLETION_SPEC = ([^\n]*)\n(.*?)\nPYTHON_EOF\n", written.getvalue(), re.DOTALL)
-    assert found is not None, "tyro writes its scripts in another form now; see tests/test_completion.py"
+    if found is None:
+        version = package_version("tyro")
+        raise UserError(
+            f"tyro {version} is installed, whose completion scripts have a form that is not known here; "
+            f"install an earlier one (pip install 'tyro<{version}') and give this command again"
+        )
     return ast.literal_eval(found[1]), found[2].strip()

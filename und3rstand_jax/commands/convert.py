@@ -15,6 +15,7 @@ from und3rstand_jax.commands.front import Program
 from und3rstand_jax.commands.streams import show, show_json
 from und3rstand_jax.convert.options import HubAccess, ProbeOptions
 from und3rstand_jax.support.errors import CheckpointError, OptionError
+from und3rstand_jax.support.option_kinds import Flag
 from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
 
@@ -31,12 +32,12 @@ class PushOptions:
     JAX's, with a model card, in one commit. --revision is then its branch. Other files in the repository stay."""
     message: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: what is uploaded)")] = None
     """Message of the commit."""
-    private: bool = False
+    private: Flag = False
     """Make the repository private. One that exists must be private already."""
     license: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the source's)")] = None
     """Licence to publish under, by the hub's word for it (cc-by-nc-sa-4.0). It must be given where the source's is not known, and must not
     be freer than the source's."""
-    dry_run: bool = False
+    dry_run: Flag = False
     """Print what would go up (files, sizes, the card), and send nothing."""
 
 
@@ -60,31 +61,31 @@ class Options:
     key: Annotated[str, tyro.conf.arg(metavar="KEY", help_behavior_hint="(default: model, state_dict or model_state_dict, else all)")] = ""
     """Which weights to take if --repo holds several: an entry of a .pth file (model_ema, ema.module), or the beginning of the tensors'
     names (dust3r). --inspect lists what is left out."""
-    inspect: bool = False
+    inspect: Flag = False
     """Print what would be converted and how each decision was made. Writes nothing."""
-    verify: bool = False
+    verify: Flag = False
     """After writing, read the result back and compare every tensor with the source, bit for bit."""
     to_torch: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Export the converted checkpoint --repo to this folder, as model.safetensors and config.json."""
     check: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Verify the converted checkpoint DIR against its digests, and do nothing else. Exit status 2 if anything is damaged or missing."""
-    float16: bool = False
+    float16: Flag = False
     """With --to-torch: round the exported tensors to float16, which halves their size and leaves three significant digits."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace an earlier result in the output folder; with --push, files of the repository that differ from those to upload."""
-    quiet: bool = False
+    quiet: Flag = False
     """Print results only: no messages and no progress bars. Warnings and errors stay on stderr."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON document on stdout in place of text: with --inspect the whole plan, with --push what went up, else the folders written
     or the check's result."""
-    debug: bool = False
+    debug: Flag = False
     """Show the traceback of an error."""
     upload: Annotated[PushOptions, tyro.conf.arg(name="")] = PushOptions()
     hub: Annotated[HubAccess, tyro.conf.arg(name="")] = HubAccess()
     probes: Annotated[ProbeOptions, tyro.conf.arg(name="")] = ProbeOptions()
 
 
-PROGRAM = Program("convert", "und3rstand-convert", {"": Options}, config=(tyro.conf.FlagCreatePairsOff,))
+PROGRAM = Program("convert", "und3rstand-convert", {"": Options})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,11 +6,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from und3rstand_jax.commands.command_line import EXIT_FAILED, any_of, parse_command, read_options
 from und3rstand_jax.commands.completion import SHELLS, completion_script
 from und3rstand_jax.commands.streams import show
+from und3rstand_jax.support.errors import UserError
 from und3rstand_jax.support.text import printable
 from und3rstand_jax.support.versions import own_version
 
@@ -40,7 +41,7 @@ Checkpoints and training:
   python -m train pose            train probes for cameras on the camera token of a VGGT
   python -m train plan            memory and time of a run, before it is run
   python -m train evaluate        errors of any probes, layer by layer
-  python -m train two-views       whether a DUSt3R uses both views
+  python -m train two-views       whether a model uses its other views
   python -m train inspect         check a data set
   python -m train learning-curve  plot the learning curve of one or more runs
 
@@ -58,14 +59,12 @@ class Program:
         script: its installed name.
         commands: name -> options; see `parse_command`. Without a name, the options of the whole program.
         default: the command that may be left out; "" where there are none.
-        config: tyro's markers.
     """
 
     module: str
     script: str
     commands: Mapping[str, Any]
     default: str = ""
-    config: tuple[Any, ...] = ()
 
     @property
     def prog(self) -> str:
@@ -88,7 +87,7 @@ class Program:
             case [word] if word.startswith("--completion="):
                 self._completion([word.partition("=")[2]])
         if not self.default:
-            return read_options(self.commands[""], self.prog, words, self.config)
+            return read_options(self.commands[""], self.prog, words)
         self._check_name(words)
         return parse_command(words, self.commands, self.default, self.prog)
 
@@ -97,7 +96,11 @@ class Program:
             found = " ".join(map(printable, shells)) or "nothing"
             _fail(f"--completion takes one shell: {', '.join(SHELLS)}; found {found}")
         kind = any_of(self.commands) if self.default else self.commands[""]
-        sys.stdout.write(completion_script(kind, shells[0], self.module, self.script, self.default, self.config))
+        try:
+            script = completion_script(kind, shells[0], self.module, self.script, self.default)
+        except UserError as error:
+            _fail(str(error))
+        sys.stdout.write(script)
         raise SystemExit(0)
 
     def _check_name(self, words: Sequence[str]) -> None:
@@ -115,6 +118,6 @@ def overview() -> str:
     return OVERVIEW.format(version=own_version()).rstrip()
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(EXIT_FAILED)

@@ -19,6 +19,7 @@ from und3rstand_jax.model.output_modes import Mode, parse_mode
 from und3rstand_jax.support.documents import read_json, read_text
 from und3rstand_jax.support.errors import LayerError, OptionError
 from und3rstand_jax.support.files import in_home
+from und3rstand_jax.support.option_kinds import Flag
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Where the hub's client looks for a token, in its order."""
@@ -37,7 +38,7 @@ class HubAccess:
     the environment variable HF_TOKEN or the client's login (hf auth login) instead."""
     hub_cache: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the hub client's cache)")] = None
     """Folder for downloaded files."""
-    offline: bool = False
+    offline: Flag = False
     """Do not use the network: take files only from the cache."""
     token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """File that holds the access token and nothing else."""
