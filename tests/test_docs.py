@@ -3,18 +3,21 @@
 import importlib
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import parity_tables
+from und3rstand_jax.commands import convert, run, train
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     ROOT / name for name in subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+PROGRAMS = {program.PROGRAM.module: program.PROGRAM for program in (run, convert, train)}
 
 
 def code(text: str) -> list[str]:
@@ -64,6 +67,30 @@ def test_modules_that_a_page_runs_exist(page):
     for module in re.findall(r"python3? -m ((?:und3rstand_jax|convert|train|benchmarks|tests)[\w.]*)", page.read_text()):
         path = ROOT / module.rstrip(".").replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+COMMAND_LINES = {
+    f"{page} {line}": line
+    for page in ("README.md", "docs/getting_started.md")
+    for text in code((ROOT / page).read_text())
+    for line in re.findall(r"^ *python -m ((?:und3rstand_jax|convert|train) .*)$", text, re.MULTILINE)
+    if "--" in line or "…" in line
+}
+
+
+def test_both_pages_of_a_beginner_have_lines_to_read():
+    assert sum(name.startswith("README.md") for name in COMMAND_LINES) > 12 and len(COMMAND_LINES) > 24
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES.values(), ids=COMMAND_LINES)
+def test_command_lines_that_a_beginner_copies_are_read_by_the_commands(line):
+    program, *words = shlex.split(line, comments=True)
+    if words[-1] == "…" and not words[-2].startswith("--"):
+        words[-1:] = ["--out", "x"]  # left out as well
+    try:
+        PROGRAMS[program].options(words)
+    except SystemExit as end:
+        pytest.fail(f"python -m {line}: status {end.code}")
 
 
 def test_the_readme_is_a_front_door():
