@@ -97,7 +97,7 @@ def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
         pipeline_tag=_TASK,
         base_model=base_models(info.provenance) or None,
         tags=[*family, "pointmap", *(["probes"] if info.probes is not None else []), "jax", "flax"],
-        model_name=name.rpartition("/")[2],
+        model_name=name.rpartition("/")[2] if found else None,  # of the results' list alone
         eval_results=found or None,
     )
     return data.to_yaml()
