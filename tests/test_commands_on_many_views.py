@@ -126,7 +126,7 @@ def config_alone(tmp_path_factory):
     ],
 )
 def test_views_that_are_too_many_are_refused_in_a_line_before_weights_are_read(config_alone, tmp_path, capsys, words, message):
-    assert command(*words, "--checkpoint", config_alone, "--out", tmp_path / "out") == 2
+    assert command(*words, "--checkpoint", config_alone, "--out", tmp_path / "out", "--quiet") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not (tmp_path / "out").exists()

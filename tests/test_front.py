@@ -103,7 +103,7 @@ def test_help_names_every_option_and_shows_no_types_of_python(module, name, caps
 
 def test_help_of_match_offers_two_photos_only(capsys):
     text = help_of(capsys, "und3rstand_jax", "match")
-    assert "IMG1 IMG2 " in text and "IMG3" not in text and "--views" not in text
+    assert "IMG1 IMG2 " in text and "IMG3" not in text
 
 
 def test_help_tells_what_every_program_answers(capsys):

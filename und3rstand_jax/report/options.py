@@ -160,9 +160,6 @@ class MatchOptions(ViewOptions):
 
     images: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMG1 IMG2", help_behavior_hint="")]] = ()
     """Two photos of one scene. Or give --scene."""
-    # Not offered; whoever gives another number than 2 is told that matches are of two views.
-    views: tyro.conf.Suppress[int | None] = None
-    """Number of views of --scene to render."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="(required)")] = ""
     """Checkpoint of a MASt3R, written by python -m convert. A Hugging Face id or a PyTorch folder or file is converted on first use and \
 cached."""
