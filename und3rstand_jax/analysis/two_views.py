@@ -21,6 +21,7 @@ from und3rstand_jax.analysis.batch_errors import assembled
 from und3rstand_jax.analysis.constant_pointmap import Constant, best_constant
 from und3rstand_jax.data.example import Example, batch_size
 from und3rstand_jax.data.loader import Delivery, Feed, Sources, held_out, training_batches, validation_batches
+from und3rstand_jax.data.records import things_of
 from und3rstand_jax.geometry.loss import Targets, confidence_sums, normalised_truth, valid_counts
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.head_choice import POINTMAP
@@ -196,7 +197,7 @@ def format_result(result: TwoViewResult) -> str:
         rows.append([label, *(f"{value:.4f}" for value in errors), *ratios])
     heads = [f"view {view}" for view in range(1, views + 1)]
     table = text_table(["normalised point error", *heads, f"model / this: {heads[0]}", *heads[1:]], rows, numbers_from=1)
-    things = "pairs" if views == 2 else f"sets of {views} views"
+    things = things_of(views)
     return f"{table}\n{result.pairs} held-out {things}; the constant is of {result.constant_pairs} training {things}"
 
 
