@@ -55,9 +55,11 @@ def pointmaps(view1, view2, confident=True):
 
 
 class StubModel(Backbone):
-    """A backbone whose head returns `head` (None: it has none) and whose attention is random. `calls` records what was asked of it."""
+    """A backbone whose heads return `head` (None: it has none) and `cameras`, and whose attention is random. `calls` records what was
+    asked of it.
+    """
 
-    def __init__(self, head, blocks=2):
+    def __init__(self, head, blocks=2, cameras=None):
         config = BackboneConfig(
             enc_embed_dim=32,
             enc_depth=1,
@@ -69,6 +71,7 @@ class StubModel(Backbone):
         )
         super().__init__(DUSt3R(config), {})
         object.__setattr__(self, "head", head)
+        object.__setattr__(self, "cameras", cameras)
         object.__setattr__(self, "calls", [])
 
     def __call__(self, *views, capture, head):
@@ -83,7 +86,7 @@ class StubModel(Backbone):
 
         asked = [layer for layer in capture if layer.endswith("cross_attn.weights")]
         attention = {layer: tuple(weights(own, sum(tokens) - own) for own in tokens) for layer in asked}
-        return BackboneOutput(attention, sizes, self.head if head else ())
+        return BackboneOutput(attention, sizes, self.head if head else (), self.cameras)
 
 
 class StubProbes(Probes):
@@ -99,6 +102,7 @@ class StubProbes(Probes):
         return self.outputs[layer_id]
 
 
-def stub_analysis(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2) -> SetAnalysis:
-    """The analysis of the room by a model whose layers and head return these pointmaps."""
-    return analyse_views(StubModel(head, blocks), StubProbes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())
+def stub_analysis(outputs, head=None, has_truth=True, sizes=SIZES, blocks=2, cameras=None) -> SetAnalysis:
+    """The analysis of the room by a model whose layers and head return these pointmaps, and whose camera head returns these cameras."""
+    model = StubModel(head, blocks, cameras)
+    return analyse_views(model, StubProbes(outputs), tuple(outputs), room_inputs(has_truth, sizes), {}, Stopwatch())

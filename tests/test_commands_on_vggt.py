@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import und3rstand_jax as u3d
 from tests.conversion import converted
 from tests.make_checkpoint import save_hub_folder
 from tests.test_vggt_convert import HUB_OF_SMALL, tensors
@@ -49,6 +50,13 @@ def test_four_photos_have_a_report_with_global_attention(folder, capsys):
     numbers = json.loads((folder / "report" / "report.json").read_text())
     assert [len(layer["errors"]) for layer in numbers["layers"]] == [4] and "global attention weights" in str(numbers["arrays"]["keys"])
     arrays = np.load(folder / "report" / "arrays.npz")
+    # Of the model's own cameras, which are no layer's.
+    backbone = u3d.load_backbone(str(folder / "jax"))
+    views = u3d.load_images([folder / f"{n}.png" for n in range(1, 5)], size=56, preprocessing="vggt")
+    first, *later = (np.vstack([of_view, [0, 0, 0, 1]]) for of_view in np.asarray(backbone(*views, head="camera").cameras.extrinsics)[0])
+    assert [pose["view"] for pose in numbers["own_poses"]] == [2, 3, 4]
+    for pose, extrinsics in zip(numbers["own_poses"], later, strict=True):
+        np.testing.assert_allclose(pose["camera_to_view1"], first @ np.linalg.inv(extrinsics), atol=1e-4)
     weights = arrays["attention/0/from_view2"].astype(np.float32)
     tokens = int(np.prod(numbers["grids"][0]))
     assert weights.shape[1:] == (tokens, 4 * tokens) and (weights.sum(axis=-1) < 1).all()

@@ -8,7 +8,8 @@ from und3rstand_jax.analysis.analyse import analyse_views
 from und3rstand_jax.geometry.cameras import ViewGeometry, ViewTruth, centred_intrinsics, focal_length
 from und3rstand_jax.geometry.matching import mutual_matches, true_places
 from und3rstand_jax.geometry.metrics import point_errors
-from und3rstand_jax.geometry.pose import pose_errors
+from und3rstand_jax.geometry.pose import PoseEstimate, pose_errors
+from und3rstand_jax.model.output import Cameras
 from und3rstand_jax.report.attention_figure import place_of_token, salient_token
 from und3rstand_jax.report.numbers import format_table
 from und3rstand_jax.support.progress import Stopwatch
@@ -74,6 +75,35 @@ def test_a_turn_of_view_2_is_found_as_a_turn_of_its_camera(report):
     expected = pose_errors(turn @ true, true)
     np.testing.assert_allclose([pose.rotation_degrees, pose.translation_degrees], expected, atol=0.02)
     np.testing.assert_allclose(expected[0], 20)
+
+
+def cameras(*to_view_1):
+    """Of a camera head whose world is no camera's frame."""
+    world = np.eye(4)
+    world[:3] = np.c_[turned(-35), [0.3, -2.0, 1.1]]
+    extrinsics = np.stack([np.linalg.inv(pose) @ world for pose in to_view_1])[None, :, :3]
+    return Cameras(np.float32(extrinsics), np.zeros((1, len(to_view_1), 3, 3), np.float32), np.zeros((1, 1, len(to_view_1), 9), np.float32))
+
+
+def test_the_camera_heads_poses_are_in_view_1s_frame_whatever_its_world():
+    _, points, true, _ = room()
+    turn = np.eye(4)
+    turn[:3, :3] = turned(20)
+    for pose, expected in ((true, (0, 0)), (turn @ true, pose_errors(turn @ true, true))):
+        found = stub_analysis({}, pointmaps(*points), cameras=cameras(np.eye(4), pose))
+        (own,) = found.own_poses
+        np.testing.assert_allclose(own.camera, pose, atol=1e-5)
+        np.testing.assert_allclose([own.rotation_degrees, own.translation_degrees], expected, atol=0.001)
+        assert format_table(found).endswith(f"rotation by the model's camera head: {own.rotation_degrees:.2f}°")
+
+
+def test_a_camera_that_is_not_finite_is_unknown_and_a_model_without_a_camera_head_has_none(report):
+    assert report.own_poses is None and "camera head" not in format_table(report)
+    _, points, true, _ = room()
+    for broken in ((np.eye(4), np.full((4, 4), np.nan)), (np.eye(4) * np.nan, true)):
+        own = Cameras(np.float32(broken)[None, :, :3], np.zeros((1, 2, 3, 3), np.float32), np.zeros((1, 1, 2, 9), np.float32))
+        found = stub_analysis({}, pointmaps(*points), cameras=own)
+        assert found.own_poses == (PoseEstimate(None, None, None),)
 
 
 def test_unrelated_points_match_at_random(report):

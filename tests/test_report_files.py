@@ -20,6 +20,7 @@ from und3rstand_jax.analysis.inputs import photo_inputs, scene_inputs
 from und3rstand_jax.checkpoint.format import CheckpointInfo, write_checkpoint_info
 from und3rstand_jax.commands.run import main
 from und3rstand_jax.geometry.metrics import point_errors
+from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.photos import open_photo
@@ -103,6 +104,21 @@ def test_every_array_is_explained(written):
     for layer in (*LAYERS, "head"):
         found = {re.sub(f"^{re.escape(layer)}/", "LAYER/", name) for name in found}
     assert found == explained
+
+
+def test_the_camera_heads_poses_are_written_and_drawn_as_lines(report, tmp_path):
+    turn = np.eye(4)
+    turn[:3, 3] = (0.5, 0.0, 0.25)
+    own = dataclasses.replace(report, own_poses=(PoseEstimate(turn, 3.5, 7.25),))
+    write_numbers(tmp_path / "report.json", own)
+    write_arrays(tmp_path / "arrays.npz", own)
+    numbers, arrays = read_strictly(tmp_path / "report.json"), np.load(tmp_path / "arrays.npz")
+    written = {"view": 2, "camera_to_view1": turn.tolist(), "rotation_degrees": 3.5, "translation_degrees": 7.25}
+    assert numbers["own_poses"] == [written] and "own/camera2_to_1" in numbers["arrays"]["keys"]
+    np.testing.assert_array_equal(arrays["own/camera2_to_1"], turn)
+    (axes,) = pose_figure(own).axes
+    assert {3.5, 7.25} <= {line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1}
+    assert drawn(pose_figure(own)) == drawn(pose_figure(report))
 
 
 def test_a_pose_that_was_not_found_is_null_in_json(report, written):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.browser import WITH_WEBGL, WITHOUT_WEBGL, body_after, needs_browser
 from tests.page_cases import make_report, small_page
+from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.report.page import page_text
 
 # Presses keys and buttons once the page is ready, and notes what then is to be seen.
@@ -50,6 +51,30 @@ def test_slider_keys_table_and_attention_move_together_in_a_browser(tmp_path, fl
     assert body["data-status"].startswith("Block 0, head 0: ")
     assert body["data-linked"] == "false" and body["data-layer"] == "decoder.2.cross_attn"
     assert body["data-webgl"] == ("true" if flags == WITH_WEBGL else "false")
+
+
+CAMERA_HEAD = """<script>
+addEventListener("load", () => {
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    document.body.dataset.own = [...document.querySelectorAll("#pose tfoot td")].map((cell) => cell.textContent).join("|");
+    document.body.dataset.key = document.querySelectorAll("#pose .key.camera-head").length;
+  }, 20);
+});
+</script>"""
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("views", "shown"), [(2, "camera head|2.00°|–"), (3, "camera head|4.00° / 9.00°|2.00° / –|6.00° / 9.00°")], ids=["pair", "three"]
+)
+def test_the_camera_heads_poses_stand_below_the_layers_in_a_browser(tmp_path, views, shown):
+    own = (PoseEstimate(np.eye(4), 2.0, None), PoseEstimate(np.eye(4), 6.0, 9.0))[: views - 1]
+    page = tmp_path / "report.html"
+    page.write_text(page_text(dataclasses.replace(make_report((32, 48), 1, 2, views=views), own_poses=own)) + CAMERA_HEAD, "ascii")
+    body = body_after(page, tmp_path / "profile", "", *WITHOUT_WEBGL)
+    assert "data-error" not in body and (body["data-own"], body["data-key"]) == (shown, "1")
 
 
 # What is there to see, and its width and height, once the page is ready.

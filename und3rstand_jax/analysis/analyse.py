@@ -2,11 +2,13 @@
 
 views ─▶ model, once ─▶ tokens ─▶ each layer's probe ─▶ points ─┬─▶ errors
               ├──────▶ the head ──────────────────────▶ points ─┼─▶ pose of every view after the first
-              └──────▶ attention between the views              └─▶ matches of view 1 with every view after it
+              ├──────▶ attention between the views              └─▶ matches of view 1 with every view after it
+              └──────▶ the camera head, where there is one ───────▶ the model's own poses
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,9 +31,9 @@ from und3rstand_jax.geometry.matching import THRESHOLD, Correspondences, corresp
 from und3rstand_jax.geometry.metrics import point_errors
 from und3rstand_jax.geometry.pose import Pose, PoseEstimate, camera_of_view, pose_against
 from und3rstand_jax.model.backbone import Backbone
-from und3rstand_jax.model.head_choice import pointmap_head
+from und3rstand_jax.model.head_choice import camera_head, pointmap_head
 from und3rstand_jax.model.layer_ids import HEAD
-from und3rstand_jax.model.output import BackboneOutput
+from und3rstand_jax.model.output import BackboneOutput, Cameras
 from und3rstand_jax.model.start import token_grids
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.progress import Stopwatch, with_progress
@@ -65,12 +67,13 @@ def analyse_views(
     in_one_pass = comes_in_one_pass(model.config)
     with stopwatch.time("forward"):
         weights = weights_ids(model.config) if in_one_pass else ()
-        features = model(*inputs.views, capture=(*layers, *weights), head=pointmap_head(model.config))
+        features = model(*inputs.views, capture=(*layers, *weights), head=pointmap_head(model.config) + camera_head(model.config))
         # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
         features = jax.block_until_ready(features)
     with stopwatch.time("probes"):
         geometry = _geometry_by_layer(probes, layers, features, progress)
         attention = captured_maps(features, model.config) if in_one_pass else ()
+    cameras = None if features.cameras is None else _own_cameras(features.cameras)
     del features
     pool = pool_of(model.config, token_grids(inputs.sizes, model.config))
     if not in_one_pass:
@@ -95,6 +98,7 @@ def analyse_views(
         attention_kind=kinds_of(model.config).across,
         stacks=stacks_of(model.config),
         special_tokens=len(model.config.special_tokens(model.config.blocks[0].across)),
+        own_poses=None if cameras is None else reference.poses_against(cameras),
     )
 
 
@@ -122,10 +126,8 @@ def _measured(
         errors = {layer: point_errors(views, reference.points) for layer, views in geometry.items()}
     poses: dict[str, tuple[PoseEstimate, ...]] = {}
     with stopwatch.time("poses"):
-        scene_size = reference.scene_size
         for layer, views in with_progress(geometry.items(), "poses", len(geometry), "layer", progress):
-            found = zip(_cameras(views, reference.intrinsics), reference.later_poses, strict=True)
-            poses[layer] = tuple(pose_against(camera, pose, scene_size) for camera, pose in found)
+            poses[layer] = reference.poses_against(_cameras(views, reference.intrinsics))
     matches: dict[str, tuple[Correspondences, ...]] = {}
     with stopwatch.time("matches"):
         places = [None] * (len(reference.points) - 1) if truth is None else _places_in_later_views(truth)
@@ -152,6 +154,16 @@ def _cameras(views: Views, intrinsics: Intrinsics | None) -> tuple[Pose | None, 
     return tuple(camera_of_view(view, lens) for view, lens in zip(views[1:], intrinsics[1:], strict=True))
 
 
+def _own_cameras(cameras: Cameras) -> tuple[Pose | None, ...]:
+    """Those of a model's camera head for every view after the first: camera to view 1's frame, None where one is not finite."""
+    (extrinsics,) = np.asarray(cameras.extrinsics, np.float64)
+    from_world = np.tile(np.eye(4), (len(extrinsics), 1, 1))
+    from_world[:, :3] = extrinsics
+    if not np.isfinite(from_world[0]).all():
+        return (None,) * (len(from_world) - 1)
+    return tuple(from_world[0] @ np.linalg.inv(one) if np.isfinite(one).all() else None for one in from_world[1:])
+
+
 def _places_in_later_views(truth: GroundTruth) -> list[Float[np.ndarray, "H1 W1 2"] | None]:
     """Where every view after the first sees the pixels of view 1."""
     first, *later = truth.views
@@ -159,7 +171,8 @@ def _places_in_later_views(truth: GroundTruth) -> list[Float[np.ndarray, "H1 W1 
     return [true_places((first, view), pose, lens) for view, pose, lens in cameras]
 
 
-class _Reference(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Reference:
     """What layers are measured against: points of all views, and cameras, None where one was not found. `estimated` says how the
     intrinsics were found, where they were not given.
     """
@@ -175,7 +188,11 @@ class _Reference(NamedTuple):
         """Of every view after the first."""
         return (None,) * (len(self.points) - 1) if self.poses is None else self.poses[1:]
 
-    @property
+    def poses_against(self, cameras: Sequence[Pose | None]) -> tuple[PoseEstimate, ...]:
+        """The cameras of every view after the first, with their angles to these."""
+        return tuple(pose_against(camera, pose, self.scene_size) for camera, pose in zip(cameras, self.later_poses, strict=True))
+
+    @functools.cached_property
     def scene_size(self) -> float:
         """Mean distance of the known points to view 1's camera."""
         distances = np.concatenate([np.linalg.norm(view.points[view.valid], axis=-1) for view in self.points])

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from und3rstand_jax.model.layer_ids import network_order
 
-_INK, _FAINT, _GRID, _BAND, _HEAD = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a"
+_INK, _FAINT, _GRID, _BAND, _HEAD, _ACROSS = "#18181b", "#71717a", "#e4e4e7", "#f4f4f5", "#b0243a", "#8a4fbf"
 _LAYER_WIDTH, _PANEL_HEIGHT = 0.21, 3.6  # inches
 _LEAST_WIDTH, _MOST_WIDTH = 8.0, 16.0
 _NAMED_ABOVE = 4  # series
@@ -59,13 +59,15 @@ Result = TypeVar("Result", bound=OfLayer)
 class Series(Generic[Result]):
     """One line of a panel: filled markers on a solid line, or open ones on a dashed line. Values of `of` may be NaN.
 
-    `colour` is that of the line and of its markers, which otherwise have those of the kinds of layers.
+    `colour` is that of the line and of its markers, which otherwise have those of the kinds of layers. `across` are values that belong to
+    no layer, by their label: horizontal lines.
     """
 
     label: str
     of: Callable[[Result], float]
     is_filled: bool = True
     colour: str | None = None
+    across: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def style(self) -> Literal["-", "--"]:
@@ -109,6 +111,8 @@ def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], he
     markers = zip(inks, drawn, strict=True)
     handles = [Line2D([], [], color=ink, marker=kind.marker, linestyle="none", label=kind.label) for ink, kind in markers]
     handles += [Line2D([], [], color=_INK if plain else _HEAD, label="the model's own head")] if head else []
+    labels = dict.fromkeys(label for panel in panels for series in panel.series for label in series.across)
+    handles += [Line2D([], [], color=_ACROSS, label=label) for label in labels]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), int(width / 2)), frameon=False, columnspacing=1.4)
     return figure
 
@@ -128,6 +132,9 @@ def _draw_panel(axes: Axes, panel: Panel[Result], results: Sequence[Result], hea
         if math.isfinite(value):
             drawn.append(value)
             axes.axhline(value, color=series.colour or _HEAD, linestyle=series.style)
+        for own in filter(math.isfinite, series.across.values()):
+            drawn.append(own)
+            axes.axhline(own, color=_ACROSS, linestyle=series.style)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -124,6 +124,7 @@ class SetAnalysis:
         attention_kind: of the attention, see `und3rstand_jax.analysis.steps`.
         stacks: of the blocks that have it.
         special_tokens: of each view, which attention reads and the maps leave out.
+        own_poses: of every view after the first, by the model's camera head; None where it has none.
     """
 
     title: str
@@ -141,6 +142,7 @@ class SetAnalysis:
     attention_kind: str = "cross_attn"
     stacks: tuple[str, ...] = ("decoder",)
     special_tokens: int = 0
+    own_poses: tuple[PoseEstimate, ...] | None = None
 
     @property
     def cells(self) -> Grids:

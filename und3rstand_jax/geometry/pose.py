@@ -131,7 +131,8 @@ def most_confident_half(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, 
 
 @dataclasses.dataclass(frozen=True)
 class PoseEstimate:
-    """Camera of a view in view 1's frame, by PnP on a layer's pointmap of that view; its translation is in that pointmap's unit.
+    """Camera of a view in view 1's frame, by PnP on a layer's pointmap of that view or by a model's camera head; its translation is in
+    the pointmap's unit.
 
     Angles (degrees) are against the reference's camera; None if no camera was found or there is no reference.
     """

@@ -78,6 +78,11 @@ def pointmap_head(config: HasHeads) -> tuple[str, ...]:
     return tuple(head.name for head in config.heads if "pts3d" in head.outputs)
 
 
+def camera_head(config: HasHeads) -> tuple[str, ...]:
+    """The choice of the head of cameras; of none for a model without one."""
+    return tuple(head.name for head in config.heads if CAMERAS in head.outputs)
+
+
 def reads_several_layers(config: HasHeads) -> bool:
     """Whether the head of pointmaps reads several layers, as a DPT head does, which holds many channels of every pixel."""
     return len(head_layers(config)) > 1

@@ -8,9 +8,9 @@ import numpy as np
 
 from und3rstand_jax.analysis.head_use import HeadUse
 from und3rstand_jax.analysis.steps import words_of
-from und3rstand_jax.analysis.view_set import Layer, SetAnalysis
+from und3rstand_jax.analysis.view_set import Layer, SetAnalysis, median_known
 from und3rstand_jax.geometry.matching import Correspondences
-from und3rstand_jax.geometry.pose import Pose
+from und3rstand_jax.geometry.pose import Pose, PoseEstimate
 from und3rstand_jax.model.layer_ids import layer_name
 from und3rstand_jax.report.page_use import use_numbers
 from und3rstand_jax.support.results import marked
@@ -31,6 +31,7 @@ _MEANING = {
     "poses": "of every view after the first, by its number",
     "camera_to_view1": "the view's camera in view 1's frame, by PnP on the layer's points of that view; translation in the points' unit",
     "camera2_to_1": "that of view 2",
+    "own_poses": "as poses, by the model's camera head in place of PnP, in the unit of the head's points; null for a model without one",
     "rotation_degrees": "angle between a camera's rotation and the reference's; of a layer the median over the later views",
     "translation_degrees": (
         "angle between the directions of their translations, null where the two cameras are at the same place; of a layer the median over "
@@ -70,6 +71,8 @@ def _keys(analysis: SetAnalysis) -> dict[str, str]:
         each("truth/points{}", "truth/valid{}"): "(H, W, 3) and (H, W); only with ground truth",
         each("truth/camera{}_to_1", of=later): "(4, 4); only with ground truth",
     }
+    if analysis.own_poses is not None:
+        keys[each("own/camera{}_to_1", of=later)] = "(4, 4) by the model's camera head, where it is finite"
     if views > 2:
         more = range(3, views + 1)
         keys[each("LAYER/matches1_{0}", "LAYER/matches{0}", of=more)] = "(K, 2) x, y of matched pixels in view 1 and in that later view"
@@ -107,6 +110,7 @@ def write_numbers(
         "true_camera2_to_1": None if analysis.true_poses is None else analysis.true_poses[1].tolist(),
         "true_poses": None if analysis.true_poses is None else _numbered(analysis.true_poses[1:]),
         "layers": layers,
+        "own_poses": None if analysis.own_poses is None else _pose_numbers(analysis.own_poses),
         "uses": None if use is None else use_numbers(use),
         "meaning": _MEANING,
         "arrays": {"file": ARRAYS, "keys": _keys(analysis)},
@@ -123,10 +127,7 @@ def _layer_numbers(layer: Layer, lens: Mapping[str, tuple[float, ...]]) -> JsonO
         for view, (found, accuracy) in enumerate(zip(layer.correspondences, layer.accuracies, strict=True), start=2)
     ]
     known = [_known(found) for found in layer.correspondences]
-    poses = [
-        {**camera, "rotation_degrees": pose.rotation_degrees, "translation_degrees": pose.translation_degrees}
-        for camera, pose in zip(_numbered([pose.camera for pose in layer.poses]), layer.poses, strict=True)
-    ]
+    poses = _pose_numbers(layer.poses)
     return {
         "layer": layer.layer_id,
         "errors": layer.errors,
@@ -140,6 +141,13 @@ def _layer_numbers(layer: Layer, lens: Mapping[str, tuple[float, ...]]) -> JsonO
         "poses": poses,
         "lens_errors": lens.get(layer.layer_id),
     }
+
+
+def _pose_numbers(poses: Sequence[PoseEstimate]) -> list[JsonObject]:
+    return [
+        {**camera, "rotation_degrees": pose.rotation_degrees, "translation_degrees": pose.translation_degrees}
+        for camera, pose in zip(_numbered([pose.camera for pose in poses]), poses, strict=True)
+    ]
 
 
 def _known(found: Correspondences) -> int | None:
@@ -179,6 +187,8 @@ def write_arrays(path: Path, analysis: SetAnalysis) -> None:
     if analysis.truth is not None:
         for view, true in enumerate(analysis.truth, start=1):
             arrays |= {f"truth/points{view}": true.points, f"truth/valid{view}": true.valid}
+    for view, pose in enumerate(analysis.own_poses or (), start=2):
+        arrays |= {} if pose.camera is None else {f"own/camera{view}_to_1": pose.camera}
     if analysis.true_poses is not None:
         arrays |= {f"truth/camera{view}_to_1": pose for view, pose in enumerate(analysis.true_poses[1:], start=2)}
     np.savez(path, allow_pickle=False, **arrays)
@@ -214,4 +224,7 @@ def format_table(analysis: SetAnalysis) -> str:
     footer = f"errors and rotation against {analysis.reference}"
     if analysis.truth is not None:
         footer += f"; matches within {analysis.match_threshold:.3g} pixels of the true place"
+    own = median_known([pose.rotation_degrees for pose in analysis.own_poses or ()])
+    if own is not None:
+        footer += f"\nrotation by the model's camera head: {own:.2f}°"
     return f"{table}\n{footer}"

@@ -1,7 +1,7 @@
 """What the page's scripts read besides the packed arrays and the images, as JSON values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -10,9 +10,10 @@ from jaxtyping import Float
 from und3rstand_jax.analysis.head_use import HeadUse
 from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.true_place_attention import set_true_places
-from und3rstand_jax.analysis.view_set import Layer, SetAnalysis
+from und3rstand_jax.analysis.view_set import Layer, SetAnalysis, median_known
 from und3rstand_jax.geometry.cameras import centred_intrinsics
 from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
+from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.report.page_attention import PackedAttention, pooled_marks
 from und3rstand_jax.report.page_geometry import PackedGeometry
 from und3rstand_jax.report.page_use import lens_values, use_values
@@ -54,6 +55,7 @@ def page_values(
         "error_range": max([*errors, 1e-3]),  # the colour scale of point errors ends at the worst layer's mean
         "layers": [_layer(layer, scale) for layer, scale in zip(analysis.layers, geometry.scales, strict=True)],
         "true_poses": [_camera(pose, geometry.truth_scale or 1.0) for pose in analysis.true_poses[1:]] if analysis.true_poses else None,
+        "own_poses": None if analysis.own_poses is None else _own_poses(analysis.own_poses, geometry.scales[-1]),
         "geometry": geometry.info,
         "attention": None if attention is None else {**attention.info, "marks": marks.get("attention"), **_named(analysis)},
         "use": None if use is None else _use(use, self_attention, marks.get("self_attention"), geometry),
@@ -75,10 +77,6 @@ def _use(use: HeadUse, packed: PackedAttention | None, marks: object, geometry: 
 
 def _layer(layer: Layer, scale: float) -> dict[str, object]:
     found = zip(layer.correspondences, layer.accuracies, strict=True)
-    poses = [
-        {"camera": _camera(pose.camera, scale), "rotation": pose.rotation_degrees, "translation": pose.translation_degrees}
-        for pose in layer.poses
-    ]
     return {
         "id": layer.layer_id,
         "scale": scale,
@@ -86,9 +84,22 @@ def _layer(layer: Layer, scale: float) -> dict[str, object]:
         "accuracy": layer.accuracy,
         "rotation": layer.rotation_degrees,
         "translation": layer.translation_degrees,
-        "poses": poses,
+        "poses": _poses(layer.poses, scale),
         "matches": [_matches(matches, accuracy) for matches, accuracy in found],
     }
+
+
+def _own_poses(poses: Sequence[PoseEstimate], scale: float) -> dict[str, object]:
+    """In the form of a layer's, which are by PnP on its points."""
+    medians = {"rotation": [pose.rotation_degrees for pose in poses], "translation": [pose.translation_degrees for pose in poses]}
+    return {name: median_known(angles) for name, angles in medians.items()} | {"poses": _poses(poses, scale)}
+
+
+def _poses(poses: Sequence[PoseEstimate], scale: float) -> list[dict[str, object]]:
+    return [
+        {"camera": _camera(pose.camera, scale), "rotation": pose.rotation_degrees, "translation": pose.translation_degrees}
+        for pose in poses
+    ]
 
 
 def _matches(found: Correspondences, accuracy: float | None) -> dict[str, object]:

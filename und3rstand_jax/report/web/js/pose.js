@@ -13,6 +13,7 @@ export function createPose(state, layers, values, geometry) {
   const later = laterViews(values).map((view) => element("span", { class: `key view${view}` }, many ? `of view ${view}` : "of view 2, by this layer"));
   const keys = [element("span", { class: "key view1" }, "camera and points of view 1"), ...later];
   if (values.true_poses) keys.push(element("span", { class: "key truth" }, many ? "true cameras" : "true camera of view 2"));
+  if (values.own_poses) keys.push(element("span", { class: "key camera-head" }, "by the model’s camera head"));
   keys.push(element("span", { class: "key faint" }, many ? "cameras by all other layers" : "camera 2 by all other layers"));
   if (many) byId("pose-lead").textContent = "Cameras of all later views in the camera frame of view 1, each by PnP on the layer’s points of that view.";
   const figure = element("figure", {}, canvas, element("figcaption", { class: "legend" }, keys));
@@ -58,6 +59,7 @@ function drawPlan(canvas, layer, values, geometry, [left, right, near, far]) {
   const later = laterViews(values);
   values.layers.forEach(({ poses }, i) => i !== layer && later.forEach((view, at) => wedge(view, poses[at].camera, themeColour("faint"), 0.09)));
   later.forEach((view, at) => wedge(view, values.true_poses?.[at], themeColour("truth"), 0.26));
+  later.forEach((view, at) => wedge(view, values.own_poses?.poses[at].camera, themeColour("angle"), 0.16));
   wedge(1, IDENTITY, themeColour("view1"), 0.2, true);
   later.forEach((view, at) => wedge(view, values.layers[layer].poses[at].camera, themeColour(`view${view}`), 0.2, true));
 }
@@ -93,17 +95,22 @@ function drawCamera(context, pose, { left, right }, place, colour, size, filled)
 function table(state, layers, values) {
   const angle = (value) => (value === null ? "–" : `${value.toFixed(2)}°`);
   const many = areMany(values);
+  const both = ({ rotation, translation }) => `${angle(rotation)} / ${angle(translation)}`;
+  const anglesOf = (found) => (many ? [both(found), ...found.poses.map(both)] : [angle(found.rotation), angle(found.translation)]);
   const rows = layers.map(({ id }, index) => {
-    const found = values.layers[index];
-    const both = ({ rotation, translation }) => `${angle(rotation)} / ${angle(translation)}`;
-    const angles = many ? [both(found), ...found.poses.map(both)] : [angle(found.rotation), angle(found.translation)];
+    const angles = anglesOf(values.layers[index]);
     // A button for keyboard users; its click bubbles to the row.
     const cells = [element("button", { type: "button" }, id), ...angles].map((content) => element("td", {}, content));
     return element("tr", { click: () => state.set({ layer: index, playing: false }) }, cells);
   });
   const titles = many ? ["layer", "median", ...laterViews(values).map((view) => `view ${view}`)] : ["layer", "rotation", "translation"];
   const head = element("thead", {}, element("tr", {}, titles.map((text) => element("th", { scope: "col" }, text))));
-  const holder = element("div", { class: "table", tabindex: 0 }, element("table", {}, head, element("tbody", {}, rows)));
+  const tables = [head, element("tbody", {}, rows)];
+  if (values.own_poses) {
+    const cells = ["camera head", ...anglesOf(values.own_poses)].map((content) => element("td", {}, content));
+    tables.push(element("tfoot", {}, element("tr", {}, cells)));
+  }
+  const holder = element("div", { class: "table", tabindex: 0 }, element("table", {}, tables));
   const showCurrent = ({ layer }) => {
     rows.forEach((row, i) => {
       row.classList.toggle("current", i === layer);
