@@ -4,6 +4,8 @@ Every signature of the floors below is checked at each call: shapes by jaxtyping
 as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`. What is skipped without torch is counted.
 """
 
+import ctypes
+import gc
 import importlib
 import os
 import shutil
@@ -31,7 +33,7 @@ pytest_plugins = ["pytester", "tests.with_torch"]
 
 _QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
-_MOST_MAPPINGS = 12_000
+_MOST_MAPPINGS, _MOST_MEMORY = 12_000, 2.5e9
 _DEFAULT = pytest.StashKey[bool]()
 _made: list[str] = []
 
@@ -60,13 +62,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_earlier_files_are_let_go() -> Iterator[None]:
-    """Every compiled program takes several memory mappings. Linux allows a process 65,530, and beyond that XLA crashes."""
+    """Every compiled program takes several memory mappings. Linux allows a process 65,530, and beyond that XLA crashes.
+
+    They take memory, too, and what two processes keep of earlier files must leave room for one file that has a model of full size.
+    """
     yield
-    mappings = Path("/proc/self/maps")
-    if "jax" in sys.modules and mappings.exists() and len(mappings.read_bytes().splitlines()) > _MOST_MAPPINGS:
+    process = Path("/proc/self")
+    if "jax" not in sys.modules or not process.exists():
+        return
+    mappings = len((process / "maps").read_bytes().splitlines())
+    resident = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if mappings > _MOST_MAPPINGS or resident > _MOST_MEMORY:
         import jax
 
         jax.clear_caches()
+        gc.collect()
+        # What is freed goes back to the system: the C library keeps it otherwise, where it has such a call at all.
+        if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+            library.malloc_trim(0)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -276,8 +276,8 @@ def test_many_drawn_edits_do_what_they_do_in_pytorch(part):
     for_each_drawn(["linear", "linear", "dpt"], 5, part, check_near_the_reference)
 
 
-# Of `BFLOAT16_DISTANCE`, which is that of unedited runs of another model. Measured on these examples: 4.1 for tokens, 2.5 for what the
-# heads give. Edits that multiply scores multiply their rounding too: one of six others came to 9.4 and 7.1.
+# Of `BFLOAT16_DISTANCE`, which is that of unedited runs of another model. Measured on twelve examples, of which these are the first: 4.1
+# for tokens, 2.5 for what the heads give. Edits that multiply scores multiply their rounding too: one of six others came to 9.4 and 7.1.
 IN_BFLOAT16 = 5
 
 
@@ -290,4 +290,4 @@ def test_drawn_edits_of_a_bfloat16_trunk_stay_near_pytorch_in_float64(part):
         bars = {name: IN_BFLOAT16 * BFLOAT16_DISTANCE["heads" if name.startswith("head.") else "tokens"] for name in found}
         assert {name: ours for name, (ours, _) in found.items() if not ours < bars[name]} == {}
 
-    for_each_drawn(["linear", "dpt"], 12, part, check)
+    for_each_drawn(["linear", "dpt"], 5, part, check)

@@ -78,12 +78,11 @@ def assert_close(usual, found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("views", [2, 4])
-def test_x64_changes_a_rendered_set_by_rounding_alone(views):
-    """Indices of 64 bits make XLA fuse, and so round, differently."""
-    usual = rendered_set(views)
+def test_x64_changes_a_rendered_set_by_rounding_alone():
+    """Indices of 64 bits make XLA fuse, and so round, differently. A set of many views takes all that a pair does, and more."""
+    usual = rendered_set(4)
     with jax.enable_x64(True):
-        assert_close(usual, rendered_set(views))
+        assert_close(usual, rendered_set(4))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Training on rendered scenes of four views, from end to end: a backbone from scratch, probes on it, and their evaluation."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,8 @@ from und3rstand_jax.checkpoint.format import read_checkpoint_info
 from und3rstand_jax.commands.train import main
 from und3rstand_jax.data.loader import Feed, open_sources
 from und3rstand_jax.data.specification import parse_data
+from und3rstand_jax.train.architecture import starting_point
+from und3rstand_jax.train.options import BackboneOptions
 
 pytestmark = pytest.mark.quick
 
@@ -127,8 +130,9 @@ def test_a_model_of_pairs_is_refused_before_anything_is_made(tmp_path, capsys):
     assert "this model takes two views; found 1" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_model_of_pairs_goes_on_as_one_of_any_number(tmp_path):
+@pytest.mark.parametrize(("views", "most"), [(2, 2), (4, None)])
+def test_a_model_of_pairs_goes_on_as_one_of_any_number(tmp_path, views, most):
+    """What is trained, and so what the end of the run writes, as the first test has it."""
     pairs = converted(tiny.save_backbone(tmp_path / "source"), tmp_path / "backbone")
-    assert main(command(tmp_path / "out", "backbone", "--start", str(pairs), steps=1)) == 0
-    assert read_checkpoint_info(tmp_path / "out" / "backbone").backbone.max_views is None
+    config, source = starting_point(BackboneOptions(start=str(pairs), views=views, data=("synthetic",), out=tmp_path / "out"))
+    assert source == pairs and config == dataclasses.replace(read_checkpoint_info(pairs).backbone, max_views=most)

@@ -37,6 +37,7 @@ def assert_printed(printed: list[str], expected: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quick
 def test_the_recipes_print_what_the_page_says(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("UND3RSTAND_JAX_CACHE", str(tmp_path))
