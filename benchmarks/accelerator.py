@@ -1,17 +1,18 @@
-"""Everything we want to know of an accelerator, in one command of at most 6 minutes: `python -m benchmarks.accelerator`.
+"""Measures everything we want to know about an accelerator, in at most 6 minutes: `python -m benchmarks.accelerator`.
 
-In the order of their value: the ceilings (matrix products, memory); parity with the golden `full_512_dpt`, on the device; the forward
-pass with heads, 512×384, and the training step of 36 probes, 512×512, each in turn with PyTorch's in the same run; whether the probes may
-be trained at a lower precision; the renderer; VGGT's forward pass with 2 and 8 views; and then larger batches. PyTorch runs in a process
-of its own, as does JAX.
+In order of value: the ceilings (matrix products, memory); parity with the golden `full_512_dpt`, on the device; the forward pass with
+heads, 512×384, and the training step of 36 probes, 512×512, each in turn with PyTorch's in the same run; whether the probes may be
+trained at a lower precision; the renderer; VGGT's forward pass with 2 and 8 views; and then larger batches. PyTorch and JAX each run in
+their own process.
 
-Every part has a limit, and all of them --minutes together. What is not reached is recorded as "not run: no time left", a part that fails
-as "failed: …", and the others go on; the exit status is 1 if anything failed. The results so far are in --out after every part, so a run
-that is killed loses nothing. `--tables FILE.json` prints the tables again, which is how those of docs/accelerators.md are made.
+Every part has a time limit, and all parts together have --minutes. Parts that are not reached are recorded as "not run: no time left",
+a part that fails as "failed: …", and the others continue; the exit status is 1 if anything failed. The results so far are in --out after
+every part, so a run that is killed loses nothing. `--tables FILE.json` prints the tables again; those of docs/accelerators.md are made
+this way.
 
-Most of the time is compilation. Estimated on an H100 or H200 from compilations of 60 to 135 s, several at once, of an earlier version, and
-not measured since: a minute for each program at full size, of which there are seven at batch 1, so that 6 minutes reach about the
-training step there. With --work DIR compiled programs are kept, and the same command, given again, goes on to the larger batches.
+Most of the time is compilation. On an H100 or H200, each program at full size takes an estimated minute, and there are seven at batch 1,
+so 6 minutes reach about the training step. The estimate is from compilations of 60 to 135 s, several at once, of an earlier version; it
+has not been measured since. With --work DIR, compiled programs are kept, and repeating the command continues with the larger batches.
 `--small` runs all of it on a small model; on two CPU cores it took 110 s.
 """
 
@@ -32,7 +33,7 @@ from benchmarks.accelerator_parts.packages import how_to_bring, missing
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes and prints; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=6.0, help="what all of it may take (default: 6)")
+    parser.add_argument("--minutes", type=float, default=6.0, help="time limit for everything (default: 6)")
     parser.add_argument("--small", action="store_true", help="a small model and small sizes, to try the command itself, on a CPU too")
     parser.add_argument("--out", type=Path, default=Path("accelerator.json"), help="file for the results (default: ./accelerator.json)")
     parser.add_argument("--work", type=Path, help="folder to keep checkpoints (4.6 GB) and compiled programs in (default: a temporary one)")
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(words: str, small: bool, minutes: float, out: Path, work: Path) -> dict[str, Any]:
-    """Takes all parts and writes the results after each; see `main`. Returns them as the file holds them."""
+    """Measures all parts and writes the results after each; see `main`. Returns them as written to the file."""
     from benchmarks.accelerator_parts.measure import NO_TIME, Run
     from benchmarks.accelerator_parts.plan import FULL, SMALL, parts
     from und3rstand_jax.support.files import replace_text
@@ -91,7 +92,7 @@ def measure(words: str, small: bool, minutes: float, out: Path, work: Path) -> d
 
 
 def statuses(value: Any) -> list[str]:
-    """Every status in the results, those of single sides too."""
+    """Every status in the results, including those of single sides."""
     if isinstance(value, list):
         return [status for item in value for status in statuses(item)]
     if isinstance(value, dict):
@@ -100,7 +101,7 @@ def statuses(value: Any) -> list[str]:
 
 
 def _first_line(*command: str) -> str | None:
-    """The first line that a program prints; None where there is no such program, or it fails."""
+    """The first line that a program prints; None if there is no such program, or it fails."""
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)

@@ -1,7 +1,8 @@
-"""What attribution takes: `python -m benchmarks.attribution --checkpoint DIR`.
+"""Time and memory of attribution: `python -m benchmarks.attribution --checkpoint DIR`.
 
-The gradient of view 2's error by the scales of all heads and updates of the decoders, holding everything inside the blocks and computing
-blocks again (`remat`): temporary memory as the compiler counts it, and seconds of a pass over one pair, beside those of a forward pass.
+The gradient of view 2's error with respect to the scales of all heads and updates of the decoders, once keeping everything inside the
+blocks and once recomputing the blocks (`remat`): temporary memory as the compiler counts it, and seconds of a pass over one pair, beside
+those of a forward pass.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SITES = "decoder.*_attn.heads,decoder.*.update"
 
 
 def main() -> None:
-    """Prints a line for each."""
+    """Prints a line for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="a converted checkpoint with a head")
     parser.add_argument("--rounds", type=int, default=2, help="timed rounds (default: 2)")

@@ -18,7 +18,7 @@ from benchmarks.workers import Worker
 
 
 def build_conversion(source: Path, out: Path) -> tuple[Callable[[], None], dict[str, Any]]:
-    """The command itself, a new process each time, its start and imports included."""
+    """The command itself, in a new process each time, including start-up and imports."""
     command = [sys.executable, "-m", "convert", "--repo", str(source), "--out", str(out), "--overwrite"]
 
     def run() -> None:
@@ -38,7 +38,7 @@ def build_reading(source: Path) -> tuple[Callable[[], None], dict[str, Any]]:
 
 
 def build_writing(converted: Path, out: Path) -> tuple[Callable[[], None], dict[str, Any]]:
-    """Orbax with its defaults, on the very tree that the conversion writes."""
+    """Orbax with its defaults, on the same tree that the conversion writes."""
     import orbax.checkpoint as ocp
 
     from und3rstand_jax.checkpoint.format import read_checkpoint_info

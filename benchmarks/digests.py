@@ -1,7 +1,7 @@
-"""What checking weights costs: `python -m benchmarks.digests --checkpoint DIR`.
+"""The cost of checking weights: `python -m benchmarks.digests --checkpoint DIR`.
 
 The backbone of a converted checkpoint is read as `load_backbone` reads it, in turn with and without comparing every leaf with its
-SHA-256, once from the page cache and, where the system lets us drop that, once from the disk.
+SHA-256, once from the page cache and, if the system lets us drop that cache, once from the disk.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from und3rstand_jax.checkpoint.trees import flatten
 
 
 def seconds_to_read(folder: Path, info: CheckpointInfo, cold: bool) -> float:
-    """Of the backbone; `cold` empties the page cache before."""
+    """Seconds to read the backbone; `cold` empties the page cache first."""
     if cold:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -28,7 +28,7 @@ def seconds_to_read(folder: Path, info: CheckpointInfo, cold: bool) -> float:
 
 
 def may_drop_caches() -> bool:
-    """Whether the page cache can be emptied, which takes root."""
+    """Whether the page cache can be emptied, which needs root."""
     try:
         Path("/proc/sys/vm/drop_caches").write_text("1")
     except OSError:

@@ -1,8 +1,8 @@
-"""What edits cost: `python -m benchmarks.edit_cost --checkpoint DIR`.
+"""The cost of edits: `python -m benchmarks.edit_cost --checkpoint DIR`.
 
 A forward pass without edits, with neutral edits (scale 1, shift 0) of all heads of all attentions in both views, and with neutral edits of
-one block's cross-attention scores, in turn. Prints the median of each, its ratio to the pass without, the median of the ratios round by
-round, and flops and temporary memory as the compiler counts them.
+one block's cross-attention scores, in turn. Prints the median of each, its ratio to the pass without edits, the median of the ratios round
+by round, and flops and temporary memory as the compiler counts them.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Time of a full-size forward pass, PyTorch against JAX: `python -m benchmarks.forward`.
 
 The 512 dpt model on one pair of 512×512 images. PyTorch is the reference of the tests, with plain attention as in the original
-and with scaled_dot_product_attention; both it and JAX return all 36 decoder layers, and JAX also runs with its heads alone and
-with the layers alone. Sides run in turn, each in its own process. On a GPU the same runs in float32 and bfloat16, with cuDNN's
-attention too. `--model vggt` compares VGGT-1B instead (`benchmarks.forward_vggt`).
+and with scaled_dot_product_attention. Both PyTorch and JAX return all 36 decoder layers, and JAX also runs with only its heads and
+with only the layers. Sides run in turn, each in its own process. On a GPU, the same runs in float32 and bfloat16, and also with
+cuDNN's attention. `--model vggt` compares VGGT-1B instead (`benchmarks.forward_vggt`).
 """
 
 import argparse
@@ -62,7 +62,7 @@ def torch_forward(folder: Path, attention: str, dtype: str, images: Sequence[np.
 
 
 def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool) -> tuple[Callable[[], None], dict[str, Any]]:
-    """The JAX model, compiled ahead so that compilation is timed by itself."""
+    """The JAX model, compiled ahead of time so that compilation is timed separately."""
     import jax
 
     import und3rstand_jax as u3d
@@ -77,7 +77,7 @@ def build_jax(folder: Path, attention: str, dtype: str, capture: str, head: bool
 
 
 def model_flops(case: str = "full_512_dpt", shape: tuple[int, int] = (SIZE, SIZE)) -> int:
-    """Flops of products and convolutions in one forward pass of a pair of views, counted by PyTorch on no device."""
+    """Flops of products and convolutions in one forward pass of a pair of views, counted by PyTorch without a device."""
     import json
 
     import torch
@@ -105,7 +105,7 @@ def _sides(torch_folder: Path, jax_folder: Path, gpu: bool) -> list[Worker]:
     for dtype in dtypes:
         for attention in ("plain", "sdpa"):
             sides.append(Worker(f"PyTorch, {attention} attention, {dtype}", build_torch, torch_folder, attention, dtype))
-        # On a GPU "auto" is cuDNN's in bfloat16.
+        # On a GPU, "auto" is cuDNN's attention in bfloat16.
         for attention in ("auto", "xla") if dtype == "bfloat16" else ("auto",):
             label = f"JAX, {attention} attention, {dtype}" if gpu else "JAX"
             sides.append(Worker(f"{label}: 36 layers and heads", build_jax, jax_folder, attention, dtype, LAYERS, True))
@@ -127,16 +127,16 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side (default: 5)")
-    parser.add_argument("--work", type=Path, help="folder to keep the checkpoints in, 4.6 GB or of vggt 9.5 (default: a temporary one)")
+    parser.add_argument("--work", type=Path, help="folder to keep the checkpoints in, 4.6 GB, for vggt 9.5 (default: a temporary one)")
     parser.add_argument("--bfloat16", action="store_true", help="instead, JAX in bfloat16 against itself in float32; needs no PyTorch")
     parser.add_argument("--model", choices=("dust3r", "vggt"), default="dust3r", help="which model (default: dust3r)")
     parser.add_argument("--views", type=int, default=2, help="views of VGGT (default: 2)")
-    parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"), help="of VGGT's (default: 392 518)")
+    parser.add_argument("--size", type=int, nargs=2, default=(392, 518), metavar=("HEIGHT", "WIDTH"), help="for VGGT (default: 392 518)")
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
     if args.model == "vggt":
         if args.bfloat16:
-            parser.error("--bfloat16 is of dust3r; vggt runs in both where there is a GPU")
+            parser.error("--bfloat16 is only for dust3r; vggt runs in both if there is a GPU")
         return compare(args)
     with tempfile.TemporaryDirectory() as temporary:
         folders = both_layouts("full_512_dpt", args.work or Path(temporary))
@@ -204,7 +204,7 @@ def _dtype(side: Worker) -> str:
 
 
 def _faster(other: Worker, side: Worker) -> str:
-    """How many times faster `side` is, round by round."""
+    """How many times as fast `side` is: the median of the ratios round by round."""
     return f"{statistics.median(o / s for o, s in zip(other.seconds, side.seconds, strict=True)):.2f}×"
 
 

@@ -1,4 +1,4 @@
-"""The side of VGGT in `python -m benchmarks.forward --model vggt`: the 1B model on V views of one size.
+"""VGGT's part of `python -m benchmarks.forward --model vggt`: the 1B model on V views of one size.
 
 PyTorch is the reference of the tests with scaled_dot_product_attention; all sides run the camera, depth and point heads.
 """
@@ -31,7 +31,7 @@ def build_torch(folder: Path, views: int, size: tuple[int, int], dtype: str) -> 
 
 
 def torch_forward(case: str, folder: Path | None, views: int, size: tuple[int, int], dtype: str) -> Callable[[], None]:
-    """The PyTorch reference with the weights in a folder, or its own random ones; in bfloat16 under autocast, as the original is used."""
+    """The PyTorch reference with the weights in a folder, else random ones; bfloat16 is under autocast, as the original is used."""
     import json
 
     import torch
@@ -62,7 +62,7 @@ def torch_forward(case: str, folder: Path | None, views: int, size: tuple[int, i
 def build_jax(
     folder: Path, views: int, size: tuple[int, int], dtype: str, capture: str, head: tuple[str, ...]
 ) -> tuple[Callable[[], None], dict[str, Any]]:
-    """The JAX model, compiled ahead so that compilation is timed by itself."""
+    """The JAX model, compiled ahead of time so that compilation is timed separately."""
     import jax
 
     import und3rstand_jax as u3d
@@ -77,7 +77,7 @@ def build_jax(
 
 
 def jax_forward(case: str, dtype: str) -> tuple[Any, dict[str, Any]]:
-    """A jitted pass with all layers and heads, and random parameters made on the device, which take no checkpoint."""
+    """A jitted pass with all layers and heads, and random parameters made on the device, which need no checkpoint."""
     import json
 
     import jax

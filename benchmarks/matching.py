@@ -1,7 +1,7 @@
-"""The most similar descriptors of another view: `python -m benchmarks.matching`.
+"""Time to find the most similar descriptors of another view: `python -m benchmarks.matching`.
 
-Ours beside PyTorch, both in one run and in turn: a running maximum over blocks of 2¹³ × 2¹³ similarities, as users of MASt3R compute it.
-Without PyTorch, beside NumPy in the same blocks. Then a whole `match` from seeds.
+Our code is compared with PyTorch, in turn in one run: a running maximum over blocks of 2¹³ × 2¹³ similarities, as users of MASt3R compute
+it. Without PyTorch, it is compared with NumPy in the same blocks. A whole `match` from seeds follows.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def in_torch(queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def in_numpy(queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The same."""
+    """The same in NumPy."""
     found = []
     for low in range(0, len(queries), _BLOCK):
         some = queries[low : low + _BLOCK]
@@ -53,7 +53,7 @@ def in_numpy(queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Prints a row for each number of queries, and the time of a whole match."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=(384, 512), metavar=("H", "W"), help="of both views (default: 384 512)")
+    parser.add_argument("--size", type=int, nargs=2, default=(384, 512), metavar=("H", "W"), help="size of both views (default: 384 512)")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side, after one that is not counted (default: 5)")
     args = parser.parse_args()
     try:
@@ -75,7 +75,7 @@ def main() -> None:
         seeds = seed_places(tuple(args.size), spacing)
         ours, theirs = (lambda seeds=seeds: two.nearest(one.of(seeds))), (lambda seeds=seeds: other(flat1[seeds], flat2))
         agree = float(np.mean(ours() == theirs()))
-        assert agree > 0.999, agree  # but for ties within rounding
+        assert agree > 0.999, agree  # except for ties within rounding
         sides = timed([ours, theirs], args.rounds)
         ratio = statistics.median(sides[1]) / statistics.median(sides[0])
         print(f"| {len(seeds)}, every {spacing} pixels | {text(sides[0])} | {text(sides[1])} | {ratio:.2f}× |")

@@ -1,4 +1,4 @@
-"""The ceilings that a side is held against, measured where it runs: matrix products in flop/s, and copies in bytes/s."""
+"""The ceilings with which a side is compared, measured where it runs: matrix products in flop/s, and copies in bytes/s."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ _GPU_PRODUCTS: list[Product] = [(8192, 8192, 8192)]
 
 
 def torch_matmul_rate(device: str, dtype: str, tf32: bool = False, products: Sequence[Product] | None = None) -> float:
-    """PyTorch's, on "cpu" or "cuda"; with `tf32`, float32 products may be computed in TF32."""
+    """PyTorch's rate in flop/s, on "cpu" or "cuda"; with `tf32`, float32 products may be computed in TF32."""
     import torch
 
     def multiply(m: int, k: int, n: int) -> Callable[[], None]:
@@ -34,7 +34,7 @@ def torch_matmul_rate(device: str, dtype: str, tf32: bool = False, products: Seq
 
 
 def jax_matmul_rate(dtype: str, precision: str | None = None, products: Sequence[Product] | None = None) -> float:
-    """JAX's, on its default device; float32 at precision "highest" unless another one is given."""
+    """JAX's rate in flop/s, on its default device; float32 at precision "highest" unless another one is given."""
     import jax
     import jax.numpy as jnp
 
@@ -49,7 +49,7 @@ def jax_matmul_rate(dtype: str, precision: str | None = None, products: Sequence
 
 
 def torch_copy_rate(device: str, size: int) -> float:
-    """PyTorch's copy of `size` bytes of float32 within the device's memory, in bytes read plus bytes written a second."""
+    """PyTorch's copy of `size` bytes of float32 within the device's memory, in bytes read plus bytes written per second."""
     import torch
 
     source = torch.randn(size // 4, device=device)
@@ -64,7 +64,7 @@ def torch_copy_rate(device: str, size: int) -> float:
 
 
 def jax_copy_rate(size: int) -> float:
-    """JAX's, likewise; into new memory each time, as JAX's arrays never change."""
+    """The same for JAX, but into new memory each time, because JAX's arrays never change."""
     import jax
     import jax.numpy as jnp
 

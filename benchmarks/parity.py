@@ -1,8 +1,8 @@
 """The parity table: `python -m benchmarks.parity`.
 
-Our error over the original's own float32 error, both against the original's float64 outputs, per group of layers: 1 is as exact as
-PyTorch in float32. Every case goes through a file and `python -m convert`. `--model vggt` has VGGT's cases. `--json docs/parity.json`
-also keeps the figures there, from which `python -m benchmarks.parity_tables` writes the tables of docs/parity.md.
+Our error divided by the original's own float32 error, both against the original's float64 outputs, per group of layers: 1 is as exact as
+PyTorch in float32. Every case goes through a file and `python -m convert`. `--model vggt` runs VGGT's cases. `--json docs/parity.json`
+also keeps the figures in that file, from which `python -m benchmarks.parity_tables` writes the tables of docs/parity.md.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 def table(cases: Cases) -> str:
     """A row for each group of layers, in Markdown: worst and median of every case."""
-    # In the order of the case with the most, where each group has its place.
+    # In the order of the case with the most groups, in which each group has its place.
     groups = [
         group for group in dict.fromkeys(group for case in sorted(cases.values(), key=len, reverse=True) for group in case) if group != ALL
     ]
@@ -86,7 +86,7 @@ def _vggt_ratios(name: str) -> dict[str, float]:
 def _of_file(
     weights: dict[str, np.ndarray], config: Mapping[str, Any], measured: Callable[[Backbone], dict[str, float]]
 ) -> dict[str, float]:
-    """What is measured of a model that was converted from a file; the weights are released once they are in it."""
+    """The measurements of a model that was converted from a file; the weights are released once they are in the file."""
     import und3rstand_jax as u3d
 
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ PAGE, FIGURES = DOCS / "parity.md", DOCS / "parity.json"
 
 
 def page() -> str:
-    """The page with the tables that the figures make: each stands between `<!-- MODEL -->` and `<!-- end -->`."""
+    """The page with the tables made from the figures: each is between `<!-- MODEL -->` and `<!-- end -->`."""
     text = PAGE.read_text()
     for model, measured in json.loads(FIGURES.read_text()).items():
         marked = f"<!-- {model} -->\n{table(measured['cases'])}\n<!-- end -->"

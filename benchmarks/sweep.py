@@ -1,8 +1,8 @@
 """A sweep over every cross-attention head against the same forward passes one by one: `python -m benchmarks.sweep`.
 
-Both sides knock out the same heads of both decoders on the same pairs and measure both views' errors, and both are given a first round to
-compile their programs. Then, in turn: forward passes with `edits=`, one for each head, which begin with the images; and one `sweep`, which
-begins before each head's block. Prints seconds of each round, their ratio, and the largest difference between the two sides' errors.
+Both sides knock out the same heads of both decoders on the same pairs and measure both views' errors; both get a first round to compile
+their programs. Then they take turns: forward passes with `edits=`, one for each head, which start from the images; and one `sweep`, which
+starts before each head's block. Prints seconds of each round, their ratio, and the largest difference between the two sides' errors.
 
     python -m benchmarks.sweep --checkpoint pocket-jax --pairs 16
     python -m benchmarks.sweep --checkpoint dust3r-512-jax --pairs 1 --heads 1 --blocks 1 4 7 10 --rounds 1
@@ -24,7 +24,7 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.support.machine import machine_facts
 
 Errors = list[dict[str, np.ndarray]]
-"""Of each edit both views' errors, (S,) each."""
+"""Both views' errors for each edit, (S,) each."""
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def made_pairs(count: int, size: tuple[int, int]) -> tuple[tuple[np.ndarray, np.ndarray], Truth]:
-    """Images of noise, and a truth of noise."""
+    """Images of noise, and a ground truth of noise."""
     random = np.random.default_rng(0)
     views = [random.uniform(-1, 1, (count, *size, 3)).astype(np.float32) for _ in range(2)]
     camera, valid = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1)), np.ones((count, *size), bool)
@@ -90,7 +90,7 @@ def errors(output: BackboneOutput, truth: Truth, shared: tuple[()]) -> dict[str,
 
 
 def largest_difference(ours: Errors, theirs: Sequence[dict[str, np.ndarray]]) -> float:
-    """Of all errors of all edits, relative to the other side's."""
+    """The largest difference over all errors of all edits, relative to the other side's."""
     return max(float(np.max(np.abs(a[view] / b[view] - 1))) for a, b in zip(ours, theirs, strict=True) for view in (VIEW1, VIEW2))
 
 

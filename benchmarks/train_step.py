@@ -1,10 +1,10 @@
 """Time and memory of a training step of all probes, PyTorch against JAX: `python -m benchmarks.train_step`.
 
-36 probes of the default form on the full-size backbone, 512×512, on pairs that both sides are given as arrays. PyTorch runs in two
-orders: all outputs before the first loss, as the published probes are called, and probe by probe, which needs the least memory. Sides
-run in turn, each in its own process; `benchmarks.train_step_sides` says what they are and what counts as memory beyond the backbone.
+36 probes of the default form on the full-size backbone, 512×512, on pairs that both sides get as arrays. PyTorch runs in two orders:
+all outputs before the first loss, as the published probes are called, and probe by probe, which needs the least memory. Sides run in
+turn, each in its own process; `benchmarks.train_step_sides` says what they are and what counts as memory beyond the backbone.
 
-Bars, against the first order: 1.5 times PyTorch's pairs/s, half its memory beyond the backbone.
+The bars, against the first order: 1.5 times PyTorch's pairs/s, half its memory beyond the backbone.
 """
 
 import argparse
@@ -31,10 +31,10 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each side (default: 3)")
-    parser.add_argument("--batch", type=int, default=1, help="pairs a step (default: 1)")
+    parser.add_argument("--batch", type=int, default=1, help="pairs per step (default: 1)")
     parser.add_argument("--case", default="full_512_dpt", help="model, a case of tests/golden (default: full_512_dpt)")
     parser.add_argument("--size", default="512x512", metavar="WxH", help="size of both views in pixels (default: 512x512)")
-    parser.add_argument("--side-by-side", metavar="N,N,…", help="instead, time our step with so many layers computed at once")
+    parser.add_argument("--side-by-side", metavar="N,N,…", help="instead, time our step with N layers computed at once")
     parser.add_argument("--work", type=Path, help="folder to keep the checkpoints in, 4.6 GB at full size (default: a temporary one)")
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
@@ -64,7 +64,7 @@ def _compare(work: Workload, rounds: int) -> None:
                 side.run()
         for side in sides:
             side.finish()
-        # Of the backbone's products, and of the probes'.
+        # The rates for the backbone's products, and for the probes'.
         rates = [max(jax_matmul_rate(name), torch_matmul_rate("cuda" if on_gpu else "cpu", name)) for name in (dtype, "float32")]
         least = sum(flops / rate for flops, rate in zip(step_flops(sized), rates, strict=True))
         _print_sides(sized, sides, least)
@@ -101,7 +101,7 @@ def _print_sides(work: Workload, sides: Sequence[Worker], least: float) -> None:
 
 
 def _print_parts(parts: Mapping[str, Sequence[float]]) -> None:
-    """Shares of our step that renders its pairs."""
+    """Prints the shares of our step when it renders its pairs."""
     step, backbone, rendering, given = (statistics.median(parts[name]) for name in ("step", "backbone", "rendering", "given"))
     print(f"our step with rendering: {_spread(parts['step'])} s, of it backbone {backbone / step:.0%}, ", end="")
     print(

@@ -1,12 +1,12 @@
-"""The sides that `benchmarks.train_step` compares: how each is built, and what is measured of ours alone.
+"""The sides that `benchmarks.train_step` compares: how each is built, and what is measured for ours alone.
 
 The PyTorch way (`tests/torch_reference/training.py`) is hooks on the frozen backbone with scaled_dot_product_attention, a loop over 36
-modules, and an AdamW for each. Ours is `probe_step` in `parallel`, as a run takes it.
+modules, and an AdamW for each. Ours is `probe_step` in `parallel`, as in a training run.
 
-Memory beyond the backbone is the process's peak of resident memory less its base: what is resident before anything is loaded, with
-the libraries imported, plus the bytes of the trunk's weights. Not what is resident after loading: that includes freed memory, which the
-allocator has kept and gives to the step. The peak is that after loading: of the probes' initialisation, compilation and all steps. On a
-GPU both are what the framework has allocated there.
+Memory beyond the backbone is the process's peak resident memory minus its base. The base is what is resident before anything is loaded,
+with the libraries imported, plus the bytes of the trunk's weights. It is not what is resident after loading: that includes freed memory,
+which the allocator has kept and gives to the step. The peak is taken after loading, over the probes' initialisation, compilation and all
+steps. On a GPU, both are what the framework has allocated there.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ Key = TypeVar("Key")
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What every side computes: `batch` pairs of two views of `shape` a step, the backbone in `dtype`."""
+    """What every side computes: `batch` pairs of two views of `shape` per step, with the backbone in `dtype`."""
 
     torch_folder: Path
     jax_folder: Path
@@ -43,7 +43,7 @@ class Workload:
 
 
 def given_pairs(work: Workload) -> ViewSet:
-    """The same pairs for both sides: noise, with every tenth depth missing; time and memory do not depend on what they show."""
+    """The same pairs for both sides: noise, with a tenth of the depths missing; time and memory do not depend on the content."""
     random = np.random.default_rng(0)
 
     def view() -> View:
@@ -69,7 +69,7 @@ def build_torch(work: Workload, order: str) -> tuple[Callable[[], None], dict[st
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = json.loads((work.torch_folder / "config.json").read_text()) | {"head_type": None}
     before = _resident()
-    # Copied: of a memory-mapped file, only what has been read is resident.
+    # Copied, because only those pages of a memory-mapped file that have been read are resident.
     weights = load_file(work.torch_folder / "model.safetensors").items()
     tensors = {name: tensor.to(device, copy=True) for name, tensor in weights if not name.startswith("downstream_head")}
     model = load_reference(config, tensors, attention="sdpa").to(getattr(torch, work.dtype)).requires_grad_(False)
@@ -100,14 +100,14 @@ def build_torch(work: Workload, order: str) -> tuple[Callable[[], None], dict[st
 
 
 class OurStep:
-    """Our step as a run sets it up, and its parts."""
+    """Our step as a training run sets it up, and its parts."""
 
     def __init__(self, work: Workload, trunk: tuple[Any, Any] | None = None, renders: bool = True) -> None:
-        """Loads the trunk and takes the base of memory; then makes the probes.
+        """Loads the trunk and measures the base of memory; then makes the probes.
 
         Args:
             work: what is computed.
-            trunk: the module and its replicated weights, where they are loaded already.
+            trunk: the module and its replicated weights, if they are already loaded.
             renders: whether the step can render its pairs; one that cannot is compiled without the renderer.
         """
         import jax
@@ -127,7 +127,7 @@ class OurStep:
         self.restart()
 
     def restart(self) -> None:
-        """The state before the first step."""
+        """Sets the state to that before the first step."""
         from und3rstand_jax.train.step.data_parallel import replicate
         from und3rstand_jax.train.step.probe_step import initial_state
 
@@ -135,7 +135,7 @@ class OurStep:
         self.state = replicate(initial_state(self.probes, self.recipe, TrainOptions.seed))
 
     def example_of(self, batch: Batch) -> "Example":
-        """The batch on the device, rendered where it holds no pairs; colours stay as they are."""
+        """The batch on the device, rendered if it has no pairs; colours stay as they are."""
         from und3rstand_jax.data.example import assemble
 
         return assemble(batch, TrainOptions.seed, self.work.shape, SyntheticConfig() if self.renders else None, colour_jitter=False)
@@ -192,7 +192,7 @@ def build_ours(work: Workload) -> tuple[Callable[[], None], dict[str, Any]]:
 
 
 def measure_parts(work: Workload, rounds: int) -> dict[str, list[float]]:
-    """Seconds of our step with rendering, and of its backbone and its data alone, in turn; the probes take the rest."""
+    """Seconds of our step with rendering, and of only its backbone and only its data, in turn; the probes take the rest."""
     import jax
 
     from und3rstand_jax.train.step.data_parallel import parallel
@@ -214,7 +214,7 @@ def measure_parts(work: Workload, rounds: int) -> dict[str, list[float]]:
 
 
 def measure_side_by_side(work: Workload, values: Sequence[int], rounds: int) -> dict[int, tuple[list[float], int]]:
-    """For each number of layers computed at once: seconds a step, in turn, and bytes of XLA's temporaries."""
+    """For each number of layers computed at once: seconds per step, in turn, and bytes of XLA's temporaries."""
     ours = OurStep(work)
     batch = ours.batch(rendered=False)
     programs = {value: ours.compiled(batch, side_by_side=value) for value in values}
@@ -223,7 +223,7 @@ def measure_side_by_side(work: Workload, values: Sequence[int], rounds: int) -> 
 
 
 def step_flops(work: Workload) -> tuple[int, int]:
-    """Flops of products and convolutions in a step, of the backbone and of the probes, by PyTorch's count."""
+    """Flops of products and convolutions in a step, of the backbone and of the probes, as PyTorch counts them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -254,7 +254,7 @@ def _probe_config(work: Workload) -> Any:
 
 
 def _replicated_trunk(work: Workload) -> tuple[Any, Any]:
-    """The module, and the trunk's weights as a run holds them; nothing else of the checkpoint stays in memory."""
+    """The module, and the trunk's weights as a training run keeps them; nothing else of the checkpoint stays in memory."""
     import und3rstand_jax as u3d
     from und3rstand_jax.train.step.data_parallel import replicate
 
@@ -284,5 +284,5 @@ def restart_peak(base: int) -> int:
 
 
 def _resident() -> int:
-    """Bytes of this process that are resident."""
+    """Resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

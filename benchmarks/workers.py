@@ -1,4 +1,4 @@
-"""The sides of a comparison, each in a process of its own, so that its peak memory is its own too; runs are timed in turn."""
+"""The sides of a comparison, each in its own process, so that its peak memory is its own too; runs are timed in turn."""
 
 import multiprocessing
 import resource
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Build = Callable[..., tuple[Callable[[], None], dict[str, Any]]]
-"""Prepares a side: returns what is timed, which must wait for its result, and details to report."""
+"""Prepares a side: returns the function to time, which must wait for its result, and details to report."""
 
 
 class Worker:
@@ -57,7 +57,7 @@ def _serve(pipe: Connection, build: Build, args: tuple[Any, ...]) -> None:
 
 
 def _peak_bytes() -> int:
-    """Peak of the accelerator's memory where this process used one, else of the process."""
+    """Peak of the accelerator's memory if this process used one, else of the process, in bytes."""
     if "jax" in sys.modules:
         stats = sys.modules["jax"].local_devices()[0].memory_stats()
         if stats:
@@ -69,7 +69,7 @@ def _peak_bytes() -> int:
 
 
 def both_layouts(case: str, work: Path) -> tuple[Path, Path]:
-    """A model of tests/golden in the hub's layout and converted, each made in `work` unless it is there."""
+    """A model of tests/golden in the hub's layout and converted, each made in `work` unless it is already there."""
     from tests.conversion import converted
     from tests.make_checkpoint import make
 

@@ -1,4 +1,4 @@
-"""`python -m convert`, in a clone and where the wheel is installed; `und3rstand-convert` is the same command."""
+"""`python -m convert`, in a clone or with the wheel installed; `und3rstand-convert` is the same command."""
 
 from und3rstand_jax.commands.convert import program
 

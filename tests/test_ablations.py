@@ -57,7 +57,7 @@ def test_places_are_heads_updates_and_layers_of_the_views_asked_for():
     ]
     with pytest.raises(EditError, match="there are 2 views, 1 to 2; found view 3"):
         places_of("decoder.0.mlp@3", LINEAR)
-    with pytest.raises(EditError, match="scores are blocked by an edit"):
+    with pytest.raises(EditError, match="to block scores, use an edit"):
         places_of("decoder.1.cross_attn.scores", LINEAR)
     with pytest.raises(UserError, match="no head output matches 'decoder.1.mlp.heads'"):
         places_of("decoder.1.mlp.heads", LINEAR)
@@ -74,7 +74,7 @@ def test_controls_are_other_heads_of_the_same_blocks_and_the_seed_decides_which(
     draws = [[control.places for control in controls(of, wide, 5, seed)] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and len(set(draws[0])) > 1
     assert not any(set(places) & set(of.places) for places in draws[0])
-    with pytest.raises(OptionError, match="takes 2 other heads, and there are 0 to draw from; give a larger --like"):
+    with pytest.raises(OptionError, match="needs 2 other heads, and there are 0 to draw from; give a larger --like"):
         controls(of, of.places, 1, 0)
 
 
@@ -135,9 +135,9 @@ def test_too_many_values_for_the_memory_are_refused_before_they_are_computed(ima
 
 def test_the_ways_of_an_option_are_checked():
     assert check_by(["zero", "mean", "zero"], 1) == ("zero", "mean")
-    with pytest.raises(OptionError, match="expected some of zero, mean, resample, noise"):
+    with pytest.raises(OptionError, match="expected one or more of zero, mean, resample, noise"):
         check_by(["none"], 4)
-    with pytest.raises(OptionError, match="expected some of zero"):
+    with pytest.raises(OptionError, match="expected one or more of zero"):
         check_by([], 4)
     with pytest.raises(OptionError, match="takes values from another pair; give --pairs 2"):
         check_by(["resample"], 1)
@@ -312,7 +312,7 @@ def test_a_constant_is_measured_as_it_is_pair_by_pair():
 def test_what_there_is_nothing_to_measure_by_is_refused(images):
     model = backbone(LINEAR)
     _, pairs = scene_pairs(1)
-    with pytest.raises(CheckpointError, match="no probes to measure by"):
+    with pytest.raises(CheckpointError, match="no probes to measure with"):
         ablation_study(model, None, pairs, Question(measure="probes"))
     with pytest.raises(OptionError, match="nothing to take away"):
         ablation_study(model, None, pairs, Question(sites=""))

@@ -166,7 +166,7 @@ def test_a_checkpoint_keeps_how_many_views_its_model_takes(tmp_path):
         config = dataclasses.replace(CONFIG, max_views=most)
         write_checkpoint_info(folder, CheckpointInfo(config, None, {"backbone": NO_PROVENANCE}, {"backbone": {}}))
         assert read_checkpoint_info(folder).backbone == config
-    with pytest.raises(u3d.ConfigError, match="max_views is 2 or more, or None"):
+    with pytest.raises(u3d.ConfigError, match="max_views must be 2 or more, or None"):
         dataclasses.replace(CONFIG, max_views=1)
     assert repr(CONFIG) == repr(dataclasses.replace(CONFIG, max_views=2)), "runs of earlier versions are found again"
 

@@ -237,7 +237,7 @@ def test_the_output_is_a_pytree_that_keeps_ids_and_order():
     doubled = jax.tree.map(lambda leaf: 2 * leaf, out)
     assert list(doubled) == list(out) and len(jax.tree.leaves(out)) == 2 * len(out)
     np.testing.assert_array_equal(doubled["decoder.1.cross_attn.weights:3"][1], 2 * out["decoder.1.cross_attn.weights:3"][1])
-    with pytest.raises(KeyError, match=r"decoder\.1\.cross_attn\.weights:0 was not captured; captured are: .*weights:1-2"):
+    with pytest.raises(KeyError, match=r"decoder\.1\.cross_attn\.weights:0 was not captured; captured: .*weights:1-2"):
         out["decoder.1.cross_attn.weights:0"]
 
 

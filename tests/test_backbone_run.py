@@ -164,7 +164,7 @@ def test_an_architecture_that_cannot_be_is_one_line(data, tmp_path, capsys):
 
 def test_a_folder_of_probes_is_no_place_for_a_backbone_and_the_other_way_round(finished, data, tmp_path, capsys):
     assert main(["--backbone", str(finished / "backbone"), *data, "--steps", "1", "--out", str(finished)]) == 2
-    assert "holds a run that trains a backbone, not probes" in capsys.readouterr().err
+    assert "contains a run that trains a backbone, not probes" in capsys.readouterr().err
 
 
 def test_options_that_do_not_fit_the_checkpoint_are_named(finished, data, capsys):

@@ -124,7 +124,7 @@ def test_check_names_what_is_damaged_missing_and_too_much(checkpoint: Path, caps
     (checkpoint / "backbone_unused.safetensors").unlink()
     status, out, err = check()
     assert (status, out.splitlines()[0]) == (2, f"backbone: {count - 2} leaves equal to their digests")
-    assert err.startswith(f"error: {checkpoint} is not whole: ")
+    assert err.startswith(f"error: {checkpoint} is damaged or incomplete: ")
     for fault in (
         "backbone/decoder/norm/bias: values differ from the digest in config.json",
         "backbone/encoder/norm/bias: missing",
@@ -178,7 +178,7 @@ def test_only_the_files_of_the_tree_travel(checkpoint: Path, tmp_path: Path) -> 
 
 def test_a_pipe_in_the_tree_is_refused(checkpoint: Path, tmp_path: Path, capsys) -> None:
     os.mkfifo(checkpoint / "backbone" / "pipe")
-    assert "pipe is neither a file nor a folder of its own" in export(checkpoint, tmp_path / "torch", capsys)
+    assert "pipe is neither a regular file nor a real folder" in export(checkpoint, tmp_path / "torch", capsys)
 
 
 # Sizes and configs
@@ -220,7 +220,7 @@ def test_a_chunk_that_unpacks_beyond_its_size_takes_no_memory(checkpoint: Path, 
 def test_a_tree_that_hardly_has_bytes_for_its_size_is_refused(checkpoint: Path, monkeypatch) -> None:
     monkeypatch.setattr("und3rstand_jax.checkpoint.orbax_tree._UNPACKED_WITHOUT_QUESTION", 0)
     monkeypatch.setattr("und3rstand_jax.checkpoint.orbax_tree._LARGEST_RATIO", 0.5)
-    with pytest.raises(u3d.CheckpointError, match="no weights are so much alike"):
+    with pytest.raises(u3d.CheckpointError, match="no real weights compress so well"):
         u3d.load_backbone(checkpoint)
 
 
@@ -229,12 +229,12 @@ def test_a_tree_that_hardly_has_bytes_for_its_size_is_refused(checkpoint: Path, 
     [
         ("backbone", {"enc_embed_dim": 64}, "decoder/embed/kernel: its shape is 32×16, but the config says 64×16"),
         ("backbone", {"enc_depth": 3}, "but the config says 3×32"),
-        ("backbone", {"enc_depth": 10**7}, "enc_depth is at most 1000; found 10000000"),
-        ("backbone", {"dec_depth": 10**9}, "dec_depth is at most 1000"),
+        ("backbone", {"enc_depth": 10**7}, "enc_depth must be at most 1000; found 10000000"),
+        ("backbone", {"dec_depth": 10**9}, "dec_depth must be at most 1000"),
         ("backbone", {"dec_depth": "2"}, "backbone.dec_depth: input should be a valid integer"),
         ("backbone", {"head_type": "dpt", "dec_depth": 4}, "decoder/blocks1/attn/proj/bias: its shape is 2×16, but the config says 4×16"),
-        ("backbone", {"img_size": [32, 10**9]}, "the sides of img_size are 1 to 65536 pixels"),
-        ("probes", {"patch_size": 10**6}, "patch_size is 1 to 128"),
+        ("backbone", {"img_size": [32, 10**9]}, "the sides of img_size must be 1 to 65536 pixels"),
+        ("probes", {"patch_size": 10**6}, "patch_size must be 1 to 128"),
         ("probes", {"norm_epsilon": math.nan}, "probes.norm_epsilon"),
         ("probes", {"groups": [{}]}, "probes.groups\\[0\\].layer_ids: field required"),
     ],

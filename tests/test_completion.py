@@ -103,7 +103,7 @@ def test_a_tyro_that_writes_other_scripts_is_named(monkeypatch, capsys):
     monkeypatch.setattr("tyro.cli", lambda *args, **settings: print("complete -F _other und3rstand-jax"))
     assert ask(run.PROGRAM, "--completion", "bash") == 2
     version = importlib.metadata.version("tyro")
-    told = f"error: tyro {version} is installed, whose completion scripts have a form that is not known here; install an earlier one"
+    told = f"error: the completion scripts of the installed tyro {version} have an unknown form; install an earlier one"
     assert capsys.readouterr() == ("", f"{told} (pip install 'tyro<{version}') and give this command again\n")
 
 

@@ -228,7 +228,7 @@ def test_a_name_that_merely_ends_like_a_backbones_is_none(tmp_path: Path, capsys
     spann3r["value_encoder.0.attn.qkv.weight"] = np.zeros((48, 16), np.float32)
     source = save_backbone(tmp_path / "m", spann3r)
     assert main(["--repo", str(source), "--out", str(tmp_path / "out")]) == 2
-    assert "; if that is no probe, --key dust3r converts the backbone alone" in capsys.readouterr().err
+    assert "; if that is not a probe, --key dust3r converts the backbone alone" in capsys.readouterr().err
     checkpoint = converted(source, tmp_path / "jax", "--verify", "--key", "dust3r")
     assert_is_the_backbone(checkpoint)
     found = u3d.read_checkpoint_info(checkpoint).provenance["backbone"]["findings"][-1]
@@ -471,7 +471,7 @@ def test_json_is_the_whole_plan_what_was_written_and_what_was_found(tmp_path: Pa
     shutil.rmtree(out / "probes")
     assert main(["--check", str(out), "--json"]) == 2
     shown = capsys.readouterr()
-    assert one_document(shown.out)["faults"] and "is not whole" in shown.err
+    assert one_document(shown.out)["faults"] and "is damaged or incomplete" in shown.err
 
 
 def test_croco_is_inspected_as_what_it_is(tmp_path: Path, capsys) -> None:

@@ -120,7 +120,7 @@ TENSORS = {
     ),
     "no backbone's anchor": (
         changed("patch_embed|enc_|dec|mask|head", lambda t: None) | {"foo.weight": np.ones((3, 3), np.float32)},
-        "probes and no backbone, and neither its config nor its model card names a base model; "
+        "probes but no backbone, and neither its config nor its model card names a base model; "
         "convert it with one: python -m convert --repo {source} --backbone BACKBONE --out DIR (BACKBONE: a hub id, folder or file)",
     ),
     "two backbones": (
@@ -211,8 +211,8 @@ def test_second_names_must_hold_what_the_first_hold(equal: bool, refused, tmp_pa
         ({"output_mode": "pts2d"}, "output_mode 'pts2d' is not supported; expected pts3d"),
         ({"enc_num_heads": 3}, "enc_embed_dim 32 must be a multiple of 4·enc_num_heads = 12"),
         ({"enc_depth": "2"}, "enc_depth must be a positive integer; found '2'"),
-        ({"dec_depth": 10**9}, "backbone config: dec_depth is at most 1000; found 1000000000"),
-        ({"enc_embed_dim": 10**12}, "backbone config: enc_embed_dim is at most 65536; found 1e+12"),
+        ({"dec_depth": 10**9}, "backbone config: dec_depth must be at most 1000; found 1000000000"),
+        ({"enc_embed_dim": 10**12}, "backbone config: enc_embed_dim must be at most 65536; found 1e+12"),
         ({"enc_depth": 3}, "12 problems: enc_blocks.2.attn.proj.bias: missing, expected shape 32; "),
         ({"enc_depth": 1}, "12 problems: enc_blocks.1.attn.proj.bias: found shape 32, surplus: nothing expects it; "),
         ({"head_type": "dpt"}, "dec_depth 2 must be a multiple of 4 for the DPT head"),
@@ -268,9 +268,9 @@ def test_an_args_string_that_would_run_code_runs_nothing(value: str, refused, tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not what is expected: invalid JSON"),
-        ("[" * 100_000, "is not what is expected: invalid JSON: recursion limit exceeded"),
-        ("[]", "is not what is expected: input should be an object; correct the --mapping file"),
+        ("{", "is not as expected: invalid JSON"),
+        ("[" * 100_000, "is not as expected: invalid JSON: recursion limit exceeded"),
+        ("[]", "is not as expected: input should be an object; correct the --mapping file"),
     ],
 )
 def test_broken_mapping_files(content: str, message: str, refused, tmp_path: Path) -> None:
@@ -396,10 +396,10 @@ DAMAGES = {
     "a part of the data": (unlink("backbone/decoder.norm.bias/0"), "decoder/norm/bias: 1 of its 1 chunks are missing"),
     "a leaf": (lambda folder: shutil.rmtree(folder / "backbone" / "decoder.norm.bias"), "decoder/norm/bias: missing"),
     "version": (edit(version=99), "has format version 99; this program reads 1 and 2: update it, or convert again"),
-    "config": (edit(backbone={"foo": 3}), "config.json is not what is expected: backbone.img_size: field required; "),
-    "provenance": (edit(provenance={}), "config.json has no provenance of its backbone; "),
+    "config": (edit(backbone={"foo": 3}), "config.json is not as expected: backbone.img_size: field required; "),
+    "provenance": (edit(provenance={}), "config.json has no provenance for its backbone; "),
     "its own digest": (flip_in_config, "config.json differs from the digest in it; convert it again, or restore it from a copy"),
-    "digests": (edit(digests={}), "config.json has no digests of its backbone; "),
+    "digests": (edit(digests={}), "config.json has no digests for its backbone; "),
 }
 
 

@@ -136,7 +136,7 @@ def test_a_co3d_category_without_a_folder_fails(tmp_path, views):
 def test_a_co3d_list_of_another_form_fails(tmp_path, content):
     (tmp_path / "apple").mkdir()
     (tmp_path / "selected_seqs_train.json").write_text(content)
-    with pytest.raises(UserError, match=r"^\S*selected_seqs_train.json is not what is expected: .*; expected \{.category[^\n]*$"):
+    with pytest.raises(UserError, match=r"^\S*selected_seqs_train.json is not as expected: .*; expected \{.category[^\n]*$"):
         open_sets("co3d", tmp_path, "train")
 
 
@@ -191,7 +191,7 @@ def test_blendedmvs_without_any_of_its_folders_fails(tmp_path, views):
     blendedmvs(tmp_path / "full", views)
     (tmp_path / "bare").mkdir()
     (tmp_path / "full/blendedmvs_pairs.npy").rename(tmp_path / "bare/blendedmvs_pairs.npy")
-    expected = "a folder for each sequence in blendedmvs_pairs.npy, such as 000000010000000000000003; the folder holds blendedmvs_pairs.npy"
+    expected = "each sequence in blendedmvs_pairs.npy, such as 000000010000000000000003; the folder contains blendedmvs_pairs.npy"
     with pytest.raises(UserError, match=expected):
         open_sets("blendedmvs", tmp_path / "bare", "train")
 
@@ -276,7 +276,7 @@ IDENTITY = np.eye(4).tolist()
     [
         (
             lambda content: content["views"]["v0"].pop("K"),
-            "view 'v0' is not what is expected: K: field required; a view has image, depth, K",
+            "view 'v0' is not as expected: K: field required; a view has image, depth, K",
         ),
         (faulty_view(intrinsics=1), "view 'v0' .*intrinsics: unexpected"),
         (faulty_view(K=[[50, 0, 1], [0, 50, 1]]), r"K: list should have at least 3 items"),
@@ -288,15 +288,15 @@ IDENTITY = np.eye(4).tolist()
         (faulty_view(cam2world=np.eye(3).tolist()), r"cam2world\[0\]: list should have at least 4 items"),
         (faulty_view(cam2world=(np.eye(4) + np.eye(4, k=-3)).tolist()), "this looks transposed"),
         (faulty_view(cam2world=np.diag([1.0, -1, 1, 1]).tolist()), "cam2world mirrors"),
-        (faulty_view(cam2world=np.diag([2.0, 2, 2, 1]).tolist()), "holds no rotation"),
+        (faulty_view(cam2world=np.diag([2.0, 2, 2, 1]).tolist()), "has no valid rotation"),
         (faulty_view(depth_scale=0), "depth_scale: input should be greater than 0"),
         (faulty_view(depth_scale=True), "depth_scale: input should be a valid number"),
         (faulty_view(image="gone.png"), "there is no image .*gone.png"),
         (faulty_view(depth="v0.exr"), "depth v0.exr is neither .png .* nor .npy"),
         (faulty_view(image=3), "image: input should be a valid string"),
-        (lambda content: content["views"].update(v0=[1]), "view 'v0' is not what is expected: input should be"),
+        (lambda content: content["views"].update(v0=[1]), "view 'v0' is not as expected: input should be"),
         (lambda content: content["pairs"].append(["v0", "v9"]), "pair 2, view2: there is no 'v9' in \"views\""),
-        (lambda content: content["pairs"].append(["v0"]), 'pair 2 is not what is expected: .*; expected {"view1"'),
+        (lambda content: content["pairs"].append(["v0"]), 'pair 2 is not as expected: .*; expected {"view1"'),
         (lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "splt": "val"}), "pair 2 .*splt: unexpected"),
         (
             lambda content: content["pairs"].append({"view1": "v0", "view2": "v1", "split": "test"}),
@@ -330,13 +330,13 @@ def test_all_faults_of_a_list_are_reported_together_and_the_first_twenty_shown(t
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("has 32 faults:")
     assert lines[1].startswith("view 'v0': K has focal lengths")
-    assert lines[2].startswith("view 'v1' is not what is expected: cam2world: field required")
+    assert lines[2].startswith("view 'v1' is not as expected: cam2world: field required")
     assert len(lines) == 22 and lines[-1] == "… and 12 more"
 
 
 def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('\n{"view1": \n')
-    with pytest.raises(UserError, match="pairs.jsonl: line 2 is not what is expected: invalid JSON"):
+    with pytest.raises(UserError, match="pairs.jsonl: line 2 is not as expected: invalid JSON"):
         open_sets("pairs", tmp_path, "train")
 
 
@@ -368,7 +368,7 @@ def test_a_wrong_root_says_what_was_expected_and_what_is_there(tmp_path, kind, l
     (tmp_path / "empty").mkdir()
     (tmp_path / "other/sub").mkdir(parents=True)
     (tmp_path / "other/a.txt").write_text("")
-    cases[tmp_path / "other"] = "the folder holds a.txt, sub/"
+    cases[tmp_path / "other"] = "the folder contains a.txt, sub/"
     for root, found in cases.items():
         with pytest.raises(UserError, match=f"{kind}:{root}: expected {listed}.*; {found}$"):
             open_sets(kind, root, "train")
@@ -431,7 +431,7 @@ OTHERS = (
     [
         *((file, harm, "") for file in PICTURES + OTHERS for harm in (truncate, empty, as_text)),
         *((file, Path.unlink, "there is no such file") for file in PICTURES + OTHERS),
-        *((file, smaller, "they must have one size") for file in PICTURES),
+        *((file, smaller, "they must have the same size") for file in PICTURES),
     ],
 )
 def test_a_missing_or_damaged_file_makes_its_pair_unreadable_and_is_named(trees, file, harm, message):
@@ -455,7 +455,7 @@ def rewrite(path, **changes):
         ({"intrinsics": None}, "expected the arrays intrinsics, R_cam2world, t_cam2world, found R_cam2world, t_cam2world"),
         ({"t_cam2world": np.zeros(4)}, r"expected t_cam2world of shape \(3,\), found an array of float64 of shape \(4,\)"),
         ({"R_cam2world": np.diag([1.0, 1, -1])}, "the cam2world pose mirrors"),
-        ({"R_cam2world": np.full((3, 3), np.nan)}, "the cam2world pose holds numbers that are not finite"),
+        ({"R_cam2world": np.full((3, 3), np.nan)}, "the cam2world pose has numbers that are not finite"),
         ({"intrinsics": np.diag([0.0, 50, 1])}, "the intrinsics matrix has focal lengths 0 and 50"),
         ({"intrinsics": np.full((3, 3), "text")}, r"expected intrinsics of shape \(3, 3\), found an array of <U4 of shape \(3, 3\)"),
     ],

@@ -247,9 +247,9 @@ def test_validation_scenes_are_not_training_scenes():
 
 
 def test_a_batch_that_does_not_divide_among_hosts_is_refused():
-    with pytest.raises(UserError, match="4 pairs does not divide among 3 hosts"):
+    with pytest.raises(UserError, match="4 pairs cannot be divided among 3 hosts"):
         take(training_batches(feed("synthetic", hosts=3), 0), 1)
-    with pytest.raises(UserError, match="4 sets of 5 views does not divide among 3 hosts"):
+    with pytest.raises(UserError, match="4 sets of 5 views cannot be divided among 3 hosts"):
         take(training_batches(feed("synthetic", views=5, hosts=3), 0), 1)
 
 

@@ -45,7 +45,7 @@ def test_it_is_converted_once_with_its_probes_and_told(clone, tmp_path, caplog):
     assert Path(chosen.checkpoint).parent == tmp_path / "cache"
     assert info.backbone.img_size == (32, 32) and info.probes.layer_ids == tiny.LAYERS
     told = caplog.records[-1].getMessage()
-    assert told.startswith("no --checkpoint is given: taking the pocket model, a small DUSt3R for rendered rooms of 32×32 pixels, not the")
+    assert told.startswith("no --checkpoint is given: using the pocket model, a small DUSt3R for rendered rooms of 32×32 pixels, not the")
     assert str(clone / "pocket") in told and chosen.checkpoint in told
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     for name in COMMANDS:
@@ -65,7 +65,7 @@ def test_what_is_given_is_taken(clone):
 def test_without_a_pocket_at_hand_it_says_what_to_give(tmp_path, clone):
     (clone / "pocket" / "probes" / "model.safetensors").unlink()
     for name in COMMANDS:
-        with pytest.raises(OptionError, match="the pocket/ of a clone, is not at hand; give --checkpoint: a hub id such as jgaubil/"):
+        with pytest.raises(OptionError, match="the pocket/ of a clone, was not found; give --checkpoint: a hub id such as jgaubil/"):
             with_checkpoint(options_of(name), (tmp_path, clone))
 
 

@@ -153,8 +153,8 @@ def test_a_pair_of_a_batch_and_the_border():
         ({"seeds": 0}, "seeds of at least 1"),
         ({"tolerance": 0}, "a tolerance above 0"),
         ({"border": -1}, "a border of at least 0"),
-        ({"tolerance": 2, "both_ways": True}, "a tolerance is for seeds of view 1, which are not walked from"),
-        ({"pair": 1}, "holds 1 pairs, 0 to 0; found pair=1"),
+        ({"tolerance": 2, "both_ways": True}, "a tolerance applies to seeds of view 1 without a walk"),
+        ({"pair": 1}, "has 1 pairs, 0 to 0; found pair=1"),
     ],
 )
 def test_what_cannot_be_matched_is_refused(options, message):
@@ -166,9 +166,9 @@ def test_what_cannot_be_matched_is_refused(options, message):
 def test_an_output_without_descriptors_or_of_another_pair_is_refused():
     desc = unit(np.random.default_rng(5), 2, 8, 8, 4)
     batch = BackboneOutput({}, ((8, 8), (8, 8)), ({"desc": desc}, {"desc": desc}))
-    with pytest.raises(u3d.OptionError, match="holds 2 pairs; say which with pair=0 to 1"):
+    with pytest.raises(u3d.OptionError, match="has 2 pairs; say which with pair=0 to 1"):
         u3d.match(batch)
-    with pytest.raises(u3d.OptionError, match="the output holds no descriptors; expected that of a model with local features"):
+    with pytest.raises(u3d.OptionError, match="the output has no descriptors; expected that of a model with local features"):
         u3d.match(BackboneOutput({}, ((8, 8), (8, 8))))
     with pytest.raises(u3d.OptionError, match="swapped: expected views of"):
         u3d.match(output_of(desc[0], desc[1][:4]), swapped=output_of(desc[0], desc[1][:4]))

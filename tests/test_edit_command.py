@@ -154,7 +154,7 @@ def test_a_layer_behind_all_probes_changes_the_head_alone(checkpoint, photos, tm
     assert list(record["outputs"]) == ["head"] and not (tmp_path / "out" / "layers").exists()
     moved = record["outputs"]["head"][DISPLACEMENT]
     assert moved[0] > 0 and moved[1] == 0
-    assert "the first edited layer is decoder.norm; what lies before it cannot change: leaving out 6 probed" in capsys.readouterr().err
+    assert "the first edited layer is decoder.norm; layers before it cannot change: leaving out 6 probed" in capsys.readouterr().err
 
 
 def test_without_a_head_edits_behind_every_probe_show_that_nothing_changes():
@@ -211,8 +211,8 @@ FILES = {
         (["--edits", "none.json"], "none.json"),
         (["--edits", "broken.json"], "broken.json"),
         (["--edits", "field.json"], "head"),
-        (["--edits", "nameless.json"], "edit 0, 'decoder.0.mlp': shift 'direction' is no array given; given are: none"),
-        (["--edits", "nameless.json", "--edit-arrays", "long.npz"], "given are: long"),
+        (["--edits", "nameless.json"], "edit 0, 'decoder.0.mlp': shift 'direction' names no array given; given: none"),
+        (["--edits", "nameless.json", "--edit-arrays", "long.npz"], "given: long"),
         (["--edits", "long.json", "--edit-arrays", "empty.json"], "empty.json cannot be read as an npz of arrays"),
         (["--edits", "long.json"], "expected shift to be a number or to broadcast to (1, 4, 768); found shape"),
         (["--edits", "tokens.json"], "there are 4 tokens, 0 to 3; found [4]"),

@@ -65,8 +65,8 @@ REFUSED = [
     ("decoder.1.mlp", {"scale": math.inf}, u3d.EditError, "scale must be finite; found inf"),
     ("decoder.1.cross_attn.scores", {"scale": math.nan}, u3d.EditError, "scale must be finite; found nan"),
     ("decoder.1.cross_attn.scores", {"scale": BLOCKED, "keys": [1]}, u3d.EditError, "scale must be finite; found -inf"),
-    ("decoder.1.cross_attn.scores", {"shift": math.nan, "keys": [1]}, u3d.EditError, "a shift of scores is finite or −∞; found NaN"),
-    ("decoder.1.cross_attn.scores", {"shift": math.inf, "keys": [1]}, u3d.EditError, r"a shift of scores is finite or −∞; found \+∞"),
+    ("decoder.1.cross_attn.scores", {"shift": math.nan, "keys": [1]}, u3d.EditError, "a shift of scores must be finite or −∞; found NaN"),
+    ("decoder.1.cross_attn.scores", {"shift": math.inf, "keys": [1]}, u3d.EditError, r"a shift of scores must be finite or −∞; found \+∞"),
     (
         "decoder.1.cross_attn.heads",
         {"shift": BLOCKED, "heads": [1]},
@@ -164,29 +164,29 @@ MISPLACED = [
     ("decoder.1.cross_attn.heads", {"pairs": [(0, 1)]}, "has no pairs to choose"),
     ("decoder.1.cross_attn.scores", {"pairs": [(0, 1)], "queries": [0]}, "by pairs, or by queries and keys, not by both"),
     ("decoder.1.cross_attn.scores", {"pairs": [(0, 1)], "keys": [0]}, "by pairs, or by queries and keys, not by both"),
-    ("decoder.1.cross_attn.scores", {"pairs": [(0, 1, 2)]}, r"pairs are \(query, key\); found \[\(0, 1, 2\)\]"),
+    ("decoder.1.cross_attn.scores", {"pairs": [(0, 1, 2)]}, r"pairs must be \(query, key\); found \[\(0, 1, 2\)\]"),
     ("decoder.1.cross_attn.scores", {"pairs": [(0, 1), (0, 1)]}, "pairs must name at least one place, and none twice"),
-    ("decoder.1.cross_attn.scores", {"pairs": [(0, -1)]}, "pairs are counted from 0 in whole numbers; found -1"),
-    ("decoder.1.mlp@0", {}, r"'decoder\.1\.mlp@0': the view behind @ is 1, 2, …, and not another one"),
-    ("decoder.1.mlp@", {}, "the view behind @ is 1, 2, …"),
-    ("decoder.1.mlp@all", {}, "the view behind @ is 1, 2, …"),
-    ("decoder.1.mlp@1", {"view": 2}, "not another one than view=2"),
+    ("decoder.1.cross_attn.scores", {"pairs": [(0, -1)]}, "pairs must be whole numbers, counted from 0; found -1"),
+    ("decoder.1.mlp@0", {}, r"'decoder\.1\.mlp@0': the view after @ must be 1, 2, …, and agree with view='all'"),
+    ("decoder.1.mlp@", {}, "the view after @ must be 1, 2, …"),
+    ("decoder.1.mlp@all", {}, "the view after @ must be 1, 2, …"),
+    ("decoder.1.mlp@1", {"view": 2}, "agree with view=2"),
     ("decoder.1.mlp", {"view": 0}, 'view must be 1, 2, … or "all"; found 0'),
     ("decoder.1.mlp", {"view": "1"}, 'view must be 1, 2, … or "all"'),
     ("decoder.1.mlp", {"tokens": [2, 0, 2]}, r"tokens must name at least one place, and none twice; found \[2, 0, 2\]"),
     ("decoder.1.mlp", {"tokens": []}, r"tokens must name at least one place, and none twice; found \[\]"),
-    ("decoder.1.cross_attn.heads", {"heads": [-1]}, "heads are counted from 0 in whole numbers; found -1"),
-    ("decoder.1.mlp", {"tokens": [1.0]}, r"tokens are counted from 0 in whole numbers; found 1\.0"),
-    ("decoder.1.mlp", {"tokens": [True]}, "tokens are counted from 0 in whole numbers; found True"),
+    ("decoder.1.cross_attn.heads", {"heads": [-1]}, "heads must be whole numbers, counted from 0; found -1"),
+    ("decoder.1.mlp", {"tokens": [1.0]}, r"tokens must be whole numbers, counted from 0; found 1\.0"),
+    ("decoder.1.mlp", {"tokens": [True]}, "tokens must be whole numbers, counted from 0; found True"),
     ("", {}, "'' names no site"),
     (" @2", {}, "' @2' names no site"),
-    ("decoder.1.cross_attn.heads", {"heads": 0}, r"heads are a list, such as \[0\]; found 0"),
-    ("decoder.1.mlp", {"tokens": ["1"]}, "tokens are counted from 0 in whole numbers; found '1'"),
+    ("decoder.1.cross_attn.heads", {"heads": 0}, r"heads must be a list, such as \[0\]; found 0"),
+    ("decoder.1.mlp", {"tokens": ["1"]}, "tokens must be whole numbers, counted from 0; found '1'"),
     ("decoder.1.cross_attn.heads:1", {"heads": [0]}, r"names heads, and heads=\[0\] are given too; leave one of them out"),
     (
         "decoder.1.cross_attn.weights",
         {},
-        r"weights are not edited, which would leave rows that do not sum to 1; edit decoder\.1\.cross_attn\.scores",
+        r"weights are read-only, since edited rows would not sum to 1; edit decoder\.1\.cross_attn\.scores",
     ),
 ]
 
@@ -226,7 +226,7 @@ def test_a_view_is_a_number_and_no_bool():
 @pytest.mark.parametrize("wrong", [[Edit("decoder.1.mlp", shift=np.nan)], Edit("decoder.1.mlp"), "decoder.1.mlp"])
 def test_what_is_no_edits_is_refused(wrong):
     # A list would be a pytree of its numbers, traced and so not looked at.
-    with pytest.raises(u3d.EditError, match=f"edits are an Edits.*; found {type(wrong).__name__}"):
+    with pytest.raises(u3d.EditError, match=f"edits must be an Edits.*; found {type(wrong).__name__}"):
         model()(*views(), capture="decoder.0.mlp", head=False, edits=wrong)
 
 

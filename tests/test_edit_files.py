@@ -97,11 +97,14 @@ UNREADABLE = [
     ([{"site": "decoder.1.mlp", "scale": None}], "scale"),
     (
         [{"site": "decoder.1.mlp", "shift": "missing"}],
-        r"edit 0, 'decoder\.1\.mlp': shift 'missing' is no array given; given are: direction",
+        r"edit 0, 'decoder\.1\.mlp': shift 'missing' names no array given; given: direction",
     ),
-    ([{"site": "decoder.norm"}, {"site": "decoder.1.mlp", "scale": "gone"}], r"edit 1, 'decoder\.1\.mlp': scale 'gone' is no array given"),
-    ([{"site": "decoder.1.mlp", "tokens": [-1]}], "tokens are counted from 0"),
-    ([{"site": "decoder.1.mlp@0"}], "the view behind @"),
+    (
+        [{"site": "decoder.norm"}, {"site": "decoder.1.mlp", "scale": "gone"}],
+        r"edit 1, 'decoder\.1\.mlp': scale 'gone' names no array given",
+    ),
+    ([{"site": "decoder.1.mlp", "tokens": [-1]}], "tokens must be whole numbers, counted from 0"),
+    ([{"site": "decoder.1.mlp@0"}], "the view after @"),
     ({"edit": []}, "edits"),
     ({"edits": {}}, "edits"),
     ([[]], r"\[0\]"),
@@ -119,7 +122,7 @@ def test_edits_that_are_not_edits_are_refused_from_values_and_from_a_file(spec, 
 def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path):
     with pytest.raises(u3d.EditError, match=r"none\.json cannot be read: no such file"):
         u3d.read_edits(tmp_path / "none.json")
-    with pytest.raises(u3d.EditError, match=r"edits\.json is not what is expected: invalid JSON"):
+    with pytest.raises(u3d.EditError, match=r"edits\.json is not as expected: invalid JSON"):
         u3d.read_edits(saved(tmp_path, "[{'site'"))
     good = saved(tmp_path, SPEC, ARRAYS)
     whole_npz = good.with_suffix(".npz").read_bytes()
@@ -142,7 +145,9 @@ def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("spec", "arrays", "message"), [(None, None, "edits"), (7, None, "edits"), (SPEC, [1.0], "arrays are a mapping")])
+@pytest.mark.parametrize(
+    ("spec", "arrays", "message"), [(None, None, "edits"), (7, None, "edits"), (SPEC, [1.0], "arrays must be a mapping")]
+)
 def test_what_is_neither_a_file_nor_what_it_would_hold_is_refused(spec, arrays, message):
     with pytest.raises(u3d.EditError, match=message):
         u3d.read_edits(spec, arrays)

@@ -131,16 +131,16 @@ MISSING = [
     (
         ["decoder.1.mlp"],
         {"capture": "decoder.0.mlp"},
-        r"decoder\.0\.mlp lies before the start, decoder\.1\.mlp, and is not captured there; captured are: decoder\.1\.mlp",
+        r"decoder\.0\.mlp comes before the start, decoder\.1\.mlp, and was not captured; captured: decoder\.1\.mlp",
     ),
-    (["decoder.1.mlp"], {"capture": "decoder.1.mlp.update"}, r"decoder\.1\.mlp\.update lies before the start"),
-    (["decoder.1.mlp"], {"capture": "decoder.1.self_attn.weights:0"}, r"decoder\.1\.self_attn\.weights:0 lies before the start"),
+    (["decoder.1.mlp"], {"capture": "decoder.1.mlp.update"}, r"decoder\.1\.mlp\.update comes before the start"),
+    (["decoder.1.mlp"], {"capture": "decoder.1.self_attn.weights:0"}, r"decoder\.1\.self_attn\.weights:0 comes before the start"),
     (
         [],
         {"edits": u3d.skip("decoder.1.mlp")},
-        "expected a start with a captured layer of this model to begin at; captured are: none",
+        "expected a start with a captured layer of this model to begin at; captured: none",
     ),
-    ([], {}, r"expected a start with a captured layer of this model to begin at; captured are: none"),
+    ([], {}, r"expected a start with a captured layer of this model to begin at; captured: none"),
 ]
 
 
@@ -155,7 +155,7 @@ def test_a_start_without_the_layers_that_the_head_reads_is_refused():
     grids = [np.zeros((1, 6, DPT.dec_embed_dim), np.float32)] * 2
     start = BackboneOutput({"decoder.3.mlp": tuple(grids)}, SIZES["equal"])
     with pytest.raises(
-        u3d.LayerError, match=r"(encoder\.norm|decoder\.[12]\.mlp) lies before the start, decoder\.3\.mlp, and is not captured"
+        u3d.LayerError, match=r"(encoder\.norm|decoder\.[12]\.mlp) comes before the start, decoder\.3\.mlp, and was not captured"
     ):
         backbone(DPT)(start=start, head=True)
     with pytest.raises(u3d.LayerError, match=r"no layer matches 'decoder\.9\.mlp'"):
@@ -164,7 +164,7 @@ def test_a_start_without_the_layers_that_the_head_reads_is_refused():
 
 @pytest.mark.parametrize("site", ["encoder.norm", "decoder.0.cross_attn.heads", "decoder.1.self_attn.update", "decoder.1.self_attn.scores"])
 def test_an_edit_before_the_start_is_refused(site):
-    with pytest.raises(u3d.EditError, match=rf"an edit of {site} lies before the start, decoder\.1\.self_attn, and would change nothing"):
+    with pytest.raises(u3d.EditError, match=rf"an edit of {site} comes before the start, decoder\.1\.self_attn, and would change nothing"):
         model()(start=only("decoder.0.mlp", "decoder.1.self_attn"), edits=Edits((Edit(site, scale=0.5),)))
 
 

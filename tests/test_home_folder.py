@@ -68,7 +68,7 @@ def test_a_null_character_in_a_config_file_is_one_line(tmp_path, capsys) -> None
 def test_options_that_hold_what_no_name_or_number_can_are_refused() -> None:
     for text in ("pairs:~nobody-has-this-name/x", "pairs:~"):
         parse_data([text])
-    with pytest.raises(OptionError, match="no null character"):
+    with pytest.raises(OptionError, match="cannot contain a null character"):
         parse_data(["pairs:a\0b"])
     with pytest.raises(OptionError, match="neither a side nor WIDTHxHEIGHT"):
         parse_image_size("9" * 5000, 16, "--resolution")

@@ -221,7 +221,7 @@ def test_a_repository_without_tensors_lists_what_it_holds(hub: Hub, tmp_path: Pa
 
 def test_a_faulty_config_is_found_before_the_tensors_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     hub.repos[ID].files["config.json"] = b"{"
-    assert "is not what is expected: invalid JSON" in open_in_process(hub.url, tmp_path)["error"]
+    assert "is not as expected: invalid JSON" in open_in_process(hub.url, tmp_path)["error"]
     assert hub.downloads(ID) == ["config.json"]
 
 
@@ -241,7 +241,7 @@ def test_the_shards_an_index_names_are_downloaded_and_no_others(hub: Hub, tmp_pa
 def test_a_shard_that_the_repository_lacks(hub: Hub, tmp_path: Path) -> None:
     hub.repos[ID] = Repo(sharded())
     del hub.repos[ID].files["model-00002-of-00002.safetensors"]
-    assert "its index names model-00002-of-00002.safetensors, which is not there" in open_in_process(hub.url, tmp_path)["error"]
+    assert "its index names model-00002-of-00002.safetensors, which is missing" in open_in_process(hub.url, tmp_path)["error"]
 
 
 def test_a_path_that_exists_goes_before_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ def test_a_path_as_base_model_of_a_repository_is_named_and_not_read(hub: Hub, tm
     env = environment(hub.url, tmp_path / "home") | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     run = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2
-    assert run.stderr.startswith(f"error: {ID} names as its base model '{private}', ignored: a hub repository may name hub ids, not paths")
+    assert run.stderr.startswith(f"error: {ID} names '{private}' as its base model, ignored: a hub repository may name hub ids, not paths")
     # A hub id that is also a path here is that of the hub.
     content["config.json"] = json.dumps({"base_model": "my/model"}).encode()
     hub.repos[ID] = Repo({"model.safetensors": probe, **content})

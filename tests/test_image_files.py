@@ -57,7 +57,7 @@ def test_a_photo_of_another_format_is_refused_by_name_whatever_it_is_called(tmp_
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=rf"photo.jpg is not an image in a format that is read \(JPEG, PNG, .*{found}"):
+    with pytest.raises(ImageError, match=rf"photo.jpg is not an image in a supported format \(JPEG, PNG, .*{found}"):
         load_image(path)
     with pytest.raises(UnreadableSet, match=found):
         read_rgb(path)
@@ -66,7 +66,7 @@ def test_a_photo_of_another_format_is_refused_by_name_whatever_it_is_called(tmp_
 @pytest.mark.parametrize("read", [read_png16, read_mask])
 def test_depth_and_masks_are_png_only(tmp_path, read):
     picture().convert("L").save(tmp_path / "depth.png", "TIFF")
-    with pytest.raises(UnreadableSet, match=r"depth.png is not an image in a format that is read \(PNG\)"):
+    with pytest.raises(UnreadableSet, match=r"depth.png is not an image in a supported format \(PNG\)"):
         read(tmp_path / "depth.png")
 
 
@@ -205,11 +205,11 @@ def npy(shape, dtype, content=b"", version=(1, 0)):
     [
         (npy((30_000_000, 30_000_000), "u1"), "has 900000000 million pixels, at most 134 million are read"),
         (npy((10_000, 10_000), "f8", bytes(99)), "its header says 800000000 bytes, the file has"),
-        (npy((4, 4), "f8", bytes(100)), "cannot be read, it seems damaged .*Failed to read all data"),
+        (npy((4, 4), "f8", bytes(100)), "cannot be read; it seems damaged .*Failed to read all data"),
         (npy((4, 4, 4), "f4", bytes(256)), r"expected depth of shape \(height, width\), found an array of float32 of shape \(4, 4, 4\)"),
         (npy((4, 4), "O"), "found an array of object"),
         (npy((10**9, 10**9), "V0"), r"found an array of \|V0"),
-        (npy((4, 4), "f4", bytes(64))[:8] + b"\x00\x30" + bytes(70), "cannot be read, it seems damaged"),
+        (npy((4, 4), "f4", bytes(64))[:8] + b"\x00\x30" + bytes(70), "cannot be read; it seems damaged"),
         (b"\x93NUMPY\x03\x00" + bytes(80), "version 3.0 of the .npy format"),
     ],
 )
@@ -310,7 +310,7 @@ def test_an_orientation_out_of_range_or_damaged_metadata_turn_nothing(tmp_path, 
 @pytest.mark.parametrize("kind", ["png", "npy"])
 def test_a_scale_that_overflows_is_named(tmp_path, views, kind):
     write_pairs(tmp_path, views[:2], [(0, 1)], kind, {"depth_scale": 1e300})
-    with pytest.raises(UnreadableSet, match=f"v0.{kind}: holds depths that its scale takes beyond 3.4e38"):
+    with pytest.raises(UnreadableSet, match=f"v0.{kind}: contains depths that its scale takes beyond 3.4e38"):
         open_sets("pairs", tmp_path, "train").read(0)
 
 
@@ -345,7 +345,7 @@ def test_lines_of_a_list_may_hold_any_character_and_a_byte_order_mark(tmp_path, 
     [
         (None, "input should be"),
         ({"K": "x"}, "K: input should be a valid array"),
-        ({"K": [[10**400, 0, 1], [0, 1, 1], [0, 0, 1]]}, "K holds numbers that are not finite"),
+        ({"K": [[10**400, 0, 1], [0, 1, 1], [0, 0, 1]]}, "K has numbers that are not finite"),
         ({"K": [[True, 0, 1], [0, 1, 1], [0, 0, 1]]}, r"K\[0\]\[0\]: input should be a valid number"),
         ({"depth_scale": float("inf")}, "depth_scale: input should be less than inf"),
         ({"image": "a" * 5000}, "there is no image"),

@@ -183,7 +183,7 @@ def test_what_is_no_image_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     for path, message in [
         (tmp_path / "missing.png", "no image at .*missing.png: there is no such file"),
-        (tmp_path / "notes.txt", "notes.txt is not an image in a format that is read"),
+        (tmp_path / "notes.txt", "notes.txt is not an image in a supported format"),
         (tmp_path / "empty.png", "empty.png is not an image"),
         (tmp_path, "cannot open .*: it is a folder, expected a file"),
         (damaged(tmp_path), "cannot read .*cut.png, the file seems damaged"),

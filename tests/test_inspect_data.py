@@ -103,7 +103,7 @@ MISTAKES = {
     "a tenth": (depth_times(0.1), "depth looks 10 times too small"),
     "TUM": (depth_times(5), "depth looks 5 times too large (5000 steps per metre"),
     "KITTI": (depth_times(0.256), "depth looks 3.906 times too small (256 steps per metre"),
-    "units of reconstruction": (depth_times(1.7), "depth and cam2world are not in one unit (poses from photos alone"),
+    "units of reconstruction": (depth_times(1.7), "depth and cam2world are not in the same unit (poses from photos alone"),
     "along the ray": (along_ray, "depth looks like the distance along each pixel's ray: making it z"),
     "cx for cy": (centre_swapped, "cx and cy of the intrinsics look exchanged: exchanging them"),
     "half the size": (intrinsics_times(0.5, 0.5), "the intrinsics look like those of another image size: scaling them"),
@@ -248,7 +248,7 @@ def test_a_single_view_that_disagrees_makes_its_set_named(tmp_path, views):
     write_pairs(tmp_path, [*views, stray], [], "npy", sets=sets)
     report = run_inspection("pairs", tmp_path, "train", 20, number=3)
     named = ", ".join(str(tmp_path / f"v{i}.image.png") for i in (1, 2)) + f" and {tmp_path / 'v6.image.png'}"
-    said = "1 sets of 3 views hold a view that agrees in less than 30 % of what it and an earlier one see, or does not overlap any:"
+    said = "1 sets of 3 views have a view that agrees on less than 30 % of what it and an earlier one see, or does not overlap any:"
     assert f"{said}\n    {named}\nThe geometry is consistent" in report
 
 
@@ -286,7 +286,7 @@ def test_the_report_counts_sizes_and_says_what_cannot_be_read_or_cropped(tmp_pat
         "  11 pairs of 9 views are listed, 10 of them for 'train'",
         "inspected: 10 pairs",
         "  1 of them cannot be read:",
-        f"    {tmp_path / 'v7.png'} is not an image in a format that is read (PNG); convert it to PNG or JPEG",
+        f"    {tmp_path / 'v7.png'} is not an image in a supported format (PNG); convert it to PNG or JPEG",
         "  1 of them would be skipped in training at 512×384:",
     ]
     assert lines[6].startswith(f"    {tmp_path / 'v8.image.png'}: the principal point (10, ")
@@ -300,7 +300,7 @@ def test_a_sample_without_readable_pairs_is_reported(tmp_path, views):
         path.write_bytes(b"")
     report = run_inspection("pairs", tmp_path, "train", 3)
     assert "inspected: 3 pairs\n  3 of them cannot be read:" in report
-    assert report.endswith("None of the pairs could be read, so that nothing is known about the geometry.")
+    assert report.endswith("None of the pairs could be read, so nothing is known about the geometry.")
 
 
 def wall(offset, depth=2.0):
@@ -375,7 +375,7 @@ def test_single_pairs_that_disagree_are_named(tmp_path, views):
     write_pairs(tmp_path, [*views, stray], [*PAIRS, (6, 1)], "npy")
     report = run_inspection("pairs", tmp_path, "train", 20)
     named = f"    {tmp_path / 'v6.image.png'} and {tmp_path / 'v1.image.png'}"
-    assert f"1 pairs agree in less than 30 % of what both see, or do not overlap:\n{named}\nThe geometry is consistent" in report
+    assert f"1 pairs agree on less than 30 % of what both see, or do not overlap:\n{named}\nThe geometry is consistent" in report
 
 
 def test_corrected_poses_are_poses_and_all_different(views):

@@ -112,7 +112,7 @@ def test_what_may_take_the_place_of_what(given: str, source: str, may: bool) -> 
 
 def test_several_licences_are_joined_in_the_one_that_restricts_most_or_not_at_all() -> None:
     assert strictest(map(licence, ("mit", "cc-by-nc-sa-4.0", "cc-by-nc-4.0")))["id"] == "cc-by-nc-sa-4.0"
-    with pytest.raises(u3d.OptionError, match="licences that cannot be joined: cc-by-nc-4.0 .*, cc-by-sa-4.0"):
+    with pytest.raises(u3d.OptionError, match="licences that cannot be combined: cc-by-nc-4.0 .*, cc-by-sa-4.0"):
         strictest(map(licence, ("cc-by-nc-4.0", "cc-by-sa-4.0")))
     assert not restricts_no_less(licence("other", "a"), licence("other", "b"))
     assert restricts_no_less(licence("other", "a"), licence("other", "a"))
@@ -120,7 +120,7 @@ def test_several_licences_are_joined_in_the_one_that_restricts_most_or_not_at_al
 
 def test_an_other_licence_without_a_name_is_no_other_ones_equal() -> None:
     assert not restricts_no_less(licence("other"), licence("other"))
-    with pytest.raises(u3d.OptionError, match="cannot be joined: other .*, other .*; publish parts of different licences separately"):
+    with pytest.raises(u3d.OptionError, match="cannot be combined: other .*, other .*; publish parts with different licences separately"):
         strictest([licence("other"), licence("other")])
     # Alone, it stays what it is.
     assert licence_to_publish({"backbone": record(licence=licence("other"))}, None)["id"] == "other"
@@ -131,7 +131,7 @@ def test_an_other_licence_without_a_name_is_no_other_ones_equal() -> None:
 def test_of_a_source_that_contradicts_itself_nothing_is_guessed() -> None:
     torn = {"backbone": record(licence=None, licences=[licence("cc-by-nc-4.0"), licence("cc-by-sa-4.0")])}
     for given in (None, "cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0"):
-        with pytest.raises(u3d.OptionError, match="cannot be joined: .*; where one source says both, find out which it is"):
+        with pytest.raises(u3d.OptionError, match="cannot be combined: .*; if one source states both, find out which it is"):
             licence_to_publish(torn, given)
 
 
@@ -157,11 +157,11 @@ def test_what_a_checkpoint_may_be_published_under() -> None:
 
 def test_what_was_trained_further_goes_by_what_the_first_training_started_from() -> None:
     scratch = record("training", "trained", start=record("training", "trained", licence=None))
-    with pytest.raises(u3d.OptionError, match="not known of the backbone, which was trained from random parameters; it is not guessed"):
+    with pytest.raises(u3d.OptionError, match="known for the backbone, which was trained from random parameters; it is not guessed"):
         licence_to_publish({"backbone": scratch}, None)
     assert licence_to_publish({"backbone": scratch}, "mit")["id"] == "mit"
     further = record("training", "trained", start=record("training", "trained", licence=None, start=record(source="someone/mine")))
-    with pytest.raises(u3d.OptionError, match="not known of the backbone, which came from someone/mine, whose model card"):
+    with pytest.raises(u3d.OptionError, match="no licence is known for the backbone, which came from someone/mine, whose model card"):
         licence_to_publish({"backbone": further}, None)
     further = record("training", "trained", start=record("training", "trained", licence=licence("cc-by-nc-4.0")))
     assert licence_to_publish({"backbone": further}, None)["id"] == "cc-by-nc-4.0"
@@ -169,10 +169,10 @@ def test_what_was_trained_further_goes_by_what_the_first_training_started_from()
 
 @pytest.mark.parametrize("unknown", [record(), record("training", "trained")])
 def test_an_unknown_licence_is_asked_for_and_not_guessed(unknown: dict) -> None:
-    with pytest.raises(u3d.OptionError, match="the licence is not known of the backbone, which .* it is not guessed: state what"):
+    with pytest.raises(u3d.OptionError, match="no licence is known for the backbone, which .* it is not guessed: state the one"):
         licence_to_publish({"backbone": unknown}, None)
     assert licence_to_publish({"backbone": unknown}, "apache-2.0")["id"] == "apache-2.0"
-    with pytest.raises(u3d.OptionError, match="--license 'free for all' is not the hub's word for a licence"):
+    with pytest.raises(u3d.OptionError, match="--license 'free for all' is not the hub's ID for a licence"):
         licence_to_publish({"backbone": unknown}, "free for all")
     with pytest.raises(u3d.OptionError, match="not become freer"):
         licence_to_publish({"backbone": unknown, "probes": record(licence=licence("cc-by-nc-4.0"))}, "apache-2.0")
@@ -191,7 +191,7 @@ def test_a_trained_backbone_keeps_what_all_of_its_trainings_started_from(tmp_pat
     for number in (1, 2):
         before, folder = folder, tmp_path / str(number)
         write_trained_backbone(folder, loaded.config, loaded.params, {}, before)
-    with pytest.raises(u3d.OptionError, match="not known of the backbone, which came from mine, whose model card and name state none"):
+    with pytest.raises(u3d.OptionError, match="known for the backbone, which came from mine, whose model card and name state none"):
         licence_to_publish(u3d.read_checkpoint_info(folder).provenance, None)
 
 

@@ -76,8 +76,8 @@ def test_options_that_are_left_out_have_the_originals_defaults():
         ({"head_type": "catconv"}, "head_type 'catconv' is not supported; expected catmlp\\+dpt"),
         ({"encoder": "dune_vitbase_14"}, "MASt3R with a DUNE encoder is not supported"),
         ({"output_mode": "pts3d"}, "output_mode 'pts3d' is not supported; expected pts3d\\+desc and the length"),
-        ({"output_mode": "pts3d+desc0"}, "desc_dim is 1 to 4096; found 0"),
-        ({"output_mode": "pts3d+desc99999"}, "desc_dim is 1 to 4096; found 99999"),
+        ({"output_mode": "pts3d+desc0"}, "desc_dim must be 1 to 4096; found 0"),
+        ({"output_mode": "pts3d+desc99999"}, "desc_dim must be 1 to 4096; found 99999"),
         ({"desc_mode": "square"}, "desc_mode 'square' is not supported; expected norm"),
         ({"desc_conf_mode": ["exp", 1, 0]}, "desc_conf_mode .* is not supported; expected a lower bound below"),
         ({"two_confs": 1}, "two_confs must be true or false; found 1"),
@@ -270,7 +270,7 @@ def test_training_the_backbone_leaves_the_descriptors_heads_as_they_are(tmp_path
     task = BackboneTask.create(dataclasses.replace(options, fresh_confidence=True), config, devices=1, source=folder)
     assert not np.asarray(task.initial_state().params["head1"]["out"]["bias"])[3]
     task = BackboneTask.create(options, config, devices=1, source=folder)
-    assert "its heads of features are kept as they are: the loss has no term for them" in task.description()
+    assert "its heads for features stay unchanged: the loss has no term for them" in task.description()
     state = task.initial_state()
     # Weight decay would shrink what gets no gradient: it must not be in the state at all.
     assert set(state.params) == {"encoder", "decoder", "head1", "head2"}

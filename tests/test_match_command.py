@@ -93,7 +93,7 @@ def test_a_scene_says_how_many_are_right_and_both_orders_are_one_encoding(checkp
     ("words", "message"),
     [
         (["--seeds", 0], "seeds of at least 1"),
-        (["--tolerance", 2, "--both-orders"], "it goes with neither both ways nor both orders"),
+        (["--tolerance", 2, "--both-orders"], "it cannot be combined with both ways or both orders"),
         (["--border", -1], "a border of at least 0"),
         (["--scene", 1], "expected images or --scene 1, found both"),
         (["--views", 2], "--views 2 counts the cameras of a rendered scene"),
@@ -110,7 +110,7 @@ def test_a_model_without_descriptors_is_refused(photos, tmp_path, capsys):
     dust3r = converted(save_hub_folder(tmp_path / "hub", backbone_tensors(), CONFIG), tmp_path / "jax")
     capsys.readouterr()
     assert run(*photos, "--checkpoint", dust3r, "--out", tmp_path / "out") == 2
-    assert "makes no descriptors; match takes one that does, such as a MASt3R" in capsys.readouterr().err
+    assert "computes no descriptors; match needs one that does, such as a MASt3R" in capsys.readouterr().err
 
 
 def test_no_match_is_a_picture_too():

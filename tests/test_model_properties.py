@@ -215,7 +215,7 @@ def test_probes_of_different_layers_are_drawn_differently_and_named_when_missing
     assert np.std(kernel) == pytest.approx(16**-0.5, rel=0.1)  # LeCun: 1/√fan_in, not counting the layers
     with pytest.raises(UserError, match=r"decoder\.3\.mlp; pass them as capture"):
         module(backbone(LINEAR)(*views(), capture="decoder.1.mlp"))
-    with pytest.raises(LayerError, match=r"layer decoder\.3\.mlp was not captured; captured are: decoder\.1\.mlp; pass it"):
+    with pytest.raises(LayerError, match=r"layer decoder\.3\.mlp was not captured; captured: decoder\.1\.mlp; pass it"):
         module.read_layer("decoder.3.mlp", backbone(LINEAR)(*views(), capture="decoder.1.mlp"))
     with pytest.raises(UserError, match="layer decoder.0.mlp has no probe"):
         module.read_layer("decoder.0.mlp", features)
@@ -228,7 +228,7 @@ def test_probes_of_different_layers_are_drawn_differently_and_named_when_missing
         (np.zeros((1, 48, 32, 4), np.float32), r"found shape \(1, 48, 32, 4\)"),
         (np.zeros((1, 48, 32, 3), np.uint8), "found uint8: scale 8-bit images"),
         (np.zeros((1, 50, 32, 3), np.float32), "view1 is 50×32; both sides must be multiples of 16"),
-        (np.zeros((2, 48, 32, 3), np.float32), "view1 holds 2 images and view2 1"),
+        (np.zeros((2, 48, 32, 3), np.float32), "view1 has 2 images and view2 has 1"),
     ],
 )
 def test_bad_images_are_refused_with_what_was_found(bad, message):

@@ -298,7 +298,7 @@ def test_a_plan_says_what_fits_and_how_long_a_step_takes_at_least():
     assert "96×96 pixels, the largest of 2 resolutions\n8 pairs a step, 2 on each device, in 2 parts\n" in text
     assert re.search(r"total +700.00\n  of 1 GB: fits, 300 MB to spare", text)
     assert "Largest batch that fits: 9 pairs on each device, --batch-size 36\n  verified by compiling it: 900 MB of 1 GB\n" in text
-    assert "  10 do not, by what the last ones took" in text
+    assert "  10 do not, by extrapolation" in text
     assert "Estimate: 0.5 s a step, 16 pairs/s, 1.0 h for 7200 steps\n  from published peaks: Abacus, 1 TFLOP/s in bfloat16" in text
     assert "real steps take longer" in text
     assert "of 1 MB: does not fit, 699 MB too much" in plan_text(dataclasses.replace(plan, limit=1e6))

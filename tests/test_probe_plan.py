@@ -528,7 +528,7 @@ def test_split_heads_are_not_taken_for_a_shorter_mlp() -> None:
 
 def test_unclear_orders_stop() -> None:
     same = counted("probes.{}", names=("a", "b", "c", "d", "e"), widths=(768, 512, 512, 512, 512, 1024))
-    with pytest.raises(UserError, match="'b' and 'c' of one shape, and neither says which runs first"):
+    with pytest.raises(UserError, match="'b' and 'c' of one shape, and neither name says which runs first"):
         plan(same)
     by_width = counted("probes.{}", names=("up", "mid", "down"), widths=(768, 512, 256, 1024))
     assert [names(plan(by_width))[f"group0/linear{i}/kernel"][0][0] for i in range(3)] == [
@@ -548,7 +548,7 @@ def test_unclear_orders_stop() -> None:
 
 def test_views_of_different_shapes() -> None:
     tensors = mlp("dec_0_sa.view1") | mlp("dec_0_sa.view2", widths=(768, 256, 256, 256, 256, 1024))
-    with pytest.raises(UserError, match="has another shape than view 1's dec_0_sa.view1"):
+    with pytest.raises(UserError, match="has a different shape from view 1's dec_0_sa.view1"):
         plan(tensors)
 
 

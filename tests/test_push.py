@@ -164,7 +164,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(hub: Hub, checkpoint: Path) 
     large, small = ({name for name in pushed if name.endswith(".safetensors") and ("probes" in name or "unused" in name) == least}
                     for least in (False, True))  # fmt: skip
     hub.uploads.cut_above = max(pushed[name] for name in small)
-    with pytest.raises(u3d.OutputError, match="was interrupted .* run this again, and what has been sent is not sent again"):
+    with pytest.raises(u3d.OutputError, match="was interrupted .* run this again: what has been sent is not sent again"):
         push(checkpoint)
     assert set(hub.repos[ID].files) == {".gitattributes"} and hub.uploads.commits == [] and not list(checkpoint.parent.glob(".*"))
     assert len(hub.uploads.sent) == len(small) == 3
@@ -180,7 +180,9 @@ def test_an_interrupted_upload_goes_on_where_it_was(hub: Hub, checkpoint: Path) 
 def test_files_that_are_there_stay_unless_overwritten(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
     mine = {"README.md": b"mine", "notes.txt": b"mine", "model.safetensors": b"left over", "jax/more.txt": b"mine"}
     hub.repos[ID] = Repo(dict(mine))
-    with pytest.raises(u3d.OutputError, match=f"{ID} holds README.md, model.safetensors, and not as .*; --overwrite replaces that"):
+    with pytest.raises(
+        u3d.OutputError, match=f"{ID} holds README.md, model.safetensors, which the upload would replace or remove; give --overwrite"
+    ):
         push(checkpoint)
     assert hub.repos[ID].files == mine
     push(checkpoint, overwrite=True)
@@ -214,8 +216,8 @@ def test_a_branch_is_made_and_loaded_from(hub: Hub, checkpoint: Path) -> None:
             r"has no room left for someone/tiny \(Private repository storage limit",
         ),
         ({"batch": (507, "no")}, r"no room left for someone/tiny \(507\); free some storage"),
-        ({"put": (413, "5 GB at most")}, r"finds a file of someone/tiny too large \(413, 5 GB at most\)"),
-        ({"preupload": (503, "maintenance")}, r"answered 503 for someone/tiny \(maintenance\); nothing of it is visible"),
+        ({"put": (413, "5 GB at most")}, r"refused a file of someone/tiny as too large \(413, 5 GB at most\)"),
+        ({"preupload": (503, "maintenance")}, r"answered 503 for someone/tiny \(maintenance\); nothing is visible"),
     ],
 )
 def test_what_the_hub_refuses_is_told_with_what_to_do(refusals: dict, message: str, hub: Hub, checkpoint: Path) -> None:
@@ -233,9 +235,9 @@ def test_who_may_not_write_is_told(hub: Hub, checkpoint: Path, monkeypatch: pyte
         push(checkpoint)
     with pytest.raises(u3d.OutputError, match=r"refused the token of --token for someone/tiny \(401\): it is wrong or has expired"):
         push(checkpoint, token="hf_of_last_year")
-    with pytest.raises(u3d.OptionError, match="'tiny' is no name of a repository; give OWNER/NAME"):
+    with pytest.raises(u3d.OptionError, match="'tiny' is not a repository name; give OWNER/NAME"):
         push(checkpoint, "tiny")
-    with pytest.raises(u3d.OutputError, match="'someone/a--b' is no name of a repository"):
+    with pytest.raises(u3d.OutputError, match="'someone/a--b' is not a repository name"):
         push(checkpoint, "someone/a--b")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(u3d.OutputError, match=r"the upload to someone/tiny at http://127.0.0.1:9 was interrupted \(ConnectError"):

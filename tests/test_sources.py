@@ -178,13 +178,13 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, suffix: str) -> None:
 def test_a_missing_shard(tmp_path: Path) -> None:
     (write_sharded(tmp_path) / SHARD.format(2)).unlink()
     assert refusal(tmp_path) == (
-        f"folder {tmp_path}: its index names {SHARD.format(2)}, which is not there: add it, or give another folder or file"
+        f"folder {tmp_path}: its index names {SHARD.format(2)}, which is missing: add it, or give another folder or file"
     )
 
 
 def test_a_surplus_shard(tmp_path: Path) -> None:
     save_file(TENSORS, write_sharded(tmp_path) / "model.safetensors")
-    assert "its index does not name model.safetensors, which is there" in refusal(tmp_path)
+    assert "its index does not name model.safetensors, which is present" in refusal(tmp_path)
 
 
 def test_index_and_shards_that_disagree_are_reported_together(tmp_path: Path) -> None:
@@ -207,17 +207,17 @@ def test_a_name_in_two_files(tmp_path: Path) -> None:
 )
 def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
     (write_folder(tmp_path) / INDEX).write_text(index)
-    assert f"{tmp_path / INDEX} is not what is expected: " in refusal(tmp_path)
+    assert f"{tmp_path / INDEX} is not as expected: " in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (b"{", "is not what is expected: invalid JSON"),
+        (b"{", "is not as expected: invalid JSON"),
         (b"\xff\xfe", "is not UTF-8 text: byte 0 is 0xff"),
-        (b"[1]", "is not what is expected: input should be an object"),
-        (b'{"a":' * 100_000, "is not what is expected: invalid JSON: recursion limit exceeded"),
-        (b'{"enc_depth": ' + b"9" * 5000 + b"}", "is not what is expected: invalid JSON: number out of range"),
+        (b"[1]", "is not as expected: input should be an object"),
+        (b'{"a":' * 100_000, "is not as expected: invalid JSON: recursion limit exceeded"),
+        (b'{"enc_depth": ' + b"9" * 5000 + b"}", "is not as expected: invalid JSON: number out of range"),
     ],
 )
 def test_a_faulty_config(tmp_path: Path, config: bytes, message: str) -> None:

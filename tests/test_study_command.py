@@ -48,9 +48,9 @@ def run(name, checkpoint, out, *options):
         (
             "heads",
             ("--views", "3"),
-            "--views 3: the study heads is one of pairs, since it asks where in the other view a head looks; leave",
+            "--views 3: the study heads is for pairs only, since it asks where in the other view a head looks; omit",
         ),
-        ("epipolar", ("--views", "4"), "one of pairs, since a fundamental matrix relates two views; leave out --views"),
+        ("epipolar", ("--views", "4"), "for pairs only, since a fundamental matrix relates two views; omit --views"),
         ("layers", ("--views", "1"), "--views 1: expected 2 to 256 views in a set"),
         ("layers", ("--views", "3"), "this model takes two views; found 3"),
         ("heads", ("--resolution", "33"), "--resolution"),
@@ -168,7 +168,7 @@ def test_all_studies_make_one_page(checkpoint, tmp_path, monkeypatch):
 def test_of_all_studies_those_of_pairs_alone_are_left_out_with_more_views(checkpoint, tmp_path, capsys):
     assert run("all", checkpoint, tmp_path / "out", "--views", "3") == 2  # a model that takes two views is refused after that
     shown = capsys.readouterr().err
-    left_out = {name for name in STUDIES if f"skipping {name}: it is one of pairs" in shown}
+    left_out = {name for name in STUDIES if f"skipping {name}: it is for pairs only" in shown}
     assert left_out == {"heads", "knock-out", "patching", "similarity", "epipolar", "inputs"}
     assert all(takes_views(name, STUDIES[name], 2, True) for name in STUDIES)
 

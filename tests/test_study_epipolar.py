@@ -290,7 +290,7 @@ def test_the_study_is_the_same_again_and_the_seed_draws_the_untrained_probes(set
 @pytest.mark.slow
 def test_what_does_not_belong_together_is_refused(setting):
     probes, control = constant_probes([SIDEWAYS] * 4), CONTROL_BACKBONE()
-    with pytest.raises(CheckpointError, match="another architecture"):
+    with pytest.raises(CheckpointError, match="a different architecture"):
         epipolar(setting, probes, probes, backbone(dataclasses.replace(LINEAR, dec_depth=2)))
     other = EpipolarProbes(epipolar_config(LINEAR, LAYERS[:2], 4), init_epipolar(epipolar_config(LINEAR, LAYERS[:2], 4), 0))
     with pytest.raises(CheckpointError, match="differ in shape"):

@@ -275,7 +275,7 @@ def test_the_constant_is_the_mean_of_the_other_pairs(setting):
 
 def test_a_backbone_without_a_head_is_refused(setting):
     config = dataclasses.replace(TINY, head_type=None)
-    with pytest.raises(CheckpointError, match="expected a backbone with a head, found none"):
+    with pytest.raises(CheckpointError, match="expected a backbone with a head, found one without"):
         knock_out(dataclasses.replace(setting, backbone=Backbone(DUSt3R(config), {})))
 
 

@@ -187,7 +187,7 @@ def test_numbers_for_another_number_of_pairs_and_faults_of_any_edit_are_told_bef
     model, images, weights = case()
     monkeypatch.setattr(sweeps._Program, "run", lambda *args: pytest.fail("a pass was run"))
     too_many = u3d.replace("decoder.1.mlp", np.zeros((7, 6, 16), np.float32))
-    with pytest.raises(EditError, match=r"edits\[1\]: 'decoder.1.mlp': shift has numbers for 7 pairs; expected one set of numbers, or 3"):
+    with pytest.raises(EditError, match=r"edits\[1\]: 'decoder.1.mlp': shift has numbers for 7 pairs; expected one set for all, or 3"):
         sweep(model, images, [HEADS[0], too_many], measure, weights)
     with pytest.raises(EditError, match=r"edits\[2\]: .*shift must be finite; found nan"):
         sweep(model, images, [*HEADS[:2], u3d.steer("decoder.3.mlp", np.nan)], measure, weights)
@@ -206,7 +206,7 @@ def test_edits_whose_numbers_have_other_shapes_are_other_programs():
 def test_a_folder_of_something_else_is_not_taken_for_pieces(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"1")
-    with pytest.raises(OutputError, match="holds something else than an unfinished measurement"):
+    with pytest.raises(OutputError, match="holds something other than an unfinished measurement"):
         Pieces(tmp_path / "photos", {})
     assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"1"
 

@@ -28,15 +28,15 @@ def swept(checkpoint, out, *options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--by", "nothing"], "expected some of zero, mean, resample, noise"),
+        (["--by", "nothing"], "expected one or more of zero, mean, resample, noise"),
         (["--by", "resample", "--pairs", "1"], "give --pairs 2 or more"),
         (["--pairs", "0"], "--pairs and --batch-size must be at least 1"),
-        (["--random-sets", "2"], "--random-sets are the controls of sets; give --set or --top"),
+        (["--random-sets", "2"], "--random-sets draws the controls of sets; give --set or --top"),
         (["--like", "decoder.0.cross_attn.heads"], "--like says what controls are drawn from; give --random-sets too"),
-        (["--noise", "nan", "--by", "noise"], "--noise is a positive factor; found nan"),
+        (["--noise", "nan", "--by", "noise"], "--noise must be a positive finite factor; found nan"),
         (["--attribution", "--by", "mean"], "give --by zero and --measure head"),
         (["--sites", "decoder.7.cross_attn.heads"], "no head output matches 'decoder.7.cross_attn.heads'"),
-        (["--sites", "decoder.0.cross_attn.scores"], "scores are blocked by an edit"),
+        (["--sites", "decoder.0.cross_attn.scores"], "to block scores, use an edit"),
         (["--set", "decoder.0.cross_attn.heads:9"], "asks for heads that decoder.0.cross_attn.heads does not have: there are 2, 0 to 1"),
     ],
 )

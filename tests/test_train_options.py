@@ -123,8 +123,8 @@ def test_layers_of_other_widths_get_groups_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"batch_size": 6}, "take a multiple of 4"),
-        ({"batch_size": 0}, "take a multiple of 4"),
+        ({"batch_size": 6}, "give a multiple of 4"),
+        ({"batch_size": 0}, "give a multiple of 4"),
         ({"accumulate": 0}, "--accumulate must be at least 1"),
         ({"steps": 0}, "--steps must be at least 1"),
         ({"warmup_steps": 11, "steps": 10}, "between 0 and steps"),

@@ -256,7 +256,7 @@ def test_the_command_measures_a_model_on_synthetic_pairs(checkpoint, tmp_path, c
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pairs", "1"], "--pairs and --batch-size must be at least 2, so that one pair can lend another its image; found 1 and 32"),
+        (["--pairs", "1"], "--pairs and --batch-size must be at least 2, so that one pair can take another's image; found 1 and 32"),
         (["--batch-size", "1"], "found 512 and 1"),
         (["--views", "1"], "--views must be at least 2"),
         (["--views", "3"], "takes two views"),

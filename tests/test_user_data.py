@@ -112,7 +112,7 @@ def test_other_files_beside_an_earlier_result_are_named_and_kept(tmp_path):
     (out / "link").symlink_to(tmp_path)
     before = sorted(files_in(out))
     with pytest.raises(
-        OutputError, match=r"holds \.hidden, link, parts/notes\.txt, and 1 more beside an earlier result, which --overwrite"
+        OutputError, match=r"holds \.hidden, link, parts/notes\.txt, and 1 more besides an earlier result, which --overwrite"
     ):
         words(out, "third", overwrite=True)
     assert sorted(files_in(out)) == before and (out / "parts" / "words.txt").read_text() == "second"
@@ -128,7 +128,7 @@ def test_a_converted_checkpoint_and_an_export_know_their_files(checkpoint, tmp_p
         (folder / "README.md").write_text("my model card")
         capsys.readouterr()
         assert convert.main(command) == 2
-        assert f"{folder} holds README.md beside an earlier result" in capsys.readouterr().err
+        assert f"{folder} holds README.md besides an earlier result" in capsys.readouterr().err
         assert (folder / "README.md").read_text() == "my model card"
 
 
@@ -140,7 +140,7 @@ def test_a_training_run_is_replaced_without_what_it_did_not_write(training_run, 
         command = ["--backbone", str(checkpoint), "--steps", "1", "--out", str(training_run), "--overwrite"]
         before = contents(training_run)
         assert train.main(command) == 2
-        assert f"{training_run} holds {name} beside an earlier result" in capsys.readouterr().err
+        assert f"{training_run} holds {name} besides an earlier result" in capsys.readouterr().err
         assert contents(training_run) == before
         (training_run / name).unlink()
 
@@ -165,9 +165,9 @@ def test_single_files_of_results_replace_only_their_like(checkpoint, tmp_path, c
     for name in ("photo.png", "thesis.tex"):
         before = (tmp_path / name).read_bytes()
         assert train.main([*command, str(tmp_path / name)]) == 2
-        assert f"{tmp_path / name} exists and is no earlier result of this command" in capsys.readouterr().err
+        assert f"{tmp_path / name} exists and is not an earlier result of this command" in capsys.readouterr().err
         assert train.main(["two-views", str(checkpoint), "--out", str(tmp_path / name)]) == 2
-        assert "is no earlier result of this command" in capsys.readouterr().err
+        assert "is not an earlier result of this command" in capsys.readouterr().err
         assert (tmp_path / name).read_bytes() == before
     assert train.main([*command, str(log)]) == 2
     assert f"is, or is in, the source {log}" in capsys.readouterr().err
@@ -291,7 +291,7 @@ def test_a_planted_lock_changes_no_other_file(tmp_path):
     (tmp_path / "victim").write_text("precious")
     for plant in (os.symlink, os.link):
         plant(tmp_path / "victim", tmp_path / "lock")
-        with pytest.raises(OutputError, match="has a second name; expected a regular file of this program.s: remove it"):
+        with pytest.raises(OutputError, match="has a second hard link; expected a regular file of this program: remove it"):
             locked(tmp_path / "lock", "the run").__enter__()
         assert (tmp_path / "victim").read_text() == "precious"
         (tmp_path / "lock").unlink()
@@ -348,7 +348,7 @@ def test_files_are_fresh_ones_whatever_was_planted_in_their_place(tmp_path):
         assert not file.is_symlink() and file.read_text() == "mine"
         file.unlink()
         plant(victim, file)
-        with pytest.raises(OutputError, match="is a link, a pipe or a folder, or has a second name; expected a regular file"):
+        with pytest.raises(OutputError, match="is a link, pipe or folder, or has a second hard link; expected a regular file"):
             open_to_append(file)
         file.unlink()
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling")
@@ -381,7 +381,7 @@ def test_a_run_with_links_in_its_folder_is_not_resumed(name, training_run, check
     for overwrite in ([], ["--overwrite"]):
         assert train.main(["--backbone", str(checkpoint), "--steps", "1", "--out", str(training_run), *overwrite]) == 2
         told = capsys.readouterr().err.splitlines()[-1]
-        assert f"{training_run / name} is a symbolic link" in told or "neither YAML nor JSON" in told or "must hold options" in told
+        assert f"{training_run / name} is a symbolic link" in told or "neither YAML nor JSON" in told or "must contain options" in told
     assert contents(victim) == before
 
 
@@ -434,5 +434,5 @@ def test_a_checkpoint_folder_whose_name_is_not_utf_8_is_refused_before_any_work(
         (train.main, ["--backbone", str(checkpoint), "--steps", "1", "--out", out]),
     ):
         assert main(command) == 2
-        assert r"caf\xe9 is not UTF-8, in which Orbax writes names; choose another --out" in capsys.readouterr().err
+        assert r"caf\xe9 is not UTF-8, which Orbax needs; choose another --out" in capsys.readouterr().err
         assert not os.path.exists(out)

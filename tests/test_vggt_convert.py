@@ -159,8 +159,8 @@ def test_options_rebuild_the_config(config):
         ({"num_registers": 0}, "num_registers must be a positive integer; found 0"),
         ({"dpt_layers": [False, 1, 2, 3]}, "dpt_layers must be the numbers of four pairs, from 0; found \\[False, 1, 2, 3\\]"),
         ({"aa_order": ["global", "frame"]}, "option 'aa_order' .* is not known to this implementation"),
-        ({"depth": 4, "dpt_layers": [4, 11, 17, 23]}, "dpt_layers are four pairs of 0 to 3 in their order"),
-        ({"patch_size": 16}, "the sides of img_size are multiples of 16"),
+        ({"depth": 4, "dpt_layers": [4, 11, 17, 23]}, "dpt_layers must be four pairs from 0 to 3 in ascending order"),
+        ({"patch_size": 16}, "the sides of img_size must be multiples of 16"),
     ],
 )
 def test_options_that_are_not_supported(change, message):
@@ -315,9 +315,9 @@ def test_everything_that_does_not_fit_is_said_at_once(refused):
         ),
         ({"img_size": 518}, "config.json says img_size (518, 518) (the tensors show (84, 84)); use the config that belongs to the tensors"),
         ({"patch_size": True}, "backbone config: patch_size must be a positive integer; found True"),
-        ({"enc_num_heads": 3}, "backbone config: a width of 64 must be a multiple of 3: each head has as many channels"),
+        ({"enc_num_heads": 3}, "backbone config: a width of 64 must be a multiple of 3: all heads have equally many channels"),
         ({"enc_depth": 10**9}, "config.json says enc_depth 1000000000 (the tensors show 2); use the config that belongs to the tensors"),
-        ({"camera_iterations": 10**9}, "backbone config: camera_iterations is at most 100; found 1000000000"),
+        ({"camera_iterations": 10**9}, "backbone config: camera_iterations must be at most 100; found 1000000000"),
     ],
 )
 def test_configs_that_do_not_belong_to_the_tensors(change, message, refused):

@@ -80,7 +80,7 @@ def test_patches_and_special_tokens_are_those_of_layers_and_of_what_has_their_to
     assert output.patches("global.0.mlp")[0].ravel().tolist() == [5, 6, 7, 8, 9, 10]
     assert output.special("global.0.mlp")[0].ravel().tolist() == [0, 1, 2, 3, 4]
     assert output.patches("global.0.self_attn.heads")[0].shape == (1, 6, 2, 1)
-    with pytest.raises(u3d.LayerError, match=r"global\.0\.self_attn\.weights:0 is not a layer's tokens"):
+    with pytest.raises(u3d.LayerError, match=r"global\.0\.self_attn\.weights:0 does not split into patches and special tokens"):
         output.patches("global.0.self_attn.weights:0")
     patched = u3d.patch_from(output, "global.0.mlp", tokens="patches")
     (edit,) = patched
@@ -91,7 +91,7 @@ def test_captures_of_what_there_is_not():
     for capture, message in (
         ("global.2.mlp", r"no layer matches 'global\.2\.mlp'; the nearest are global\.[01]\.mlp"),
         ("global.0.self_attn.weights:4", r"there are 4, 0 to 3"),
-        ("global.0.self_attn.heads#0", r"queries are those of \.scores, \.weights and \.mass"),
+        ("global.0.self_attn.heads#0", r"only \.scores, \.weights and \.mass have queries"),
         ("global.0.self_attn.mass#3-2", r"queries are written #H, or #H-K with H ≤ K"),
         ("frame.0.cross_attn.weights", r"no attention map matches"),
         ("camera.9.0.mlp", r"no layer matches"),
@@ -106,10 +106,10 @@ def test_captures_of_what_there_is_not():
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        (one("camera.0.0.mlp", scale=0), r"'camera\.0\.0\.mlp': what is inside of heads can be captured and not edited"),
-        (one("pose_enc.1", scale=0), r"inside of heads can be captured and not edited"),
-        (one("depth_head.fused", scale=0), r"inside of heads can be captured and not edited; edit a layer that the head reads"),
-        (one("patch_embed", tokens="special", scale=0), r"patch_embed has no special tokens; choose tokens by their numbers, or patches"),
+        (one("camera.0.0.mlp", scale=0), r"'camera\.0\.0\.mlp': values inside heads can be captured but not edited"),
+        (one("pose_enc.1", scale=0), r"inside heads can be captured but not edited"),
+        (one("depth_head.fused", scale=0), r"inside heads can be captured but not edited; edit a layer that the head reads"),
+        (one("patch_embed", tokens="special", scale=0), r"patch_embed has no special tokens; choose tokens by their indices, or patches"),
         (one("patch_embed", tokens=[6], scale=0), r"there are 6 tokens, 0 to 5; found \[6\]"),
         (one("encoder.norm", tokens=[11], scale=0), r"there are 11 tokens, 0 to 10; found \[11\]"),
         (u3d.block_attention("frame.0.self_attn", 1, key_views=[2]), r"view 1 attends to tokens of views 1 here; found key_views \[2\]"),
@@ -139,11 +139,11 @@ def test_edits_of_what_there_is_not(edits, message):
 def test_edits_that_contradict_themselves(unchecked):
     for make, message in (
         (lambda: Edit("global.0.self_attn.scores", pairs=[(0, 1)], key_views=[1]), "by pairs, or by queries and keys, not by both"),
-        (lambda: Edit("global.0.self_attn.mass", scale=0), r"mass is not edited, .*; edit global\.0\.self_attn\.scores"),
+        (lambda: Edit("global.0.self_attn.mass", scale=0), r"mass is read-only, .*; edit global\.0\.self_attn\.scores"),
         (lambda: Edit("global.0.mlp", key_views=[1]), r"has no key_views to choose"),
         (lambda: Edit("global.0.self_attn.scores", key_views=[1, 1]), "at least one place, and none twice"),
         (lambda: Edit("global.0.self_attn.scores#0-2", queries=[1]), "names queries, and queries=.* are given too"),
-        (lambda: Edit("global.0.mlp", tokens="registers"), r"tokens are a list, such as \[0\]; found 'registers'"),
+        (lambda: Edit("global.0.mlp", tokens="registers"), r"tokens must be a list, such as \[0\]; found 'registers'"),
     ):
         with pytest.raises(u3d.EditError, match=message):
             make()

@@ -187,7 +187,9 @@ def test_pose_probes_read_the_camera_tokens_of_the_later_views():
 def test_models_and_layers_without_a_camera_token_are_refused():
     with pytest.raises(LayerError, match="no layer of this model has one"):
         pose_config(BackboneConfig(), ("decoder.0.mlp",))
-    with pytest.raises(LayerError, match=r"which encoder\.norm has not; layers that have one: aggregator\.embed … global\.1\.mlp"):
+    with pytest.raises(
+        LayerError, match=r"these layers have none: encoder\.norm; layers that have one: aggregator\.embed … global\.1\.mlp"
+    ):
         pose_config(CONFIG, LAYERS)
     with pytest.raises(LayerError, match="no layers to probe"):
         pose_config(CONFIG, ())
@@ -198,8 +200,8 @@ def test_a_small_model_is_made_by_its_own_options():
     assert start is None and config.img_size == (42, 56) and config.dpt_layers == (1, 2, 4, 5) and config.head_names == ("camera", "points")
     assert config == dataclasses.replace(config, enc_depth=3, embed_dim=192, num_heads=6, mlp_ratio=3)
     for given, error, told in (
-        ({"enc_width": 64}, OptionError, "a vggt is not made by --enc-width; its options are --enc-depth"),
-        ({"head": "dpt"}, OptionError, "a vggt is not made by --head"),
+        ({"enc_width": 64}, OptionError, "a vggt does not take --enc-width; its options are --enc-depth"),
+        ({"head": "dpt"}, OptionError, "a vggt does not take --head"),
         ({"start": "model"}, OptionError, "--family cannot be combined with --start"),
         ({"image_size": "128"}, OptionError, "multiples of 14"),
         ({"dec_width": 100}, ConfigError, "must be a multiple of 24"),

@@ -1,1 +1,1 @@
-"""The door to `und3rstand_jax.commands.train`: `python -m train`. The library never imports it."""
+"""The entry point `python -m train` of `und3rstand_jax.commands.train`. The library never imports it."""

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Without it, warnings of the library would reach stderr in a program that has set up no logging.
+# Without it, the library's warnings would reach stderr in a program that has not configured logging.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {

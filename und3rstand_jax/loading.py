@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Conversion(TypedDict, total=False):
-    """How a source that is not converted yet is reached, as in the converter's options."""
+    """How to fetch and convert a source that is not converted yet, as in the converter's options."""
 
     cache: str | Path | None
     revision: str | None
@@ -59,16 +59,16 @@ def load_backbone(
     """A backbone, ready to run.
 
     Args:
-        source: a converted checkpoint, or what `python -m convert --repo` takes: a hub id, a folder or a file, which is
+        source: a converted checkpoint, or any source that `python -m convert --repo` takes: a hub id, a folder or a file. Such a source is
             converted on first use and kept in the cache.
-        dtype: what the trunk computes in, float32 or bfloat16. Heads are float32 always.
+        dtype: the trunk's compute dtype, float32 or bfloat16. Heads always compute in float32.
         attention: see `und3rstand_jax.model.attention.attend`.
         conversion: `cache`, `revision`, `token`, `hub_cache`, `offline`, `backbone` and `progress`; see `converted_checkpoint`.
 
     Raises:
-        CheckpointError: the source cannot be found, read or converted, holds no backbone, or is damaged (see `checkpoint.parts`).
-        ConfigError: the source's config states an architecture that is not supported, such as a head count that does not fit.
-        OptionError: `dtype` is another one, or `revision` or `backbone` was given and the source has no use for it.
+        CheckpointError: the source cannot be found, read or converted, has no backbone, or is damaged (see `checkpoint.parts`).
+        ConfigError: the source's config describes an unsupported architecture, such as a head count that does not fit the width.
+        OptionError: `dtype` is neither float32 nor bfloat16, or `revision` or `backbone` was given for a source that does not use it.
         OutputError: the folder for conversions cannot be created or replaced.
     """
     return _loaded(source, conversion, lambda folder: _backbone(folder, read_checkpoint_info(folder), dtype, attention))
@@ -83,7 +83,7 @@ def load_backbone_and_probe(
 ) -> tuple[Backbone, Probes]:
     """A backbone that captures the probed layers by default, and the probes on them.
 
-    Arguments and errors are those of `load_backbone`; a checkpoint without probes is a `CheckpointError` too.
+    Arguments and errors are those of `load_backbone`; a checkpoint without probes also raises a `CheckpointError`.
     """
 
     def read(folder: Path) -> tuple[Backbone, Probes]:
@@ -97,9 +97,9 @@ def load_backbone_and_probe(
 
 
 def known_config(source: str | Path) -> ModelConfig | None:
-    """A backbone's architecture where nothing has to be converted to know it: a published one, or a converted checkpoint's.
+    """A backbone's architecture, if no conversion is needed to know it: a published model's, or a converted checkpoint's.
 
-    None where it is not known, and where a converted checkpoint holds no backbone.
+    None if it is not known, or if a converted checkpoint has no backbone.
 
     Args:
         source: as for `load_backbone`.
@@ -114,9 +114,9 @@ def known_config(source: str | Path) -> ModelConfig | None:
 
 
 def _loaded(source: str | Path, conversion: Conversion, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the converted checkpoint; a damaged one in the cache is converted again, once.
+    """The result of `read` for the converted checkpoint. A damaged one in the cache is converted again, once.
 
-    Where the JAX layout of a source is damaged, the PyTorch layout beside it is converted.
+    If the JAX layout of a source is damaged, the PyTorch layout beside it is converted.
     """
     folder = converted_checkpoint(source, **conversion)
     try:
@@ -124,14 +124,14 @@ def _loaded(source: str | Path, conversion: Conversion, read: Callable[[Path], T
     except DamageError as error:
         entry = discard_damaged(folder, conversion.get("cache"), error)
         if entry is None:
-            if folder.name != JAX or is_checkpoint(in_home(source)):  # what was asked for itself
+            if folder.name != JAX or is_checkpoint(in_home(source)):  # the folder that the caller named
                 raise
             _logger.warning("%s; using the PyTorch layout beside it", error)
             try:
                 return read(converted_checkpoint(source, **conversion, jax_layout=False))
             except CheckpointError as other:
                 raise neither_layout(error, other) from error
-    # As the entry says: `source` may be the entry itself, of which a command had asked before.
+    # From the entry's record: `source` may be the cache entry itself, which a command looked up earlier.
     conversion |= {"revision": entry["revision"], "backbone": entry["backbone"]}
     return read(converted_checkpoint(entry["source"], **conversion))
 
@@ -148,17 +148,17 @@ def _backbone(folder: Path, info: CheckpointInfo, dtype: DTypeLike, attention: A
 
 
 def stored_dtype(path: tuple[Any, ...], dtype: Any, trunk: Collection[str]) -> Any:
-    """What a leaf of the backbone's tree is kept in where the trunk computes in `dtype`.
+    """The dtype in which a leaf of the backbone's tree is stored if the trunk computes in `dtype`.
 
-    `path` is as jax.tree_util gives it, `trunk` are the parts of the tree that are no head's. Only what is multiplied in bfloat16 is stored
-    in it; norms, biases and heads stay exact.
+    `path` is as jax.tree_util gives it; `trunk` names the parts of the tree that belong to no head. Only kernels that are multiplied in
+    bfloat16 are stored in it; norms, biases and heads stay in float32.
     """
     in_trunk_product = path[0].key in trunk and path[-1].key == "kernel"
     return dtype if in_trunk_product else jnp.dtype(jnp.float32)
 
 
 def _to_device(tree: Tree, cast: Callable[[tuple[Any, ...], np.ndarray], np.ndarray]) -> Tree:
-    """JAX arrays of a tree that nobody else holds: each leaf is released as soon as it is copied."""
+    """The tree's leaves as JAX arrays. Nothing else may reference the tree: each leaf is released as soon as it is copied."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     del tree
     leaves = []

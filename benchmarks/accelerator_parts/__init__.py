@@ -1,1 +1,1 @@
-"""What `benchmarks.accelerator` runs: its parts, the processes they run in, and the tables of its results."""
+"""The implementation of `benchmarks.accelerator`: its parts, the processes they run in, and the tables of its results."""

@@ -1,4 +1,4 @@
-"""The model that is measured: its deterministic weights as a PyTorch checkpoint and converted, made on the host."""
+"""The model that is measured: its deterministic weights as a PyTorch checkpoint and as a converted one, made on the host."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from benchmarks.workers import both_layouts
 
 
 class Checkpoints:
-    """Lives in a process without a device, so that the device's own can measure meanwhile."""
+    """Makes checkpoints in a process without a device, while the device's own process measures."""
 
     def make(self, case: str, work: Path) -> dict[str, str]:
-        """Folders of the model and of the pocket model; what is in `work` already is not made again.
+        """Folders of the model and of the pocket model; whatever is already in `work` is not made again.
 
         Returns:
             "torch" and "jax", the two layouts of the case, and "pocket", converted.

@@ -1,4 +1,4 @@
-"""JAX's side: what runs in its process. Weights stay on the device, and programs are compiled one after the other."""
+"""JAX's side, which runs in its own process. Weights stay on the device, and programs are compiled one after the other."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 class JaxSide:
-    """Each `prepare_…` compiles one run and takes it once; `run` takes it again. The one before is forgotten."""
+    """Each `prepare_…` compiles a program and runs it once; `run` runs it again. The program prepared before is dropped."""
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
@@ -70,7 +70,7 @@ class JaxSide:
         }
 
     def golden(self, folder: str, dtype: str) -> dict[str, Any]:
-        """Parity with the original by group of layers: (worst, median) of the unit of `benchmarks.parity` in float32, else of the error."""
+        """Parity with the original by group of layers: (worst, median), in the unit of `benchmarks.parity` in float32, else the error."""
         from benchmarks.parity import by_group
         from tests.golden_cases import load_golden
         from tests.parity import golden_errors
@@ -105,7 +105,7 @@ class JaxSide:
         return self._golden[dtype]
 
     def prepare_forward(self, folder: str, batch: int, dtype: str, attention: str) -> dict[str, Any]:
-        """A forward pass with heads: every layer with the golden program at its batch and attention, else the layers of the paper."""
+        """A forward pass with heads: the golden program, with every layer, at its batch and attention; else the layers of the paper."""
         from benchmarks.forward import LAYERS, made_views
 
         views = made_views(batch, self.sizes.golden[1:])
@@ -133,7 +133,7 @@ class JaxSide:
         return details
 
     def prepare_step(self, folders: list[str], batch: int, precision: str) -> dict[str, Any]:
-        """A training step of the probes at a precision, from their initial state; its first loss, averaged over the layers, too."""
+        """A training step of the probes at a precision, from their initial state, and its first loss, averaged over the layers."""
         from benchmarks.train_step_sides import OurStep, Workload
         from und3rstand_jax.train.step.data_parallel import replicate
         from und3rstand_jax.train.step.probe_step import trunk_params
@@ -157,7 +157,7 @@ class JaxSide:
         }
 
     def run(self) -> float:
-        """Seconds of one run of what was prepared last."""
+        """Seconds of one run of the program prepared last."""
         start = time.perf_counter()
         jax.block_until_ready(self._run())
         return time.perf_counter() - start
@@ -202,7 +202,7 @@ class JaxSide:
         return lambda: program(*args), details
 
     def _details(self, program: Any, start: float, hits: int) -> dict[str, Any]:
-        """Seconds of tracing and compiling since `start`; whether that read a compiled program; and the memory of a run by XLA's count."""
+        """Seconds of tracing and compiling since `start`, whether a compiled program was read, and the memory of a run as XLA counts it."""
         seconds, memory = time.perf_counter() - start, program.memory_analysis()
         size = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
         return {"compile_s": seconds, "from_cache": self._cache_hits > hits, "gb": size / 1e9}

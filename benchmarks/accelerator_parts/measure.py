@@ -1,4 +1,4 @@
-"""One part after the other, within the time there is: who is asked for what, in turn, and what is recorded of it."""
+"""Measures one part after the other within the time limit: which side runs what, in turn, and what is recorded."""
 
 import importlib.util
 import os
@@ -19,9 +19,9 @@ NO_TORCH_GPU = "not run: PyTorch finds no GPU here"
 NO_CUDNN = "not run: needs an NVIDIA GPU"
 
 _LEAST_SECONDS = 2.0
-"""With less time than this, nothing is begun."""
+"""With less time left than this, nothing is started."""
 _SECONDS_OF_ROUNDS = 20.0
-"""After so many, two rounds are enough."""
+"""After this many, two rounds are enough."""
 _ONE_DEVICE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
 """Both sides' processes share the first GPU, or the one that was chosen."""
 _QUICKLY_COMPILED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -42,12 +42,12 @@ class Run:
         self.imported: set[str] = set()
         """Distributions that either side's process has imported."""
         self._part_end = self._end = self.start + 60 * minutes
-        # A process that takes the place of one that was ended need not compile everything again.
+        # A process that replaces one that was ended need not compile everything again.
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(work / "compiled"))
         self._host = Process(f"{_PARTS}.checkpoint:Checkpoints", environment={"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""})
         ours, theirs = {**_ONE_DEVICE, "JAX_COMPILATION_CACHE_DIR": cache}, dict(_ONE_DEVICE)
         if sizes is SMALL and os.environ.get("JAX_PLATFORMS") == "cpu":
-            # Nobody wants these times: only that everything runs, soon, beside whatever else runs there.
+            # These times do not matter: everything must just run, quickly, beside whatever else runs there.
             ours["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICKLY_COMPILED}"
             theirs["OMP_NUM_THREADS"] = "1"
         self._jax = Process(f"{_PARTS}.jax_side:JaxSide", sizes, environment=ours)
@@ -94,7 +94,7 @@ class Run:
         self._end_torch()
 
     def begin(self) -> None:
-        """Starts what the host can do while the device measures."""
+        """Starts the work that the host can do while the device measures."""
         self._host.begin("make", self.sizes.case, self.work)
 
     def machine(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Run:
         return self._jax.call(self._left(), method, *args)
 
     def _call_torch(self, method: str, *args: object) -> Any:
-        """Raises `Failed` of an error; its process, and all that was prepared in it, is gone then."""
+        """Raises `Failed` for an error; the process, with everything prepared in it, is then gone."""
         try:
             return self._torch.call(self._left(), method, *args)
         except Failed:
@@ -188,14 +188,14 @@ class Run:
         return self._folders[name]
 
     def _use(self, workload: tuple[object, ...]) -> None:
-        """PyTorch forgets what it had prepared for another workload."""
+        """Makes PyTorch drop what it had prepared for a different workload."""
         if workload != self._workload and self._prepared:
             self._prepared.clear()
             self._call_torch("clear")
         self._workload = workload
 
     def _prepare(self, calls: dict[str, tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
-        """Of each of PyTorch's runs by name, what its preparation has told, or why there is none; (method, arguments) by name."""
+        """Name -> what preparing that run of PyTorch returned, or why it failed; `calls` is name -> (method, arguments)."""
         failed: dict[str, dict[str, Any]] = {}
         for _ in calls:  # a failure ends the process and loses the others, which are prepared again without it
             for name, (method, *args) in calls.items():
@@ -205,7 +205,7 @@ class Run:
         return {name: dict(self._prepared.get(name) or failed[name]) for name in calls}
 
     def _in_turn(self, ours: dict[str, Any], theirs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Times all runs that there are, round by round."""
+        """Times all available runs, round by round."""
         runs: dict[str, Callable[[], float]] = {
             name: lambda name=name: self._call_torch("run", name) for name, found in theirs.items() if found["status"] == DONE
         }
@@ -222,10 +222,10 @@ class Run:
         return {"jax": ours | {"seconds": seconds["jax"], "status": DONE}, "torch": theirs}
 
     def _note_imports(self) -> None:
-        """Asks both sides, where they are there to answer, what they have imported."""
+        """Asks both sides, if their processes exist, what they have imported."""
         for process in (self._jax, self._torch):
             if process.is_there:
                 try:
                     self.imported.update(process.call(5, "imported"))
                 except (Failed, OutOfTime) as error:
-                    print(f"what was imported is not known of a process that is gone: {error}", file=sys.stderr)
+                    print(f"the imports of a process that is gone are not known: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the command needs to be installed, and how to bring what a machine without a network lacks."""
+"""The packages that the command needs, and how to bring missing ones to a machine without a network."""
 
 import importlib.metadata
 import importlib.util
@@ -23,7 +23,7 @@ NEEDED = {
     "typing_extensions": "typing_extensions",
     "tyro": "tyro",
 }
-"""Module -> distribution, of those that this project names as its dependencies. What they need in turn is theirs to name."""
+"""Module -> distribution, for the dependencies that this project names. Those name their own dependencies in turn."""
 
 WHEELS = "wheels"
 _GLIBC = ("2_28", "2_27", "2_17")
@@ -37,7 +37,7 @@ def missing() -> list[str]:
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that the module is in
+    except ModuleNotFoundError:  # the package that the module is in is missing
         return False
 
 
@@ -59,8 +59,8 @@ def how_to_bring(distributions: Sequence[str]) -> str:
 
 
 def imported() -> list[str]:
-    """The distributions whose modules this process has imported, those of Python itself left out."""
+    """The distributions whose modules this process has imported, without Python's own."""
     found = importlib.metadata.packages_distributions()
     modules = {name.partition(".")[0] for name, module in list(sys.modules.items()) if getattr(module, "__file__", None)}
-    # A namespace package, such as Google's, belongs to many distributions, of which a module's name does not tell one.
+    # A namespace package, such as Google's, belongs to many distributions; a module's name does not say which.
     return sorted({found[name][0] for name in modules if len(set(found.get(name, ()))) == 1})

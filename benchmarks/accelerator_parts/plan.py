@@ -1,4 +1,4 @@
-"""What is measured, in which order, and how long each part may take."""
+"""What is measured, in what order, and how long each part may take."""
 
 import dataclasses
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from benchmarks.matmul_rate import Product
 
 PRECISIONS = ("highest", "high", "default")
-"""Of the probes' matrix products."""
+"""Precisions of the probes' matrix products."""
 
 MINUTES = 6.0
-"""For which the limits below are given."""
+"""The total time for which the limits below are given."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """A short training run of the pocket model's probes: `steps` of `batch` pairs out of `pairs`, for each seed.
 
-    `side` in pixels is one that `Sizes.rendered` has, so that one program renders for both; `pairs` and `held_out` are multiples of its
-    pairs in a round.
+    `side`, in pixels, is a key of `Sizes.rendered`, so that one program renders for both; `pairs` and `held_out` are multiples of the
+    number of pairs in a round there.
     """
 
     side: int
@@ -45,16 +45,16 @@ class Sizes:
 
     Attributes:
         case: the model, a case of tests/golden.
-        golden: (batch, height, width) of that case's views, at which the forward pass is timed as well.
+        golden: (batch, height, width) of that case's views, at which the forward pass is also timed.
         batches: pairs in a forward pass; the first is the golden case's.
-        float32_batches: those that are run in float32 too, not in bfloat16 alone; the first is.
+        float32_batches: the batches that run in float32 too, not only in bfloat16; the first does.
         step_batches: pairs in a training step.
         step_shape: (height, width) of its views.
-        products: of the ceilings; None for those of the device's kind.
+        products: matrix products of the ceilings; None for those of the device's kind.
         copied: bytes of the copy.
         rendered: side in pixels -> pairs in a round.
         rounds: timed runs of each side.
-        training: of the pocket model's probes.
+        training: the training run of the pocket model's probes.
         vggt: forward passes of a VGGT.
     """
 
@@ -107,10 +107,10 @@ class Part:
     """One thing to measure.
 
     Attributes:
-        kind: what; the name of the method of `measure.Run` that does it.
-        setting: which one of its kind; that method's arguments.
-        limit: seconds at most, of `MINUTES`; a part that hangs leaves time for the others.
-        batch: parts of one batch size share processes, and the next size gets new ones: neither library gives memory back to the device.
+        kind: what to measure; the name of the method of `measure.Run` that does it.
+        setting: that method's arguments.
+        limit: the most seconds, out of `MINUTES`; a part that hangs leaves time for the others.
+        batch: parts with one batch size share processes, and the next size gets new ones: neither library gives memory back to the device.
     """
 
     kind: str
@@ -120,12 +120,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The part's name, for display."""
         return ", ".join([self.kind, *(f"batch {value}" if name == "batch" else str(value) for name, value in self.setting.items())])
 
 
 def parts(sizes: Sizes) -> list[Part]:
-    """All parts, the most valuable first: what is not reached when time is up is not measured."""
+    """All parts, the most valuable first: parts that are not reached before time is up are not measured."""
     first = sizes.batches[0]
 
     def forward(batch: int, dtype: str, attention: str, limit: float = 130) -> Part:
@@ -147,7 +147,7 @@ def parts(sizes: Sizes) -> list[Part]:
         *steps(sizes.step_batches[0], ("default", "high")),
         Part("rendering", {}, 60, first),
         Part("training", {}, 150, first),
-        # In processes of their own: their weights are twice as many.
+        # In their own processes: they have twice as many weights.
         *(Part("vggt", {"views": views, "dtype": dtype}, 150, 0) for views in sizes.vggt.views for dtype in sizes.vggt.dtypes),
     ]
     for batch in sizes.batches[1:]:

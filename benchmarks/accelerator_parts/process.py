@@ -1,6 +1,6 @@
-"""A side of the comparison in a process of its own, whose every answer is waited for so long and no longer.
+"""A side of the comparison in its own process, with a time limit on every answer.
 
-What runs on a device cannot be interrupted, a compilation least of all: the process is ended instead, and with it goes its memory.
+Work on a device cannot be interrupted, least of all a compilation: the process is ended instead, which also frees its memory.
 """
 
 import importlib
@@ -20,14 +20,14 @@ class Failed(Exception):
 
 
 class OutOfTime(Exception):
-    """A method had not answered when its time was up."""
+    """A method did not answer in time."""
 
 
 class Process:
-    """An object in a process of its own. After a failure the process is another one, made anew when it is next called."""
+    """An object in its own process. After a failure, the next call starts a new process."""
 
     def __init__(self, make: str, *args: object, environment: Mapping[str, str] | None = None) -> None:
-        """Nothing is started yet. `make`, MODULE:NAME, is imported there once the environment is set, and called with `args`."""
+        """Starts nothing yet. `make`, MODULE:NAME, is later imported there, once the environment is set, and called with `args`."""
         self._make = make, args, dict(environment or {})
         self._process: Any = None
         self._pipe: Any = None
@@ -38,12 +38,12 @@ class Process:
         return self._process is not None
 
     def call(self, seconds: float, method: str, *args: object) -> Any:
-        """What a method of the object returns; see `answer` for what it raises."""
+        """Calls a method of the object and returns its result; see `answer` for the errors."""
         self.begin(method, *args)
         return self.answer(seconds)
 
     def begin(self, method: str, *args: object) -> None:
-        """Calls a method, whose answer is still to be asked for. Raises `Failed` if the process has died meanwhile."""
+        """Calls a method without waiting for its answer. Raises `Failed` if the process has died in the meantime."""
         if self._process is None:
             context = multiprocessing.get_context("spawn")  # a forked JAX or PyTorch hangs
             self._pipe, far_end = context.Pipe()
@@ -56,11 +56,11 @@ class Process:
             raise self._died() from error
 
     def answer(self, seconds: float) -> Any:
-        """What the method that was begun has returned.
+        """The result of the method that was begun.
 
         Raises:
-            Failed: it raised, or the process died.
-            OutOfTime: that took longer than so many seconds.
+            Failed: the method raised, or the process died.
+            OutOfTime: it took longer than `seconds`.
         """
         if not self._pipe.poll(max(seconds, 0)):
             self.end()
@@ -70,7 +70,7 @@ class Process:
         except (EOFError, ConnectionResetError) as error:
             raise self._died() from error
         if not succeeded:
-            # Memory that a failed attempt has taken from the device is given back by ending its process alone.
+            # Only ending the process gives back the device memory that a failed attempt has taken.
             self.end()
             raise Failed(value)
         return value

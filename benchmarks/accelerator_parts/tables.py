@@ -1,4 +1,4 @@
-"""The tables of the results, in Markdown: what the command prints, and what the docs hold."""
+"""The tables of the results, in Markdown, as the command prints them and the docs show them."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ _CEILINGS = {"float32": "float32", "TF32": "float32, default precision (TF32 on 
 
 
 def tables(document: Mapping[str, Any]) -> str:
-    """All of them, with a line of explanation above each."""
+    """All tables, with a line of explanation above each."""
     parts = document["parts"]
 
     def of(kind: str) -> list[Entry]:
@@ -167,7 +167,7 @@ def _rendering(entry: Entry) -> str:
 
 
 def _side(entry: Entry, name: str) -> Entry:
-    """A side of a part; where the part is not done, nothing but its status."""
+    """A side of a part; if the part is not done, nothing but its status."""
     return entry["result"][name] if entry["status"] == _DONE else entry
 
 
@@ -180,7 +180,7 @@ def _milliseconds(side: Entry) -> str:
 
 
 def _faster(ours: Entry, theirs: Entry) -> str:
-    """How many times as fast ours is, round by round."""
+    """How many times as fast ours is: the median of the ratios round by round."""
     if not ours["status"] == theirs["status"] == _DONE:
         return "–"
     return f"{statistics.median(b / a for a, b in zip(ours['seconds'], theirs['seconds'], strict=True)):.2f}×"

@@ -1,4 +1,4 @@
-"""PyTorch's side: what runs in its process."""
+"""PyTorch's side, which runs in its own process."""
 
 import functools
 import time
@@ -14,7 +14,7 @@ ORDERS = {"all outputs first": "step_after_all_outputs", "probe by probe": "step
 
 
 class TorchSide:
-    """Runs are prepared under a name, and then taken one by one in turn with JAX's."""
+    """Runs are prepared under a name, and then timed one by one, in turn with JAX's."""
 
     def __init__(self, sizes: Sizes) -> None:
         import torch
@@ -94,7 +94,7 @@ class TorchSide:
         return self._prepare(name, build)
 
     def _prepare(self, name: str, build: Callable[[], tuple[Callable[[], object], float]]) -> dict[str, Any]:
-        """Builds a run and warms it up; the peak of memory of that one alone is told where the device counts it, else None."""
+        """Builds a run and warms it up; returns the peak memory of this run alone if the device counts it, else None."""
         import torch
 
         on_gpu = self.device == "cuda"
@@ -102,7 +102,7 @@ class TorchSide:
         run, base = build()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(2):  # the optimiser's moments are there from the second step on
+        for _ in range(2):  # the optimiser's moments exist from the second step on
             run()
         self._runs[name] = run
         if not on_gpu:

@@ -1,7 +1,7 @@
-"""Does a lower precision train the same probes? The pocket model's, trained at each precision from the same seeds.
+"""Measures whether a lower precision trains equally good probes: the pocket model's, trained at each precision from the same seeds.
 
-A seed determines the probes' initial parameters and the order of the pairs. What differs at the same seed is the precision's doing; how
-much the seeds differ at the same precision is the noise that it is held against. Validation is always at precision "highest".
+A seed determines the probes' initial parameters and the order of the pairs. Differences at the same seed are due to the precision; they
+are compared with the noise, which is how much the seeds differ at the same precision. Validation is always at precision "highest".
 """
 
 import functools
@@ -25,7 +25,7 @@ from und3rstand_jax.train.step.optimizer import Recipe
 from und3rstand_jax.train.step.probe_step import initial_state, layer_errors, probe_step, trunk_params
 
 LEARNING_RATE = 2e-3
-"""That of `make demo`, with which the pocket model's probes learn in as few steps."""
+"""The learning rate of `make demo`, with which the pocket model's probes learn in as few steps."""
 
 
 def errors_by_precision(folder: str, training: Training, render: Callable[[Array], ViewSet], at_once: int) -> dict[str, Any]:
@@ -34,12 +34,12 @@ def errors_by_precision(folder: str, training: Training, render: Callable[[Array
     Args:
         folder: the pocket model, converted.
         training: how long, and on what.
-        render: makes `at_once` pairs of as many indices of scenes.
-        at_once: how many.
+        render: makes `at_once` pairs from as many indices of scenes.
+        at_once: how many pairs are rendered at once.
 
     Returns:
-        "layers"; "errors", of each precision the mean validation error of every layer for every seed, in metres, (seeds, layers);
-        "untrained", those of the first seed's initial probes, (layers,); "summary", see `summary`; and "seconds_per_run" of each
+        "layers"; "errors", for each precision the mean validation error of every layer for every seed, in metres, (seeds, layers);
+        "untrained", the same for the first seed's initial probes, (layers,); "summary", see `summary`; and "seconds_per_run" for each
         precision.
     """
     backbone = load_backbone(folder)
@@ -81,15 +81,15 @@ def errors_by_precision(folder: str, training: Training, render: Callable[[Array
 
 
 def summary(errors: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Of each precision, all relative to the layer's mean error at precision "highest".
+    """Statistics for each precision; except for "error", they are relative to the layer's mean error at precision "highest".
 
     Args:
         errors: precision -> (seeds, layers).
 
     Returns:
         "error", the mean over seeds and layers, in the errors' unit; "spread", the standard deviation over seeds of the mean over layers;
-        "difference", the mean difference from "highest" at the same seeds and layers; and "layer_spread" and "layer_difference", the root
-        mean square over layers of the standard deviation over seeds, and over seeds and layers of that difference.
+        "difference", the mean difference from "highest" at the same seeds and layers; "layer_spread", the root mean square over layers
+        of the standard deviation over seeds; and "layer_difference", the root mean square over seeds and layers of the difference.
     """
     base = errors["highest"].mean(axis=0)
     found = {}
@@ -106,7 +106,7 @@ def summary(errors: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
 
 
 def _given(batch: Batch) -> Any:
-    """The example of a batch that holds its pairs; colours stay as they are."""
+    """The example of a batch with given pairs; colours stay as they are."""
     return to_example(batch.views)
 
 

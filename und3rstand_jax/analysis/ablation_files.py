@@ -28,13 +28,13 @@ _RANKED = 6
 
 
 def _columns(views: int) -> dict[str, str]:
-    """Of every metric its heading."""
+    """Every metric's heading."""
     errors = {name: f"view {number}'s error" for number, name in enumerate(view_names(views), start=1)}
     return {**errors, MATCHES: "right matches", ROTATION: "rotation °", DIRECTION: "direction °"}
 
 
 def as_json(study: AblationStudy) -> JsonObject:
-    """Everything, unrounded: of each ablation its effect on every metric and what each pair measured."""
+    """Everything, unrounded: for each ablation its effect on every metric, and every pair's values."""
     meaning = meaning_of(study.views)
     return {
         "question": dataclasses.asdict(study.question),
@@ -80,8 +80,8 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
     """The unedited run, the strongest places, the sets with their controls; for each way to take them away.
 
     Args:
-        study: what was measured by the model's head, or by probes: then the last probe's errors stand for all.
-        constant: every view's error of the best constant pointmap, to compare with.
+        study: what was measured, with the model's head or with probes; for probes, the table has the last probe's errors only.
+        constant: the best constant pointmap's error in every view, for comparison.
     """
     names = {metric: heading for metric, heading in _columns(study.views).items() if metric in study.unedited}
     if not names:
@@ -117,7 +117,7 @@ def format_table(study: AblationStudy, constant: Sequence[float] | None = None) 
 
 
 def attribution_text(estimate: Estimate, effects: Mapping[str, float]) -> str:
-    """How well the first-order estimate knows the sweep's effects by place, and where it ranks the strongest of them."""
+    """How well the first-order estimates predict the sweep's effects, and how they rank the places with the strongest effects."""
     by_effect, by_estimate = (sorted(values, key=values.__getitem__, reverse=True) for values in (effects, estimate.by_place))
     strongest = ", ".join(f"{place} ({by_estimate.index(place) + 1})" for place in by_effect[:_RANKED])
     return (
@@ -137,15 +137,15 @@ def _told(study: AblationStudy, by: By, metrics: Sequence[str]) -> Iterator[Row]
 
 
 def effects_figure(study: AblationStudy, by: By) -> Figure | None:
-    """Blocks × heads, or blocks × sublayers: what each costs both views' errors, in view 1's pass and in view 2's; None without places.
+    """Blocks × heads, or blocks × sublayers: how each changes both views' errors, in view 1's pass and in view 2's; None without places.
 
-    Of more views, what each costs view 1's error and the others' mean, in every view's pass.
+    For more views, how each changes view 1's error and the others' mean, in every view's pass. With probes, places and sets × layers.
     """
     tables = _tables(study, by)
     if not tables or study.question.measure != "head":
         return _probes_figure(study, by)
     kinds = list(tables)
-    # Of all views' passes, those in which something was taken away.
+    # Only the views in whose passes something was taken away.
     views = [view for view in range(study.views) if any(np.isfinite(values[view]).any() for values, _, _ in tables.values())]
     size = (1.5 + 3.2 * 2 * len(views), 1.6 + sum(0.34 * len(tables[kind][2]) + 1.1 for kind in kinds))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
@@ -177,7 +177,7 @@ def effects_figure(study: AblationStudy, by: By) -> Figure | None:
 
 
 def _tables(study: AblationStudy, by: By) -> dict[str, tuple[np.ndarray, list[str], list[str]]]:
-    """Kind of place -> (edited view, error of view 1 or mean of the others', block, column), the names of the columns and of the blocks."""
+    """Kind of place -> effects (edited view, view 1's error or the others' mean, block, column), the columns' names, the blocks' names."""
     if VIEW1 not in study.unedited:
         return {}
     found: dict[str, dict[tuple[int, str, int], tuple[float, float]]] = {}
@@ -206,7 +206,7 @@ def _tables(study: AblationStudy, by: By) -> dict[str, tuple[np.ndarray, list[st
 
 
 def _greatest(values: np.ndarray) -> float:
-    """The end of the colours: the largest finite change."""
+    """The end of the colour scale: the largest finite change."""
     finite = np.abs(values[np.isfinite(values)])
     return float(finite.max(initial=0.0)) or 1.0
 
@@ -242,7 +242,7 @@ def _probes_figure(study: AblationStudy, by: By) -> Figure | None:
 
 
 def record_head(options: JsonObject, constant: Sequence[float] | None) -> dict[str, Any]:
-    """What the record holds beside the study: the options, and the errors of the best constant."""
+    """What the record has besides the study: the options, and the errors of the best constant."""
     return {
         "options": dict(options),
         "best_constant": None if constant is None else dict(zip(view_names(len(constant)), constant, strict=True)),

@@ -40,18 +40,18 @@ from und3rstand_jax.support.pieces import Pieces
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is to be taken away, and how.
+    """What to take away, and how.
 
     Attributes:
-        sites: patterns of heads, updates and layers, each place of which is a row; "" for none.
+        sites: patterns of heads, updates and layers; each place that they match is one row. "" for none.
         by: ways to take them away.
-        sets: patterns; all places of one go together.
-        top: if not 0, one more set: so many of the sites' cross-attention heads, those that look hardest at the true place.
-        random_sets: controls of each set.
-        like: patterns to draw those from; "" for the heads of the set's own blocks.
-        measure: by the model's head, or by the probes behind an edit.
-        noise: factor of the noise's standard deviation.
-        attribute: whether to hold the first-order estimates of the places against what the sweep finds by zero.
+        sets: patterns; all places that one matches are taken away together.
+        top: if not 0, one more set: this many of the sites' cross-attention heads, those that look hardest at the true place.
+        random_sets: how many random control sets each set has.
+        like: patterns that the controls are drawn from; "" for the heads of the set's own blocks.
+        measure: whether to measure with the model's head, or with the probes on the layers after an edit.
+        noise: factor on the noise's standard deviation.
+        attribute: whether to compare first-order estimates for the places with the sweep's effects of setting them to zero.
         seed: of noise and random sets.
     """
 
@@ -68,9 +68,9 @@ class Question:
 
 
 class Effect(NamedTuple):
-    """Of one metric over pairs: its mean without the edit and with it, and the mean of the differences with its standard error.
+    """One metric over pairs: its mean without the edit and with it, and the mean of the differences with its standard error.
 
-    Pairs in which the metric is not known, with or without the edit, are left out; `pairs` counts the others.
+    Pairs in which the metric is NaN, with or without the edit, are left out; `pairs` counts the others.
     """
 
     unedited: float
@@ -81,7 +81,7 @@ class Effect(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One ablation in one way; `values` has every metric of every pair."""
+    """One ablation in one way; `values` has every metric for every pair."""
 
     ablation: Ablation
     by: By
@@ -89,7 +89,7 @@ class Row(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """First-order estimates of knocking out every place, means over pairs, and their Spearman correlation with the sweep's effects."""
+    """First-order estimates of knocking out each place, as means over pairs, and their Spearman correlation with the sweep's effects."""
 
     metric: str
     by_place: dict[str, float]
@@ -102,10 +102,10 @@ class AblationStudy:
 
     Attributes:
         question: what was asked.
-        unedited: every metric of every pair.
-        rows: by way, in the order of the places, then sets, each with its controls behind it.
-        on_true_place: share of attention of each cross-attention head on the true place, where heads were ranked by it.
-        estimates: of every view's error, where attribution was asked for.
+        unedited: every metric for every pair, without an edit.
+        rows: way by way; within a way the places in order, then the sets, each followed by its controls.
+        on_true_place: each cross-attention head's share of attention on the true place; empty unless heads were ranked by it.
+        estimates: one for each view's error, if attribution was asked for.
     """
 
     question: Question
@@ -116,17 +116,17 @@ class AblationStudy:
 
     @property
     def views(self) -> int:
-        """How many a set has."""
+        """The number of views in a set."""
         return max(int(found[1]) for metric in self.unedited if (found := re.fullmatch(r"(?:.*/)?view(\d+)", metric)))
 
     def effect(self, row: Row, metric: str) -> Effect:
-        """Of one row on one metric."""
+        """The effect of one row on one metric."""
         return effect_of(self.unedited[metric], row.values[metric])
 
 
 def effect_of(unedited: Float[np.ndarray, " S"], edited: Float[np.ndarray, " S"]) -> Effect:
     """The difference that an edit makes, pair by pair."""
-    # An infinite error is one, and stays in: leaving out the worst pairs would make every edit look better.
+    # An infinite error counts as an error: leaving out the worst pairs would make every edit look better.
     known = ~(np.isnan(unedited) | np.isnan(edited))
     before, after = unedited[known].astype(np.float64), edited[known].astype(np.float64)
     if not before.size:
@@ -146,31 +146,32 @@ def ablation_study(
     pieces: Pieces | None = None,
     progress: bool = False,
 ) -> AblationStudy:
-    """Takes away what is asked for, and measures what is left.
+    """Takes away what the question asks for, and measures what is left.
 
     Args:
         backbone: the model.
-        probes: on its layers; needed to measure by probes.
+        probes: on its layers; required for measuring with probes.
         pairs: held-out pairs, or sets of more views.
         question: what to take away.
         batch_size: most pairs in one pass.
-        pieces: where finished parts are kept, so that an interrupted study goes on.
+        pieces: where finished parts are kept, so that an interrupted study can resume.
         progress: whether a terminal shows progress bars.
 
     Raises:
-        LayerError, EditError: a pattern matches nothing, or what cannot be taken away.
-        CheckpointError: the backbone has no head, or there are no probes, to measure by.
-        OptionError: nothing is to be taken away, or a control has too few heads to draw from.
+        LayerError, EditError: a pattern matches nothing, or something that cannot be taken away.
+        CheckpointError: there is no head, or there are no probes, to measure with.
+        OptionError: there is nothing to take away, only one pair to resample from, too few heads for `top` or a control, or an
+            attribution without the sweep by zero and the head.
     """
     by_probes = question.measure == "probes"
     if by_probes and probes is None:
-        raise CheckpointError("this checkpoint has no probes to measure by; give one with probes, or measure by the head")
+        raise CheckpointError("this checkpoint has no probes to measure with; give one that has probes, or measure with the head")
     if not by_probes and not backbone.config.heads:
-        raise CheckpointError("this backbone has no head to measure by; measure by its probes")
+        raise CheckpointError("this backbone has no head to measure with; measure with its probes")
     if "resample" in question.by and len(pairs.truths) < 2:
-        raise OptionError("resampling takes values from another pair, and there is only one")
+        raise OptionError("resampling takes values from another pair; expected two pairs or more, found one")
     if question.attribute and ("zero" not in question.by or by_probes):
-        raise OptionError("attribution is held against the sweep by zero, measured by the head")
+        raise OptionError('attribution is compared with the sweep by zero, measured with the head; give by "zero" and measure "head"')
     places = places_of(question.sites, backbone.config, len(pairs.views))
     on_true_place = true_place_shares(backbone, pairs, progress) if question.top else {}
     sets = _sets(question, places, on_true_place, backbone.config, len(pairs.views))
@@ -200,7 +201,7 @@ def ablation_study(
         progress=progress,
     )
     unedited = measured[0]
-    # Layers before an edit are as they were.
+    # Layers before an edit keep their unedited values.
     rows = tuple(
         Row(ablation, by, unedited | values)
         for (by, ablation), values in zip(((by, ablation) for by in question.by for ablation in ablations), measured[1:], strict=True)
@@ -210,7 +211,7 @@ def ablation_study(
 
 
 class MadeEdits(Sequence[Edits]):
-    """Edits that are made when they are asked for: those of resampling hold the values of all pairs, each in a copy of its own."""
+    """Edits that are built on demand, since each edit by resampling has its own copy of all pairs' values."""
 
     def __init__(self, makers: Sequence[Callable[[], Edits]]) -> None:
         self._makers = makers
@@ -225,13 +226,13 @@ class MadeEdits(Sequence[Edits]):
 def _sets(
     question: Question, places: Sequence[Place], on_true_place: Mapping[str, float], config: ModelConfig, views: int
 ) -> list[Ablation]:
-    """The sets that go together, each with its controls behind it."""
+    """The sets that are taken away together, each followed by its controls."""
     asked = [Ablation(pattern, "set", places_of(pattern, config, views)) for pattern in dict.fromkeys(question.sets)]
     if question.top:
         heads = [place for place in places if str(place) in on_true_place]
         if len(heads) < question.top:
             raise OptionError(
-                f"--top {question.top}: the sites have {len(heads)} heads of cross-attention; give more sites or a smaller number"
+                f"--top {question.top}: the sites have only {len(heads)} cross-attention heads; give more sites or a smaller number"
             )
         hardest = sorted(heads, key=lambda place: -on_true_place[str(place)])[: question.top]
         asked.append(Ablation(f"the {question.top} heads that look hardest at the true place", "set", tuple(hardest)))
@@ -245,7 +246,7 @@ def _sets(
 
 
 def _mentioned(ablation: Ablation, sets: Sequence[Ablation]) -> list[SiteView]:
-    """The sites of all sets that are compared with one another: mentioned by each, they make one program of all."""
+    """The sites of all sets that are compared with one another: since each set mentions them all, one program runs them all."""
     family = ablation.of or ablation.name
     return [(place.site, place.view) for other in sets if family in (other.name, other.of) for place in other.places]
 

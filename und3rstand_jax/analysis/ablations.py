@@ -1,7 +1,7 @@
 """The edits of an ablation study: every head and sublayer in turn, sets of heads together, and random sets as their controls.
 
-What is taken away is replaced by zero; by its mean over data and tokens; by what it is in another pair (resampling, as in Chan et al.
-2022, "Causal scrubbing"); or has noise added. Zero alone misleads where values have a large mean.
+What is taken away is set to zero, replaced by its mean over data and tokens, replaced by its value in another pair (resampling, as in
+Chan et al. 2022, "Causal scrubbing"), or has noise added. Zero alone is misleading where values have a large mean.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ MEANINGS: dict[By, str] = {
 
 
 SiteView: TypeAlias = tuple[str, int]
-"""A site, and the view in whose pass it is."""
+"""A site, and the view whose pass it is in."""
 
 
 class Place(NamedTuple):
@@ -52,9 +52,9 @@ class Ablation:
 
     Attributes:
         name: its place's id, or the name of a set.
-        kind: "place", "set", or "control": a random set drawn in the likeness of the set `of`.
-        places: that are taken away together.
-        of: the set of which this is a control.
+        kind: "place", "set", or "control": a random set of as many heads as the set `of`.
+        places: the places that are taken away together.
+        of: for a control, the name of its set.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Ablation:
 
 
 def places_of(patterns: str, config: ModelConfig, count: int = 2) -> tuple[Place, ...]:
-    """What comma-separated patterns stand for, each head by itself, of all `count` views unless a pattern ends in @1, @2, …
+    """The places that comma-separated patterns match, one for each head, in all `count` views unless a pattern ends in @1, @2, …
 
     Raises:
         LayerError: a pattern matches nothing.
-        EditError: there is no such view; or scores or weights, which are not taken away but blocked.
+        EditError: there is no such view, or a pattern matches scores or weights, which are blocked rather than taken away.
     """
     found = []
     for pattern in (part.strip() for part in patterns.split(",") if part.strip()):
@@ -76,7 +76,7 @@ def places_of(patterns: str, config: ModelConfig, count: int = 2) -> tuple[Place
         views = edit.views(count)
         for site in select_sites(pattern.partition("@")[0], config):
             if site.part in (SCORES, WEIGHTS):
-                raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; scores are blocked by an edit")
+                raise EditError(f"{pattern!r}: expected layers, .update or .heads, which can be replaced; to block scores, use an edit")
             heads: Iterable[int | None] = (None,)
             if site.part == HEADS:
                 heads = range(config.head_count(site.layer_id)) if site.heads is None else site.heads
@@ -85,10 +85,10 @@ def places_of(patterns: str, config: ModelConfig, count: int = 2) -> tuple[Place
 
 
 def controls(of: Ablation, pool: Sequence[Place], draws: int, seed: int) -> list[Ablation]:
-    """Random sets of as many heads as a set has, of the pool without the set's own.
+    """Random sets of as many heads as a set has, drawn from the pool without the set's own heads.
 
     Raises:
-        OptionError: the pool is too small, or it or the set holds other things than heads.
+        OptionError: the pool is too small, or the pool or the set contains places other than heads.
     """
     if any(place.head is None for place in (*of.places, *pool)):
         raise OptionError(
@@ -97,7 +97,7 @@ def controls(of: Ablation, pool: Sequence[Place], draws: int, seed: int) -> list
     others = [place for place in pool if place not in of.places]
     if len(others) < len(of.places):
         raise OptionError(
-            f"a control of {of.name} takes {len(of.places)} other heads, and there are {len(others)} to draw from; "
+            f"a control of {of.name} needs {len(of.places)} other heads, and there are {len(others)} to draw from; "
             "give a larger --like, or a smaller set"
         )
     random = np.random.default_rng(seed)
@@ -109,25 +109,25 @@ def controls(of: Ablation, pool: Sequence[Place], draws: int, seed: int) -> list
 
 
 def heads_of_same_blocks(places: Sequence[Place], config: ModelConfig) -> tuple[Place, ...]:
-    """All heads of the attentions, view by view, that some heads belong to."""
+    """All heads of the attention steps that some heads belong to, view by view."""
     attentions = dict.fromkeys((place.site, place.view) for place in places if place.head is not None)
     return tuple(Place(site, view, head) for site, view in attentions for head in range(config.head_count(parse_site(site).layer_id)))
 
 
 Values: TypeAlias = Mapping[SiteView, np.ndarray]
-"""Of a site in a view, what is added to the scaled values: (S or 1, N or 1, H, D) for heads, (S or 1, N or 1, C) else; of scores −∞ at the
-keys that are blocked, 0 at others, (1, 1, 1, M)."""
+"""For each site in a view, what is added to the scaled values: (S or 1, N or 1, H, D) for heads, (S or 1, N or 1, C) otherwise; for scores
+−∞ at blocked keys and 0 at the others, (1, 1, 1, M)."""
 
 
 def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Values, config: ModelConfig) -> Edits:
-    """The edits that take its places away.
+    """The edits that take an ablation's places away.
 
     Args:
         ablation: what to take away.
-        sites: the sites and views to mention, more than its own so that sets of one study run one program.
-        by: how.
-        values: from `replacements`; nothing for zero.
-        config: the backbone.
+        sites: the sites and views to mention; more than the ablation's own, so that all sets of a study run one program.
+        by: the way to take them away.
+        values: from `replacements`; empty for zero.
+        config: of the backbone.
     """
     edits = []
     for site, view in sites:
@@ -142,7 +142,7 @@ def edits_of(ablation: Ablation, sites: Sequence[SiteView], by: By, values: Valu
 
 
 def _gone(ablation: Ablation, site: str, view: int, config: ModelConfig) -> Bool[np.ndarray, "..."]:
-    """Which heads go, (1, 1, H, 1); or whether all does, (1, 1, 1)."""
+    """Which heads go, (1, 1, H, 1); or whether the whole site goes, (1, 1, 1)."""
     if parse_site(site).part != HEADS:
         return np.full((1, 1, 1), Place(site, view, None) in ablation.places)
     count = config.head_count(parse_site(site).layer_id)
@@ -159,12 +159,12 @@ def replacements(
     seed: int,
     progress: bool,
 ) -> Values:
-    """What takes the place of the sites' values, from unedited passes over all pairs.
+    """What replaces the sites' values, from unedited passes over all pairs.
 
-    For resampling and noise the values of all pairs are held: 4·S·N·C bytes a site and view.
+    For resampling and noise, the values of all pairs are in memory at once: 4·S·N·C bytes per site and view.
 
     Raises:
-        EditError: these would not fit into memory.
+        EditError: the values would not fit into memory.
     """
     if by == "zero":
         return {}
@@ -177,7 +177,7 @@ def replacements(
         free = free_memory()
         if free is not None and needed > free / 2:
             raise EditError(
-                f"by {by}: the values of {len(sites)} sites in {count} pairs take {size_text(needed)}, and {size_text(free)} are free; "
+                f"by {by}: the values of {len(sites)} sites in {count} pairs take {size_text(needed)}, and only {size_text(free)} is free; "
                 "give fewer pairs or sites, or take the mean"
             )
     names = tuple(dict.fromkeys(site for site, _ in sites))
@@ -188,7 +188,7 @@ def replacements(
             output = backbone(*batch, capture=names, head=False)
             for (site, view), kept in parts.items():
                 values = np.asarray(output[site][view - 1], np.float32)
-                # Of a mean, each part's sum over pairs and tokens is enough.
+                # For a mean, each part's sum over pairs and tokens is enough.
                 kept.append(_sums(values, _special(site, config)) if by == "mean" else values)
             advance(len(batch[0]))
     return {
@@ -198,12 +198,12 @@ def replacements(
 
 
 def _special(site: str, config: ModelConfig) -> int:
-    """How many special tokens stand before the patches at a site."""
+    """How many special tokens come before the patches at a site."""
     return len(config.special_tokens(parse_site(site).layer_id))
 
 
 def _sums(values: Float[np.ndarray, "B N ..."], special: int) -> Float[np.ndarray, "1 _ ..."]:
-    """Over pairs, of each special token by itself, and of all patches."""
+    """Sums over pairs: of each special token separately, and of all patches together."""
     patches = values[:, special:].sum(axis=(0, 1), keepdims=True, dtype=np.float64)
     return np.concatenate([values[:, :special].sum(axis=0, keepdims=True, dtype=np.float64), patches], axis=1) if special else patches
 
@@ -227,13 +227,13 @@ def _replacement(
 
 
 def check_by(names: Sequence[str], pairs: int) -> tuple[By, ...]:
-    """The ways of a comma-separated option.
+    """The ways that an option names, in the order of `MEANINGS`.
 
     Raises:
-        OptionError: one is not known, or there is no other pair to take values from.
+        OptionError: a way is unknown or none is given, or there is no other pair to take values from.
     """
     if not names or any(name not in MEANINGS for name in names):
-        raise OptionError(f"--by {listed(names)!r}: expected some of {', '.join(MEANINGS)}, with commas between them")
+        raise OptionError(f"--by {listed(names)!r}: expected one or more of {', '.join(MEANINGS)}, separated by commas")
     if "resample" in names and pairs < 2:
         raise OptionError("--by resample takes values from another pair; give --pairs 2 or more")
     return tuple(by for by in MEANINGS if by in names)

@@ -51,16 +51,16 @@ def analyse_views(
 ) -> SetAnalysis:
     """Runs the model once on a set of views and measures every layer's geometry.
 
-    The weights of all attention between the views are held at once, 4 bytes for each block, head and pair of tokens of two views: for a
-    DUSt3R and a pair 1.2 GB at 512×512, 0.7 GB at 512×384, and for V views V·(V - 1)/2 times as much. Those of attention that reads all
-    views are pooled, and take a second pass.
+    The weights of all attention between the views are in memory at once: 4 bytes for each block, head and pair of tokens of two views.
+    For DUSt3R and a pair, that is 1.2 GB at 512×512 and 0.7 GB at 512×384; for V views, V·(V - 1)/2 times as much. The weights of
+    attention that reads all views are pooled, and take a second pass.
 
     Args:
-        model: a backbone; its head runs where it has one.
-        probes: on its layers; None where there are none.
+        model: a backbone; its head, if it has one, runs too.
+        probes: on its layers; None if there are none.
         layers: the probed layers to read, in network order. Without layers there must be a head.
         inputs: the views.
-        record: what the result records of the run, such as where model and views come from; the intrinsics are added.
+        record: what the result records about the run, such as where the model and the views come from; the intrinsics are added.
         stopwatch: times each stage.
         progress: whether a terminal shows progress bars.
     """
@@ -121,7 +121,7 @@ def _measured(
     stopwatch: Stopwatch,
     progress: bool,
 ) -> tuple[Layer, ...]:
-    """Every layer's errors and poses against the reference, and its matches: against the true places, where there is a truth."""
+    """Every layer's errors and poses against the reference, and its matches: against the true places, if there is ground truth."""
     with stopwatch.time("errors"):
         errors = {layer: point_errors(views, reference.points) for layer, views in geometry.items()}
     poses: dict[str, tuple[PoseEstimate, ...]] = {}
@@ -148,7 +148,7 @@ def _measured(
 
 
 def _cameras(views: Views, intrinsics: Intrinsics | None) -> tuple[Pose | None, ...]:
-    """The camera of every view after the first, by its points."""
+    """The camera of every view after the first, from its points."""
     if intrinsics is None:
         return (None,) * (len(views) - 1)
     return tuple(camera_of_view(view, lens) for view, lens in zip(views[1:], intrinsics[1:], strict=True))
@@ -174,7 +174,7 @@ def _places_in_later_views(truth: GroundTruth) -> list[Float[np.ndarray, "H1 W1 
 @dataclasses.dataclass(frozen=True)
 class _Reference:
     """What layers are measured against: points of all views, and cameras, None where one was not found. `estimated` says how the
-    intrinsics were found, where they were not given.
+    intrinsics were found, if they were not given.
     """
 
     name: str
@@ -185,7 +185,7 @@ class _Reference:
 
     @property
     def later_poses(self) -> tuple[Pose | None, ...]:
-        """Of every view after the first."""
+        """The poses of every view after the first."""
         return (None,) * (len(self.points) - 1) if self.poses is None else self.poses[1:]
 
     def poses_against(self, cameras: Sequence[Pose | None]) -> tuple[PoseEstimate, ...]:
@@ -215,8 +215,8 @@ def _own_geometry(geometry: Mapping[str, Views]) -> _Reference:
     focal = focal_length(views[0].points, views[0].confidence)
     if focal is None:
         return _Reference(name, points, None, None)
-    # One camera is assumed to have taken all photos. The other views' points lie in view 1's frame: a focal length of their own would
-    # take another pass for each, in which it comes first.
+    # One camera is assumed to have taken all photos. The other views' points lie in view 1's frame: focal lengths of their own
+    # would take one more pass for each, with that view first.
     cameras = tuple(centred_intrinsics(focal, (view.points.shape[0], view.points.shape[1])) for view in views)
     estimated = f"focal length from view 1's points of {name}, for {'both' if len(views) == 2 else 'all'} views"
     return _Reference(name, points, (np.eye(4), *_cameras(views, cameras)), cameras, estimated)

@@ -1,4 +1,4 @@
-"""Which of the keys of a view's attention are the patches of which view, and which are special tokens."""
+"""Which keys of a view's attention are which view's patches, and which are special tokens."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from und3rstand_jax.model.output import Grids
 
 
 class Keys(NamedTuple):
-    """The keys of a view's attention: the tokens of some views, one view's after another's, in each its special tokens first.
+    """The keys of a view's attention: the tokens of one or more views, view after view, each with its special tokens first.
 
     Attributes:
-        patches: by the number of a view, from 0, where its patches are; in the order of the keys.
-        is_special: of every key, whether it is a special token's.
-        special: how many special tokens stand before the patches of each view, of the queries too.
+        patches: a view's number, from 0 -> which keys are its patches; in the order of the keys.
+        is_special: for every key, whether it is a special token.
+        special: how many special tokens come before the patches of each view, among the queries too.
     """
 
     patches: dict[int, slice]
@@ -29,7 +29,7 @@ class Keys(NamedTuple):
 
 
 def keys_of(config: ModelConfig, layer_id: str, grids: Grids, view: int) -> Keys:
-    """The keys of a view's tokens in the attention of a step.
+    """The keys that a view's tokens attend to in a step.
 
     Args:
         config: of the backbone.

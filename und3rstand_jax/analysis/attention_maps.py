@@ -1,9 +1,9 @@
-"""The attention between the views of one set, as far as it can be held: all of it from one pass, or pooled, a block at a time.
+"""The attention between the views of one set, as far as it fits into memory: all of it from one pass, or pooled, a block at a time.
 
     attention that reads other views alone ─▶ the weights of all blocks, captured in one pass
     attention that reads all views ─▶ block after block, each from where the last one ended ─▶ patches alone, pooled to cells
 
-Of a VGGT-1B, four views of 518×518 have 46 GB of weights: those of one block are held at once, and of all blocks what cells get.
+In VGGT-1B, four views of 518×518 have 46 GB of weights: one block's are in memory at once, and all blocks' only after pooling.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from und3rstand_jax.model.start import start_layers, token_grids
 from und3rstand_jax.support.progress import with_progress
 
 MOST_HELD = 2**30
-"""Bytes of all pooled weights together."""
+"""The most bytes that all pooled weights may take together."""
 
 Weights: TypeAlias = Float[np.ndarray, "heads _N _M"]
 
 
 def comes_in_one_pass(config: ModelConfig) -> bool:
-    """Whether the weights of all blocks are captured together: where they go from each view to the other views' patches and no further."""
+    """Whether the weights of all blocks are captured together: true if attention between the views reads only the others' patches."""
     return all(config.reads(block.across) == "others" and not config.special_tokens(block.across) for block in config.blocks)
 
 
@@ -40,7 +40,7 @@ def weights_ids(config: ModelConfig) -> list[str]:
 
 
 def pool_of(config: ModelConfig, grids: Grids) -> int:
-    """How many patches a cell of the maps has in rows and columns: 1 where all come in one pass, else the least that can be held."""
+    """How many rows and columns of patches a map cell has: 1 where all maps come in one pass, else the fewest that fit `MOST_HELD`."""
     if comes_in_one_pass(config):
         return 1
     pools = range(1, max(max(grid) for grid in grids) + 1)
@@ -48,7 +48,7 @@ def pool_of(config: ModelConfig, grids: Grids) -> int:
 
 
 def held_bytes(config: ModelConfig, grids: Grids, pool: int) -> int:
-    """Of the maps of all blocks, in float32."""
+    """Bytes of the maps of all blocks, in float32."""
     cells = [rows * columns for rows, columns in (pooled_grid(grid, pool) for grid in grids)]
     reads_own = config.reads(config.blocks[0].across) == "all"
     pairs = sum(own * (sum(cells) - (0 if reads_own else own)) for own in cells)
@@ -56,7 +56,7 @@ def held_bytes(config: ModelConfig, grids: Grids, pool: int) -> int:
 
 
 def captured_maps(features: BackboneOutput, config: ModelConfig) -> tuple[Attention, ...]:
-    """Those that came in one pass."""
+    """The maps of all blocks, from one pass."""
     return tuple(
         Attention.to_others(block, tuple(np.asarray(weights, np.float32)[0] for weights in features[name]))
         for block, name in enumerate(weights_ids(config))
@@ -64,7 +64,7 @@ def captured_maps(features: BackboneOutput, config: ModelConfig) -> tuple[Attent
 
 
 def attention_maps(model: Backbone, inputs: Inputs, pool: int, progress: bool = False) -> tuple[Attention, ...]:
-    """Of every block the weights of each view's patches over all patches that they read, pooled.
+    """For every block, the weights from each view's patches to all patches that they read, pooled.
 
     Args:
         model: a backbone.
@@ -88,7 +88,7 @@ def attention_maps(model: Backbone, inputs: Inputs, pool: int, progress: bool = 
 
 
 def _by_block(model: Backbone, inputs: Inputs) -> Iterator[tuple[Block, Activation]]:
-    """Each block's weights, as captured; a pass begins where the one before it ended."""
+    """Each block's weights, as captured; each pass begins where the previous one ended."""
     start: BackboneOutput | None = None
     for block in model.config.blocks:
         name, after = f"{block.across}.{WEIGHTS}", start_layers(block.steps[-1], model.config, head=False)
@@ -104,7 +104,7 @@ def pooled_grid(grid: Grid, pool: int) -> Grid:
 
 
 def pool_attention(weights: Weights, queries: Grid, keys: Grid, pool: int) -> Float32[np.ndarray, "heads n m"]:
-    """Attention between cells of `pool`×`pool` tokens (fewer at the far edges). Rows sum to what they did."""
+    """Attention between cells of `pool`×`pool` tokens (fewer at the far edges). A row's sum is the mean of its tokens' row sums."""
     heads = weights.shape[0]
     by_place = weights.reshape(heads, *queries, *keys)
     for axis, length in ((3, keys[0]), (4, keys[1]), (1, queries[0]), (2, queries[1])):

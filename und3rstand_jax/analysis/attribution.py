@@ -1,8 +1,8 @@
-"""Attribution: to first order, what knocking out each head and sublayer does, all from one backward pass.
+"""Attribution: a first-order estimate of what knocking out each head and sublayer does, all from one backward pass.
 
-With every site scaled by 1, the derivative of a scalar by a scale says what turning it down a little does; −∂/∂scale is the linear
-estimate of what turning it off does (attribution patching: Nanda 2023; Syed et al. 2023, arXiv 2310.10348). It is an estimate: hold it
-against a sweep before believing it.
+With every site scaled by 1, the derivative of a scalar with respect to a scale is the effect of turning that site down a little;
+−∂/∂scale is the linear estimate of turning it off (attribution patching: Nanda 2023; Syed et al. 2023, arXiv 2310.10348). It is only
+an estimate: compare it with a sweep before relying on it.
 """
 
 import functools
@@ -24,7 +24,7 @@ from und3rstand_jax.model.sites import HEADS, parse_site
 from und3rstand_jax.support.progress import progress_bar
 
 Scalar = Callable[[BackboneOutput, Any, Any], Float[Array, " B"]]
-"""From an output, truth and what all pairs share to one number a pair; traced, so pure."""
+"""A function of an output, the truth and what all pairs share, with one number per pair; it is traced, so it must be pure."""
 
 
 def attribution(
@@ -41,21 +41,21 @@ def attribution(
     remat: bool = True,
     progress: bool = False,
 ) -> dict[str, Float[np.ndarray, " S"]]:
-    """Place, as `decoder.4.cross_attn.heads:0@2` -> the first-order effect of knocking it out on the scalar of each pair.
+    """Place, such as `decoder.4.cross_attn.heads:0@2` -> the first-order effect of knocking it out on each pair's scalar.
 
     Args:
         backbone: the model.
         views: every view of S pairs, or of S sets of more views.
-        places: patterns of heads, sublayers (`.update`) and layers, each place of which is attributed to; or such places.
+        places: patterns of heads, sublayers (`.update`) and layers, or a sequence of places; each place gets an estimate.
         scalar: what is attributed.
-        truth, shared: as `und3rstand_jax.analysis.sweep.sweep` passes them on.
+        truth, shared: passed to `scalar` as `und3rstand_jax.analysis.sweep.sweep` passes them to its measure.
         capture, head: what `scalar` needs of the output.
         batch_size: pairs in one pass.
-        remat: compute each block again in the backward pass, and so hold what is inside one block in place of all.
+        remat: recompute each block in the backward pass, so that only one block's activations are in memory at a time.
         progress: whether a terminal shows a progress bar.
 
     Raises:
-        LayerError, EditError: a pattern matches nothing, or what cannot be knocked out.
+        LayerError, EditError: a pattern matches nothing, or something that cannot be knocked out.
     """
     places = places_of(places, backbone.config, len(views)) if isinstance(places, str) else places
     module = backbone.module.clone(remat=remat)
@@ -73,7 +73,7 @@ def attribution(
 
 
 def unit_scales(sites: Sequence[str], batch: int, config: ModelConfig, views: int = 2) -> dict[str, tuple[Array, ...]]:
-    """Of every site and view a scale of 1 for each pair and head."""
+    """For every site and view, a scale of 1 for each pair and head."""
 
     def ones(site: str) -> Array:
         of = parse_site(site)

@@ -34,13 +34,13 @@ from und3rstand_jax.probes.probes import Probes, read_layer
 
 
 def assembled(feed: Feed, deliveries: Iterator[Delivery], pairs: int, skipped: list[str]) -> Iterator[Example]:
-    """The batches that hold the first `pairs` sets, without augmentation; sets of the last batch beyond those have no valid pixel.
+    """The batches with the first `pairs` sets, without augmentation; any further sets in the last batch have no valid pixel.
 
     Args:
-        feed: what the batches are made of; its first shape counts.
+        feed: what the batches are made from; its first shape applies.
         deliveries: from the loader.
-        pairs: how many.
-        skipped: takes a message for each pair that could not be read and was replaced.
+        pairs: how many sets.
+        skipped: receives a message for each set that could not be read and was replaced.
     """
     for delivery in itertools.islice(deliveries, -(-pairs // feed.batch_size)):
         skipped.extend(message for _, message in delivery.skipped)
@@ -55,16 +55,16 @@ def _assembled(batch: Batch, seed: int | Array, pairs: int | Array, shape: Shape
 
 
 class Sample(NamedTuple):
-    """A view's pointmap at the pixels of `sampled_pixels`; `confidence` is None where a probe yields none. L is absent for one layer."""
+    """A view's pointmap at the pixels of `sampled_pixels`; `confidence` is None if a probe yields none. L is absent for a single layer."""
 
     points: Float[Array, "*L B N 3"]
     confidence: Float[Array, "*L B N"] | None
 
 
 class LayerErrors(NamedTuple):
-    """Errors of every view, and of each view after the first the sample that its pose is found from; no samples where none were asked for.
+    """Every view's errors, and for each view after the first the sample that its pose is estimated from; no samples unless asked for.
 
-    Every array has a leading axis, one entry a layer, until `BatchErrors.by_layer` takes it apart.
+    Every array has a leading axis with one entry per layer, until `BatchErrors.by_layer` splits it.
     """
 
     errors: tuple[ViewErrors, ...]
@@ -72,12 +72,12 @@ class LayerErrors(NamedTuple):
 
 
 class BatchErrors(NamedTuple):
-    """What the device finds on a batch of B sets.
+    """What the device computes on a batch of B sets.
 
     Attributes:
-        groups: of each group of probes, all its layers.
-        head: of the model's own head, as a single layer; None where there is none.
-        scene_size: each set's mean distance of true points to view 1's camera.
+        groups: for each group of probes, all its layers.
+        head: the model's own head, as a single layer; None if it has none.
+        scene_size: each set's mean distance from its true points to view 1's camera.
     """
 
     groups: tuple[LayerErrors, ...]
@@ -85,7 +85,7 @@ class BatchErrors(NamedTuple):
     scene_size: Float[Array, " B"]
 
     def by_layer(self, config: ProbeConfig) -> dict[str, LayerErrors]:
-        """Each layer's own errors by its id, the head's as HEAD."""
+        """Each layer's errors under its id; the head's under HEAD."""
         found = {}
         for group, errors in zip(config.groups, self.groups, strict=True):
             for index, layer in enumerate(group.layer_ids):
@@ -96,7 +96,7 @@ class BatchErrors(NamedTuple):
 
 
 def batch_errors(backbone: Backbone, probes: Probes, example: Example, pose: bool) -> BatchErrors:
-    """Errors of every layer on a batch of sets; with `pose`, the samples that poses are found from too.
+    """Every layer's errors on a batch of sets; with `pose`, also the samples that poses are estimated from.
 
     Returns without waiting for the device.
     """
@@ -135,8 +135,8 @@ def _sample(pred: Pointmap) -> Sample:
 
 
 class PoseTruth(NamedTuple):
-    """What the poses of a batch are measured against: of each set its size, and of every view after the first its camera to camera 1,
-    its intrinsics, and its image's (height, width).
+    """What the poses of a batch are measured against: each set's size, and for every view after the first the pose from its camera to
+    camera 1, its intrinsics, and its image's (height, width).
     """
 
     scene_sizes: Float[np.ndarray, " B"]
@@ -146,7 +146,7 @@ class PoseTruth(NamedTuple):
 
     @property
     def without_baseline(self) -> int:
-        """Number of cameras that stand where view 1's does, or whose set's ground truth is all invalid."""
+        """Number of cameras in the same place as view 1's, or whose set's ground truth is all invalid."""
         return sum(not has_baseline(pose, float(size)) for poses in self.poses for pose, size in zip(poses, self.scene_sizes, strict=True))
 
 
@@ -162,7 +162,7 @@ def pose_truth(example: Example, scene_sizes: Float[np.ndarray, " B"]) -> PoseTr
 
 
 class PoseError(NamedTuple):
-    """Degrees between estimated and true pose of a view; `direction`, of the translation, is NaN without a baseline."""
+    """Degrees between a view's estimated and true pose; `direction`, of the translation, is NaN without a baseline."""
 
     rotation: float
     direction: float
@@ -170,7 +170,7 @@ class PoseError(NamedTuple):
 
 
 def layer_pose_errors(layers: Mapping[str, LayerErrors], truth: PoseTruth, pool: Executor) -> Iterator[tuple[str, PoseError]]:
-    """Every layer's pose errors, set by set and view by view. OpenCV releases the interpreter's lock: threads keep every core busy."""
+    """Every layer's pose errors, set by set and view by view. OpenCV releases the GIL, so threads keep every core busy."""
     wanted = [(layer, index, view) for layer in layers for index in range(len(truth.scene_sizes)) for view in range(len(truth.poses))]
 
     def pose_error(of: tuple[str, int, int]) -> PoseError:

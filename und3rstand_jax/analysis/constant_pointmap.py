@@ -1,4 +1,4 @@
-"""The best constant: the pointmap with the least error of all that do not depend on the images. It is what a model must beat."""
+"""The best constant: of all pointmaps that do not depend on the images, the one with the least error. A model must beat it."""
 
 import math
 from collections.abc import Iterable
@@ -17,19 +17,19 @@ from und3rstand_jax.support.progress import progress_bar
 Constant = tuple[Float[np.ndarray, "_H _W 3"], ...]
 """Every view's points in view 1's frame, in units of the set's mean distance to view 1's camera."""
 
-_SMOOTHING = 1e-4  # in the same unit: a distance d counts as √(d² + s²), so that a median does not get stuck on one of the points
+_SMOOTHING = 1e-4  # in the same unit: a distance d counts as √(d² + s²), so that the iteration does not get stuck on one of the points
 _MOST_ITERATIONS = 200
 _CONVERGED = 1e-5
 
 
 def best_constant(examples: Iterable[Example], pairs: int, progress: bool = False) -> Constant:
-    """For every pixel of each view the geometric median of its normalised true points.
+    """For every pixel of each view, the geometric median of its normalised true points.
 
-    All true points are held at once, 24·H·W bytes a pair. A pixel without a true point takes the mean of the view's other pixels.
+    All true points are in memory at once: 24·H·W bytes per pair. A pixel without a true point takes the mean of the view's other pixels.
 
     Args:
-        examples: batches that hold at least `pairs` pairs, all of one size.
-        pairs: how many of them count, from the first on.
+        examples: batches with at least `pairs` pairs in all, all of one size.
+        pairs: how many of them to use, starting with the first.
         progress: whether a terminal shows a progress bar.
 
     Raises:
@@ -68,9 +68,9 @@ def _points_or_nan(targets: Targets) -> tuple[Array, ...]:
 
 @jax.jit
 def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
-    """Of each of P columns the point with the least sum of distances to its N points, by Weiszfeld's algorithm (1937).
+    """For each of P columns, the point with the least sum of distances to its N points, by Weiszfeld's algorithm (1937).
 
-    Points with NaN do not count; the median of a column without others is NaN. Distances are smoothed near 0, which moves a median by
+    Points with NaN are ignored; the median of a column without other points is NaN. Distances are smoothed near 0, which moves a median by
     at most about 1e-4.
     """
     valid = ~jnp.isnan(points).any(axis=-1)
@@ -94,7 +94,10 @@ def geometric_median(points: Float[Array, "N P 3"]) -> Float[Array, "P 3"]:
 
 
 def constant_errors(constant: Constant, truth: Truth) -> tuple[float, ...]:
-    """Every view's normalised point error of the constant, which is normalised already: means over the pairs with a valid pixel."""
+    """The normalised point error of the constant in every view: means over the pairs with a valid pixel, NaN if there are none.
+
+    The constant is not normalised again.
+    """
     errors = []
     for points, true, valid in zip(constant, truth.points, truth.valid, strict=True):
         distance = np.linalg.norm(points - np.stack(true, axis=-1), axis=-1)

@@ -1,6 +1,6 @@
-"""What a model's descriptors say of a pair: how many of their matches are right, and where each token is in the other view.
+"""What a model's descriptors say about a pair: how many of their matches are right, and where each token is in the other view.
 
-Of models that make any (MASt3R); everything here is beside what other models are measured by.
+Only for models that make descriptors (MASt3R); everything here comes on top of the measures for all models.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from und3rstand_jax.model.head_choice import head_of
 from und3rstand_jax.model.output import BackboneOutput, Grid, Grids
 
 DESCRIPTORS = "desc"
-"""The output that holds them."""
+"""The output that contains them."""
 
 SEEDS = 8
 """Pixels between the seeds of matches."""
@@ -29,17 +29,17 @@ RIGHT_MEANING = (
 
 
 def descriptor_head(config: ModelConfig) -> str | None:
-    """The name of the head that makes descriptors; None where there is none."""
+    """The name of the head that makes descriptors; None if there is none."""
     head = head_of(DESCRIPTORS, config)
     return None if head is None else head.name
 
 
 def right_by_descriptors(output: BackboneOutput, truths: Sequence[GroundTruth]) -> Float[np.ndarray, " B"]:
-    """Of each pair, what `RIGHT_MEANING` says; NaN where view 2 sees nothing of view 1.
+    """Each pair's share of right matches, see `RIGHT_MEANING`; NaN where view 2 sees nothing of view 1.
 
     Args:
         output: with the head of `descriptor_head` run.
-        truths: of its pairs.
+        truths: the ground truth of its pairs.
     """
 
     def right(number: int, truth: GroundTruth) -> float:
@@ -53,13 +53,13 @@ def right_by_descriptors(output: BackboneOutput, truths: Sequence[GroundTruth]) 
 
 
 def places_by_descriptors(output: BackboneOutput, number: int, grids: Grids) -> BothPlaces:
-    """Where the pixel in each token's middle is in the other view by its descriptor, as `true_place_attention.TruePlaces`.
+    """Where each token's middle pixel is in the other view, going by its descriptor, as `true_place_attention.TruePlaces`.
 
-    `seen` is where the way back from the most similar pixel ends less than half a token from where it began.
+    `seen` is True where matching back from the most similar pixel ends less than half a token from where it began.
 
     Args:
         output: with the head of `descriptor_head` run.
-        number: of the pair in its batch.
+        number: the pair's index in its batch.
         grids: of both views' tokens.
     """
     turned = BackboneOutput({}, output.image_sizes[::-1], output.pointmaps[::-1])

@@ -1,6 +1,6 @@
 """Errors of every probed layer, and of the model's own head, averaged over held-out pairs, or sets of more views.
 
-The device measures a batch (`und3rstand_jax.analysis.batch_errors`) while the host finds the poses of the one before.
+The device measures a batch (`und3rstand_jax.analysis.batch_errors`) while the host finds the poses of the previous one.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ViewResult:
-    """Errors of one view (see `ViewErrors`): means over the sets in which it has a valid pixel, NaN if there is none.
+    """Errors of one view (see `ViewErrors`): means over the sets in which it has a valid pixel, NaN if there are none.
 
     Infinite where the layer's prediction was not finite for a set.
     """
@@ -45,9 +45,9 @@ class PoseResult:
     """Error of the poses of all views after the first, by PnP on their pointmaps; a pose that was not found counts as 180° off.
 
     Attributes:
-        rotation_degrees: median over poses, one for each pair, or as many for each set as it has views after the first.
-        translation_degrees: angle between true and estimated direction of the translation, median over the cameras that stand elsewhere
-            than view 1's; NaN if there is none.
+        rotation_degrees: median over poses, one for each pair, or one for each view after the first of each set.
+        translation_degrees: angle between true and estimated direction of the translation, median over the cameras that are not in the
+            same place as view 1's; NaN if there are none.
         accuracy_15: share of poses with both below 15° (rotation alone for a camera without a baseline).
         failed: number of poses that were not found.
     """
@@ -75,8 +75,8 @@ class Evaluation:
         layers: the probed layers, in network order.
         head: the model's own head, None if it has none.
         pairs: how many were measured.
-        without_valid: of each view, the number of sets without a valid pixel, which have no error in any layer.
-        without_baseline: the number of cameras that stand where view 1's does, or whose set's ground truth is all invalid.
+        without_valid: for each view, the number of sets in which it has no valid pixel, and so no error in any layer.
+        without_baseline: the number of cameras in the same place as view 1's, or whose set's ground truth is all invalid.
     """
 
     layers: tuple[LayerResult, ...]
@@ -87,12 +87,12 @@ class Evaluation:
 
     @property
     def views(self) -> int:
-        """How many a set has."""
+        """The number of views in a set."""
         return len(self.without_valid)
 
 
 def evaluate_on(backbone: Backbone, probes: Probes, feed: Feed, sources: Sources, pairs: int, progress: bool) -> tuple[Evaluation, int]:
-    """Errors of probes on `pairs` held-out pairs of a data set, or on all there are if fewer.
+    """Errors of probes on `pairs` held-out pairs of a data set, or on all if there are fewer.
 
     Args:
         backbone: the frozen model.
@@ -109,7 +109,7 @@ def evaluate_on(backbone: Backbone, probes: Probes, feed: Feed, sources: Sources
         DataError: pairs cannot be read, or there are none.
     """
     places = held_out(feed, sources, pairs)
-    # Batches of one size, which is one compilation, and the last one full.
+    # Batches of one size, so that there is one compilation and the last batch is full.
     size = max((divisor for divisor in range(1, feed.batch_size + 1) if len(places) % divisor == 0), default=1)
     feed = dataclasses.replace(feed, batch_size=size)
     skipped: list[str] = []
@@ -123,12 +123,12 @@ def evaluate_on(backbone: Backbone, probes: Probes, feed: Feed, sources: Sources
 def evaluate(
     backbone: Backbone, probes: Probes, examples: Iterable[Example], total: int | None, pose: bool = True, progress: bool = False
 ) -> Evaluation:
-    """Errors of probes on pairs that are given as arrays.
+    """Errors of probes on pairs given as arrays.
 
     Args:
         backbone: the frozen model; its own head is evaluated too, if it has one.
         probes: on layers of that model, of any shapes.
-        examples: batches of pairs; each new batch shape is compiled for.
+        examples: batches of pairs; each new batch shape takes a compilation.
         total: the number of pairs, for the progress bar; None if unknown.
         pose: whether to estimate the poses of the views after the first from each layer's pointmaps.
         progress: whether a terminal shows a progress bar.
@@ -193,7 +193,7 @@ def _layer_result(layer: str, errors: Sequence[tuple[ViewErrors, ...]], poses: S
 
 
 def pose_result(rotation: Sequence[float], direction: Sequence[float], failed: Sequence[bool]) -> PoseResult:
-    """Sums up one layer's pose errors: degrees of each pose, the direction's NaN for a camera without a baseline."""
+    """Summarises one layer's pose errors, in degrees for each pose; the direction's are NaN for a camera without a baseline."""
     rotations, directions = np.asarray(rotation), np.asarray(direction)
     has_direction: Bool[np.ndarray, " B"] = ~np.isnan(directions)
     accurate = (rotations < ACCURATE_DEGREES) & ((directions < ACCURATE_DEGREES) | ~has_direction)

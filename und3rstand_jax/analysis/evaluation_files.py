@@ -75,7 +75,7 @@ _POSE = (
 def write_results(folder: Path, evaluation: Evaluation, record: JsonObject) -> None:
     """Writes `metrics.json` (everything, with the run's record as its `facts`), `layers.csv` (a row for each layer) and `layers.png`.
 
-    The folder exists; files of these names are replaced. In JSON, NaN is null and an infinity a string; in CSV, NaN is an empty cell.
+    The folder must exist; files of these names are replaced. In JSON, NaN is null and an infinity a string; in CSV, NaN is an empty cell.
     """
     with fresh_file(folder / TABLE) as file:
         writer = csv.writer(file)
@@ -107,7 +107,7 @@ def format_table(evaluation: Evaluation) -> str:
 
 
 def evaluation_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]], str]:
-    """Titles of columns, a row for each layer, the best layer in each column marked with *, and what explains them.
+    """The columns' titles, a row for each layer with the best one in each column marked with *, and a note that explains them.
 
     The model's own head comes last, unmarked.
     """
@@ -123,7 +123,7 @@ def evaluation_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]
 
     def cell(column: _Column, result: LayerResult) -> str:
         value = column.value(result)
-        # In front, so that the digits of a column stay below one another.
+        # In front, so that the digits of a column stay aligned.
         return "–" if value is None else ("*" if result is best.get(column) else "") + format(value, column.format)
 
     rows = [[layer_name(result.layer_id), *(cell(column, result) for column in columns)] for result in _rows(evaluation)]

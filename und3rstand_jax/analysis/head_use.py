@@ -1,4 +1,4 @@
-"""What every attention head of the blocks in which views meet looks at on one pair, and what knocking it out costs there.
+"""What every attention head of the blocks where views meet looks at on one pair, and what knocking it out costs there.
 
 pair ─▶ attention weights ─▶ of each head: attention on the true place, on other tokens' places, on its strongest key
   └───▶ a pass for each head, without it ─▶ both views' errors, or how far their points moved ─▶ the costliest, kept with their points
@@ -52,7 +52,7 @@ MEANING = {
     "cost": "of view 1 and of view 2, see measure",
     "even": "of view 1 and of view 2: the share of even attention that lies on the true places",
 }
-"""Of each number of a head, what it is."""
+"""What each number of a head means."""
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Head(NamedTuple):
     head: int
 
     def knocked_out(self, config: ModelConfig) -> Edits:
-        """Its values set to zero."""
+        """The edits that set its values to zero."""
         block = config.blocks[self.block]
         return knock_out(f"{block.across if self.attention == CROSS else block.own}.{HEADS}@{self.view}", heads=[self.head])
 
@@ -76,9 +76,9 @@ class WithoutHead:
     """The pair as the model's own head sees it without one attention head.
 
     Attributes:
-        head: which.
+        head: the one that is knocked out.
         views: both views' geometry.
-        camera: view 2's camera, by PnP on its points; None if none fits.
+        camera: view 2's camera, by PnP on its points; None if none fits, or without intrinsics.
     """
 
     head: Head
@@ -91,14 +91,14 @@ class HeadUse:
     """What heads look at and what knocking them out costs. Axes: the view whose tokens are the queries, block, head.
 
     Attributes:
-        measure: what costs are, see `MEASURES`.
-        cost: by attention; the last axis is the view whose points change.
-        unedited: the errors that the changes are counted from; None for displacements.
-        sink: by attention, see `MEANING`.
-        mass, elsewhere: of cross-attention, see `MEANING`; None without ground truth. NaN for a view of which nothing is seen.
-        even: of each view, what attention that is spread evenly has on the true places; None without ground truth.
+        measure: what the costs are; see `MEASURES`.
+        cost: for each kind of attention; the last axis is the view whose points change.
+        unedited: the errors that the changes are relative to; None for displacements.
+        sink: for each kind of attention; see `MEANING`.
+        mass, elsewhere: of cross-attention; see `MEANING`. None without ground truth; NaN for a view if the other sees nothing of it.
+        even: for each view, the share of evenly spread attention that falls on the true places; None without ground truth.
         self_attention: of every decoder block, each view over its own tokens.
-        without: the heads that cost most, in the mean of both views; the costliest first.
+        without: the heads that cost most in the mean over both views, the costliest first.
     """
 
     measure: Measure
@@ -118,7 +118,7 @@ class HeadUse:
 
 
 def every_head(blocks: int, heads: int) -> tuple[Head, ...]:
-    """By attention, view, block and head."""
+    """All heads, ordered by attention, view, block and head."""
     return tuple(
         Head(attention, view, block, head) for attention in (CROSS, SELF) for view in (1, 2) for block, head in np.ndindex(blocks, heads)
     )
@@ -127,23 +127,25 @@ def every_head(blocks: int, heads: int) -> tuple[Head, ...]:
 def use_of_heads(model: Backbone, inputs: Inputs, analysis: SetAnalysis, kept: int = AT_ONCE, progress: bool = False) -> HeadUse:
     """Measures every head of the decoders' cross- and self-attention on a pair.
 
-    Takes a pass for each head of each view, and some more. Held at once are the weights of all self-attention, as `analyse_views` holds
-    those of cross-attention.
+    Takes a pass for each head of each view, and a few more. The weights of all self-attention are in memory at once, as are those of
+    cross-attention in `analyse_views`.
 
     Args:
         model: a backbone with a head.
         inputs: the pair.
         analysis: of the same model and pair.
-        kept: of so many heads, the points without them are kept.
+        kept: for how many of the costliest heads to keep the points without them.
         progress: whether a terminal shows a progress bar.
 
     Raises:
-        CheckpointError: the backbone has no head, so that there are no points that could change; or its attention is not of this kind.
+        CheckpointError: the backbone has no head, so there are no points that could change; or see `check_attention`.
     """
     config = model.config
     check_attention(config)
     if not config.heads:
-        raise CheckpointError("what heads are used for shows in the points of the model's own head, and this checkpoint has none")
+        raise CheckpointError(
+            "what heads are used for is measured on the points of the model's own head, and this checkpoint has none; give one with a head"
+        )
     own = _self_attention(model, inputs)
     blocks, count = len(config.blocks), config.block_heads
     heads = every_head(blocks, count)
@@ -168,15 +170,15 @@ def use_of_heads(model: Backbone, inputs: Inputs, analysis: SetAnalysis, kept: i
 
 
 def check_attention(config: ModelConfig) -> None:
-    """Refuses a model whose heads between the views do not read the other view's tokens alone: what this measures would mean another thing.
+    """Refuses a model whose attention between the views reads more than the other view's tokens: the measures would mean something else.
 
     Raises:
         CheckpointError: some of its attention between the views reads a view's own tokens too.
     """
     if any(config.reads(block.across) != "others" for block in config.blocks):
         raise CheckpointError(
-            "what single heads are used for is shown of models whose attention between the views reads the other views alone, and this "
-            f"one's ({config.blocks[0].across}) reads a view's own tokens too; omit --uses: the studies heads and knock-out tell them apart"
+            "the use of single heads is measured only for models whose attention between the views reads the other views alone, and this "
+            f"one's ({config.blocks[0].across}) reads a view's own tokens too; omit --uses: the studies heads and knock-out tell both apart"
         )
 
 
@@ -201,7 +203,7 @@ def _self_attention(model: Backbone, inputs: Inputs) -> tuple[Attention, ...]:
 def _costs(
     model: Backbone, inputs: Inputs, analysis: SetAnalysis, heads: Sequence[Head], progress: bool
 ) -> tuple[Float[np.ndarray, "heads V"], tuple[float, ...]]:
-    """Of each head; and what the same measure gives without an edit."""
+    """The cost of each head, and what the same measure gives without an edit."""
     truth = analysis.truth
     # The unedited run of the same program: a head that does nothing costs exactly nothing.
     (unedited,) = edited_views(model, inputs, [Edits()])

@@ -1,4 +1,4 @@
-"""Held-out pairs as studies take them, on the host; and of rendered ones twins: the same room and view 1, another view 2."""
+"""Held-out pairs as studies take them, on the host; and twins of rendered pairs: the same room and view 1, another view 2."""
 
 import dataclasses
 import logging
@@ -51,7 +51,7 @@ def pairs_of(examples: Sequence[Example], count: int) -> Pairs:
 
 
 def held_out_pairs(feed: Feed, count: int, progress: bool = False) -> Pairs:
-    """The first `count` held-out pairs of a feed, or all there are if fewer, at its first shape and without augmentation.
+    """The first `count` held-out pairs of a feed, or all if there are fewer, at its first shape and without augmentation.
 
     Raises:
         DataError: there is none, or pairs cannot be read.
@@ -69,15 +69,15 @@ def held_out_pairs(feed: Feed, count: int, progress: bool = False) -> Pairs:
 
 
 def twins_of(feed: Feed, pairs: Pairs, progress: bool = False) -> Pairs | None:
-    """Of each held-out pair of some rendered scenes its twin, which has the scene's next second camera.
+    """The twin of each held-out pair of rendered scenes: the same scene with its next second camera.
 
     Args:
-        feed: the one that the pairs were made of.
+        feed: the feed that the pairs came from.
         pairs: from `held_out_pairs`.
         progress: whether a terminal shows a progress bar.
 
     Returns:
-        As many pairs, whose images and truth of view 1 are those of `pairs`; None if not all pairs are rendered: a data set's have no twin.
+        As many pairs, with the same images and truth of view 1 as `pairs`; None unless all are rendered: a data set's have no twins.
     """
     if any(spec.scenes is None for spec in feed.specs):
         return None

@@ -16,7 +16,7 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import JsonObject, printable
 
 SCENES_SEED = 0
-"""Of held-out scenes. A training run with this seed, which is the default, validates on the same ones."""
+"""The seed of held-out scenes. A training run with this seed, the default, validates on the same scenes."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -28,7 +28,7 @@ class GroundTruth:
 
     Attributes:
         views: all views' points in view 1's frame, in metres.
-        poses: every view's camera to camera 1, in metres; the first is the identity.
+        poses: from every view's camera to camera 1, in metres; the first is the identity.
         intrinsics: of all cameras in pixels, pixel centres at integers.
     """
 
@@ -44,7 +44,7 @@ class GroundTruth:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The views and what is known of them.
+    """The views and what is known about them.
 
     Attributes:
         title: one line for headings.
@@ -65,16 +65,16 @@ class Inputs:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """Of every view."""
+        """Every view's size."""
         return tuple((view.shape[1], view.shape[2]) for view in self.views)
 
 
 def photo_inputs(paths: tuple[Path, ...], photos: tuple[Image, ...], preprocessing: Preprocessing, side: int) -> Inputs:
-    """Open photos, resized as `und3rstand_jax.model.images.load_images` does.
+    """Photos that are already open, resized as by `und3rstand_jax.model.images.load_images`.
 
     Args:
         paths: the photos' files, for the title and the provenance; nothing is read from them.
-        photos: all of them.
+        photos: the open photos, in the same order.
         preprocessing: how they are resized and cropped.
         side: the size to bring them to, in pixels.
 
@@ -92,7 +92,7 @@ def scene_inputs(number: int, data: str, size: Size, views: int = 2) -> Inputs:
     """A held-out synthetic scene, rendered, with its ground truth.
 
     Args:
-        number: counts the held-out scenes of seed 0, from 0.
+        number: index of a held-out scene of seed 0, from 0.
         data: camera placement, in the syntax of the training option `--data`: `synthetic`,
             `synthetic:overlap=0.5-0.9,baseline=0.1-1`.
         size: of every view.
@@ -101,7 +101,7 @@ def scene_inputs(number: int, data: str, size: Size, views: int = 2) -> Inputs:
     Raises:
         OptionError: the number is out of range, or `data` does not describe synthetic scenes.
     """
-    # Imported here: photos are analysed without the libraries that read training data.
+    # Imported here, so that photos can be analysed without the libraries that read training data.
     from und3rstand_jax.data.example import model_input
     from und3rstand_jax.data.records import held_out_scenes
     from und3rstand_jax.data.specification import parse_data, scenes_of
@@ -109,7 +109,7 @@ def scene_inputs(number: int, data: str, size: Size, views: int = 2) -> Inputs:
 
     scenes = scenes_of(parse_data((data,), views=views))
     if scenes is None:
-        raise OptionError(f"--data {data!r}: a scene is rendered; expected synthetic or synthetic:overlap=LOW-HIGH,baseline=LOW-HIGH")
+        raise OptionError(f"--data {data!r}: --scene renders a scene; expected synthetic or synthetic:overlap=LOW-HIGH,baseline=LOW-HIGH")
     count = len(held_out_scenes())
     if not 0 <= number < count:
         raise OptionError(f"--scene {number}: expected the number of a held-out scene, 0 to {count - 1}")

@@ -44,7 +44,7 @@ _KINDS = {
 
 @runtime_checkable
 class OfLayer(Protocol):
-    """Anything that was measured of one layer."""
+    """Anything that was measured on one layer."""
 
     @property
     def layer_id(self) -> str:
@@ -59,8 +59,8 @@ Result = TypeVar("Result", bound=OfLayer)
 class Series(Generic[Result]):
     """One line of a panel: filled markers on a solid line, or open ones on a dashed line. Values of `of` may be NaN.
 
-    `colour` is that of the line and of its markers, which otherwise have those of the kinds of layers. `across` are values that belong to
-    no layer, by their label: horizontal lines.
+    `colour` is for the line and its markers; without it, markers have the colours of the kinds of layers. `across` holds
+    values that belong to no layer, by their label; they are horizontal lines.
     """
 
     label: str
@@ -95,7 +95,7 @@ class Panel(Generic[Result]):
 
 
 def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], head: Result | None) -> Figure:
-    """Panels above one another over the same layers, in the order of `results`; the head, where there is one, is a horizontal line."""
+    """Panels above one another over the same layers, in the order of `results`; the head, if there is one, is a horizontal line."""
     layers = [result.layer_id for result in results]
     width = min(max(_LAYER_WIDTH * len(layers) + 2.5, _LEAST_WIDTH), _MOST_WIDTH)
     figure = Figure(figsize=(width, _PANEL_HEIGHT * len(panels) + 1.0), dpi=110, layout="constrained")
@@ -105,7 +105,7 @@ def panels_figure(panels: Sequence[Panel[Result]], results: Sequence[Result], he
         _draw_blocks(axes, layers)
     _name_stacks(all_axes[-1], layers)
     drawn = [kind for step, kind in _KINDS.items() if step in map(_step, layers)]
-    # In colours of their own, series leave the kinds their shapes alone.
+    # Where all series have their own colours, only shapes tell the kinds apart.
     plain = all(series.colour for panel in panels for series in panel.series)
     inks = [_INK if plain else kind.colour for kind in drawn]
     markers = zip(inks, drawn, strict=True)
@@ -196,7 +196,7 @@ def _name_stacks(axes: Axes, layers: Sequence[str]) -> None:
 
 
 def _stacks(layers: Sequence[str]) -> list[str]:
-    """The stacks of blocks that some layers of one part of the network are of; the part itself where none is in a block."""
+    """The stacks of blocks that some layers of one part of the network belong to; the part itself if none is in a block."""
     return list(dict.fromkeys(layer.partition(".")[0] for layer in layers if _is_in_block(layer))) or [layers[0].partition(".")[0]]
 
 
@@ -215,6 +215,6 @@ def _spans(layers: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, 
 
 
 def _step(layer: str) -> str:
-    """The key of its kind."""
+    """The layer's key in `_KINDS`."""
     stack, step = layer.partition(".")[0], layer.rpartition(".")[2]
     return f"{stack}.{step}" if f"{stack}.{step}" in _KINDS else step

@@ -1,6 +1,6 @@
 """Tokens of any layer, read by the model's own head as if they were its last: the logit lens of language models, for pointmaps.
 
-captured layers ─▶ a start (`und3rstand_jax.model.start`) in which a layer stands where the last one does ─▶ [norm] ─▶ own head
+captured layers ─▶ a start (`und3rstand_jax.model.start`) in which a layer takes the last one's place ─▶ [norm] ─▶ own head
 """
 
 import functools
@@ -35,11 +35,11 @@ LENS_OF_SEVERAL = (
     "a block's streams that a head reads together take the place of those that it reads last, and of all that it reads of blocks between; "
     "what it reads of blocks before stays. The norm is part of the head and is applied"
 )
-"""The same of models whose heads read several streams of a block beside one another."""
+"""The same for models whose heads read several streams of a block side by side."""
 
 
 def lens_layers(config: ModelConfig) -> tuple[str, ...]:
-    """The layers that are read (a DUSt3R's input of the decoder, and its stream after every step); of several read together, the last."""
+    """The layers that are read (in DUSt3R, the decoder's input and its stream after every step); of several read together, the last."""
     return tuple(reading[-1] for reading in config.readings)
 
 
@@ -54,7 +54,7 @@ def _read_before_norm(config: ModelConfig) -> list[str]:
 
 
 def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
-    """All views' errors of what the head reads, with norm (see `LENS`), from layers of one set, as `geometry.metrics.point_errors`.
+    """All views' errors of what the head reads from layers of one set, with norm (see `LENS`), as by `geometry.metrics.point_errors`.
 
     One pass, then the head alone for each layer.
 
@@ -77,17 +77,17 @@ def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], referenc
 
 
 def lens_start(output: BackboneOutput, layer_id: str, config: ModelConfig, norm: bool) -> BackboneOutput:
-    """Where a pass begins whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head="pointmap")`.
+    """The start of a pass whose head reads a layer's tokens as the model's last: `backbone(start=lens_start(…), head="pointmap")`.
 
-    Where heads read single streams, with norm it is exactly the pass in which every later `.update` of all views is knocked out: the
-    streams then reach the norm, and on their way the places that a DPT head reads, as they are at the layer. Without norm the norm is left
-    out as well.
+    Where heads read single streams, the pass with norm is exactly the one in which every later `.update` of all views is knocked out:
+    the streams then reach the norm, and the places that a DPT head reads on the way, unchanged from the layer. Without norm, the norm
+    is left out as well.
 
     Args:
         output: with `lens_captures` captured.
-        layer_id: of `lens_layers`.
+        layer_id: one of `lens_layers`.
         config: of the backbone.
-        norm: whether the norm behind the blocks (`decoder.norm`) is applied to the tokens; one that is part of the head always is.
+        norm: whether the norm after the blocks (`decoder.norm`) is applied to the tokens; one that is part of the head always is.
     """
     reading = next(reading for reading in config.readings if reading[-1] == layer_id)
     read, place = _read_before_norm(config), network_order(layer_id)
@@ -112,14 +112,14 @@ def lens_errors(
     truth: PairTruth,
     other: PairTruth,
 ) -> dict[str, Float[Array, "K ..."]]:
-    """What the head reads from a start with its last tokens multiplied by each of K factors, measured.
+    """Errors of what the head reads from a start whose last tokens are multiplied by each of K factors.
 
     Args:
         module, params: of the backbone.
         alignment: of the points.
         with_points: whether the later views' points are returned too.
         start: from `lens_start`, of B pairs.
-        scales: the factors; what else a DPT head reads is not multiplied.
+        scales: the factors; the other streams that a DPT head reads are not multiplied.
         truth: of these pairs.
         other: of other pairs, for the control.
 
@@ -142,7 +142,7 @@ def errors_of(
 ) -> dict[str, Float[Array, "B ..."]]:
     """Every view's error against the true points, `view1`, `view2`, …, and against other pairs', `other1`, `other2`, …
 
-    With points also the later views' `points2` (B, H, W, 3), …, and `confidence2` (B, H, W), … where there is one, for their poses.
+    With points, also the later views' `points2` (B, H, W, 3), …, and `confidence2` (B, H, W), … if there is any, for their poses.
     """
     found: dict[str, Array] = {}
     for prefix, of in (("view", truth), ("other", other)):

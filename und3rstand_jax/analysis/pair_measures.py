@@ -1,6 +1,6 @@
-"""What an edited pass is measured by: errors on the device, matches and poses on the host; or the errors of every later probe.
+"""The measures of an edited pass: errors on the device, matches and poses on the host; or the errors of every later probe.
 
-Both come as a `measure` and a `finish` for `und3rstand_jax.analysis.sweep`.
+They come as a `measure` and, for the head, a `finish` for `und3rstand_jax.analysis.sweep`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ MEANING = {
     ROTATION: "error of view 2's rotation in degrees; 180 where no pose was found",
     DIRECTION: "angle to the true direction of view 2's translation in degrees; 180 where no pose was found, unknown without a baseline",
 }
-"""Of every number that is kept of a pair, what it is."""
+"""What every number that is kept of a pair means."""
 
 KNOWN_MEANING = "share of the matches between the views whose true place view 2 sees"
 
@@ -55,7 +55,7 @@ def view_names(views: int) -> tuple[str, ...]:
 
 
 def meaning_of(views: int) -> dict[str, str]:
-    """Of every number that is kept of sets of so many views, what it is; a set of two is a pair."""
+    """What every number that is kept of sets of this many views means; a set of two is a pair."""
     if views == 2:
         return {**MEANING, KNOWN: KNOWN_MEANING}
     first, *others = view_names(views)
@@ -72,7 +72,7 @@ class PairTruth(NamedTuple):
 
 class Pairs(NamedTuple):
     """S held-out pairs, or sets of more views, on the host: images (S, H, W, 3) in [-1, 1], the truth that errors need, and each set's
-    whole.
+    complete ground truth.
     """
 
     views: tuple[Float[np.ndarray, "S _H _W 3"], ...]
@@ -80,7 +80,7 @@ class Pairs(NamedTuple):
     truths: tuple[GroundTruth, ...]
 
     def some(self, numbers: range | Sequence[int]) -> "Pairs":
-        """Some of them."""
+        """The pairs with these numbers."""
         chosen = list(numbers)
         views, truth = jax.tree.map(lambda leaf: leaf[chosen], (self.views, self.truth))
         return Pairs(views, truth, tuple(self.truths[number] for number in chosen))
@@ -88,31 +88,31 @@ class Pairs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HeadMeasure:
-    """Measures the model's own pointmaps, laid over the true ones in one of the ways of `und3rstand_jax.geometry.alignment`."""
+    """Measures the model's own pointmaps, aligned with the true ones in one of the ways of `und3rstand_jax.geometry.alignment`."""
 
     alignment: Alignment = "scale"
 
     def __call__(self, output: BackboneOutput, truth: PairTruth, _: Any) -> dict[str, Array]:
-        """Every view's error, and the points that `HeadFinish` goes on with."""
+        """Every view's error, and the points that `HeadFinish` needs."""
         errors = aligned_errors(output.pointmaps, truth.truth, jnp.asarray(truth.unit), self.alignment)
         return {**dict(zip(view_names(len(errors)), errors, strict=True)), **points_of(output.pointmaps)}
 
 
 def points_of(preds: Sequence[Pointmap]) -> dict[str, Array]:
-    """What `HeadFinish` reads beside the errors: `points1`, `points2`, … and, where there is any, `confidence2`, … of the later views."""
+    """What `HeadFinish` reads besides the errors: `points1`, `points2`, … and, if there is any, the later views' `confidence2`, …"""
     points = {f"points{number}": pred["pts3d"] for number, pred in enumerate(preds, start=1)}
     return points | {f"confidence{number}": pred["conf"] for number, pred in enumerate(preds, start=1) if number > 1 and "conf" in pred}
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadFinish:
-    """From `HeadMeasure`'s arrays to what `meaning_of` names, of each set; KNOWN if asked for. Points may have no confidence."""
+    """Turns `HeadMeasure`'s arrays into the numbers of `meaning_of`, for each set; KNOWN only if asked for. Confidence is optional."""
 
     truths: tuple[GroundTruth, ...]
     with_known: bool = False
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
-        """Of each example, which is of that pair."""
+        """The numbers of each example; `pairs` says which pair it is of."""
         names = view_names(len(self.truths[0].views))
         found = {name: np.full(len(pairs), np.nan) for name in (MATCHES, ROTATION, DIRECTION, KNOWN)}
         for index, number in enumerate(pairs):
@@ -138,7 +138,7 @@ class HeadFinish:
         return float(np.mean(rotations)), float(np.mean(known)) if known else math.nan
 
     def _matches(self, views: Sequence[ViewGeometry], number: int) -> tuple[float, float]:
-        """The share of right matches between view 1 and the later views, and of those whose true place is known; NaN where it is not."""
+        """Two shares of the matches with later views: right ones among those with a known place, and those with one; NaN if undefined."""
         offsets, right = [], []
         for view, places in zip(views[1:], self._places[number], strict=True):
             found = correspondences((views[0], view), places).offsets
@@ -159,7 +159,7 @@ class HeadFinish:
 
     @functools.cached_property
     def _places(self) -> list[list[np.ndarray]]:
-        """Of each set, where view 1's pixels are in each later view."""
+        """For each set, where view 1's pixels are in each later view."""
         return [
             [
                 true_places((truth.views[0], view), pose, intrinsics)
@@ -171,7 +171,7 @@ class HeadFinish:
 
 @dataclasses.dataclass(frozen=True)
 class ProbesMeasure:
-    """Measures what every probe reads whose layer was captured; their parameters are what the pairs share."""
+    """Measures what the probe of every captured layer reads; the probes' parameters are what the pairs share."""
 
     config: ProbeConfig
     alignment: Alignment = "scale"

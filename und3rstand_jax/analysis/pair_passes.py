@@ -1,7 +1,7 @@
 """Edited passes of one pair by one compiled program, whichever heads are set to zero.
 
-Edits of other sites are other programs, and for one pair of a small model compiling takes longer than running. So every pass is edited at
-all heads of the blocks, and at most of them by the edit that changes nothing.
+Edits of different sites are different programs, and for one pair and a small model, compiling takes longer than running. So every pass
+edits all heads of the blocks, most of them with an edit that changes nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +39,11 @@ def edited_passes(
         model: a backbone with a head.
         inputs: the pair.
         edits: knock-outs of the blocks' heads, by `knock_out`.
-        measure: from the head's points of both views to what is kept of a pass; called from threads.
+        measure: maps the head's points of both views to what is kept of a pass; called from threads.
         progress: whether a terminal shows a progress bar.
 
     Returns:
-        Of each edit what was measured.
+        What was measured, for each edit.
     """
 
     def finish(measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def edited_passes(
 
 
 def edited_views(model: Backbone, inputs: Inputs, edits: Sequence[Edits]) -> list[Views]:
-    """Both views' geometry by the head, of the pair run once with each of the edits; see `edited_passes`."""
+    """Both views' geometry from the head, with the pair run once for each of the edits; see `edited_passes`."""
     return [_views(one, 0) for one in _passes(model, inputs, edits)]
 
 
@@ -62,14 +62,14 @@ def _passes(
     model: Backbone, inputs: Inputs, edits: Sequence[Edits], finish: Finish | None = None, progress: bool = False
 ) -> list[dict[str, np.ndarray]]:
     unchanged = _unchanged(model.config)
-    # Filled up to one batch: fewer would be another program.
+    # Padded to one batch: fewer would be another program.
     filled = [*edits, *[Edits()] * (AT_ONCE - len(edits))]
     found = sweep(model, inputs.views, [unchanged + some for some in filled], _points, finish=finish, batch_size=AT_ONCE, progress=progress)
     return found[: len(edits)]
 
 
 def block_flops(config: ModelConfig, grids: Grids) -> int:
-    """Of the matrix products of all blocks in which views meet, in one pass over all views; a multiplication and an addition are two."""
+    """Flops of the matrix products of all blocks where views meet, in one pass over all views; a multiply-add counts as two."""
     width, views = config.block_width, range(len(grids))
 
     def of_step(step: str) -> int:

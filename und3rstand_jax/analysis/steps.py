@@ -1,4 +1,4 @@
-"""What a model's steps are called in studies, whatever its family: by what tells their ids apart, and in words."""
+"""The names of a model's steps in studies, whatever its family: by the part of their ids that differs, and in words."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ _WORDS = {"self_attn": "self-attention", "cross_attn": "cross-attention", "mlp":
 
 
 class Kinds(NamedTuple):
-    """The kinds of step that every block has: `self_attn`, or of blocks with several stacks `frame.self_attn`.
+    """The kinds of step that every block has: `self_attn`, or `frame.self_attn` in blocks with several stacks.
 
     Attributes:
         steps: in the order of a block's steps.
-        own: of the attention that reads a view's own tokens.
-        across: of the attention that reads other views' tokens.
+        own: the attention that reads a view's own tokens.
+        across: the attention that reads other views' tokens.
     """
 
     steps: tuple[str, ...]
@@ -22,7 +22,7 @@ class Kinds(NamedTuple):
 
     @property
     def attentions(self) -> tuple[str, str]:
-        """Both attentions, that between the views first."""
+        """Both kinds of attention, the one between the views first."""
         return self.across, self.own
 
 
@@ -69,18 +69,18 @@ def block_words(config: ModelConfig) -> str:
 
 
 def blocks_words(config: ModelConfig) -> str:
-    """What all blocks are called, in which a view has its own or all share them."""
+    """What all blocks are called, whether each view has its own or all share them."""
     stacks = stacks_of(config)
     return f"the {stacks[0]}s" if len(stacks) == 1 else f"the {' and '.join(stacks)} blocks"
 
 
 def whose_words(config: ModelConfig) -> str:
-    """The same as owner of what follows."""
+    """The same as a possessive."""
     stacks = stacks_of(config)
     return f"the {stacks[0]}'s" if len(stacks) == 1 else f"{blocks_words(config)}'"
 
 
 def pattern_of(kind: str, config: ModelConfig, part: str) -> str:
-    """The pattern that stands for a part of all steps of a kind: `decoder.*.cross_attn.heads`."""
+    """The pattern that matches a part of all steps of a kind: `decoder.*.cross_attn.heads`."""
     stack, _, step = steps_of(kind, config)[0].split(".")
     return f"{stack}.*.{step}.{part}"

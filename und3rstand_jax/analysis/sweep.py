@@ -4,7 +4,7 @@
                                                                                               └─▶ finish, on the host
 
 Edits of the same sites run one compiled program, which begins at the layer before the first of them: knocking out every head of a
-block costs the blocks behind it, for each head, and nothing of what lies before.
+block runs, for each head, only that block and those after it.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from und3rstand_jax.support.pieces import Pieces
 from und3rstand_jax.support.progress import progress_bar, with_progress
 
 Finish = Callable[[Mapping[str, np.ndarray], Sequence[int]], Mapping[str, np.ndarray]]
-"""From what was measured of B pairs and the pairs' numbers, on the host, to what is kept; called from threads."""
+"""Maps what was measured on B pairs, and the pairs' numbers, to what is kept; runs on the host, called from threads."""
 
 _SHARE_OF_MEMORY = 0.8
 _IN_FLIGHT = 3
@@ -81,34 +81,35 @@ def sweep(
 ) -> list[dict[str, np.ndarray]]:
     """Measures every edit on every pair.
 
-    Held at once are the views of all pairs, and of the pairs of one pass the tokens before every edit.
+    The views of all pairs are in memory at once and, for the pairs of one pass, the tokens before every edit.
 
     Args:
         backbone: the model.
         views: every view of S pairs, or of S sets of more views.
-        edits: any number; `Edits()` among them is the unedited run. A scale or shift with S along its first axis has each pair's own.
-        measure: what to measure; compiled with the model. Of an edit, it sees those captures that the edit can change.
-        truth: a pytree of arrays (S, …) that `measure` is given beside the output.
-        shared: a pytree of arrays that it is given as they are, such as the parameters of probes.
-        finish: what to make of that on the host, while the device goes on.
+        edits: any number; `Edits()` among them is the unedited run. A scale or shift with S along its first axis has separate
+            numbers for each pair.
+        measure: what to measure; compiled with the model. For each edit, it sees only the captures that the edit can change.
+        truth: a pytree of arrays (S, …) that `measure` gets besides the output.
+        shared: a pytree of arrays that `measure` gets unchanged, such as the parameters of probes.
+        finish: what to make of the results on the host, while the device continues.
         capture: layers to capture for `measure`, by pattern.
         head: whether to run the model's head; by default where it has one.
-        batch_size: most pairs in one pass; fewer where the memory does not hold as many.
-        pieces: where finished parts are kept, so that an interrupted sweep goes on; by default nowhere.
+        batch_size: most pairs in one pass; fewer if they do not fit into memory.
+        pieces: where finished parts are kept, so that an interrupted sweep can resume; by default nowhere.
         progress: whether a terminal shows a progress bar.
 
     Returns:
-        Of each edit what was measured, (S, …), on the host.
+        What was measured for each edit, (S, …), on the host.
 
     Raises:
-        LayerError, EditError: an edit cannot be made; its number is in the message. Nothing has run then.
-        OptionError: there is no pair, or the model takes fewer or more views.
+        LayerError, EditError: an edit cannot be applied; its number is in the message, and nothing has run.
+        OptionError: there is no pair, the batch size is below 1, or the model does not take this many views.
     """
     backbone.config.check_view_count(len(views))
     images = tuple(np.asarray(view) for view in views)
     count = len(images[0])
     if not count or batch_size < 1:
-        raise OptionError(f"a sweep needs at least one pair and a batch of one; found {count} pairs, and a batch of {batch_size}")
+        raise OptionError(f"a sweep needs at least one pair and a batch size of 1 or more; found {count} pairs and batch size {batch_size}")
     has_head = bool(backbone.config.heads) if head is None else head
     shared = jax.tree.map(jnp.asarray, shared)
     program = _Program(backbone, edits, measure, shared, select_captures(capture, backbone.config), has_head, finish)
@@ -130,10 +131,10 @@ def sweep(
 
 
 def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray, ...]) -> list[Group]:
-    """The edits by the program that they run; the earliest start first.
+    """The edits, grouped by the program that they run; the earliest start first.
 
     Raises:
-        LayerError, EditError: an edit cannot be made on views like these; its number is in the message.
+        LayerError, EditError: an edit cannot be applied to views like these; its number is in the message.
     """
     config, first_pair = backbone.config, tuple(view[:1] for view in views)
     found: dict[object, list[int]] = {}
@@ -146,7 +147,7 @@ def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray,
             resolved = numbers_of(backbone, some, range(1), first_pair)
         except UserError as error:
             raise type(error)(f"edits[{number}]: {error}") from error
-        # Which numbers are each pair's own matters; how many edits a site has is not seen any more.
+        # What matters is which numbers are separate for each pair; how many edits a site has no longer shows.
         kind = tuple(sorted(resolved)), str(jax.tree.map(np.shape, resolved)), own if any(map(any, own)) else ()
         found.setdefault(kind, []).append(number)
         starts[kind] = start_of(some, config), first_edited_layer(some, config) if some else config.layer_ids[0]
@@ -157,11 +158,11 @@ def grouped(edits: Sequence[Edits], backbone: Backbone, views: tuple[np.ndarray,
 def _check_own(edit: Edit, of_pairs: tuple[int | None, int | None], count: int) -> None:
     for name, found in zip(("scale", "shift"), of_pairs, strict=True):
         if found not in (None, count):
-            raise EditError(f"{edit.site!r}: {name} has numbers for {found} pairs; expected one set of numbers, or {count}")
+            raise EditError(f"{edit.site!r}: {name} has numbers for {found} pairs; expected one set for all, or {count}")
 
 
 def start_of(edits: Edits, config: ModelConfig) -> str | None:
-    """The last layer from which a pass sees all of the edits; None to begin with the images, as a pass without edits does."""
+    """The last layer that a pass can start from and see all edits; None to start from the images, as a pass without edits does."""
     order = config.layer_ids
     last = min((order.index(site.layer_id) - (site.part is not None) for site in edited_sites(edits, config)), default=-1)
     return order[last] if last >= 0 else None
@@ -180,7 +181,7 @@ class _Program:
     finish: Finish | None
 
     def fitting(self, most: int, groups: Sequence[Group], views: tuple, truth: Any, progress: bool) -> int:
-        """The largest batch, halved from `most` on, with which the passes of every group fit into memory. Compiles them."""
+        """The largest batch, halving from `most`, with which the passes of every group fit into memory. Compiles them."""
         free, count = free_memory(), len(views[0])
         while most > 1 and free is not None:
             pairs = min(most, count)
@@ -206,7 +207,7 @@ class _Program:
     def run(
         self, groups: Sequence[Group], pairs: range, views: tuple, truth: Any, at_once: int, pieces: Pieces | None
     ) -> Iterator[tuple[tuple[int, ...], list[dict[str, np.ndarray]]]]:
-        """Numbers of edits, and of each what was measured of these pairs; group by group, from `pieces` where it is there."""
+        """Numbers of edits, and for each what was measured on these pairs; group by group, from `pieces` where it is already there."""
         before: BackboneOutput | None = None
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
@@ -254,19 +255,19 @@ class _Program:
     def _finished(self, measured: Measured, edits: int, pairs: range) -> list[dict[str, np.ndarray]]:
         count = edits * len(pairs)
         arrays = {name: np.asarray(values)[:count] for name, values in measured.items()}
-        # NumPy's files do not know bfloat16.
+        # NumPy's files do not support bfloat16.
         arrays = {name: values.astype(np.float32) if values.dtype == jnp.bfloat16 else values for name, values in arrays.items()}
         if self.finish is not None:
             arrays = dict(self.finish(arrays, [*pairs] * edits))
         return [{name: values[i * len(pairs) : (i + 1) * len(pairs)] for name, values in arrays.items()} for i in range(edits)]
 
     def _piece_name(self, group: Group, pairs: range, views: tuple) -> str:
-        """Tells apart what a piece depends on and the question of `Pieces` may not say: the edits, and the pairs."""
+        """Covers what a piece depends on that the question of `Pieces` may not say: the edits, and the pairs."""
         digests = [digest_of([self.edits[number] for number in group.members]), digest_of(views)]
         return f"{pairs} {group.members} {digests}"
 
     def _before(self, groups: Sequence[Group], views: tuple) -> BackboneOutput:
-        """One unedited pass with the tokens that every group begins with."""
+        """One unedited pass that captures the tokens that every group begins with."""
         config = self.backbone.config
         wanted = {layer for group in groups if group.start for layer in start_layers(group.start, config, self.head)}
         return self.backbone(*views, capture=tuple(wanted), head=False)

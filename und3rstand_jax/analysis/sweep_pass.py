@@ -23,7 +23,7 @@ Measured: TypeAlias = Mapping[str, Array]
 """Name -> what was measured, (B, …) for B pairs."""
 
 Measure: TypeAlias = Callable[[BackboneOutput, Any, Any], Measured]
-"""From an edited pass over B pairs, their truth, and what all pairs share, on the device; traced, so pure."""
+"""A function of an edited pass over B pairs, their truth, and what all pairs share, on the device; it is traced, so it must be pure."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -35,7 +35,7 @@ def compiled_pass(
     structure: jax.tree_util.PyTreeDef,
     shapes: tuple[jax.ShapeDtypeStruct, ...],
 ) -> Any:
-    """The program of a pass, ahead of its first run: only then does it tell how much memory it takes. A later sweep finds it here."""
+    """A pass's program, compiled ahead of its first run to find out how much memory it takes. A later sweep gets it from the cache."""
     return _pass.lower(module, measure, capture, head, *jax.tree.unflatten(structure, shapes)).compile()
 
 
@@ -68,7 +68,7 @@ def _pass(
 
 
 def _over_devices(batch: Array) -> Array:
-    """A batch of which each of this process's devices has an equal part, if it divides into such parts."""
+    """A batch split evenly over this process's devices, if it divides evenly."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(batch) % len(devices):
         return batch
@@ -77,21 +77,21 @@ def _over_devices(batch: Array) -> Array:
 
 
 def stack_affines(edits: Sequence[SiteEdits]) -> SiteEdits:
-    """Several edits of the same sites as one, with a first axis that counts them."""
+    """Several edits of the same sites as one, stacked along a new first axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *edits)
 
 
 def numbers_of(backbone: Backbone, edits: Edits, pairs: range, views: tuple) -> SiteEdits:
-    """What the edits mean for some of the pairs, for all views if they are of one size, so that all views' edits run one program.
+    """The edits' numbers for some of the pairs; for all views if they have one size, so that edits of any view run one program.
 
     Args:
         backbone: the model.
-        edits: as the sweep was given them.
-        pairs: whose numbers; `views` are theirs.
-        views: every view.
+        edits: as passed to the sweep.
+        pairs: which pairs, by number.
+        views: every view of these pairs.
 
     Raises:
-        LayerError, EditError: an edit cannot be made.
+        LayerError, EditError: an edit cannot be applied.
     """
     resolved = backbone.resolve(Edits(tuple(_of_pairs(edit, pairs) for edit in edits)), views)
     if len(set(map(np.shape, views))) > 1:
@@ -105,7 +105,7 @@ def _of_all_views(affines: tuple[Affine | None, ...]) -> tuple[Affine, ...]:
 
 
 def own_numbers(edit: Edit) -> tuple[int | None, int | None]:
-    """Of how many pairs scale and shift have each pair's own numbers, along a first axis; None where all pairs share them."""
+    """For how many pairs scale and shift have separate numbers, along the first axis; None where all pairs share them."""
     axes = 4 if parse_site(edit.site).has_heads else 3
     scale, shift = (
         np.shape(numbers)[0] if np.ndim(numbers) == axes and np.shape(numbers)[0] > 1 else None for numbers in (edit.scale, edit.shift)
@@ -114,7 +114,7 @@ def own_numbers(edit: Edit) -> tuple[int | None, int | None]:
 
 
 def _of_pairs(edit: Edit, pairs: range) -> Edit:
-    """The edit with those of its numbers that are these pairs' own."""
+    """The edit with only these pairs' numbers, where each pair has its own."""
     of_scale, of_shift = own_numbers(edit)
     return dataclasses.replace(
         edit,
@@ -124,7 +124,7 @@ def _of_pairs(edit: Edit, pairs: range) -> Edit:
 
 
 def digest_of(tree: Any) -> str:
-    """A digest of places and numbers; of large arrays, of every k-th number."""
+    """A digest of a pytree's structure and numbers; for large arrays, of every k-th number."""
     leaves, structure = jax.tree.flatten(tree)
     digest = hashlib.sha256(str(structure).encode())
     for leaf in leaves:
@@ -135,7 +135,7 @@ def digest_of(tree: Any) -> str:
 
 
 def chunks(members: Sequence[int], size: int) -> list[list[int]]:
-    """Chunks of one size; the last one is filled up with its last member, whose results are not wanted."""
+    """Chunks of equal size; the last one is padded with copies of its last member, whose results are discarded."""
     chunks = [list(members[low : low + size]) for low in range(0, len(members), min(size, len(members)))]
     chunks[-1] += chunks[-1][-1:] * (len(chunks[0]) - len(chunks[-1]))
     return chunks

@@ -19,7 +19,7 @@ _EXACT = lax.Precision.HIGHEST
 
 
 def gram(tokens: Float[Array, "*L N C"]) -> Float[Array, "*L N N"]:
-    """Inner products of the tokens less their mean."""
+    """Inner products of the tokens, after subtracting their mean."""
     centred = _centred(tokens)
     return jnp.matmul(centred, jnp.swapaxes(centred, -1, -2), precision=_EXACT)
 
@@ -52,9 +52,9 @@ def inner(one: Float[Array, "... N N"], two: Float[Array, "... N N"], count: Arr
 
 
 def linear_cka(one: Float[Array | np.ndarray, "N C1"], two: Float[Array | np.ndarray, "N C2"]) -> Float[Array, ""]:
-    """Of one set of samples in two representations: about 0 for independent ones, 1 for those equal up to a rotation, factor and shift.
+    """Linear CKA of a set of samples in two representations: about 0 if independent, 1 if equal up to a rotation, factor and shift.
 
-    An estimate may lie below 0. NaN for fewer than `LEAST_SAMPLES`, and where a representation is constant.
+    An estimate may be below 0. NaN for fewer than `LEAST_SAMPLES`, and where a representation is constant.
     """
     of_one, of_two = u_centred(gram(jnp.asarray(one))), u_centred(gram(jnp.asarray(two)))
     own = inner(of_one, of_one, len(one)) * inner(of_two, of_two, len(one))
@@ -67,7 +67,7 @@ def effective_rank(tokens: Float[np.ndarray, "*L N C"]) -> Float[np.ndarray, "*L
     k for tokens that use k dimensions evenly; NaN for tokens that are all equal.
     """
     sets = tokens.reshape(-1, *tokens.shape[-2:])
-    # Not on the device: on CPUs, XLA's eigenvalues of several arrays at once may wait for one another for ever.
+    # Not on the device: on CPUs, XLA may deadlock when it computes eigenvalues of several arrays at once.
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(_rank_of_set, sets)), np.float64).reshape(tokens.shape[:-2])
 
@@ -85,7 +85,7 @@ def _rank_of_set(tokens: Float[np.ndarray, "N C"]) -> float:
 
 
 def mean_cosine(tokens: Float[Array, "*L N C"]) -> Float[Array, "*L"]:
-    """The mean cosine between two different tokens, without centring: 1 where all have one direction. NaN for one token."""
+    """The mean cosine between two different tokens, without centring: 1 if all have one direction. NaN for one token."""
     wide = tokens.astype(jnp.float32)
     length = jnp.linalg.norm(wide, axis=-1, keepdims=True)
     summed = jnp.sum(wide / jnp.maximum(length, 1e-30), axis=-2)
@@ -105,7 +105,7 @@ def ratio_of_means(
     sums = [np.asarray(np.where(known, values, 0.0).sum(axis=0, dtype=np.float64)) for values in (cross, one, two)]
 
     def ratio(cross: Float[np.ndarray, "..."], one: Float[np.ndarray, "..."], two: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        with np.errstate(invalid="ignore", divide="ignore"):  # of constant tokens it is not known
+        with np.errstate(invalid="ignore", divide="ignore"):  # undefined for constant tokens
             return np.where((one > 0) & (two > 0), cross / np.sqrt(one * two), np.nan)
 
     without = ratio(*(total - np.where(known, values, 0.0) for total, values in zip(sums, (cross, one, two), strict=True)))

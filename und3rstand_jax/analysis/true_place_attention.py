@@ -1,4 +1,4 @@
-"""How much cross-attention lies on the true place: where the other view really sees what a token shows."""
+"""How much cross-attention falls on the true place: where the other view actually sees what a token shows."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,10 +17,10 @@ _NEAR = 1  # tokens, in rows and columns
 
 
 class TruePlaces(NamedTuple):
-    """Of each of N tokens of a view, which of the other view's M tokens show the same place, to within one token; and whether any does.
+    """For each of a view's N tokens, which of the other view's M tokens show the same place, to within one token; and whether any does.
 
-    A token's place is that of the pixel in its middle. `seen` is False where the other view does not see it; `token` is the one of the
-    other view's tokens in which the place lies, -1 where it is not seen.
+    A token's place is that of its middle pixel. `seen` is False where the other view does not see it; `token` is the other view's token
+    that contains the place, -1 where it is not seen.
     """
 
     near: Bool[np.ndarray, "N M"]
@@ -29,12 +29,12 @@ class TruePlaces(NamedTuple):
 
     @property
     def uniform_share(self) -> float:
-        """The share of attention on the true place if it is spread uniformly; NaN where nothing is seen."""
+        """The share of uniformly spread attention that falls on the true place; NaN if nothing is seen."""
         return float(self.near[self.seen].mean()) if self.seen.any() else np.nan
 
 
 BothPlaces = tuple[TruePlaces, TruePlaces]
-"""Of view 1's tokens in view 2, and of view 2's in view 1."""
+"""The true places of view 1's tokens in view 2, and of view 2's in view 1."""
 
 
 def both_true_places(truth: GroundTruth, grids: Grids) -> BothPlaces:
@@ -44,10 +44,10 @@ def both_true_places(truth: GroundTruth, grids: Grids) -> BothPlaces:
 
 
 def set_true_places(truth: GroundTruth, grids: Grids) -> tuple[dict[int, TruePlaces], ...]:
-    """Of each view, the true places of its tokens in every other view, by the other's number from 1."""
+    """For each view, the true places of its tokens in every other view, by that view's number from 1."""
 
     def between(own: int, other: int) -> TruePlaces:
-        # All points are in view 1's frame, to which the other camera's pose leads.
+        # All points are in view 1's frame, and the other camera's pose maps into it.
         places = true_places((truth.views[own], truth.views[other]), truth.poses[other], truth.intrinsics[other])
         return near_tokens(places, grids[own], grids[other])
 
@@ -56,11 +56,11 @@ def set_true_places(truth: GroundTruth, grids: Grids) -> tuple[dict[int, TruePla
 
 
 def near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) -> TruePlaces:
-    """Of the tokens of a grid here, given where each pixel, (x, y), is in the view of the grid there; NaN where it is not seen."""
+    """The true places of the tokens of the grid `here`, from each pixel's place (x, y) in the view of the grid `there`, NaN if not seen."""
     patch = places.shape[0] // here[0]
     middles = places[patch // 2 :: patch, patch // 2 :: patch].reshape(-1, 2)
     seen = np.isfinite(middles).all(axis=-1)
-    # Pixel centres are at integers: the first token reaches from -0.5 to patch - 0.5.
+    # Pixel centres are at integers: the first token spans -0.5 to patch - 0.5.
     token = np.floor((np.where(seen[:, None], middles, 0) + 0.5) / patch)
     rows, columns = np.divmod(np.arange(there[0] * there[1]), there[1])
     near = (np.abs(token[:, :1] - columns) <= _NEAR) & (np.abs(token[:, 1:] - rows) <= _NEAR)
@@ -68,7 +68,7 @@ def near_tokens(places: Float[np.ndarray, "H W 2"], here: Grid, there: Grid) -> 
 
 
 def stacked_places(places: Sequence[BothPlaces]) -> tuple:
-    """Of both views: which tokens are near, which is the one, and which queries are seen, of all pairs."""
+    """Both views' true places, stacked over all pairs: which tokens are near, which queries are seen, and which token is the place."""
     return tuple(jax.tree.map(lambda *leaves: np.stack(leaves), *(both[view] for both in places)) for view in (0, 1))
 
 
@@ -80,7 +80,7 @@ def strongest_in(weights: Float[Array, "B H N M"], near: Bool[Array, "B N M"], s
 
 
 def over_queries(values: Float[Array, "B H N"], mask: Bool[Array, "B N"]) -> Float[Array, "B H"]:
-    """The mean over the queries of the mask; NaN without any."""
+    """The mean over the queries in the mask; NaN if there are none."""
     count = jnp.sum(mask, axis=-1)[:, None]
     return jnp.where(count > 0, jnp.sum(jnp.where(mask[:, None], values, 0.0), axis=-1) / jnp.maximum(count, 1), jnp.nan)
 
@@ -88,15 +88,15 @@ def over_queries(values: Float[Array, "B H N"], mask: Bool[Array, "B N"]) -> Flo
 def attention_on(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:
     """The share of its attention that each head of each view's decoder puts on the places: the mean over the tokens that are seen.
 
-    NaN for a view of which the other sees no token.
+    NaN for a view if the other sees none of its tokens.
     """
     return _shares(attention, places, 1, lambda weights, place: (weights * place.near).sum(axis=-1)[:, place.seen].mean(axis=-1))
 
 
 def attention_elsewhere(attention: Sequence[Attention], places: BothPlaces) -> Float[np.ndarray, "2 blocks heads"]:
-    """The control of `attention_on`: a query's attention on the true places of the other seen queries, mean over all such pairs.
+    """The control for `attention_on`: a query's attention on the true places of the other seen queries, averaged over all such pairs.
 
-    NaN for a view of which the other sees fewer than two tokens.
+    NaN for a view if the other sees fewer than two of its tokens.
     """
 
     def of_block(weights: Float[np.ndarray, "heads N M"], place: TruePlaces) -> Float[np.ndarray, " heads"]:
@@ -110,7 +110,7 @@ def attention_elsewhere(attention: Sequence[Attention], places: BothPlaces) -> F
 def _shares(
     attention: Sequence[Attention], places: BothPlaces, least: int, of_block: Callable[[np.ndarray, TruePlaces], np.ndarray]
 ) -> Float[np.ndarray, "2 blocks heads"]:
-    """A block at a time, since all weights together may take gigabytes; NaN where fewer than `least` tokens are seen."""
+    """Works a block at a time, since all weights together may take gigabytes; NaN if fewer than `least` tokens are seen."""
 
     def one(weights: np.ndarray, place: TruePlaces) -> np.ndarray:
         return of_block(weights, place) if place.seen.sum() >= least else np.full(len(weights), np.nan)

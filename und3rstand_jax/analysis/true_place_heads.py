@@ -20,7 +20,7 @@ _ATTENTION_AT_ONCE = 2**29  # bytes
 
 
 def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) -> dict[str, float]:
-    """Of every head of the attention between the views, as a place's id, its share of attention on the true places: the mean over pairs.
+    """Place id of each head of the attention between the views -> its share of attention on the true places, the mean over pairs.
 
     In a set of more views a token attends to those of all other views, and has a true place in each of them that sees it.
     """
@@ -48,7 +48,7 @@ def true_place_shares(backbone: Backbone, pairs: Pairs, progress: bool = False) 
 
 
 def _to_others(weights: Float[np.ndarray, "B heads _N _M"], keys: Sequence[Keys], view: int) -> Float[np.ndarray, "B heads N M"]:
-    """A view's weights from its patches to those of the other views, one view's after another's."""
+    """A view's weights from its patches to those of the other views, view after view."""
     own = keys[view]
     if own.are_plain:
         return weights
@@ -57,7 +57,7 @@ def _to_others(weights: Float[np.ndarray, "B heads _N _M"], keys: Sequence[Keys]
 
 
 def places_in_others(truth: GroundTruth, grids: Grids) -> list[tuple[Bool[np.ndarray, "_N _M"], Bool[np.ndarray, " _N"]]]:
-    """Of each view's N tokens, which of the other views' M tokens show the same place, to within one; and whether any view sees it."""
+    """For each view's N tokens, which of the other views' M tokens show the same place, to within one; and whether any view sees it."""
     found = []
     for places in set_true_places(truth, grids):
         near = np.concatenate([of_view.near & of_view.seen[:, None] for of_view in places.values()], axis=1)
@@ -66,7 +66,7 @@ def places_in_others(truth: GroundTruth, grids: Grids) -> list[tuple[Bool[np.nda
 
 
 def _share(weights: Float[np.ndarray, "heads N M"], near: Bool[np.ndarray, "N M"], seen: Bool[np.ndarray, " N"]) -> np.ndarray:
-    """Of each head; NaN where nothing is seen."""
+    """Each head's share of attention on the true places; NaN if nothing is seen."""
     if not seen.any():
         return np.full(len(weights), np.nan)
     return (weights * near).sum(axis=-1)[:, seen].mean(axis=-1)

@@ -1,10 +1,10 @@
-"""Does a model use its other views? Its error beside that of the best constant, and beside its own with views' images taken away.
+"""Does a model use its other views? Its error, next to the best constant's and to its own with views' images replaced.
 
     training sets ─▶ true points ─▶ median of every pixel ─▶ constant ─┐
     held-out sets ─▶ images, and images replaced ─▶ model ─────────────┴─▶ errors of every view, and their ratios
 
-The error is the regression term of DUSt3R's loss (Wang et al., CVPR 2024, section 3.3): mean distance of a predicted point to the true
-one over all valid pixels, true and predicted points of all views divided by their joint mean distance to view 1's camera.
+The error is the regression term of DUSt3R's loss (Wang et al., CVPR 2024, section 3.3): mean distance from predicted to true
+points over all valid pixels, after true and predicted points of all views are each divided by their joint mean distance to view 1's camera.
 """
 
 import dataclasses
@@ -61,11 +61,11 @@ class TwoViewResult:
     """What was measured.
 
     Attributes:
-        errors: of the model, of the constant, and of the model with wrong images, under the names of `conditions`.
-        valid_pixels: of each view, which the errors are means over.
-        pairs: held-out sets measured on.
-        constant_pairs: training sets that the constant is the median of.
-        unreadable: sets that could not be read and were replaced by others.
+        errors: of the model, with its own and with replaced images, under the names of `conditions`; and of the constant.
+        valid_pixels: each view's number of valid pixels, which the errors are means over.
+        pairs: number of held-out sets.
+        constant_pairs: number of training sets that the constant is the median of.
+        unreadable: number of sets that could not be read and were replaced by others.
     """
 
     errors: dict[str, ByView]
@@ -87,13 +87,13 @@ class TwoViewResult:
 def two_views_on(
     predict: Predict, feed: Feed, held_out_sources: Sources, training_sources: Sources, pairs: int, constant_pairs: int, progress: bool
 ) -> TwoViewResult:
-    """Measures a model on `pairs` held-out sets, or on all there are if fewer, with the constant of `constant_pairs` training sets.
+    """Measures a model on `pairs` held-out sets, or on all if there are fewer, and the constant of `constant_pairs` training sets.
 
     Args:
         predict: the model; see `predictor`.
         feed: where sets come from. Its seed and its first shape apply; batches have at most its size.
-        held_out_sources, training_sources: of the feed, opened for "val" and for "train".
-        pairs, constant_pairs: how many.
+        held_out_sources, training_sources: the feed's sources, opened for "val" and for "train".
+        pairs, constant_pairs: how many sets of each.
         progress: whether a terminal shows progress bars.
 
     Raises:
@@ -101,7 +101,7 @@ def two_views_on(
     """
     places = held_out(feed, held_out_sources, pairs)
     if len(places) < 2:
-        raise DataError(f"two held-out {feed.things} are needed, so that one can lend the other its image; found {len(places)}")
+        raise DataError(f"expected at least two held-out {feed.things}, to exchange images between them; found {len(places)}; give more")
     skipped: list[str] = []
 
     def shown(what: str, feed: Feed, deliveries: Iterator[Delivery], pairs: int) -> Iterator[Example]:
@@ -128,7 +128,7 @@ def predictor(backbone: Backbone) -> Predict:
         CheckpointError: the backbone has no head.
     """
     if not backbone.config.heads:
-        raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a model with its head")
+        raise CheckpointError("this backbone has no head, so there are no pointmaps to measure; give a model that has one")
 
     def predict(*images: Image) -> tuple[Pointmap, ...]:
         output = backbone(*images, capture=(), head=POINTMAP)
@@ -212,7 +212,7 @@ def _label(name: str, views: int) -> str:
 
 
 def as_json(result: TwoViewResult, options: JsonObject) -> str:
-    """Everything that was measured, with the options it was measured with, as strict JSON: NaN is null."""
+    """Everything that was measured, and the options used, as strict JSON: NaN is null."""
     tables = {what: {name: _named(values) for name, values in getattr(result, what).items()} for what in ("errors", "ratios")}
     facts = dataclasses.asdict(result) | tables | {"valid_pixels": _named(result.valid_pixels)}
     return to_json({"format": FORMAT, "version": VERSION, "options": options, **facts, "meaning": _MEANING})
@@ -223,7 +223,7 @@ def _named(values: ByView) -> dict[str, float]:
 
 
 def is_two_views(file: Path) -> bool:
-    """Whether a file is what `as_json` made."""
+    """Whether a file was made by `as_json`."""
     try:
         return read_json(file, dict[str, Any], UserError).get("format") == FORMAT
     except UserError:

@@ -1,6 +1,6 @@
-"""What is known of one set of views once it has been analysed: each layer's points, errors, poses and matches, and the attention maps.
+"""The analysis of one set of views: each layer's points, errors, poses and matches, and the attention maps.
 
-`und3rstand_jax.analysis.analyse` finds it; `und3rstand_jax.report` writes it as numbers, figures and a page. Everything is plain NumPy
+`und3rstand_jax.analysis.analyse` computes it; `und3rstand_jax.report` writes it as numbers, figures and a page. Everything is NumPy
 arrays and plain values.
 """
 
@@ -36,9 +36,9 @@ class Layer:
             views are divided by their mean distance to the origin (the regression term of DUSt3R's loss). See `SetAnalysis.reference`.
         poses: of every view after the first.
         correspondences: between view 1 and every view after it.
-        accuracies: of the correspondences with each later view, the share of those with a known true place that lie within
-            `SetAnalysis.match_threshold` pixels of it; None without ground truth, or where no match has a known place.
-        accuracy: the same of all correspondences together.
+        accuracies: for each later view, the share of its correspondences with a known true place that are within
+            `SetAnalysis.match_threshold` pixels of that place; None without ground truth, or if no match has a known place.
+        accuracy: the same over all correspondences together.
     """
 
     layer_id: str
@@ -51,12 +51,12 @@ class Layer:
 
     @property
     def rotation_degrees(self) -> float | None:
-        """Median over the later views of the angle to the reference's camera, of a pair that of view 2; None where no angle is known."""
+        """Median over the later views of the angle to the reference's camera (for a pair, view 2's angle); None if no angle is known."""
         return median_known([pose.rotation_degrees for pose in self.poses])
 
     @property
     def translation_degrees(self) -> float | None:
-        """The same of the angle between the directions of translation."""
+        """The same for the angle between the directions of translation."""
         return median_known([pose.translation_degrees for pose in self.poses])
 
 
@@ -68,15 +68,15 @@ def median_known(numbers: Sequence[float | None]) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Post-softmax attention of one block: of each view each head's weights of every patch over the patches it attends to.
+    """Post-softmax attention of one block: for each view, each head's weights from every patch to the patches it attends to.
 
     Attributes:
         block: counted from 0.
-        weights: by the view whose patches are the queries, (heads, N, M). Rows sum to 1, or where special tokens are read too to what does
-            not go to those. Queries are row-major over that view's `SetAnalysis.cells`; keys are the patches of some views, one view's
-            after another's, each row-major over its cells. Where these are several tokens each, weights are summed over keys and averaged
-            over queries.
-        keys: by the view whose patches are the queries, the numbers of these views, from 1, in the order of the keys.
+        weights: (heads, N, M) for each view whose patches are the queries. Rows sum to 1 or, where special tokens are read too, to the
+            share that does not go to them. Queries are row-major over that view's `SetAnalysis.cells`. Keys are the patches of one or more
+            views, view after view, each row-major over its cells. Where a cell has several tokens, weights are summed over its keys and
+            averaged over its queries.
+        keys: for each view whose patches are the queries, the numbers, from 1, of the views that the keys come from, in their order.
     """
 
     block: int
@@ -95,7 +95,7 @@ class Attention:
         return cls(block, tuple(weights), tuple((view,) for view in range(1, len(weights) + 1)))
 
     def between(self, view: int, other: int, grids: Grids) -> Float[np.ndarray, "heads N M"]:
-        """The weights of one view's tokens over those of one of its `keys`; both from 1."""
+        """The weights from one view's tokens to those of one of its `keys`; both views count from 1."""
         ends = list(itertools.accumulate(grids[key - 1][0] * grids[key - 1][1] for key in self.keys[view - 1]))
         place = self.keys[view - 1].index(other)
         return self.weights[view - 1][..., ends[place - 1] if place else 0 : ends[place]]
@@ -103,7 +103,7 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True)
 class SetAnalysis:
-    """Everything that is measured of one set of V views, two or more.
+    """Everything that is measured on one set of V views, two or more.
 
     Attributes:
         title: one line for headings.
@@ -112,19 +112,19 @@ class SetAnalysis:
         layers: in network order; the model's own head last, where it has one.
         attention: between the views, of every block, in order.
         truth: every view's true points, where the images were rendered.
-        true_poses: every view's camera in view 1's frame, the identity first, where known.
-        intrinsics: of all cameras in pixels, pixel centres at integers. The true ones where they are known, else the ones that poses
-            were estimated with: for all views the focal length that fits the reference's points of view 1, since the others' points lie
-            in view 1's frame and determine none. None where no focal length fits; then there are no poses either.
+        true_poses: every view's camera in view 1's frame, the identity first, if known.
+        intrinsics: of all cameras in pixels, pixel centres at integers. The true ones if they are known, else those that poses were
+            estimated with: all views then share the focal length that fits the reference's points of view 1, since the other views' points
+            are in view 1's frame and do not determine one. None if no focal length fits; then there are no poses either.
         reference: what `Layer.errors` are measured against: GROUND_TRUTH; without it OWN_POINTMAPS, the head's; without a head "the last
             probed layer's pointmaps (ID)".
-        match_threshold: pixels.
+        match_threshold: in pixels; see `Layer.accuracies`.
         record: what was run: checkpoint, provenance, layers, seconds, versions.
-        pool: how many patches a cell of the attention has in rows and columns; see `und3rstand_jax.analysis.attention_maps`.
-        attention_kind: of the attention, see `und3rstand_jax.analysis.steps`.
-        stacks: of the blocks that have it.
-        special_tokens: of each view, which attention reads and the maps leave out.
-        own_poses: of every view after the first, by the model's camera head; None where it has none.
+        pool: how many rows and columns of patches an attention cell has; see `und3rstand_jax.analysis.attention_maps`.
+        attention_kind: the kind of step that the attention is; see `und3rstand_jax.analysis.steps`.
+        stacks: the stacks of the blocks that have it.
+        special_tokens: how many each view has; attention reads them, and the maps leave them out.
+        own_poses: for every view after the first, the pose from the model's camera head; None if the model has none.
     """
 
     title: str
@@ -156,7 +156,7 @@ class SetAnalysis:
 
     @property
     def ground_truth(self) -> GroundTruth | None:
-        """The scene's geometry, where it was rendered."""
+        """The scene's geometry; None if it is not known."""
         if self.truth is None or self.true_poses is None or self.intrinsics is None:
             return None
         return GroundTruth(self.truth, self.true_poses, self.intrinsics)
@@ -168,5 +168,5 @@ class SetAnalysis:
 
 
 def as_truth(views: Views) -> tuple[ViewTruth, ...]:
-    """Predicted points as what others are measured against: known where they are finite."""
+    """Predicted points as a reference to measure others against: valid where they are finite."""
     return tuple(ViewTruth(view.points, np.isfinite(view.points).all(axis=-1)) for view in views)

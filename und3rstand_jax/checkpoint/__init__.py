@@ -1,1 +1,1 @@
-"""The converted checkpoint on disk: its format, its parameter trees, and output folders that appear whole or not at all."""
+"""The converted checkpoint on disk: its format, its parameter trees, and how they are read, checked and copied."""

@@ -1,4 +1,4 @@
-"""What is whole in a converted checkpoint and what is not: every leaf looked at, none given up for the fault of another."""
+"""Checks which leaves of a converted checkpoint are intact: every leaf is read, even if others are damaged."""
 
 import functools
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ def check_checkpoint(folder: Path) -> tuple[list[str], list[str]]:
     """Reads a whole converted checkpoint.
 
     Returns:
-        Lines that say what is whole and what is known of it, and lines that name what is damaged, missing, or too much.
+        Lines that say what is intact and what that was checked against, and lines that name what is damaged, missing, or surplus.
 
     Raises:
-        CheckpointError: it is no converted checkpoint, or its `config.json` is damaged.
+        CheckpointError: it is not a converted checkpoint, or its `config.json` is damaged.
     """
     info = read_checkpoint_info(folder)
     whole, faults = list[str](), list[str]()
@@ -41,7 +41,7 @@ def check_checkpoint(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _check_part(folder: Path, info: CheckpointInfo, part: str) -> tuple[int, list[str]]:
-    """How many leaves are whole, and what is wrong with the others."""
+    """How many leaves are intact, and what is wrong with the others."""
     try:
         tree = stored_tree(folder, info, part)
     except CheckpointError as error:

@@ -1,7 +1,6 @@
-"""What the `config.json` of a converted checkpoint holds, as types that it is checked against when it is read.
+"""The contents of a converted checkpoint's `config.json`, as types against which it is checked when it is read.
 
-Fields are those of the configs; what is missing is damage, but for fields that came later and have a default, and what is unknown is
-ignored.
+The fields are those of the configs. A missing field is damage, unless it was added later and has a default. Unknown fields are ignored.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -14,7 +13,7 @@ from und3rstand_jax.probes.config import Step
 
 
 class Versioned(TypedDict):
-    """What every version of the file says, and the list that version 2 has."""
+    """The fields of every version of the file, and the list of files that version 2 adds."""
 
     format: str
     version: int
@@ -48,7 +47,7 @@ class Probes(TypedDict):
 
 
 class Layout(TypedDict):
-    """How a leaf's axes are a tensor's."""
+    """How a leaf's axes correspond to a tensor's."""
 
     axes: list[int]
     dropped: int
@@ -82,8 +81,8 @@ class Metric(TypedDict):
 class Results(TypedDict):
     """How something was trained and how good it is, for its model card.
 
-    `command` trains the same, `data` is what it was trained and measured on, `rows` are a table under `head`, a row for each layer, which
-    `note` explains.
+    `command` repeats the training, `data` is what it was trained and measured on. `head` and `rows` are the header and rows of a table
+    with one row for each layer; `note` explains it.
     """
 
     command: str
@@ -96,7 +95,7 @@ class Results(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Of a part. Findings and facts of training are there for people to read, and go on as they are."""
+    """The provenance of a part. Findings and facts about training are for people to read, and are passed on unchanged."""
 
     __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
 
@@ -117,7 +116,7 @@ class Provenance(TypedDict):
 class ContentOfVersion1(TypedDict):
     """The whole file, in format version 1.
 
-    Of the backbone, `family` says what else it must hold, and without that it is a DUSt3R; see `und3rstand_jax.model.families`.
+    The backbone's `family` determines its other fields; without it, the backbone is a DUSt3R. See `und3rstand_jax.model.families`.
     """
 
     backbone: dict[str, Any] | None

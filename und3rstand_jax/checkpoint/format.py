@@ -1,13 +1,13 @@
 """The converted checkpoint: a folder with `config.json` and the Orbax trees `backbone/` and `probes/`.
 
-In place of a tree there may be a safetensors file, `backbone.safetensors` or `probes.safetensors`, as in what is pushed to the hub:
-`files` says which.
+A tree may be a safetensors file instead, `backbone.safetensors` or `probes.safetensors`, as in checkpoints pushed to the hub: `files`
+says which.
 
-`config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of
-every file, what was read, inferred or defaulted, and what an export to PyTorch needs. It has a digest of every leaf and of itself, and the
-names of all files of the checkpoint. Tensors that the model never uses are kept in `backbone_unused.safetensors` for the export.
+`config.json` holds the configs of both parts and, for each, its provenance: the source and its revision, the SHA-256 of every file, what
+was read, inferred or defaulted, and what an export to PyTorch needs. It also holds a digest of every leaf and of itself, and the names
+of all files of the checkpoint. Tensors that the model never uses are kept in `backbone_unused.safetensors` for the export.
 
-Format version 1 has neither digests nor names of files; it is read as before, and damage in its weights cannot be noticed.
+Format version 1 has neither digests nor file names; it can still be read, but damage to its weights cannot be detected.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ VERSION = 2
 REMEDY = "convert it again, or restore it from a copy"
 
 ORBAX_FILES = r"_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+"
-"""Orbax's own files in the folder of a tree, beside those of its leaves."""
+"""Orbax's own files in the folder of a tree, besides those of its leaves."""
 
 _OF_TREE = re.compile(rf"(backbone|probes)/({ORBAX_FILES}|[^/]+/(\.zarray|\d+(\.\d+)*))")
 
@@ -58,8 +58,8 @@ class CheckpointInfo:
     Attributes:
         backbone: the config of the tree `backbone/`, None without one.
         probes: the config of the tree `probes/`, None without one.
-        provenance: "backbone" and "probes", where held -> the record of `und3rstand_jax.convert.parts`.
-        digests: "backbone" and "probes", where held -> the digest of every leaf; None in a checkpoint of format version 1.
+        provenance: "backbone" and "probes", if present -> the record of `und3rstand_jax.convert.parts`.
+        digests: "backbone" and "probes", if present -> the digest of every leaf; None in a checkpoint of format version 1.
         files: the paths of all its files, relative to the folder; empty in format version 1.
     """
 
@@ -71,7 +71,7 @@ class CheckpointInfo:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts held, "backbone" first: each is a tree of that name and an entry of `provenance`."""
+        """The parts present, "backbone" first: each is a tree of that name and an entry of `provenance`."""
         return tuple(part for part in ("backbone", "probes") if getattr(self, part) is not None)
 
     @property
@@ -81,13 +81,13 @@ class CheckpointInfo:
 
 
 def checkpoint_files(folder: Path) -> frozenset[str] | None:
-    """The files of a converted checkpoint that are its own, relative to its folder; None where there is none."""
+    """A converted checkpoint's own files, relative to its folder; None if the folder is not a converted checkpoint."""
     head = _head(folder)
     if head is None:
         return None
     if isinstance(files := head.get("files"), list):
         return frozenset((*map(str, files), CONFIG))
-    # Version 1 lists none: what Orbax writes into both trees, and what is kept beside them.
+    # Version 1 lists none: these are what Orbax writes into both trees, and what is kept beside them.
     kept = [CONFIG, *(unused_file(folder, part).name for part in ("backbone", "probes"))]
     return frozenset(file for file in files_in(folder) if file in kept or _OF_TREE.fullmatch(file))
 
@@ -101,7 +101,7 @@ def is_checkpoint(folder: Path | str) -> bool:
 
 
 def _head(folder: Path) -> Versioned | None:
-    """What every version of a `config.json` says; None where there is none, or somebody else's."""
+    """The fields of every version of `config.json`; None if the file is missing or is not of this format."""
     try:
         head = read_json(folder / CONFIG, Versioned, CheckpointError)
     except CheckpointError:
@@ -110,10 +110,10 @@ def _head(folder: Path) -> Versioned | None:
 
 
 def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
-    """Reads `config.json` of a converted checkpoint.
+    """Reads the `config.json` of a converted checkpoint.
 
     Raises:
-        CheckpointError: the folder is not a converted checkpoint, has a newer format, or its `config.json` is damaged or leads elsewhere.
+        CheckpointError: the folder is not a converted checkpoint or has a newer format, or its `config.json` is damaged or links elsewhere.
     """
     folder = Path(folder)
     file = folder / CONFIG
@@ -137,7 +137,7 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
     for field, records in (("provenance", provenance), ("digests", digests)):
         absent = [part for part in held if records is not None and part not in records]
         if absent:
-            raise CheckpointError(f"{file} has no {field} of its {absent[0]}; {REMEDY}")
+            raise CheckpointError(f"{file} has no {field} for its {absent[0]}; {REMEDY}")
     try:
         info = CheckpointInfo(
             backbone=_backbone(backbone, file) if backbone else None,
@@ -149,19 +149,19 @@ def read_checkpoint_info(folder: Path | str) -> CheckpointInfo:
             files=tuple(content.get("files", ())),
         )
         _check_fit(info)
-    # What no config can have: a size, a mode, a layer's name.
+    # A value that no config can have: a size, a mode, a layer's name.
     except (ValueError, IndexError) as error:
         raise CheckpointError(f"{file} is damaged: {one_line(error)}; {REMEDY}") from error
     return info
 
 
 def write_checkpoint_info(folder: Path, info: CheckpointInfo, files: Iterable[str] | None = None) -> None:
-    """Writes `config.json`, as strict JSON: infinities become strings. The last file of a checkpoint: it names all others.
+    """Writes `config.json` as strict JSON: infinities become strings. Written last, because it names all other files.
 
     Args:
         folder: the checkpoint.
-        info: its contents, but for the files.
-        files: the files, by default all that are there.
+        info: its contents, except for the files.
+        files: the files to name, by default all that are there.
     """
     content = {
         "format": FORMAT,
@@ -215,7 +215,7 @@ def unused_file(folder: Path, part: str) -> Path:
 
 
 def _check_fit(info: CheckpointInfo) -> None:
-    """Probes read layers of the backbone beside them, at their width."""
+    """Checks that the probes read layers of the backbone beside them, at the layers' width."""
     if info.backbone is None or info.probes is None:
         return
     known = frozenset(info.backbone.layer_ids)
@@ -226,6 +226,6 @@ def _check_fit(info: CheckpointInfo) -> None:
 
 
 def _with_modes(fields: Any, config: type) -> dict[str, Any]:
-    """Output modes with their bounds as numbers; strict JSON has none for infinity."""
+    """The fields with the bounds of output modes as numbers; strict JSON has no number for infinity."""
     modes = {name for name, kind in typing.get_type_hints(config).items() if kind == Mode}
     return {key: (value[0], float(value[1]), float(value[2])) if key in modes else value for key, value in fields.items()}

@@ -1,4 +1,4 @@
-"""What is known of a parameter tree on disk before a value is read, whichever way it is stored."""
+"""What is known about a parameter tree on disk before any value is read, however it is stored."""
 
 import abc
 import dataclasses
@@ -13,7 +13,7 @@ from und3rstand_jax.model.tensor_names import Shape
 
 @dataclasses.dataclass(frozen=True)
 class StoredLeaf(abc.ABC):
-    """One leaf on disk: `path` is that in the tree (`decoder/norm/scale`), `files` are all that hold it."""
+    """One leaf on disk: `path` is its path in the tree (`decoder/norm/scale`), `files` are all files that hold it."""
 
     path: str
     files: tuple[Path, ...]
@@ -27,7 +27,7 @@ class StoredLeaf(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> np.ndarray:
-        """The values, in memory of their own.
+        """The values, in newly allocated memory.
 
         Raises:
             CheckpointError: they cannot be read.
@@ -36,12 +36,12 @@ class StoredLeaf(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class StoredTree:
-    """A tree on disk, looked over and not read.
+    """A tree on disk, checked but not read.
 
     Attributes:
-        leaves: path -> leaf, of those whose files are as the config has them.
-        faults: path -> what is wrong with it, in a few words, of all others; "" stands for the tree as a whole.
-        files: further files that go with the leaves' in a copy.
+        leaves: path -> leaf, for those whose files match the config.
+        faults: path -> what is wrong, in a few words, for all others; "" stands for the tree as a whole.
+        files: further files to copy along with those of the leaves.
     """
 
     leaves: Mapping[str, StoredLeaf]

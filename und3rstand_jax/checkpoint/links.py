@@ -1,6 +1,6 @@
-"""Symbolic links in a checkpoint: followed inside its folder and into the hub's cache it lies in, refused elsewhere.
+"""Symbolic links in a checkpoint: followed inside its folder and into the hub cache that contains it, refused elsewhere.
 
-A checkpoint may be a stranger's. A link out of it would bring a private file into whatever is made of it next.
+A checkpoint may come from a stranger. A link out of it would bring a private file into whatever is made from it next.
 """
 
 import os
@@ -12,10 +12,10 @@ from und3rstand_jax.support.errors import CheckpointError
 def check_link(path: Path, root: Path) -> None:
     """Refuses a path of the checkpoint `root` that leads out of it.
 
-    The hub's client keeps a repository as `snapshots/COMMIT/NAME`, links to `blobs/HASH` beside `snapshots`: those are let through.
+    The hub's client keeps a repository as `snapshots/COMMIT/NAME`, links to `blobs/HASH` beside `snapshots`: these links are allowed.
 
     Raises:
-        CheckpointError: it does; the message names it.
+        CheckpointError: the path leads out; the message names it.
     """
     base = Path(os.path.realpath(root))
     real = Path(os.path.realpath(path))

@@ -1,9 +1,9 @@
-"""A parameter tree as Orbax writes it: which its files are, and what their metadata says, before any value is read.
+"""A parameter tree as Orbax writes it: its files and their metadata, checked before any value is read.
 
-Orbax writes a folder for every leaf (`decoder.norm.scale/`), a Zarr array of `.zarray` and chunks, and files of its own beside them.
-Nothing else belongs to a tree. All of it may be a stranger's: links are looked at before they are followed, and shapes, types and
-chunks must be those of the config beside the tree, so that what reading takes is known before. Values are read with the TensorStore
-below Orbax, which itself is not imported.
+Orbax writes a folder for every leaf (`decoder.norm.scale/`), a Zarr array of `.zarray` and chunks, and files of its own beside these
+folders. Nothing else belongs to a tree. All of it may come from a stranger: links are checked before they are followed, and shapes, types
+and chunks must match the config beside the tree, so that the memory needed for reading is known in advance. Values are read with
+TensorStore, on which Orbax is built; Orbax itself is not imported.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from und3rstand_jax.support.text import one_line
 _METADATA = "_METADATA"
 _ARRAY = ".zarray"
 
-# Weights hardly compress. Values that are all alike do, ten thousand times; a small tree of those may be wanted, a large one is an attack.
+# Weights hardly compress. Equal values do, ten thousand times: a small tree of them may be intended, a large one is an attack.
 _UNPACKED_WITHOUT_QUESTION = 2**30
 _LARGEST_RATIO = 100
 
@@ -43,7 +43,7 @@ class _Zstd(TypedDict):
 
 
 class _ZarrArray(TypedDict):
-    """What Orbax writes into `.zarray`; TensorStore is given these fields and never sees the file."""
+    """What Orbax writes into `.zarray`; TensorStore gets these fields and never reads the file."""
 
     zarr_format: Literal[2]
     shape: list[_Size]
@@ -58,7 +58,7 @@ class _ZarrArray(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class ZarrLeaf(StoredLeaf):
-    """A leaf in a folder of its own; `metadata` is that of Zarr."""
+    """A leaf in its own folder; `metadata` is Zarr's."""
 
     folder: Path
     metadata: Mapping[str, Any]
@@ -71,7 +71,7 @@ class ZarrLeaf(StoredLeaf):
             "kvstore": {"driver": "file", "path": str(self.folder.resolve())},
             "metadata": dict(self.metadata),
             "open": True,
-            "assume_metadata": True,  # as it has been checked, not as the file has it by now
+            "assume_metadata": True,  # the metadata that was checked, not what the file says by now
             "fill_missing_data_reads": False,
         }
         try:
@@ -81,10 +81,10 @@ class ZarrLeaf(StoredLeaf):
 
 
 def orbax_tree(folder: Path, root: Path, shapes: Mapping[str, Shape]) -> StoredTree:
-    """Looks over the tree in a folder of the checkpoint `root`, whose leaves have these shapes by the config.
+    """Checks the tree in a folder of the checkpoint `root`, whose leaves must have these shapes according to the config.
 
     Raises:
-        CheckpointError: something in it is a link that leads out of the checkpoint.
+        CheckpointError: something in it is a link to a folder or out of the checkpoint, or a pipe or device.
     """
     files = _files(folder, root)
     held: dict[str, dict[str, Path]] = {}
@@ -108,7 +108,7 @@ def orbax_tree(folder: Path, root: Path, shapes: Mapping[str, Shape]) -> StoredT
         packed = sum(file.stat().st_size for leaf in leaves.values() for file in leaf.files)
         unpacked = sum(leaf.nbytes for leaf in leaves.values())
         if unpacked > max(_UNPACKED_WITHOUT_QUESTION, _LARGEST_RATIO * packed):
-            faults[""] = f"{packed / 2**20:.1f} MiB that would take {unpacked / 2**30:.1f} GiB in memory: no weights are so much alike"
+            faults[""] = f"{packed / 2**20:.1f} MiB that would take {unpacked / 2**30:.1f} GiB in memory: no real weights compress so well"
     return StoredTree(leaves, faults, tuple(own))
 
 
@@ -116,7 +116,7 @@ def _files(folder: Path, root: Path) -> dict[str, Path]:
     """Name, relative to `folder`, -> path of every file below it.
 
     Raises:
-        CheckpointError: one is a link that leads out of `root`, or a pipe or device.
+        CheckpointError: one is a link to a folder or out of `root`, or a pipe or device.
     """
     found = {}
     for place, folders, names in os.walk(folder):
@@ -128,7 +128,7 @@ def _files(folder: Path, root: Path) -> dict[str, Path]:
             if name in names and stat.S_ISREG(mode):
                 found[path.relative_to(folder).as_posix()] = path
             elif name in names or path.is_symlink():
-                raise CheckpointError(f"{path} is neither a file nor a folder of its own, so not part of a checkpoint; remove it")
+                raise CheckpointError(f"{path} is neither a regular file nor a real folder, so not part of a checkpoint; remove it")
     return found
 
 
@@ -136,7 +136,7 @@ def _leaf(path: str, folder: Path, shape: Shape, held: Mapping[str, Path]) -> Za
     """A leaf whose files are `held`.
 
     Raises:
-        CheckpointError: they are not those of a leaf of this shape; the message is a few words.
+        CheckpointError: they do not make up a leaf of this shape; the message is a few words.
     """
     if not held:
         raise CheckpointError("missing")
@@ -157,6 +157,6 @@ def _leaf(path: str, folder: Path, shape: Shape, held: Mapping[str, Path]) -> Za
 
 
 def _is_in(name: str, grid: list[int]) -> bool:
-    """Whether a chunk's name, such as 0.3, is that of a place in the grid."""
+    """Whether a chunk's name, such as 0.3, is a place in the grid."""
     place = [int(index) for index in name.split(".")]
     return len(place) == len(grid) and all(index < count for index, count in zip(place, grid, strict=True))

@@ -1,6 +1,6 @@
 """The parts of a converted checkpoint, read and copied: every value that leaves a checkpoint goes through here.
 
-The tree is compared with its config before a value is read, and every value with its digest before it is used.
+The tree is compared with its config before any value is read, and every value with its digest before it is used.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def read_part(folder: Path, info: CheckpointInfo, part: str) -> Tree:
     """The tree of "backbone" or "probes" as NumPy arrays, whatever devices it was written on.
 
     Raises:
-        DamageError: a leaf is missing, is not as the config says, or differs from its digest.
+        DamageError: a leaf is missing, does not match the config, or differs from its digest.
         CheckpointError: a link in the tree leads out of the checkpoint.
     """
     tree = whole_tree(folder, info, part)
@@ -63,7 +63,7 @@ def copy_part(folder: Path, info: CheckpointInfo, part: str, target: Path, link:
         link: whether to make hard links where the file system allows it. Finished checkpoints are never written to.
 
     Returns:
-        The digests of the part; taken now where the checkpoint has none.
+        The digests of the part; computed now if the checkpoint has none.
 
     Raises:
         DamageError, CheckpointError: as in `read_part`.
@@ -83,7 +83,7 @@ def copy_part(folder: Path, info: CheckpointInfo, part: str, target: Path, link:
 
 
 def copy_unused(folder: Path, info: CheckpointInfo, part: str, target: Path, link: bool = False) -> dict[str, str]:
-    """`copy_part` of the tensors alone that the model never reads: no file, and no digest, where there are none."""
+    """`copy_part` for only the tensors that the model never reads: no file and no digest if there are none."""
     file = unused_file(folder, part)
     digest = _unused_digest(folder, info, part)
     if digest is None:
@@ -93,7 +93,7 @@ def copy_unused(folder: Path, info: CheckpointInfo, part: str, target: Path, lin
 
 
 def read_unused(folder: Path, info: CheckpointInfo, part: str) -> dict[str, np.ndarray]:
-    """Name -> tensor of everything that the part's source held and its model never reads.
+    """Name -> tensor, for everything in the part's source that its model never reads.
 
     Raises:
         DamageError: the file is missing, damaged or not the one that was written.
@@ -124,7 +124,7 @@ def file_digest(file: Path, root: Path) -> str:
 
 
 def whole_tree(folder: Path, info: CheckpointInfo, part: str) -> StoredTree:
-    """The tree of a part, not read, which must be as its config says.
+    """The tree of a part, checked against its config but not read.
 
     Raises:
         DamageError: something is missing or has another name, shape or type, or is a link out of the checkpoint.
@@ -139,7 +139,7 @@ def whole_tree(folder: Path, info: CheckpointInfo, part: str) -> StoredTree:
 
 
 def _unused_digest(folder: Path, info: CheckpointInfo, part: str) -> str | None:
-    """Of the file of unused tensors, which must be the one that was written; None where there is none."""
+    """The digest of the file of unused tensors, which must be the one that was written; None if there is no such file."""
     file, recorded = unused_file(folder, part), _digests(folder, info, part)
     if not os.path.lexists(file):
         if recorded is not None and file.name in recorded:

@@ -1,7 +1,7 @@
 """A parameter tree in one safetensors file, each leaf under the part's name and its path: `backbone/encoder/norm/scale`.
 
-Anything that reads safetensors reads it, without Orbax and without this package. It may be a stranger's: names, shapes and types must be
-those of the config beside it before a value is read, and values must be finite.
+Any safetensors reader can read it, without Orbax and without this package. It may come from a stranger: names, shapes and types must
+match the config beside it before any value is read, and values must be finite.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _ITEMSIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclasses.dataclass(frozen=True)
 class FileLeaf(StoredLeaf):
-    """A leaf of the tensor `name` in the only one of its files."""
+    """A leaf stored as the tensor `name` in its only file."""
 
     name: str
 
@@ -32,7 +32,7 @@ class FileLeaf(StoredLeaf):
 
         (file,) = self.files
         try:
-            # A handle of its own: leaves are read in several threads. Positioned reads leave no map of the file in memory.
+            # A separate handle: leaves are read in several threads. Positioned reads do not map the file into memory.
             with safe_open(file, framework="numpy", backend="pread") as held:
                 values = held.get_tensor(self.name)
         except (SafetensorError, OSError) as error:
@@ -43,12 +43,12 @@ class FileLeaf(StoredLeaf):
 
 
 def safetensors_tree(file: Path, root: Path, part: str, shapes: Mapping[str, Shape]) -> StoredTree:
-    """Looks over the tree in a file of the checkpoint `root`, whose leaves have these shapes by the config.
+    """Checks the tree in a file of the checkpoint `root`, whose leaves must have these shapes according to the config.
 
-    That the file is as long as its header says is checked by safetensors.
+    safetensors itself checks that the file is as long as its header says.
 
     Raises:
-        CheckpointError: the file is a link that leads out of the checkpoint, a pipe, or no whole safetensors file.
+        CheckpointError: the file is a link that leads out of the checkpoint, a pipe, or not a complete safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -61,7 +61,7 @@ def safetensors_tree(file: Path, root: Path, part: str, shapes: Mapping[str, Sha
             headers = {name: held.get_slice(name) for name in held.keys()}  # noqa: SIM118 (it is no mapping)
             found = {name: (tuple(header.get_shape()), header.get_dtype()) for name, header in headers.items()}
     except SafetensorError as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file: {one_line(error, 200)}") from error
+        raise CheckpointError(f"{file} is not a complete safetensors file: {one_line(error, 200)}") from error
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
     for path, shape in shapes.items():

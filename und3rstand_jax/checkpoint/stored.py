@@ -25,10 +25,10 @@ def expected_shapes(info: CheckpointInfo, part: str) -> dict[str, Shape]:
 
 
 def stored_tree(root: Path, info: CheckpointInfo, part: str) -> StoredTree:
-    """Looks over the tree of a part of the checkpoint `root`. What is wrong with single leaves is listed, not raised.
+    """Checks the tree of a part of the checkpoint `root`. Faults of single leaves are listed, not raised.
 
     Raises:
-        CheckpointError: the tree is missing, or something in it is a link that leads out of the checkpoint.
+        CheckpointError: the tree is missing or unreadable, or something in it is a link that leads out of the checkpoint.
     """
     file, folder = tree_file(root, part), root / part
     is_file = file.name in info.files

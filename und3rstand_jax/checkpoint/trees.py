@@ -1,7 +1,7 @@
-"""Parameter trees on disk, written with Orbax, their leaves read several at a time, and their flat form: path -> leaf.
+"""Parameter trees on disk, written with Orbax and read several leaves at a time, and their flat form: path -> leaf.
 
 Orbax's v1 interface cannot write them (as of 0.12.8): its `save` waits for all hosts, whatever its options say, and puts the leaves
-into a folder below the one that it is given.
+into a subfolder of the folder it is given.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ T = TypeVar("T")
 Tree = dict[str, Any]
 """A parameter tree: nested dicts of arrays."""
 
-# Orbax encodes an array chunk by chunk; whole, the largest would take twice its size again while it is written.
+# Orbax encodes an array chunk by chunk; in one chunk, the largest would take twice its size again while it is written.
 _CHUNK_BYTES = 32 * 2**20
 
 
 def check_name(folder: Path) -> None:
-    """Refuses, before any work, a folder in which no tree can be written.
+    """Refuses a folder in which no tree can be written, before any work is done.
 
     Raises:
         OutputError: its name has bytes that are not UTF-8.
@@ -39,11 +39,11 @@ def check_name(folder: Path) -> None:
     try:
         str(folder.resolve()).encode()
     except UnicodeEncodeError:
-        raise OutputError(f"{folder} is not UTF-8, in which Orbax writes names; choose another --out") from None
+        raise OutputError(f"{folder} is not UTF-8, which Orbax needs; choose another --out") from None
 
 
 def write_tree(path: Path, tree: Mapping[str, Any]) -> dict[str, str]:
-    """Writes a nested dict of arrays with Orbax, and takes their digests meanwhile.
+    """Writes a nested dict of arrays with Orbax, and computes their digests at the same time.
 
     JAX arrays are written without a copy; NumPy arrays are copied first.
 
@@ -74,7 +74,7 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _without_word_of_merging() -> Iterator[None]:
-    """Inside, Orbax does not warn that a folder per leaf leaves it no database to merge: that is how trees are written here."""
+    """Silences Orbax's warning that there is no database to merge, which is expected: trees are written as a folder per leaf."""
 
     def says_something_else(record: logging.LogRecord) -> bool:
         return "Skipping merge of OCDBT" not in str(record.msg)
@@ -88,10 +88,10 @@ def _without_word_of_merging() -> Iterator[None]:
 
 
 def leaf_digest(path: str, leaf: Any) -> str:
-    """SHA-256 over a leaf's path, type, shape and values, the values in rows of the last axis as they lie in memory."""
+    """SHA-256 of a leaf's path, type, shape and values, the values in C order and in their in-memory representation."""
     array = np.ascontiguousarray(leaf)
     digest = hashlib.sha256(f"{path} {array.dtype.name} {array.shape}\n".encode())
-    digest.update(array.reshape(-1).view(np.uint8).data)  # without the lock of the interpreter
+    digest.update(array.reshape(-1).view(np.uint8).data)  # without the interpreter lock
     return digest.hexdigest()
 
 
@@ -100,12 +100,12 @@ def read_leaves(
     use: Callable[[StoredLeaf, np.ndarray], T],
     failed: Callable[[StoredLeaf, CheckpointError], T] | None = None,
 ) -> dict[str, T]:
-    """Path -> what `use` makes of each leaf's values; several are read at a time, and `use` runs beside the reading of others.
+    """Path -> the result of `use` on each leaf's values; several are read at a time, and `use` runs while others are read.
 
-    `failed` makes it of a leaf that cannot be read, so that the others still are.
+    For a leaf that cannot be read, the result is that of `failed`, so that the others are still read.
 
     Raises:
-        CheckpointError: without `failed`, values cannot be read, or `use` says so.
+        CheckpointError: without `failed`, values cannot be read, or `use` raises it.
     """
 
     def made_of(leaf: StoredLeaf) -> T:
@@ -124,7 +124,7 @@ def read_leaves(
 
 
 def single_process_options() -> "orbax.checkpoint.options.MultiprocessingOptions":
-    """Makes this process read or write by itself: in a distributed run, Orbax would wait for all other processes to do so too."""
+    """Lets this process read or write alone: in a distributed run, Orbax would wait for all other processes to do so too."""
     import jax
     import orbax.checkpoint as ocp
 

@@ -1,6 +1,6 @@
-"""What all command lines share: how options are read, how failures are told, and how a process ends.
+"""What all command lines share: how options are read, how failures are reported, and how a process ends.
 
-Expected failures are one line on stderr and exit status 2, Ctrl-C is 130, a closed pipe 141.
+Expected failures give one line on stderr and exit status 2; Ctrl-C gives status 130, a closed pipe 141.
 """
 
 import contextlib
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_INTERRUPTED = 2, 130
 
 _TRUE = ("1", "true", "t", "yes", "y", "on")
-"""How JAX spells true in a variable of the environment."""
+"""The values that JAX reads as true in an environment variable."""
 
 _logger = logging.getLogger(__name__)
 
 EXTRAS = {"cv2": "report", **dict.fromkeys(("grain", "OpenEXR", "tensorboardX"), "train")}
-"""Import name of what a bare installation lacks -> the extra that brings it."""
+"""Import name of a package that a bare installation lacks -> the extra that installs it."""
 
 
 def parse_command(argv: Sequence[str], commands: Mapping[str, Any], default: str, prog: str) -> Any:
-    """The options of the subcommand that a command line names, or of `default` where it names none.
+    """The options of the subcommand that a command line names, or of `default` if it names none.
 
     Args:
-        argv: without the program's name.
-        commands: subcommand -> its options: a dataclass whose docstring is its help, or an instance that holds defaults.
-        default: the subcommand that may be left out, so that its options follow the program's name directly.
+        argv: the words of the command line, without the program's name.
+        commands: subcommand -> its options: a dataclass whose docstring is its help, or an instance with defaults.
+        default: the subcommand that may be omitted, so that its options follow the program's name directly.
         prog: how the program is called, for usage and errors.
 
     Raises:
-        SystemExit: help was asked for (status 0), or the line is not one of these commands (status 2).
+        SystemExit: help was requested (status 0), or the line is not one of these commands (status 2).
     """
-    # tyro has default subcommands, but takes their options only behind their name.
+    # tyro has default subcommands, but accepts their options only after their name.
     named = bool(argv) and argv[0] in commands
     return read_options(any_of(commands), prog, argv if named else [default, *argv])
 
 
 def any_of(commands: Mapping[str, Any]) -> Any:
-    """What tyro is to make of several subcommands; see `parse_command`."""
+    """The type that tyro parses for several subcommands; see `parse_command`."""
     kinds = tuple(
         Annotated[options, tyro.conf.subcommand(name)]
         if isinstance(options, type)
@@ -70,15 +70,15 @@ def any_of(commands: Mapping[str, Any]) -> Any:
 
 
 def read_options(kind: Any, prog: str, argv: Sequence[str]) -> Any:
-    """The options that a command line gives, their paths expanded.
+    """The options given on a command line, with paths expanded.
 
     Args:
-        kind: what tyro is to make of them: a dataclass, or several.
+        kind: the type for tyro to parse: a dataclass, or several.
         prog: how the program is called, for usage and errors.
-        argv: without the program's name.
+        argv: the words of the command line, without the program's name.
 
     Raises:
-        SystemExit: as from `parse_command`.
+        SystemExit: as raised by `parse_command`.
     """
 
     def parse(words: Sequence[str]) -> Any:
@@ -91,25 +91,25 @@ def read_options(kind: Any, prog: str, argv: Sequence[str]) -> Any:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return expanded(parse(argv))
     except SystemExit:
-        # It repeats what it does not understand: once more, with words that can be shown.
+        # tyro prints the words that it does not understand. Parse again with words that can be shown.
         parse(shown)
         raise
 
 
 _HOME = re.compile(r"((?:[^*:]+\*)?\w+:)?(~.*)", re.DOTALL)
-"""~ at the beginning, or behind the kind of a data source: 0.5*pairs:~/rooms."""
+"""~ at the beginning, or after the kind of a data source: 0.5*pairs:~/rooms."""
 
 
 def expanded(value: Any) -> Any:
     """Options with ~ and ~user replaced by the home folder wherever a path begins with it.
 
-    A shell does so only at the beginning of a word, so that in `--out=~/x`, and in a config file, it is left to the program.
+    A shell does this only at the beginning of a word. In `--out=~/x`, and in a config file, it is left to the program.
     """
     if isinstance(value, Path):
         return Path(expanded(str(value)))
     if isinstance(value, str):
         matched = _HOME.fullmatch(value)
-        # ~ and the name of no user is a name like any other, which nothing may take for a home again.
+        # ~ before a name that is no user's is an ordinary file name; the absolute path keeps it from being expanded again.
         return value if matched is None else (matched[1] or "") + os.path.abspath(in_home(matched[2]))
     if isinstance(value, tuple):
         return tuple(map(expanded, value))
@@ -122,9 +122,9 @@ def run_command(main: Callable[[], None], debug: bool, quiet: bool = False) -> i
     """Runs a command and returns its exit status.
 
     A `UserError`, any `OSError` (full disk, missing permission, no network), a missing package of an extra, too little memory and a
-    device that is not there become `error: …` on stderr and status 2; with `debug` the traceback comes before it. Ctrl-C gives status
-    130, as a shell expects. Anything else is a bug and propagates with its traceback. Without `debug`, the libraries underneath are
-    kept off stderr; with `quiet`, so are this one's progress bars and all of its messages but warnings.
+    missing device become `error: …` on stderr and status 2; with `debug`, the traceback comes first. Ctrl-C gives status 130, as a
+    shell expects. Anything else is a bug and propagates with its traceback. Without `debug`, the underlying libraries are kept off
+    stderr; with `quiet`, so are this library's progress bars and all of its messages except warnings.
     """
     sys.unraisablehook = _interrupt_again if debug else _interrupt_again_and_drop_others
     if not debug:
@@ -136,7 +136,7 @@ def run_command(main: Callable[[], None], debug: bool, quiet: bool = False) -> i
     try:
         with messages_on_stderr(logging.WARNING if quiet else logging.INFO):
             if os.environ.pop("JAX_DISABLE_JIT", "").lower() in _TRUE:
-                # Step by step, a second of work takes hours. Programs of one's own may: the library runs either way.
+                # Without jit, a second of work takes hours. A user's own program may still choose that: the library runs either way.
                 _logger.info("JAX_DISABLE_JIT is ignored: commands compile what they run")
             main()
     except KeyboardInterrupt:
@@ -154,7 +154,7 @@ def run_command(main: Callable[[], None], debug: bool, quiet: bool = False) -> i
 
 
 def _expected(error: Exception) -> str | None:
-    """What to tell of a failure that is no bug; None of a bug."""
+    """The message for a failure that is not a bug; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
@@ -170,7 +170,7 @@ def _expected(error: Exception) -> str | None:
 
 
 def run_process(main: Callable[[], int]) -> NoReturn:
-    """Runs a command's `main` as a process of its own, whose standard streams may be closed, full or without a reader."""
+    """Runs a command's `main` as the whole process, whose standard streams may be closed, full or without a reader."""
     streams = StandardStreams()
     try:
         status = main()
@@ -180,9 +180,9 @@ def run_process(main: Callable[[], int]) -> NoReturn:
 
 
 def end_process(status: int) -> NoReturn:
-    """Ends a command's process with what `run_command` returned.
+    """Ends a command's process with the status that `run_command` returned.
 
-    After Ctrl-C, immediately: threads of XLA may still be computing, and crash when Python frees what they work on.
+    After Ctrl-C it ends immediately: XLA's threads may still be computing, and would crash when Python frees what they work on.
     """
     if status == EXIT_INTERRUPTED:
         for stream in (sys.stdout, sys.stderr):
@@ -210,6 +210,6 @@ def _interrupt_again_and_drop_others(unraisable: "UnraisableHookArgs") -> None:
 
 
 def _drop_abandoned_reads(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Reports an uncaught exception as Python does, except a TensorStore read that ends after Orbax, having failed, gave it up."""
+    """Reports an uncaught exception as Python does, except for a TensorStore read that ends after Orbax failed and abandoned it."""
     if not (kind is RuntimeError and str(error) == "Event loop is closed"):
         sys.__excepthook__(kind, error, trace)

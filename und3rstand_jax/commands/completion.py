@@ -1,8 +1,8 @@
-"""Completion of commands and options with the tab key, in bash, zsh and fish: the script that `--completion SHELL` prints.
+"""Tab completion of commands and options in bash, zsh and fish: the script that `--completion SHELL` prints.
 
-tyro writes scripts for programs that are one word. Here each command is also `python -m MODULE`, and one of its subcommands may be left
-out. So tyro's table of options and its code that looks things up are taken, and the shells' part around them is this module's own. What
-completes needs `python3` and nothing that is installed beside it, so that a key press takes as long as Python takes to start.
+tyro writes scripts for programs that are one word. Here each command is also `python -m MODULE`, and one of its subcommands may be
+omitted. This module therefore reuses tyro's table of options and its code that looks them up, and adds its own shell code around them.
+Completion needs only `python3`, no installed package, so a key press takes only as long as Python takes to start.
 """
 
 import ast
@@ -27,7 +27,7 @@ _OF_ALL: tuple[dict[str, Any], ...] = (
         "choices": list(SHELLS),
     },
 )
-"""What every program answers beside its own options, in tyro's terms; see `und3rstand_jax.commands.front`."""
+"""Options that every program has besides its own, in tyro's format; see `und3rstand_jax.commands.front`."""
 
 _BASH = r"""# Completion of @SCRIPT@ and of python -m @MODULE@ in bash, for ~/.bashrc:
 #     source <(python3 -m @MODULE@ --completion bash)
@@ -111,17 +111,17 @@ end
 
 
 def completion_script(kind: Any, shell: str, module: str, script: str, default: str = "") -> str:
-    """The script that teaches a shell to complete a command, as its installed script and as `python -m MODULE`.
+    """The script with which a shell completes a command, both as its installed script and as `python -m MODULE`.
 
     Args:
-        kind: the command's options: what tyro makes of a dataclass, or of a union of subcommands.
+        kind: the type of the command's options, for tyro: a dataclass, or a union of subcommands.
         shell: one of `SHELLS`.
-        module: which `python -m` runs.
+        module: the module that `python -m` runs.
         script: name of the installed script.
-        default: the subcommand that may be left out, whose options then follow the command's name.
+        default: the subcommand that may be omitted, whose options then follow the command's name.
 
     Raises:
-        UserError: the installed tyro writes its own scripts in a form that cannot be read.
+        UserError: the installed tyro writes its own scripts in an unknown form.
     """
     table, lookup = _tyros(kind, script)
     if default:
@@ -136,14 +136,14 @@ def completion_script(kind: Any, shell: str, module: str, script: str, default: 
 
 
 def _tyros(kind: Any, script: str) -> tuple[dict[str, Any], str]:
-    """tyro's table of a command's options, and its code that finds completions there, both out of the script that it writes for bash."""
+    """tyro's table of a command's options, and its code that finds completions there, both from the script that it writes for bash."""
     with contextlib.redirect_stdout(io.StringIO()) as written, contextlib.suppress(SystemExit):
         tyro.cli(kind, prog=script, args=["--tyro-write-completion", "bash", "-"])
     found = re.search(r"<< 'PYTHON_EOF'[^\n]*\n[^\n]*\nCOMPLETION_SPEC = ([^\n]*)\n(.*?)\nPYTHON_EOF\n", written.getvalue(), re.DOTALL)
     if found is None:
         version = package_version("tyro")
         raise UserError(
-            f"tyro {version} is installed, whose completion scripts have a form that is not known here; "
+            f"the completion scripts of the installed tyro {version} have an unknown form; "
             f"install an earlier one (pip install 'tyro<{version}') and give this command again"
         )
     return ast.literal_eval(found[1]), found[2].strip()

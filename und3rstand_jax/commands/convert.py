@@ -20,12 +20,12 @@ from und3rstand_jax.support.progress import timed
 from und3rstand_jax.support.text import printable
 
 _TALK = ("quiet", "json", "debug")
-"""Options that go with everything."""
+"""Options that can be combined with all others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PushOptions:
-    """What goes up to the Hugging Face hub. The token is the hub client's own: HF_TOKEN, else its login (hf auth login)."""
+    """What is uploaded to the Hugging Face hub. The token is the hub client's own: HF_TOKEN, else its login (hf auth login)."""
 
     push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME", help_behavior_hint="")] = None
     """Upload the converted checkpoint --repo, or what --repo is converted to, to this repository of the hub: in PyTorch's layout and in
@@ -35,7 +35,7 @@ class PushOptions:
     private: Flag = False
     """Make the repository private. One that exists must be private already."""
     license: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the source's)")] = None
-    """Licence to publish under, by the hub's word for it (cc-by-nc-sa-4.0). It must be given where the source's is not known, and must not
+    """Licence to publish under, as the hub names it (cc-by-nc-sa-4.0). It must be given where the source's is not known, and must not
     be freer than the source's."""
     dry_run: Flag = False
     """Print what would go up (files, sizes, the card), and send nothing."""
@@ -117,7 +117,7 @@ def _run(options: Options) -> None:
         _push(options, options.repo)
         return
     if options.upload != PushOptions():
-        raise OptionError("--message, --private, --license and --dry-run are about an upload; they go with --push OWNER/NAME")
+        raise OptionError("--message, --private, --license and --dry-run configure an upload; they go with --push OWNER/NAME")
     from und3rstand_jax.checkpoint.format import is_checkpoint
 
     if is_checkpoint(options.repo):
@@ -128,7 +128,7 @@ def _run(options: Options) -> None:
 
 
 def _convert(options: Options, repo: str, access: HubAccess) -> Path | None:
-    """The folder that was written; with --inspect none, and the plan is shown."""
+    """The folder that was written; with --inspect, the plan is shown and None returned."""
     from und3rstand_jax.convert.parts import describe, plan_json
     from und3rstand_jax.convert.planning import open_plan
 
@@ -142,7 +142,7 @@ def _convert(options: Options, repo: str, access: HubAccess) -> Path | None:
             return None
         from und3rstand_jax.convert.writing import convert, is_conversion_of, verify
 
-        # The same command again, after an upload that failed.
+        # The result exists if the same command is given again after a failed upload.
         if options.upload.push is None or options.overwrite or not is_conversion_of(plan, out):
             convert(plan, out, options.overwrite, check=functools.partial(verify, plan) if options.verify else None)
     return out
@@ -161,14 +161,12 @@ def _push(options: Options, repo: str) -> None:
     folder = Path(repo)
     if not is_checkpoint(folder):
         if access.revision is not None and not folder.exists():
-            raise OptionError(f"--revision could be of {repo} or of {upload.push}; convert with --revision first, then --push the folder")
+            raise OptionError(f"--revision could refer to {repo} or {upload.push}; convert with --revision first, then --push the folder")
         converted = _convert(options, repo, dataclasses.replace(access, revision=None))
         assert converted is not None, "--inspect was refused"
         folder = converted
     elif options != Options(**{field: getattr(options, field) for field in ("repo", "overwrite", "upload", "hub", *_TALK)}):
-        raise OptionError(
-            f"{repo} is converted already; with --push it takes --revision, --token-file, --overwrite and what is about uploads"
-        )
+        raise OptionError(f"{repo} is converted already; with --push it takes --revision, --token-file, --overwrite and upload options")
     pushed = push_to_hub(
         folder,
         upload.push,
@@ -204,7 +202,7 @@ def _check(folder: Path, as_json: bool) -> None:
     else:
         show("\n".join(map(printable, whole)))
     if faults:
-        raise CheckpointError(f"{folder} is not whole: {faults[0]}", *faults[1:])
+        raise CheckpointError(f"{folder} is damaged or incomplete: {faults[0]}", *faults[1:])
 
 
 def default_out(repo: str) -> Path:
@@ -218,7 +216,7 @@ def default_out(repo: str) -> Path:
 
 
 def program() -> None:
-    """`main` as a process of its own."""
-    # Reading and writing arrays needs no device, and must not depend on one that JAX_PLATFORMS names and this machine lacks.
+    """Runs `main` as the whole process."""
+    # Reading and writing arrays needs no device, and must not fail because JAX_PLATFORMS names one that this machine lacks.
     os.environ["JAX_PLATFORMS"] = "cpu"
     run_process(main)

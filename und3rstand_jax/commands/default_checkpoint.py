@@ -1,6 +1,6 @@
-"""The checkpoint that a command takes where none is given: the pocket model, if it is at hand, so that a first call needs nothing.
+"""The checkpoint that a command uses if none is given: the pocket model, if it is available, so that a first call works without one.
 
-At hand it is in a clone, as `pocket/` beside the package, or in the working directory. It is converted once, into the cache.
+It is available in a clone, as `pocket/` beside the package, or in the working directory. It is converted once, into the cache.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ _logger = logging.getLogger(__name__)
 
 
 def with_checkpoint(options: Options, places: tuple[Path, ...] | None = None) -> Options:
-    """The options, with the pocket model's converted checkpoint where they name none. Photos are then brought to its size.
+    """The options, with the pocket model's converted checkpoint if they name none. Photos are then resized to its size.
 
     Args:
-        options: of the command.
-        places: folders that may hold `pocket/`; by default the package's root and the working directory.
+        options: the command's options.
+        places: folders that may contain `pocket/`; by default the package's root and the working directory.
 
     Raises:
-        OptionError: no checkpoint is given, and the pocket model is not at hand or of no use to the command.
-        UserError: it cannot be converted, or kept in the cache, or the results would lie in it.
+        OptionError: no checkpoint is given, and the pocket model is not available or of no use to the command.
+        UserError: it cannot be converted or cached, or the results would be written into its folder.
     """
     if options.checkpoint:
         return options
@@ -43,7 +43,7 @@ def with_checkpoint(options: Options, places: tuple[Path, ...] | None = None) ->
     place = next((place for place in places if all((place / file).is_file() for file in _FILES)), None)
     if place is None:
         raise OptionError(
-            f"no --checkpoint is given, and the pocket model, the {FOLDER}/ of a clone, is not at hand; give --checkpoint: a hub id such "
+            f"no --checkpoint is given, and the pocket model, the {FOLDER}/ of a clone, was not found; give --checkpoint: a hub id such "
             "as jgaubil/und3rstand-dust3r-512-dpt, a folder or a file"
         )
     # Imported here because it brings in JAX, which --help does not need.
@@ -58,7 +58,7 @@ def with_checkpoint(options: Options, places: tuple[Path, ...] | None = None) ->
     assert config is not None, "it is converted with its backbone"
     height, width = config.img_size
     _logger.info(
-        "no --checkpoint is given: taking the pocket model, a small DUSt3R for rendered rooms of %d×%d pixels, not the published one: %s, "
+        "no --checkpoint is given: using the pocket model, a small DUSt3R for rendered rooms of %d×%d pixels, not the published one: %s, "
         "converted in %s",
         width,
         height,

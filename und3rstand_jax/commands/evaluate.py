@@ -1,4 +1,4 @@
-"""`python -m train evaluate`: how well the geometry can be read from each layer of a checkpoint with probes."""
+"""`python -m train evaluate`: how accurately probes read the geometry from each layer of a checkpoint."""
 
 import dataclasses
 import logging
@@ -74,7 +74,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from und3rstand_jax.support.output_folder import check_output_folder, output_folder
     from und3rstand_jax.support.results import check_apart, result_of
 
-    # What can be refused without the weights is refused before they are loaded.
+    # Everything that can be refused without the weights is checked before they are loaded.
     data = options.data or (SYNTHETIC,)
     specs = parse_data(data, views=options.views)
     if options.pairs < 1 or options.batch_size < 1:

@@ -1,4 +1,4 @@
-"""What a program answers before it reads its options: what there is, its version, and completion for a shell. No JAX is imported."""
+"""What a program handles before it reads its options: its version, shell completion, and the overview. JAX is not imported."""
 
 import dataclasses
 import difflib
@@ -55,10 +55,10 @@ class Program:
     """A program with its commands.
 
     Attributes:
-        module: which `python -m` runs.
+        module: the module that `python -m` runs.
         script: its installed name.
-        commands: name -> options; see `parse_command`. Without a name, the options of the whole program.
-        default: the command that may be left out; "" where there are none.
+        commands: name -> options; see `parse_command`. The name "" stands for the options of a program without commands.
+        default: the command that may be omitted; "" if there are none.
     """
 
     module: str
@@ -72,10 +72,10 @@ class Program:
         return f"python -m {self.module}"
 
     def options(self, argv: Sequence[str]) -> Any:
-        """The options that a command line gives.
+        """The options given on a command line.
 
         Raises:
-            SystemExit: it asked for help, the version or completion, which were printed (status 0), or cannot be read (status 2).
+            SystemExit: help, the version or completion was requested and printed (status 0), or the line cannot be parsed (status 2).
         """
         words = list(argv)
         match words:
@@ -104,7 +104,7 @@ class Program:
         raise SystemExit(0)
 
     def _check_name(self, words: Sequence[str]) -> None:
-        """Refuses a first word that can only be a command's, and is not: a photo's name has a suffix or a folder, or is there."""
+        """Refuses a first word that is no command but could only be one: a photo's name has a suffix or a folder, or exists."""
         name = words[0] if words else ""
         if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name in self.commands or Path(name).exists():
             return
@@ -114,7 +114,7 @@ class Program:
 
 
 def overview() -> str:
-    """What the package's programs and commands are, with an example each."""
+    """The package's programs and commands, with an example of each."""
     return OVERVIEW.format(version=own_version()).rstrip()
 
 

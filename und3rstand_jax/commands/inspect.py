@@ -1,4 +1,4 @@
-"""`python -m train inspect`: what a data set holds, and the usual mistakes in its geometry."""
+"""`python -m train inspect`: what a data set contains, and the usual mistakes in its geometry."""
 
 import dataclasses
 from pathlib import Path

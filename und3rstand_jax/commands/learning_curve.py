@@ -1,4 +1,4 @@
-"""`python -m train learning-curve LOG… --batch-size N`: how a backbone learned, as a picture."""
+"""`python -m train learning-curve LOG… --batch-size N`: a backbone's learning curve, as a picture."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from und3rstand_jax.support.option_kinds import Flag, Whole
 
 @dataclasses.dataclass(frozen=True)
 class LearningCurveOptions:
-    """Plots the training and validation errors of one backbone run, or of several that continued from each other.
+    """Plots the training and validation errors of one backbone run, or of several that each continued the one before.
 
     Example: python -m train learning-curve runs/easy/metrics.jsonl runs/hard/metrics.jsonl --batch-size 16 --out curve.png
     """
@@ -31,7 +31,7 @@ class LearningCurveOptions:
 
 
 def learning_curve(options: LearningCurveOptions) -> None:
-    """Draws the curve and prints the picture's path.
+    """Plots the curve and prints the picture's path.
 
     Raises:
         DataError: a log does not exist, or cannot be read.

@@ -15,7 +15,7 @@ from und3rstand_jax.train.plan.topology import parse_topology, prepare_environme
 class PlanOptions(TrainOptions):
     """Plans a training step for a device: memory by kind, the largest batch that fits, flops, bytes, and an estimate of its time.
 
-    Takes every option of python -m train beside its own. The step of exactly that run is compiled for the device; no TPU is needed to plan
+    Takes every option of python -m train besides its own. The step of exactly that run is compiled for the device; no TPU is needed to plan
     for one. Weights and data are not read. A full-size step compiles in one to three minutes.
     """
 
@@ -29,7 +29,7 @@ def plan(options: PlanOptions) -> None:
     """Plans the step of a run and prints the plan.
 
     Raises:
-        UserError: there is no such topology or no compiler for it, or the run's options cannot be met.
+        UserError: there is no such topology or no compiler for it, or an option cannot be satisfied.
     """
     topology = parse_topology(options.topology)
     prepare_environment(topology)

@@ -1,4 +1,4 @@
-"""`python -m und3rstand_jax`: what there is, and `run`, `report`, `edit`, `match`, `sweep` and `study`."""
+"""`python -m und3rstand_jax`: an overview, and `run`, `report`, `edit`, `match`, `sweep` and `study`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ PROGRAM = Program(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status: 0, or 2 after one line about what was wrong.
+    """Runs the command and returns its exit status: 0, or 2 after one line that says what was wrong.
 
-    A photo called like one of the commands is reached as ./report, ./run and so on.
+    A photo with the name of a command is given as ./report, ./run and so on.
     """
     words = sys.argv[1:] if argv is None else argv
     if not words:
@@ -91,5 +91,5 @@ def _match(options: MatchOptions) -> None:
 
 
 def program() -> None:
-    """`main` as a process of its own."""
+    """Runs `main` as the whole process."""
     run_process(main)

@@ -1,7 +1,7 @@
-"""What commands show: results on stdout, messages on stderr, all of it printable, and none of it able to stop the work.
+"""What commands print: results on stdout and messages on stderr. All of it is printable, and none of it can stop the work.
 
 A standard stream may be closed (`>&-`), full (`>/dev/full`) or lose its reader (`| head`). What is computed and written to files does not
-depend on it: a write that fails is remembered, and decides at the end how the process ends.
+depend on this: a failed write is remembered, and determines the exit status at the end.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from und3rstand_jax.support.text import JsonObject, printable, to_json
 
 
 def show(result: str | Path) -> None:
-    """Prints a text of one or more lines, or a path, which is always one.
+    """Prints a text of one or more lines, or a path, which is always printed as one line.
 
-    Names inside a text must be printable already: here their line feeds would pass for the text's own.
+    Names inside a text must already be printable: here their line feeds could not be told from the text's own.
     """
     print(printable(result, keep="\n" if isinstance(result, str) else ""))
 
@@ -37,11 +37,11 @@ def show_record(file: Path) -> None:
 
 
 class _Sink(io.RawIOBase):
-    """Where a standard stream's bytes go. The first failure is remembered; from then on, bytes are dropped."""
+    """Receives a standard stream's bytes. The first failure is remembered; from then on, bytes are dropped."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream  # which would be closed with the last reference to it
-        # Unbuffered, a stream has no raw one underneath: it is that itself.
+        # An unbuffered stream has no raw stream underneath: it is the raw one itself.
         self._raw: Any = getattr(stream.buffer, "raw", stream.buffer)
         self.failure: OSError | None = None
 
@@ -61,7 +61,7 @@ class _Sink(io.RawIOBase):
                 written: int | None = self._raw.write(data)
                 if written is not None:
                     return written
-                # Somebody has made it non-blocking, and its reader is slow.
+                # Another process has made it non-blocking, and its reader is slow.
                 select.select([], [self._raw], [])
         except OSError as failure:
             self.failure = failure
@@ -69,10 +69,10 @@ class _Sink(io.RawIOBase):
 
 
 class StandardStreams:
-    """The standard streams of a process, made safe to write to: to be created once, before the process opens any file.
+    """The standard streams of a process, made safe to write to. Create it once, before the process opens any file.
 
-    A descriptor that is closed would be given to the next file opened, and messages would end in that file: it is opened on the null
-    device. Closing a stream is a wish not to see it, and no failure.
+    The next file opened would get a closed descriptor's number, and messages would end up in that file. A closed descriptor is therefore
+    opened on the null device. A closed stream is a user's choice, not a failure.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class StandardStreams:
             try:
                 os.fstat(number)
             except OSError:
-                # The lowest free number is what it gets. Processes started later inherit it, as they do a standard stream.
+                # It gets the lowest free number. Processes started later inherit it, as they do a standard stream.
                 os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         for name in ("stdin", "stdout", "stderr"):
             if getattr(sys, name) is None:
@@ -89,9 +89,9 @@ class StandardStreams:
         sys.stderr, _ = _safe(sys.stderr)
 
     def close(self, status: int) -> int:
-        """Flushes both, and returns how the process ends that would have ended with `status`.
+        """Flushes both, and returns the exit status of a process that would have ended with `status`.
 
-        Where all went well but stdout could not be shown: 141 if its reader went away, as a shell expects, else 2 with a line on stderr.
+        If all went well but stdout could not be written: 141 if its reader went away, as a shell expects, else 2 with a line on stderr.
         """
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -105,7 +105,7 @@ class StandardStreams:
 
 
 def _safe(stream: Any) -> tuple[Any, _Sink | None]:
-    """A text stream that writes where the given one does and never fails; what is no stream of the system's is left as it is."""
+    """A text stream that writes where the given one does and never fails; a stream that is not the system's is returned unchanged."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream, None
     sink = _Sink(stream)
@@ -115,7 +115,7 @@ def _safe(stream: Any) -> tuple[Any, _Sink | None]:
 
 
 class _StderrHandler(logging.Handler):
-    """A line on stderr per message, above progress bars."""
+    """Prints each message as a line on stderr, above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -127,7 +127,7 @@ class _StderrHandler(logging.Handler):
 def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
     """Shows what the library logs, from a level on, while its block runs.
 
-    Only commands do: in a program or a notebook the library prints nothing.
+    Only commands do this: in a program or a notebook, the library prints nothing.
     """
     logger, handler = logging.getLogger("und3rstand_jax"), _StderrHandler()
     level_before, propagate = logger.level, logger.propagate

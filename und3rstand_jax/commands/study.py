@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 ALL = "all"
 
 BEGUN = "begun"
-"""The first piece, with nothing in it: from then on the unfinished folder, trained probes included, is for this question alone."""
+"""The first piece, which is empty: once it is written, the unfinished folder, trained probes included, belongs to these options alone."""
 
 _NOT_ASKED = ("name", "out", "overwrite", "quiet", "json", "debug", "workers", "batch_size")
-"""Options on which no number depends."""
+"""Options that affect no number."""
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def study(options: StudyOptions) -> None:
     from und3rstand_jax.support.results import check_apart, result_of
     from und3rstand_jax.support.versions import own_version
 
-    # What can be refused without the weights is refused before they are loaded.
+    # Everything that can be refused without the weights is checked before they are loaded.
     if options.name not in (*STUDIES, ALL):
         raise OptionError(f"there is no study {options.name!r}; there are {', '.join(STUDIES)}, and {ALL}")
     if options.pairs < 2 or options.batch_size < 1:
@@ -79,8 +79,8 @@ def study(options: StudyOptions) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.with_name(f".{out.name}.study.lock"), str(options.out)):
         unfinished = out.with_name(f"{out.name}.unfinished")
-        # One for all studies: what two of them measure is measured once, and probes trained for other options are refused too.
-        # Unfinished studies of earlier versions, which were all of pairs, go on.
+        # The same pieces for all studies: what two of them measure is measured once, and probes trained for other options are refused too.
+        # Unfinished studies of earlier versions, which were all of pairs, can be resumed.
         of_pieces = {name: value for name, value in facts.items() if (name, value) != ("views", 2)}
         pieces = Pieces(unfinished / "parts", of_pieces | {"version": own_version()})
         _run_and_write(options, chosen, specs, folder, facts, unfinished, pieces)

@@ -1,4 +1,4 @@
-"""What studies are made of: the model, held-out pairs and their twins, and probes that are trained first."""
+"""The inputs of studies: the model, held-out pairs and their twins, and probes that are trained first."""
 
 import dataclasses
 import logging
@@ -23,13 +23,13 @@ from und3rstand_jax.train.kept_options import EpipolarOptions
 from und3rstand_jax.train.options import TrainOptions
 
 TRAINED = ("control", "epipolar_probes")
-"""Folders of runs beside unfinished studies."""
+"""Folders of training runs beside unfinished studies."""
 
 _logger = logging.getLogger(__name__)
 
 
 def setting_of(options: StudyOptions, specs: tuple[DataSpec, ...], folder: Path, with_twins: bool) -> Setting:
-    """The model, the held-out pairs of some data and, `with_twins`, theirs; without what has to be trained.
+    """The model, the data's held-out pairs and, if `with_twins`, their twins; without the probes that have to be trained.
 
     Raises:
         UserError: the checkpoint, the data or the resolution cannot be used.
@@ -55,23 +55,23 @@ def setting_of(options: StudyOptions, specs: tuple[DataSpec, ...], folder: Path,
 
 
 def places_of(specs: tuple[DataSpec, ...], options: StudyOptions, setting: Setting) -> list[list[int]]:
-    """Of every pair the number of its source in --data and its own there; for rendered scenes that of the scene."""
+    """For every pair, the index of its source in --data and its own index there; for rendered scenes, the scene's number."""
     feed = Feed(specs, (setting.backbone.config.img_size,), 1, options.seed)
     return [list(place) for place in held_out(feed, open_sources(specs, "val"), options.pairs)]
 
 
 def with_trained(setting: Setting, options: StudyOptions, folder: Path, place: Path, entries: Mapping[str, Entry]) -> Setting:
-    """The setting with the probes that these studies want trained first.
+    """The setting with the probes that these studies need, which are trained first.
 
     Args:
-        setting: without them.
-        options: of the command.
+        setting: the setting without them.
+        options: the command's options.
         folder: the converted checkpoint.
-        place: where unfinished results are kept; runs are in folders `TRAINED` there.
+        place: where unfinished results are kept; runs are in the folders `TRAINED` there.
         entries: the studies.
 
     Raises:
-        KeyboardInterrupt: training was asked to stop; what was done is kept.
+        KeyboardInterrupt: training was asked to stop; the work done so far is kept.
     """
     wanted = {need for entry in entries.values() for need in entry.needs | entry.wants}
     if "control" in wanted and options.control_steps:
@@ -114,11 +114,15 @@ def _epipolar(options: StudyOptions, folder: Path, place: Path, setting: Setting
 
 
 def _again(place: Path) -> str:
-    return f"give the same command again; {place.parent} holds what is done"
+    return f"give the same command again; the work so far is in {place.parent}"
 
 
 def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool) -> bool:
-    """Whether a study can be made; one that was asked for by name and cannot is an error."""
+    """Whether a study can run.
+
+    Raises:
+        CheckpointError: it cannot, and was asked for by name.
+    """
     lacking = {
         "head": not setting.backbone.config.heads and "a backbone with its head",
         "probes": setting.probes is None and "probes on its layers (train them with python -m train --layers all)",
@@ -134,28 +138,28 @@ def has_what_it_needs(name: str, entry: Entry, setting: Setting, asked_for: bool
 
 
 def takes_views(name: str, entry: Entry, views: int, asked_for: bool) -> bool:
-    """Whether a study can be made of sets of so many views; one that was asked for by name and cannot is an error.
+    """Whether a study can run on sets of this many views.
 
     Raises:
-        OptionError: it was asked for by name, and is one of pairs alone.
+        OptionError: it is for pairs only, and was asked for by name.
     """
     if views == 2 or not entry.pairs_only:
         return True
     if asked_for:
-        raise OptionError(f"--views {views}: the study {name} is one of pairs, since {entry.pairs_only}; leave out --views")
-    _logger.info("skipping %s: it is one of pairs, since %s", name, entry.pairs_only)
+        raise OptionError(f"--views {views}: the study {name} is for pairs only, since {entry.pairs_only}; omit --views")
+    _logger.info("skipping %s: it is for pairs only, since %s", name, entry.pairs_only)
     return False
 
 
 def tell_cost(runnable: Mapping[str, Entry], setting: Setting, options: StudyOptions) -> None:
-    """Says beforehand what training and every study will take."""
+    """Logs beforehand what training and every study will take."""
     wanted = {need for entry in runnable.values() for need in entry.needs | entry.wants}
     if "control" in wanted and options.control_steps and setting.probes is not None:
         model, probes = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (setting.backbone.params, setting.probes.params))
         passes = 2 * options.control_steps * BATCH_SIZE
-        # Of two runs three checkpoints, each with two moments, and the probes at the end.
+        # Three checkpoints of each of two runs, each with two moments, and the probes at the end.
         disk = size_text(model + 20 * probes)
-        _logger.info("layers' control: trains probes first, about %d forward passes of a pair and %s on disk", passes, disk)
+        _logger.info("control of layers: trains probes first, about %d forward passes of a pair and %s on disk", passes, disk)
     if "epipolar" in wanted:
         _logger.info("epipolar: trains probes first, about %d forward passes of a pair", 2 * options.epipolar_pairs)
     for name, entry in runnable.items():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NOT_ASKED = ("out", "overwrite", "quiet", "json", "debug", "workers", "batch_size")
 _NOT_OF_PIECES = ("attribution", "constant_pairs")
-"""Options on which the sweep's own results do not depend."""
+"""Options that do not affect the sweep's own results."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def sweep(options: SweepOptions) -> None:
     from und3rstand_jax.support.results import check_apart, result_of
     from und3rstand_jax.support.versions import own_version
 
-    # What can be refused without the weights is refused before they are loaded.
+    # Everything that can be refused without the weights is checked before they are loaded.
     _check(options)
     data = options.data or (SYNTHETIC,)
     specs = parse_data(data, views=options.views)
@@ -136,7 +136,7 @@ def sweep(options: SweepOptions) -> None:
     )
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_ASKED} | {"data": list(data)}
     provenance = checkpoint_provenance(options.checkpoint, info)
-    # Unfinished sweeps of earlier versions, which were all of pairs, go on.
+    # Unfinished sweeps of earlier versions, which were all of pairs, can be resumed.
     of_pieces = {name: value for name, value in asked.items() if name not in _NOT_OF_PIECES and (name, value) != ("views", 2)}
     out = options.out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -187,15 +187,15 @@ def _check(options: SweepOptions) -> None:
     if options.pairs < 1 or options.batch_size < 1:
         raise OptionError(f"--pairs and --batch-size must be at least 1; found {options.pairs} and {options.batch_size}")
     if min(options.top, options.random_sets, options.constant_pairs) < 0:
-        raise OptionError("--top, --random-sets and --constant-pairs are numbers from 0 on")
+        raise OptionError("--top, --random-sets and --constant-pairs must be at least 0")
     if options.attribution and ("zero" not in options.by or options.measure != "head"):
-        raise OptionError("--attribution is held against the sweep by zero, measured by the head; give --by zero and --measure head")
+        raise OptionError("--attribution is compared with the sweep by zero, measured on the head; give --by zero and --measure head")
     if options.random_sets and not (options.set or options.top):
-        raise OptionError("--random-sets are the controls of sets; give --set or --top")
+        raise OptionError("--random-sets draws the controls of sets; give --set or --top")
     if options.like and not options.random_sets:
         raise OptionError("--like says what controls are drawn from; give --random-sets too")
     if not (math.isfinite(options.noise) and options.noise > 0):
-        raise OptionError(f"--noise is a positive factor; found {options.noise}")
+        raise OptionError(f"--noise must be a positive finite factor; found {options.noise}")
     check_seed(options.seed)
 
 

@@ -55,7 +55,7 @@ def _run(options: Any, argv: Sequence[str]) -> None:
             from und3rstand_jax.analysis.evaluation_files import METRICS
             from und3rstand_jax.train.run.training import train
 
-            # To resume what was saved is not to replace it once more.
+            # The command that resumes a run must not replace it again.
             again = printable(shlex.join(word for word in argv if word != "--overwrite"))
             ending = train(options, f"{PROGRAM.prog} {again}", _last_line(options))
             if ending is not None and options.json:
@@ -74,7 +74,7 @@ def _run(options: Any, argv: Sequence[str]) -> None:
 
 
 def _last_line(options: RunOptions) -> Callable[[str], None]:
-    """Prints past Python's buffer, which a signal handler may have interrupted; on stdout, unless that is for JSON."""
+    """Prints a line without Python's buffer, which a signal handler may have interrupted; on stdout, unless that is for JSON."""
 
     def show_line(line: str) -> None:
         with contextlib.suppress(OSError):  # it may be closed
@@ -84,10 +84,10 @@ def _last_line(options: RunOptions) -> Callable[[str], None]:
 
 
 def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
-    """The options with those of the file that --config names; what the command line itself gives takes precedence.
+    """The options, completed from the file that --config names; options given on the command line take precedence.
 
     Raises:
-        OptionError: the file cannot be read, or holds something else; see `read_config`.
+        OptionError: the file cannot be read, or contains something else; see `read_config`.
     """
     if options.config is None:
         return options
@@ -100,11 +100,11 @@ def with_config(options: RunOptions, argv: Sequence[str]) -> RunOptions:
     }
     name = next(name for name, kind in COMMANDS.items() if kind is type(options))
     combined: RunOptions = parse_command(argv, COMMANDS | {name: dataclasses.replace(options, **(fields | values))}, "probes", PROGRAM.prog)
-    # What the command line repeats is added to a default, where it is to replace what the file says.
+    # tyro adds repeated options to a default, but here they must replace the file's values.
     repeated = {name: value for name in ("data", "val_data", "resolution") if (value := getattr(options, name))}
     return dataclasses.replace(combined, **repeated)
 
 
 def program() -> None:
-    """`main` as a process of its own."""
+    """Runs `main` as the whole process."""
     run_process(main)

@@ -30,7 +30,7 @@ class TwoViewOptions:
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
     """Data, given as in training: held-out sets to measure on, training sets for the constant."""
     views: Whole = 2
-    """Views in a set; the model must take as many."""
+    """Views in a set; the model must take that many."""
     pairs: Whole = 512
     """Number of held-out sets."""
     constant_pairs: Whole = 2048
@@ -71,7 +71,7 @@ def two_views(options: TwoViewOptions) -> None:
     data = options.data or (SYNTHETIC,)
     specs = parse_data(data, views=options.views)
     if options.out is not None:
-        # Before the measurement, which takes minutes and would be lost.
+        # Checked before the measurement, which takes minutes and would be lost.
         roots = [spec.root for spec in specs if spec.root is not None]
         check_output_file(options.out, [Path(options.checkpoint), *roots], is_two_views)
     with timed("loading %s", options.checkpoint):
@@ -84,7 +84,7 @@ def two_views(options: TwoViewOptions) -> None:
     opened = open_sources(specs, "val"), open_sources(specs, "train")
     result = two_views_on(predict, feed, *opened, options.pairs, options.constant_pairs, progress=True)
     if result.unreadable:
-        _logger.warning("%d sets could not be read: others took their places", result.unreadable)
+        _logger.warning("%d sets could not be read and were replaced by others", result.unreadable)
     asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_RECORDED}
     document = as_json(result, asked | {"data": data, "resolution": f"{shape[1]}x{shape[0]}"})
     show((document if options.json else format_result(result)).rstrip("\n"))
@@ -96,10 +96,10 @@ def two_views(options: TwoViewOptions) -> None:
 
 def _check(options: TwoViewOptions) -> None:
     if options.views < 2:
-        raise OptionError(f"--views must be at least 2: one alone has no other; found {options.views}")
+        raise OptionError(f"--views must be at least 2, since a single view has no others; found {options.views}")
     if options.pairs < 2 or options.batch_size < 2:
         raise OptionError(
-            f"--pairs and --batch-size must be at least 2, so that one pair can lend another its image; "
+            f"--pairs and --batch-size must be at least 2, so that one pair can take another's image; "
             f"found {options.pairs} and {options.batch_size}"
         )
     if options.constant_pairs < 1:

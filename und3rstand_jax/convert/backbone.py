@@ -1,6 +1,6 @@
 """Plans a checkpoint's backbone: its architecture, and where each of its parameters comes from. Reads no tensor values.
 
-What checkpoints look like is their family's to say (`und3rstand_jax.model.checkpoint_form`).
+The model family defines what its checkpoints look like (`und3rstand_jax.model.checkpoint_form`).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from und3rstand_jax.support.errors import CheckpointError
 
 
 def backbone_in(names: Iterable[str]) -> FoundBackbone | None:
-    """The backbone among tensors of these names, wrappers left out; None if there is none.
+    """The backbone among tensors with these names, ignoring wrappers; None if there is none.
 
     Raises:
         CheckpointError: there are several.
@@ -45,11 +45,11 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
 
     Args:
         source: the checkpoint.
-        options: the backbone's options in its `config.json`, where it has one.
+        options: the backbone's options in its `config.json`, if it has one.
         not_ours: tensors that belong to something else (probes).
 
     Raises:
-        CheckpointError: there is no backbone, or its config cannot be used. Tensors that do not fit are the plan's `faults`.
+        CheckpointError: there is no backbone, or its config cannot be used. Tensors that do not fit are reported in the plan's `faults`.
     """
     names = by_unwrapped_name(name for name in source.tensors if name not in not_ours)
     tensors = {plain: source.tensors[name] for plain, name in names.items()}
@@ -78,7 +78,7 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
             held, expected = (f"{shape_text(tensors[name].shape)} {tensors[name].dtype}" for name in (second, first))
             faults.append(Complaint(second, f"found {held}, expected {expected} like {first}, whose second name it is"))
 
-    # In the source, and so in an export, they are called what they were.
+    # Under their original names, as in the source and so in an export.
     leaves = {path: dataclasses.replace(leaf, names=tuple(names.get(name, name) for name in leaf.names)) for path, leaf in leaves.items()}
     variant = (published_name(config) if uses.is_whole else None) or uses.title
     # A default for one of them is reported.
@@ -101,7 +101,7 @@ def plan_backbone(source: Source, options: Mapping[str, Any] | None, not_ours: f
 
 
 def _architecture_of_shapes(families: tuple[Family, ...], shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """That of the first family whose heads they are; the last takes all."""
+    """The architecture by the first family that has these heads; the last family accepts any."""
     shown = (architecture for family in families if (architecture := family.form.of_shapes(shapes)) is not None)
     return next(shown)
 
@@ -109,7 +109,7 @@ def _architecture_of_shapes(families: tuple[Family, ...], shapes: Mapping[str, t
 def _assign_tensors(
     uses: TensorUses, prefix: str, tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, Leaf], dict[str, str], dict[str, str]]:
-    """Which tensors fill each leaf; those that no leaf needs and why; and second name -> first name of those held twice."""
+    """The tensors that fill each leaf; those that no leaf needs, and why; and second name -> first name of those stored twice."""
     leaves = leaves_of(uses.stacks, prefix)
     both = {}
     for second, first in ((f"{prefix}{second}", f"{prefix}{first}") for second, first in uses.second_names.items()):
@@ -128,7 +128,7 @@ def _assign_tensors(
 
 
 def _check_size(config: ModelConfig, form: CheckpointForm, tensors: Mapping[str, TensorInfo]) -> None:
-    """Refuses sizes far beyond the tensors', which would take forever to compare name by name."""
+    """Refuses a config with sizes far beyond the tensors': comparing these name by name would take forever."""
     longest = max((axis for info in tensors.values() for axis in info.shape), default=0)
     limits = dict.fromkeys(form.depths, len(tensors)) | dict.fromkeys(form.widths, longest)
     beyond = [f"{field} {getattr(config, field)}" for field, limit in limits.items() if getattr(config, field) > limit]

@@ -1,7 +1,7 @@
-"""The cache of conversions: every source is converted once, and again when it has changed or its conversion is damaged.
+"""The cache of conversions: every source is converted once, and again if it changes or its conversion is damaged.
 
-An entry is a converted checkpoint with `.source.json` in it: what was asked for, and the state of the files that it was made of. Where
-size and time are the same and anything else is not, the SHA-256 of the files decides, which the entry's provenance records.
+An entry is a converted checkpoint with `.source.json` in it: the request, and the state of the files that it was made from. If size and
+time are the same but anything else differs, the SHA-256 of the files, which the entry's provenance records, decides.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ _RECORD = ".source.json"
 _ELSEWHERE = f"set {CACHE_VARIABLE}, or cache= in Python, to a folder that can be written"
 
 _State = dict[str, list[int]]
-"""Path -> size, time of change, inode and time of any change to the file's record, of a source's files."""
+"""Path -> size, modification time, inode and inode change time, for a source's files."""
 
 
 class Entry(TypedDict):
-    """How an entry of the cache can be made again, as the arguments of `converted_checkpoint`, and what its files were."""
+    """How to make a cache entry again, as the arguments of `converted_checkpoint`, and the state of its source's files."""
 
     source: str
     revision: str | None
@@ -71,10 +71,10 @@ def converted_checkpoint(
     progress: bool = True,
     jax_layout: bool = True,
 ) -> Path:
-    """The folder of a source's converted checkpoint, made now if it is not in the cache.
+    """The folder of a source's converted checkpoint, which is created if it is not in the cache.
 
-    A source that holds the JAX layout beside the PyTorch one (see `und3rstand_jax.convert.push`) needs no conversion: it is the folder of
-    that, where it is whole.
+    A source that holds the JAX layout beside the PyTorch one (see `und3rstand_jax.convert.push`) needs no conversion: the result is the
+    folder of the JAX layout, if it is complete.
 
     Args:
         source: a converted checkpoint, which is its own folder, or a hub id, folder or file.
@@ -82,29 +82,29 @@ def converted_checkpoint(
         revision: branch, tag or commit of a hub id.
         token: access token for the hub.
         hub_cache: folder for downloaded files.
-        offline: whether to do without the network.
-        backbone: the backbone of a probe checkpoint, where it is not the one that its config or model card names.
+        offline: whether to work without the network.
+        backbone: the backbone of a probe checkpoint, if it is not the one that its config or model card names.
         progress: whether downloads and the conversion show progress bars on a terminal. Nothing else is printed.
         jax_layout: whether to use the JAX layout of a source that has one.
 
     Raises:
         CheckpointError: the source cannot be found, read or converted.
         ConfigError: its config states an architecture that is not supported, such as a head count that does not fit.
-        OptionError: `revision` or `backbone` was given, and the source has no use for it.
+        OptionError: `revision` or `backbone` was given, but does not apply to the source.
         OutputError: the cache cannot be written.
         OSError: the disk is full.
     """
     local = in_home(source)
     if is_checkpoint(local):
         return local
-    # The converter is imported only when it is needed: it brings the hub's client and the readers of PyTorch files.
+    # The converter is imported only when needed: it imports the hub's client and the readers of PyTorch files.
     from und3rstand_jax.convert.options import HubAccess, ProbeOptions
     from und3rstand_jax.convert.planning import open_plan
     from und3rstand_jax.convert.sources.source import open_source
     from und3rstand_jax.convert.writing import convert
 
     access = HubAccess(revision, token, hub_cache, offline)
-    # Another backbone, or a revision of a local folder, is the converter's to judge.
+    # Another backbone, or a revision of a local folder, is left to the converter to judge.
     jax_layout = jax_layout and backbone is None and not (local.exists() and revision is not None)
     base = None if backbone is None else str(backbone)
     named = base
@@ -121,7 +121,7 @@ def converted_checkpoint(
         opened.tensors.close()
         named = opened.base_model
     state = _state(str(source)) | (_state(named) if named else {})
-    # Absolute where it is a path: an entry may have to be made again from another working directory.
+    # A path is made absolute: an entry may have to be made again from another working directory.
     entry = Entry(source=str(local.resolve() if local.exists() else source), revision=revision, backbone=base, files=state)
     folder = cache_folder(cache) / _entry_name(str(source), revision, named, state)
     if _serves(folder, entry):
@@ -132,7 +132,7 @@ def converted_checkpoint(
             return found
     with _alone(folder):
         if os.path.lexists(folder):
-            if _serves(folder, entry):  # another process has converted it meanwhile
+            if _serves(folder, entry):  # another process has converted it in the meantime
                 return folder
             _remove(folder, f"{folder} is damaged, or its source has changed")
         with _or_neither(damage), open_plan(str(source), base, access, ProbeOptions(), progress=progress) as plan:
@@ -140,7 +140,7 @@ def converted_checkpoint(
                 _logger.info("converting %s, once; the result is kept in %s", source, folder)
                 convert(plan, folder, progress=progress, check=functools.partial(_record, entry=entry))
             except UserError as error:
-                # Where there are no locks, another process may have been faster, and its result serves as well.
+                # Without locks, another process may have been faster, and its result serves as well.
                 if _serves(folder, entry):
                     return folder
                 if isinstance(error, OutputError):
@@ -152,7 +152,7 @@ def converted_checkpoint(
 
 
 def _jax_layout(source: str, access: "HubAccess", progress: bool) -> tuple[Path | None, DamageError | None]:
-    """The JAX layout of a source, or None; where it has one that is not whole, what is wrong with it."""
+    """The JAX layout of a source, or None; and what is wrong with it if it is not complete."""
     from und3rstand_jax.convert.jax_layout import find_jax_layout
 
     try:
@@ -173,12 +173,12 @@ def _or_neither(damage: DamageError | None) -> Iterator[None]:
 
 
 def neither_layout(damage: DamageError, other: CheckpointError) -> CheckpointError:
-    """What to raise of a source whose JAX layout is damaged and whose PyTorch layout cannot be used."""
+    """The error for a source whose JAX layout is damaged and whose PyTorch layout cannot be used."""
     return CheckpointError(f"{damage}; the PyTorch layout beside it cannot be used either: {other}")
 
 
 def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -> Entry | None:
-    """Removes an entry of the cache in which damage was found, and returns how to make it again; None of any other folder, which stays."""
+    """Removes a damaged cache entry and returns how to make it again; leaves any other folder alone and returns None."""
     if folder.resolve().parent != cache_folder(cache).resolve():
         return None
     try:
@@ -191,7 +191,7 @@ def discard_damaged(folder: Path, cache: str | Path | None, damage: Exception) -
 
 
 def _serves(folder: Path, entry: Entry) -> bool:
-    """Whether a folder is a whole entry of a source in this state; an entry of the same bytes is brought up to date."""
+    """Whether a folder is a complete entry for a source in this state; the record of an entry with the same bytes is updated."""
     state = entry["files"]
     try:
         info = read_checkpoint_info(folder)
@@ -199,19 +199,19 @@ def _serves(folder: Path, entry: Entry) -> bool:
         return False
     if info.backbone is not None and not info.backbone.heads and knows_heads(info.provenance["backbone"]["unused"]):
         return False  # converted by an earlier version, which set these heads aside
-    if not state:  # a hub's repository: there are no files here to compare, and the provenance says which it was
+    if not state:  # a hub repository: there are no local files to compare, and the provenance says which it was
         return any(info.provenance[part]["source"] == entry["source"] for part in info.parts)
     try:
         if read_json(folder / _RECORD, Entry, CheckpointError)["files"] == state:
             return True
     except CheckpointError:
-        pass  # a record that cannot be read says nothing: the bytes decide
+        pass  # a record that cannot be read is ignored: the bytes decide
     known = {(name, digest) for part in info.parts for name, digest in info.provenance[part]["sha256"].items()}
     names = {name for name, _ in known}
     compared = [Path(file) for file in state if Path(file).name in names]
     if not compared or any((file.name, file_sha256(file)) not in known for file in compared):
         return False
-    with contextlib.suppress(OSError):  # a cache that others keep for us is as good
+    with contextlib.suppress(OSError):  # a read-only cache is as good
         _record(folder, entry)
     return True
 
@@ -230,7 +230,7 @@ def _remove(folder: Path, why: str) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time make an entry; the others wait for it."""
+    """Lets one process at a time make an entry; the others wait."""
     with contextlib.ExitStack() as stack:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +241,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _entry_name(source: str, revision: str | None, backbone: str | None, state: _State) -> str:
-    """A readable name that differs with all that shows without reading: a revision, sizes and times of local files, the format."""
+    """A readable name that depends on all that is known without reading: a revision, sizes and times of local files, the format."""
     seen = [(file, size, time) for file, (size, time, *_) in state.items()]
     key = repr((VERSION, source, revision, backbone, seen))
     path = in_home(source)
@@ -250,7 +250,7 @@ def _entry_name(source: str, revision: str | None, backbone: str | None, state: 
 
 
 def _state(source: str) -> _State:
-    """Of every file that a local source is read from; empty for a hub id."""
+    """The state of every file that a local source is read from; empty for a hub id."""
     path = in_home(source)
     if not path.exists():
         return {}

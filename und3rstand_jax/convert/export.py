@@ -34,9 +34,9 @@ def export_checkpoint(
 ) -> list[Path]:
     """Writes the parts of a converted checkpoint as `model.safetensors` and `config.json`, as PyTorch reads them.
 
-    Parts that came from one source, or a single part, go to `out` itself; a backbone and probes of different sources
-    go to `out/backbone` and `out/probes`. Tensors are bit for bit those that were converted, or with `float16` rounded to that.
-    The header of `model.safetensors` says the licence and the base model, which a later conversion reads. They are those of `provenance`,
+    Parts that came from one source, or a single part, go to `out` itself; a backbone and probes from different sources
+    go to `out/backbone` and `out/probes`. Tensors are bit for bit those that were converted or, with `float16`, rounded to float16.
+    The header of `model.safetensors` names the licence and the base model, which a later conversion reads. They come from `provenance`,
     by default the checkpoint's own.
 
     Returns:
@@ -61,7 +61,7 @@ def export_checkpoint(
 
 
 def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor) of everything the part's source held: what the model uses, what it never reads, second names."""
+    """(name, tensor) for everything in the part's source: what the model uses, what it never reads, second names."""
     provenance = info.provenance[part]
     seconds: dict[str, list[str]] = {}
     for second, first in provenance["second_names"].items():
@@ -83,7 +83,7 @@ def torch_tensors(folder: Path, info: CheckpointInfo, part: str) -> Iterator[tup
 
 
 def _leaves(folder: Path, info: CheckpointInfo, part: str) -> dict[str, Leaf]:
-    """The record of the tensors that every leaf came from, which must fit the leaves' shapes."""
+    """The recorded tensors that each leaf came from, which must fit the leaves' shapes."""
     leaves, shapes = leaves_from_json(info.provenance[part]["leaves"]), expected_shapes(info, part)
     for path in leaves.keys() & shapes.keys():
         leaf, shape = leaves[path], shapes[path]
@@ -103,19 +103,19 @@ def _write(target: Path, folder: Path, info: CheckpointInfo, parts: Sequence[str
                 raise OptionError(f"{name} holds values up to {largest:g}, too large for float16; export without --float16")
             tensors[name] = tensor.astype(np.float16)
     second_names = {second: first for part in parts for second, first in info.provenance[part]["second_names"].items()}
-    # A tensor with two names is stored once and its second name noted in the header: so safetensors' own loader for
-    # PyTorch expects it, and so the hub's files have it.
+    # A tensor with two names is stored once and its second name noted in the header, as safetensors' own loader for
+    # PyTorch expects and as in the hub's files.
     stored = {name: tensor for name, tensor in tensors.items() if name not in second_names}
     target.mkdir(exist_ok=True)
     source = {key: value for key, value in info.provenance[parts[0]]["metadata"].items() if key not in HEADER}
     metadata = {"format": "pt", **source, **second_names, **_origin(info, parts), **_MARK}
     write_safetensors(target / _TENSORS, stored, metadata)
-    # The original's reader takes bare Infinity, as its own files have it.
+    # The original's reader accepts bare Infinity, which its own files have.
     (target / "config.json").write_text(json.dumps(_config(info, parts), indent=2) + "\n")
 
 
 def _origin(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, str]:
-    """The licence and the base models of parts, for the header. Probes that were trained here go by their backbone."""
+    """The licence and the base models of parts, for the header. Probes that were trained here take their backbone's."""
     records = {part: info.provenance[part] for part in parts}
     if tuple(parts) == ("probes",) and records["probes"]["kind"] == "training":
         records = dict(info.provenance)
@@ -124,14 +124,14 @@ def _origin(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, str]:
 
 
 def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
-    """The source's own config where it had one; else one that describes its parts in terms that the converter reads."""
+    """The source's own config if it had one, else one that describes its parts in terms that the converter reads."""
     stated = info.provenance[parts[0]]["config"]
     if stated is not None:
         return parse_json(stated, "the source's config in config.json", dict[str, Any], CheckpointError, REMEDY)
     backbone = info.backbone.to_hub_config() if info.backbone is not None and "backbone" in parts else {}
     if info.probes is None or "probes" not in parts:
         return backbone
-    # Everything that tensors do not show. Layers are in the order of the tensors' names, which may differ from the network's.
+    # Everything that tensors do not show. Layers are in the order of the tensors' names, which may differ from network order.
     config, leaves = info.probes, leaves_from_json(info.provenance["probes"]["leaves"])
     first_name: dict[str, str] = {}
     for number, group in enumerate(config.groups):
@@ -147,7 +147,7 @@ def _config(info: CheckpointInfo, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _export_files(folder: Path) -> frozenset[str] | None:
-    """The files of an earlier export: safetensors files that carry our mark, and the config beside each; None where there is none."""
+    """The files of an earlier export: safetensors files that carry our mark, and the config beside each; None if there are none."""
     from safetensors import SafetensorError, safe_open
 
     own: set[str] = set()

@@ -1,7 +1,7 @@
 """What a plan reports: facts about a checkpoint and how each was found, and what is wrong with it.
 
-What is the same for many tensors is reported once: names are read as words and numbers, in natural order, and those that differ only
-in numbers become one.
+Whatever applies to many tensors is reported once: names are read as words and numbers, in natural order, and names that differ only in
+numbers are merged.
 """
 
 import functools
@@ -15,10 +15,10 @@ from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
 
 MOST_SHOWN = 20
-"""How many complaints of a kind, rows or names are shown: a stranger's file may hold a hundred thousand of them."""
+"""The most kinds of complaints, rows or names that are shown: a stranger's file may hold a hundred thousand of them."""
 
 Token = int | str
-"""A word or a number of a name."""
+"""A word or a number in a name."""
 
 _CERTAINTY: tuple[How, ...] = ("option", "read", "inferred", "default")
 
@@ -32,7 +32,7 @@ _PIECE = re.compile(f"(?P<word>{_WORD})(?P<suffix>[0-9]*)|(?P<number>[0-9]+)")
 class Finding:
     """One fact about a backbone or a set of probes.
 
-    See `How` for its kinds.
+    See `How` for the kinds of evidence.
     """
 
     field: str
@@ -48,7 +48,7 @@ def least_certain(hows: set[How]) -> How:
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong with one thing, which `subject` names."""
+    """What is wrong with the thing that `subject` names."""
 
     subject: str
     text: str
@@ -65,7 +65,7 @@ def raise_if_any(complaints: Sequence[Complaint], what: str) -> None:
 
 
 def in_one_line(complaints: Sequence[Complaint], what: str) -> str:
-    """`what: 3 problems: …`, or an empty string where there are none; the first kinds of problems, if there are very many."""
+    """`what: 3 problems: …`, or an empty string if there are none; only the first kinds of problems if there are very many."""
     if not complaints:
         return ""
     problems = listed(grouped_by_block(complaints), "; ", MOST_SHOWN, 400)
@@ -73,7 +73,7 @@ def in_one_line(complaints: Sequence[Complaint], what: str) -> str:
 
 
 def grouped_by_block(complaints: Iterable[Complaint]) -> list[str]:
-    """Complaints as text in natural order, those that differ only in a block's index as one: `enc_blocks.{0…23}.norm1.bias: …`."""
+    """Complaints as text in natural order, merged if they differ only in a block's index: `enc_blocks.{0…23}.norm1.bias: …`."""
     alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for complaint in complaints:
         index = re.search(r"(?<=\.)\d+(?=\.|$)", complaint.subject)
@@ -87,7 +87,7 @@ def _runs(numbers: Sequence[int]) -> str:
     """0, 1, 2, 5 as {0…2,5}; a single number as it is."""
     if len(numbers) < 2:
         return "".join(map(str, numbers))
-    # Numbers that follow each other have the same distance from their position.
+    # Consecutive numbers have the same distance from their position.
     runs: dict[int, list[int]] = defaultdict(list)
     for position, number in enumerate(numbers):
         runs[number - position].append(number)
@@ -95,7 +95,7 @@ def _runs(numbers: Sequence[int]) -> str:
 
 
 def grouped_by_pattern(complaints: Iterable[Complaint]) -> list[str]:
-    """Complaints as text; of those whose subjects differ only in numbers, wherever those stand, the first and how many more."""
+    """Complaints as text; for subjects that differ only in numbers, wherever these stand, the first one and how many more."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for complaint in complaints:
         alike[pattern(complaint.subject), complaint.text].append(complaint.subject)
@@ -106,7 +106,7 @@ def grouped_by_pattern(complaints: Iterable[Complaint]) -> list[str]:
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Sorts names with numbers as numbers, so that 10 follows 9."""
+    """Sort key that orders the numbers in names as numbers, so that 10 follows 9."""
     return tuple(map(token_key, tokens(name))), name
 
 
@@ -117,7 +117,7 @@ def tokens(name: str) -> tuple[Token, ...]:
 
 
 def token_key(token: Token) -> tuple[int, int, str]:
-    """Orders numbers as numbers, before words."""
+    """Sort key that orders numbers as numbers, before words."""
     return (0, token, "") if isinstance(token, int) else (1, 0, token)
 
 
@@ -130,12 +130,12 @@ def pieces(name: str) -> list[tuple[Token, ...]]:
 
 
 def pattern(name: str) -> str:
-    """A name with its numbers left open."""
+    """A name with # in place of each number."""
     return re.sub(r"[0-9]+", "#", name)
 
 
 def name_range(names: Sequence[str]) -> str:
-    """Names of one pattern as one: probes.{0…35}.net. Numbers that never change stay."""
+    """Names with one pattern, merged: probes.{0…35}.net. Numbers that never change stay."""
     columns = zip(*(re.findall(r"[0-9]+", name) for name in names), strict=True)
     spans = iter([f"{{{min(map(int, c))}…{max(map(int, c))}}}" if len(set(c)) > 1 else c[0] for c in columns])
     return re.sub(r"[0-9]+", lambda _: next(spans), names[0])

@@ -1,7 +1,7 @@
-"""Files to a repository on the Hugging Face hub, in one commit, through the `huggingface_hub` client.
+"""Uploads files to a repository on the Hugging Face hub, in one commit, through the `huggingface_hub` client.
 
-`create_commit`, not `upload_folder`: the latter makes several commits where it uploads through Xet, so that others could see half of it.
-What an interrupted upload has sent stays on the hub, and is not sent again.
+It uses `create_commit`, not `upload_folder`: the latter makes several commits when it uploads through Xet, so others could see half of it.
+Whatever an interrupted upload has sent stays on the hub and is not sent again.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ class Target(NamedTuple):
 
     Attributes:
         repo_id: owner/name.
-        access: token, and branch (`revision`), which is made where there is none.
-        message: of the commit.
-        private: whether a repository that is made is private; one that exists must be.
+        access: token, and branch (`revision`), which is created if it does not exist.
+        message: the commit message.
+        private: whether a new repository is created private; an existing one must then be private.
         overwrite: whether files of the repository may be replaced, and removed if they are `own`.
     """
 
@@ -46,19 +46,19 @@ class Target(NamedTuple):
 
 
 def upload(target: Target, files: Mapping[str, Path], own: Collection[str], progress: bool) -> str:
-    """Makes the repository where there is none, and commits all files at once.
+    """Creates the repository if it does not exist, and commits all files at once.
 
     Args:
         target: where they go.
         files: path in the repository -> file.
-        own: paths that belong to what is uploaded: those that are there and not in `files` are left over from an earlier upload.
+        own: paths that belong to uploads of this kind: those in the repository but not in `files` are left over from an earlier upload.
         progress: whether a terminal shows progress bars.
 
     Returns:
-        The commit's address; that of the newest commit where the repository holds just these files already.
+        The commit's URL; that of the newest commit if the repository already holds exactly these files.
 
     Raises:
-        OutputError: the hub refuses it or cannot be reached, or the repository holds other files under these paths.
+        OutputError: the hub refuses the upload or cannot be reached, or the repository holds other files under these paths.
     """
     secrets = Secrets.of(target.access)
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
@@ -75,7 +75,7 @@ def upload(target: Target, files: Mapping[str, Path], own: Collection[str], prog
                 *(CommitOperationDelete(path, is_folder=False) for path in left_over),
                 *(CommitOperationAdd(path, str(file)) for path, file in files.items()),
             ]
-            # Whatever somebody else commits meanwhile is not written over: the hub refuses a commit on another parent.
+            # Whatever somebody else commits in the meantime is not overwritten: the hub refuses a commit on another parent.
             commit = api.create_commit(
                 repo_id, operations, commit_message=target.message, revision=branch, parent_commit=found.sha, repo_type="model"
             )
@@ -87,7 +87,7 @@ def upload(target: Target, files: Mapping[str, Path], own: Collection[str], prog
 
 
 def _repository(api: "HfApi", target: Target) -> "ModelInfo":
-    """What the repository's branch holds, once both are there."""
+    """The contents of the repository's branch; creates both if they do not exist."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     repo_id, branch = target.repo_id, target.access.revision
@@ -110,31 +110,31 @@ def _repository(api: "HfApi", target: Target) -> "ModelInfo":
 
 
 def _compare(target: Target, found: "ModelInfo", files: Mapping[str, Path], own: Collection[str]) -> list[str]:
-    """Which files of an earlier upload are to be removed.
+    """The files of an earlier upload that must be removed.
 
     Raises:
-        OutputError: a file would be replaced or removed, and that was not asked for.
+        OutputError: a file would be replaced or removed, but `overwrite` is off.
     """
     there = {sibling.rfilename: sibling for sibling in found.siblings or []}
     differing = [path for path, file in files.items() if path in there and not _is_equal(there[path], file)]
     left_over = sorted(path for path in there if path in own and path not in files)
     if (differing or left_over) and not target.overwrite:
         raise OutputError(
-            f"{target.repo_id} holds {listed([*differing, *left_over], most=3)}, and not as it would be uploaded; --overwrite replaces "
-            "that and leaves its other files alone, or choose another name or --revision"
+            f"{target.repo_id} holds {listed([*differing, *left_over], most=3)}, which the upload would replace or remove; "
+            "give --overwrite to allow that (its other files stay), or choose another name or --revision"
         )
     return left_over
 
 
 def _is_equal(held: "RepoSibling", file: Path) -> bool:
-    """Whether a file of the repository has the bytes of a local one, by the digests that the hub lists."""
+    """Whether a file in the repository has the same bytes as a local one, by the digests that the hub lists."""
     if held.size is not None and held.size != file.stat().st_size:
         return False
     if held.lfs is not None:
         digest = hashlib.sha256()
         expected = held.lfs.sha256
     else:
-        digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)  # Git's name of a file
+        digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)  # Git's hash of a file
         expected = held.blob_id or ""
     with file.open("rb") as stream:
         while block := stream.read(2**20):
@@ -143,7 +143,7 @@ def _is_equal(held: "RepoSibling", file: Path) -> bool:
 
 
 def _explain(error: BaseException, target: Target) -> str:
-    """One line on what the hub refused or how the upload failed, and what to do about it."""
+    """One line that says what the hub refused or how the upload failed, and what to do."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Error while uploading …", from what went wrong
@@ -151,29 +151,29 @@ def _explain(error: BaseException, target: Target) -> str:
     repo_id, hub, reason = target.repo_id, constants.ENDPOINT, one_line(first_line(error))
     origin = target.access.token_origin
     token = f"the token of {origin}" if origin else "access without a token"
-    again = "nothing of it is visible on the hub; run this again, and what has been sent is not sent again"
+    again = "nothing is visible on the hub; run this again: what has been sent is not sent again"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"nothing was uploaded to {repo_id}: offline mode is on (HF_HUB_OFFLINE); unset it"
     if isinstance(error, errors.HFValidationError):
-        return f"{repo_id!r} is no name of a repository: {reason}; give OWNER/NAME"
+        return f"{repo_id!r} is not a repository name: {reason}; give OWNER/NAME"
     said = one_line(str(getattr(error, "server_message", None) or error))
     if any(word in said.lower() for word in ("quota", "storage limit", "storage space")):
         return f"the hub has no room left for {repo_id} ({said}); free some storage at {hub}/settings/billing, or upload elsewhere"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo_id} is gated: ask for access at {hub}/{repo_id}, then {_LOG_IN}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo_id} has no branch {target.access.revision!r}, and none can be made; make it at {hub}/{repo_id}"
+        return f"{repo_id} has no branch {target.access.revision!r}, and it cannot be created; create it at {hub}/{repo_id}"
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         refused = f"the hub refused {token} for {repo_id} (401): " + ("it is wrong or has expired; " if origin else "") + _LOG_IN
         return {
             401: refused,
-            402: f"the hub wants to be paid for {repo_id} (402, {said}); see {hub}/settings/billing",
+            402: f"the hub requires payment for {repo_id} (402, {said}); see {hub}/settings/billing",
             403: f"the hub does not let {token} write to {repo_id} (403, {said}); it needs write permission there",
             404: f"{hub} has no repository {repo_id} that {token} may write to; check the name, or {_LOG_IN}",
             409: f"{repo_id} is being written by somebody else (409, {said}); run this again",
             412: f"{repo_id} was changed by somebody else during the upload (412); nothing was replaced: look at it, then run this again",
-            413: f"the hub finds a file of {repo_id} too large (413, {said}); nothing was committed: ask the hub's support for more",
+            413: f"the hub refused a file of {repo_id} as too large (413, {said}); nothing was committed: ask the hub's support for more",
             429: f"the hub reports too many requests for {repo_id} (429); wait some minutes, then run this again",
             507: f"the hub has no room left for {repo_id} (507); free some storage at {hub}/settings/billing, or upload elsewhere",
         }.get(status, f"the hub answered {status} for {repo_id} ({said}); {again}")

@@ -1,7 +1,7 @@
 """The JAX layout beside the PyTorch one, in the folder `jax` of a repository on the hub or of a copy of it.
 
-It is a converted checkpoint whose trees are safetensors files: `config.json`, `backbone.safetensors`, `probes.safetensors`, and what is
-kept for the export. Leaves are called by their part and path, `backbone/encoder/norm/scale`.
+It is a converted checkpoint whose trees are safetensors files: `config.json`, `backbone.safetensors`, `probes.safetensors`, and whatever is
+kept for the export. Leaves are named by their part and path, `backbone/encoder/norm/scale`.
 """
 
 import dataclasses
@@ -33,16 +33,16 @@ from und3rstand_jax.support.files import in_home
 from und3rstand_jax.support.text import listed
 
 _FILES = frozenset(file(Path(), part).name for file in (tree_file, unused_file) for part in ("backbone", "probes"))
-"""What is fetched beside the config, whatever else it lists."""
+"""The files that are fetched besides the config, whatever else it lists."""
 
 
 def write_jax_layout(folder: Path, info: CheckpointInfo, provenance: Mapping[str, Any], out: Path) -> None:
-    """Writes a converted checkpoint once more, in the JAX layout. The same checkpoint gives the same bytes.
+    """Writes a converted checkpoint again, in the JAX layout. The same checkpoint gives the same bytes.
 
     Args:
         folder: the checkpoint; every value is compared with its digest.
         info: its contents.
-        provenance: to be recorded in place of its own.
+        provenance: recorded in place of its own.
         out: a new folder.
 
     Raises:
@@ -62,7 +62,7 @@ def write_jax_layout(folder: Path, info: CheckpointInfo, provenance: Mapping[str
 
 
 def find_jax_layout(source: str, access: HubAccess, progress: bool) -> Path | None:
-    """The JAX layout of a source as a folder of this machine, downloaded where necessary; None where it has none.
+    """The JAX layout of a source as a local folder, downloaded if necessary; None if the source has none.
 
     Args:
         source: a local folder, or a hub id.
@@ -70,7 +70,7 @@ def find_jax_layout(source: str, access: HubAccess, progress: bool) -> Path | No
         progress: whether downloads show progress bars.
 
     Raises:
-        DamageError: it is not whole: a file is missing, or not as the config beside it says.
+        DamageError: it is incomplete or damaged: a file is missing, or does not match the config beside it.
         CheckpointError: the repository cannot be reached or read.
     """
     local = in_home(source)

@@ -1,7 +1,7 @@
-"""The licence of weights: where a source says it, and what may be made of it.
+"""The licence of weights: where a source states it, and what may be done under it.
 
-Weights that are converted, exported, trained further or uploaded stay under the licence that they came with, or one that restricts no
-less. A licence that nobody states is not guessed.
+Weights that are converted, exported, trained further or uploaded stay under the licence that they came with, or one at least as strict.
+A licence that nobody states is not guessed.
 """
 
 import re
@@ -17,7 +17,7 @@ from und3rstand_jax.support.text import listed
 class Licence(TypedDict):
     """A licence as a model card on the hub names it, and where it was found.
 
-    `id` is the hub's word for it, such as cc-by-nc-sa-4.0; a licence that the hub has no word for is "other", with a name and a link.
+    `id` is the hub's identifier, such as cc-by-nc-sa-4.0; a licence without one is "other", with a name and a link.
     """
 
     id: str
@@ -32,12 +32,12 @@ _BY_NAME = {
     r"(.*/)?(DUSt3R|MASt3R|CroCo(_V2)?)_ViT(Large|Base)_(Base|Small)Decoder[\w.-]*": _OF_NAVER,
     r"(.*/)?VGGT-1B(?!-Commercial)([._-][\w.-]*)?": ("cc-by-nc-4.0", "what the authors of VGGT-1B publish it under"),
 }
-"""Pattern of the names of published weights -> their licence, and why. Whatever has such a name counts as a copy, whoever's it is."""
+"""Pattern of the names of published weights -> their licence, and why. Weights with such a name count as a copy, whoever owns them."""
 
 _PARTS = ("backbone", "probes")  # folders of an export
 _WORDS = ("license", "license_name", "license_link")
 HEADER = (*_WORDS, "base_model")
-"""The strings in the header of a safetensors file that say where its weights come from, called as in a model card on the hub."""
+"""The keys in the header of a safetensors file that say where its weights come from, named as in a model card on the hub."""
 _CREATIVE_COMMONS = re.compile(r"cc-by((?:-nc)?(?:-sa|-nd)?)-\d\.\d")
 _ATTRIBUTION_ALONE = ("apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "mit")
 _NO_CONDITIONS = ("cc0-1.0", "unlicense", "0bsd")
@@ -53,17 +53,17 @@ def licences_of_source(
     header: Mapping[str, str] | None = None,
     header_name: str = "",
 ) -> tuple[Licence, ...]:
-    """The licence of a source, from everything that says one; of several statements, the one that restricts more.
+    """The licence of a source, from everything that states one; of several statements, the strictest.
 
-    Empty where nothing says one. Where nobody can tell which of two restricts more, both: then nothing is guessed.
+    Empty if nothing states one. If it is unclear which of two is stricter, both are returned: nothing is guessed.
 
     Args:
         names: its hub id, or the names of the local folder and file.
-        bases: what it names as its base models, whose weights it may hold.
+        bases: the base models that it names, whose weights it may hold.
         card: the header of its model card.
         card_name: what messages call the card.
         header: the strings in the headers of its safetensors files.
-        header_name: what messages call these.
+        header_name: what messages call these headers.
     """
     held = header or {}
     stated = [_of_card(card or {}, card_name)]
@@ -84,7 +84,7 @@ def header_of(licences: Iterable[Licence]) -> dict[str, str]:
 
 
 def licence_of_name(name: str) -> Licence | None:
-    """The licence of published weights, known by the last part of their name; None of any other name."""
+    """The licence of published weights, recognised by their name; None for any other name."""
     parts = re.sub(r"\.(safetensors|pth|pt|ckpt|bin)$", "", name.rstrip("/")).split("/")
     if parts[-1] in _PARTS:
         parts.pop()
@@ -97,13 +97,13 @@ def licence_of_name(name: str) -> Licence | None:
 def _of_card(card: Mapping[str, Any], card_name: str) -> Licence | None:
     stated = card.get("license")
     if not isinstance(stated, str) or not _ID.fullmatch(stated.lower()):
-        return None  # nothing, a list, or a sentence: not a licence that could be passed on by its word
+        return None  # nothing, a list, or a sentence: not a licence that could be passed on by its identifier
     details = [value if isinstance(value := card.get(field), str) else None for field in ("license_name", "license_link")]
     return Licence(id=stated.lower(), name=details[0], link=details[1], found=card_name)
 
 
 def _decided(stated: Iterable[Licence | None]) -> tuple[Licence, ...]:
-    """What is said of the same weights, without what adds nothing to the rest; of equals, the first."""
+    """The licences stated for the same weights, without those that add nothing to the rest; of equal ones, the first."""
     kept: list[Licence] = []
     for licence in stated:
         if licence is not None and not any(_demands_all_of(other, licence) for other in kept):
@@ -118,10 +118,10 @@ def _demands_all_of(licence: Licence, other: Licence) -> bool:
 
 
 def strictest(licences: Iterable[Licence]) -> Licence:
-    """The one of several licences that restricts no less than each of the others: what all of it together may be published under.
+    """The licence that is at least as strict as each of the others: the one under which all of it together may be published.
 
     Raises:
-        OptionError: there is none, as of two licences that both demand to be kept.
+        OptionError: there is none, for example if two licences both demand to be kept.
     """
     licences = list(licences)
     for licence in licences:
@@ -129,26 +129,26 @@ def strictest(licences: Iterable[Licence]) -> Licence:
             return licence
     named = listed(f"{licence['id']} ({licence['found']})" for licence in licences)
     raise OptionError(
-        f"the weights are under licences that cannot be joined: {named}; publish parts of different licences separately; where one source "
-        "says both, find out which it is, correct a copy of its model card, and convert that"
+        f"the weights are under licences that cannot be combined: {named}; publish parts with different licences separately; if one source "
+        "states both, find out which it is, correct a copy of its model card, and convert that"
     )
 
 
 def stated_licence(text: str, where: str) -> Licence:
-    """The licence that somebody states by the hub's word for it.
+    """The licence that somebody states by the hub's identifier.
 
     Raises:
-        OptionError: it is not such a word.
+        OptionError: it is not such an identifier.
     """
     if not _ID.fullmatch(text) or text == "other":
-        raise OptionError(f"{where} {text!r} is not the hub's word for a licence; expected one such as apache-2.0, mit or cc-by-nc-sa-4.0")
+        raise OptionError(f"{where} {text!r} is not the hub's ID for a licence; expected one such as apache-2.0, mit or cc-by-nc-sa-4.0")
     return Licence(id=text, name=None, link=None, found=where)
 
 
 def restricts_no_less(licence: Licence, other: Licence) -> bool:
     """Whether what is under `other` may be passed on under `licence` without becoming freer.
 
-    Of licences whose conditions are not known here, only the same one does. An "other" without a name and a link may be any.
+    A licence whose conditions are not known here only replaces itself. An "other" without a name and a link may be any licence.
     """
     if licence["id"] != "other" and licence["id"] == other["id"]:
         return True
@@ -161,7 +161,7 @@ def restricts_no_less(licence: Licence, other: Licence) -> bool:
 
 
 def _conditions(licence: str) -> frozenset[str] | None:
-    """What a licence demands, of attribution, non-commercial use, share alike and no derivatives; None if that is not known here."""
+    """Which of attribution, non-commercial use, share-alike and no derivatives a licence demands; None if that is not known here."""
     if licence in _NO_CONDITIONS:
         return frozenset()
     if licence in _ATTRIBUTION_ALONE:
@@ -171,15 +171,15 @@ def _conditions(licence: str) -> frozenset[str] | None:
 
 
 def licence_record(licences: Sequence[Licence]) -> dict[str, Any]:
-    """Licences of the same weights as they are recorded in a provenance: one, none, or several of which none is the strictest."""
+    """Licences of the same weights as recorded in a provenance: one, none, or several if none of them is the strictest."""
     return {"licence": licences[0] if len(licences) == 1 else None, **({"licences": list(licences)} if len(licences) > 1 else {})}
 
 
 def known_licences(provenance: Mapping[str, Mapping[str, Any]]) -> tuple[list[Licence], list[str]]:
-    """The licences that the parts of a converted checkpoint came with, and what has none that is known, for a message.
+    """The licences that the parts of a converted checkpoint came with, and the parts without a known licence, for a message.
 
-    Probes that were trained here add nothing to their backbone's. A backbone that was trained here from a checkpoint is under that
-    checkpoint's; one from random parameters is its author's to license.
+    Probes that were trained here add nothing to their backbone's licence. A backbone that was trained here from a checkpoint keeps that
+    checkpoint's licence; one trained from random parameters is its author's to license.
     """
     known, unknown = list[Licence](), list[str]()
     for part, record in provenance.items():
@@ -196,7 +196,7 @@ def known_licences(provenance: Mapping[str, Mapping[str, Any]]) -> tuple[list[Li
 
 
 def _origin(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What weights came from; of what was trained here, what its first training started from, None for random parameters."""
+    """The origin of weights; for weights trained here, what their first training started from, None for random parameters."""
     origin: Mapping[str, Any] | None = record
     while origin is not None and origin["kind"] == "training" and not _recorded(origin):
         origin = origin.get("start")
@@ -208,22 +208,22 @@ def _recorded(record: Mapping[str, Any]) -> list[Licence]:
 
 
 def licence_to_publish(provenance: Mapping[str, Mapping[str, Any]], given: str | None) -> Licence:
-    """What a converted checkpoint may be published under.
+    """The licence under which a converted checkpoint may be published.
 
     Args:
-        provenance: of its parts.
-        given: the licence that the caller states, by the hub's word for it.
+        provenance: the provenance of its parts.
+        given: the hub's identifier of the licence that the caller states.
 
     Raises:
-        OptionError: it would be freer than what a part came with, or a part's licence is not known and none is given.
+        OptionError: it would be freer than the licence of a part, or a part's licence is not known and none is given.
     """
     known, unknown = known_licences(provenance)
     joined = strictest(known) if known else None
     if given is None:
         if joined is None or unknown:
             raise OptionError(
-                f"the licence is not known of {listed(unknown, '; of ')}; it is not guessed: state what you may publish it under "
-                "(--license ID, the hub's word for it, such as cc-by-nc-sa-4.0 or apache-2.0)"
+                f"no licence is known for {listed(unknown, '; for ')}; it is not guessed: state the one you may publish under "
+                "(--license ID, as the hub names it, such as cc-by-nc-sa-4.0 or apache-2.0)"
             )
         return joined
     stated = stated_licence(given, "--license")

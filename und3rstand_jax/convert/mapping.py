@@ -1,6 +1,6 @@
-"""What a map of leaves (`und3rstand_jax.model.tensor_names`) is used for: read forwards it converts, backwards it exports.
+"""Uses of a leaf map (`und3rstand_jax.model.tensor_names`): read forwards it converts, backwards it exports.
 
-Because it is keyed by the target, a leaf without a source cannot go unnoticed.
+Because the map is keyed by the target, a leaf without a source cannot go unnoticed.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from und3rstand_jax.support.errors import CheckpointError
 from und3rstand_jax.support.text import listed
 
 DTYPES = ("float32", "float16", "bfloat16")
-"""What tensors that the model uses may be stored in."""
+"""The dtypes in which tensors that the model uses may be stored."""
 
 
 def probe_leaves(names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, Leaf]:
@@ -33,10 +33,10 @@ def probe_leaves(names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, Leaf
 
 
 def export(tree: Tree, leaves: LeafMap) -> Iterator[tuple[str, np.ndarray]]:
-    """Every source tensor, named and laid out as in PyTorch. A tensor that fills two leaves comes twice.
+    """Every source tensor, named and laid out as in PyTorch. A tensor that fills two leaves appears twice.
 
     Raises:
-        CheckpointError: tree and map do not hold the same leaves.
+        CheckpointError: the tree and the map do not have the same leaves.
     """
     flat = flatten(tree)
     odd = sorted(flat.keys() ^ leaves.keys())
@@ -70,9 +70,9 @@ def mismatches(
     """Everything that keeps `tensors` from filling a tree of these shapes; empty if every leaf is filled once and no tensor is left.
 
     Args:
-        leaves: where every leaf comes from.
-        shapes: the leaves that the model has, and their shapes.
-        tensors: the source.
+        leaves: the source of every leaf.
+        shapes: the model's leaves and their shapes.
+        tensors: the source's tensors.
         accounted: tensors that may stay unused.
     """
     found = [Complaint(f"leaf {path}", "has no source in the mapping") for path in shapes if path not in leaves]
@@ -95,7 +95,7 @@ def mismatches(
                 found.append(Complaint(name, f"found dtype {info.dtype}, and {others} in other blocks; expected one dtype in all"))
     surplus = tensors.keys() - used - set(accounted)
     found += [Complaint(name, f"found shape {shape_text(tensors[name].shape)}, surplus: nothing expects it") for name in surplus]
-    # A tensor may fill two leaves (CroCo's one decoder); what is wrong with it is said once.
+    # A tensor may fill two leaves (CroCo's one decoder); what is wrong with it is reported once.
     return list(dict.fromkeys(found))
 
 

@@ -23,29 +23,29 @@ _MOST_DIGESTS = 20  # files of a source that a card lists
 
 
 def add_results(folder: Path, part: str, results: Results) -> Path:
-    """Records the results of what was trained in its converted checkpoint, and writes its model card beside it.
+    """Records training results in the converted checkpoint of what was trained, and writes its model card there.
 
     Args:
         folder: the checkpoint.
         part: what was trained, "backbone" or "probes".
-        results: how, and how good it is.
+        results: how it was trained, and how good it is.
 
     Returns:
-        The card, `README.md`, from then on a file of the checkpoint.
+        The card, `README.md`, which becomes a file of the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     info = read_checkpoint_info(folder)
     provenance = {**info.provenance, part: {**info.provenance[part], "results": results}}
     info = dataclasses.replace(info, provenance=provenance)
-    # The list of files first: a card that it does not name would be somebody else's file.
+    # The list of files goes first: a card that it does not name would count as somebody else's file.
     write_checkpoint_info(folder, info, (*info.files, CARD))
     known, unknown = known_licences(info.provenance)
     try:
         licence = None if unknown or not known else strictest(known)
-    except OptionError:  # who publishes it has to take it apart
+    except OptionError:  # whoever publishes it has to separate its parts
         licence = None
     replace_text(folder / CARD, model_card(info, folder.resolve().name, licence))
     return folder / CARD
@@ -56,8 +56,8 @@ def model_card(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
 
     Args:
         info: the checkpoint's contents.
-        name: what to load it by: a hub id, or the name of its folder.
-        licence: what it is published under; None leaves it open, and says so.
+        name: the name by which it is loaded: a hub id, or the name of its folder.
+        licence: the licence under which it is published; with None, the card says that it is not stated.
     """
     sections = [
         f"---\n{_header(info, name, licence)}\n---\n",
@@ -104,7 +104,7 @@ def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
 
 
 def base_models(provenance: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The hub ids of what the weights were converted from, or what their training started from; of an export, what it says of itself."""
+    """The hub ids from which the weights were converted or their training started; for an export, those that its header names."""
     ids: list[str] = []
     for record in provenance.values():
         origin: Mapping[str, Any] | None = record

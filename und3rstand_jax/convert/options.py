@@ -1,6 +1,6 @@
-"""What a caller can say about a conversion: how to reach the hub, and what shapes cannot tell about probes.
+"""What a caller can state about a conversion: how to reach the hub, and facts about probes that shapes do not show.
 
-The command line takes these dataclasses as they are: a field is an option, its docstring the option's help.
+The command line uses these dataclasses directly: a field is an option, its docstring the option's help.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class HubAccess:
         """The token of --token or --token-file; None leaves it to the hub's client.
 
         Raises:
-            OptionError: both are given, the file cannot be read, or it is not what a token can be. It is not shown.
+            OptionError: both are given, the file cannot be read, or the text cannot be a token. The text is not shown.
         """
         if self.token is not None and self.token_file is not None:
             raise OptionError("--token and --token-file were both given; give one of them")
@@ -65,7 +65,7 @@ class HubAccess:
 
     @property
     def token_origin(self) -> str:
-        """Where the token that is sent comes from, for a message; empty if there is none."""
+        """The origin of the token that is sent, for a message; empty if there is none."""
         if self.token is not None or self.token_file is not None:
             return "--token" if self.token_file is None else f"--token-file {self.token_file}"
         variable = next((name for name in TOKEN_VARIABLES if os.environ.get(name)), None)
@@ -108,7 +108,7 @@ class ProbeOptions:
     """Output activation of confidences, with its bounds, such as exp,1,inf."""
 
     def check(self) -> None:
-        """Parses every option, so that a mistake shows before anything is downloaded.
+        """Parses every option, so that a mistake is reported before anything is downloaded.
 
         Raises:
             OptionError: a value cannot be parsed.
@@ -159,7 +159,7 @@ def _mode(text: str | None, output: str, default_bounds: tuple[float, float]) ->
 
 
 def unknown_layer(layer: str, available: Sequence[str]) -> list[str]:
-    """What is wrong with a layer id, if anything; it names the ids nearest to it."""
+    """What is wrong with a layer id, if anything, with the nearest ids."""
     if layer in available:
         return []
     try:

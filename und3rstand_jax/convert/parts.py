@@ -1,4 +1,4 @@
-"""The plan of a conversion, part by part: where a backbone or probes come from and what will be written; the plan as text and as a record.
+"""The plan of a conversion, part by part: where a backbone or probes come from and what will be written, as text and as a record.
 
 The record is enough to trust a converted checkpoint and to export it back to PyTorch.
 """
@@ -31,7 +31,7 @@ PartName = Literal["backbone", "probes"]
 
 @dataclass(frozen=True)
 class PartPlan:
-    """A part that is converted from a source, and why it is what it is.
+    """A part that is converted from a source, with the reasons for every decision.
 
     Attributes:
         part: which part: the name of its tree, and of its entries in `config.json`.
@@ -42,12 +42,12 @@ class PartPlan:
         shapes: shape of every JAX leaf.
         findings: every field of the config, and how it was found.
         unused: tensors the model never reads -> reason; they are kept for the export.
-        second_names: second name -> first name of tensors that the source holds under both.
-        notes: guesses and omissions to report even when nobody asked.
-        faults: everything that keeps the tensors from filling the leaves, in one line; a plan with any must not be carried out.
+        second_names: second name -> first name, for tensors that the source holds under both.
+        notes: guesses and omissions that are always reported.
+        faults: everything that keeps the tensors from filling the leaves, in one line; a plan with faults must not be carried out.
         shown_with_faults: further lines for the person who must settle them.
-        variant: the published model it is or the kind of trunk, as recorded in provenance; "" for probes.
-        table: what was recognised of unknown names, for display; "" where names are known.
+        variant: the published model or the kind of trunk, as recorded in the provenance; "" for probes.
+        table: what was recognised in unknown names, for display; "" if the names are known.
     """
 
     part: PartName
@@ -105,7 +105,7 @@ class ConversionPlan:
 
     @property
     def local_paths(self) -> list[Path]:
-        """The user's own folders and files that are read."""
+        """The local folders and files that are read."""
         return [*(Path(source.spec) for source in self.sources if source.kind != "hub"), *(part.folder for part in self.copied)]
 
     @property
@@ -114,7 +114,7 @@ class ConversionPlan:
         return sum(part.result_bytes for part in self.copied) + sum(part.result_bytes for part in self.parts)
 
     def check(self) -> None:
-        """Raises what is wrong with all parts together.
+        """Raises one error for the faults of all parts.
 
         Raises:
             CheckpointError: a part has faults.
@@ -125,7 +125,7 @@ class ConversionPlan:
 
 
 def describe(plan: ConversionPlan) -> str:
-    """The plan for a person to read. Values are marked as read, inferred, defaulted or set by an option."""
+    """The plan as readable text. Values are marked as read, inferred, defaulted or set by an option."""
     sections = [f"{part.part.capitalize()}: copied from the converted checkpoint {printable(part.folder)}" for part in plan.copied]
     for part in plan.parts:
         source = part.source
@@ -171,7 +171,7 @@ def _part_json(part: PartPlan) -> JsonObject:
 
 
 def _unused_rows(unused: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Name and why of every unused tensor; of too many to show, those of one part of the model as one."""
+    """Name of, and reason for, every unused tensor; if there are too many to show, those of one part of the model share a row."""
     if len(unused) <= _MOST_ROWS:
         return list(unused.items())
     parts = {name: name.split(".") for name in unused}
@@ -202,7 +202,7 @@ def _mapping_rows(part: PartPlan) -> list[tuple[str, ...]]:
 def part_provenance(part: PartPlan, sha256: Mapping[str, str]) -> dict[str, Any]:
     """The record of a part as JSON: origin, leaf map, unused tensors and second names, findings.
 
-    `sha256` are the digests of the source's files, by name.
+    `sha256` is file name -> digest, for the source's files.
     """
     source = part.source
     return {

@@ -27,11 +27,11 @@ def open_plan(
 
     Args:
         repo: hub id, folder or file with a backbone, probes, or both.
-        backbone: where a probe checkpoint's backbone is; by default the same files, else the base model that the
+        backbone: source of a probe checkpoint's backbone; by default the same files, else the base model that the
             config or the model card names.
         access: how the hub is reached; its revision applies to `repo`.
         options: what the caller states about the probes.
-        key: which of several copies of the weights in `repo` is meant: an entry of a pickle, or the beginning of the tensors' names.
+        key: selects one of several copies of the weights in `repo`: an entry of a pickle, or the beginning of the tensors' names.
         progress: whether downloads show progress bars.
 
     Raises:
@@ -40,17 +40,17 @@ def open_plan(
         OptionError: an option cannot be parsed, or does not fit the source.
     """
     options.check()
-    _ = access.secret  # a mistake shows before anything is read
+    _ = access.secret  # a mistake is reported before anything is read
     with contextlib.ExitStack() as stack:
 
         def opened(place: str, hub_only: bool) -> Source:
-            # The backbone in a folder beside the probes is of the same commit.
+            # The backbone in a folder beside the probes is from the same commit.
             revision = access.revision if hub_only and place == f"{repo}/backbone" else None
             return entered(open_source(place, dataclasses.replace(access, revision=revision), hub_only=hub_only, progress=progress))
 
         def entered(source: Source) -> Source:
             stack.enter_context(source.tensors)
-            # Before its parts are looked for: what belongs to an encoder that nobody knows could be taken for probes.
+            # Before its parts are looked for: tensors of an unknown encoder could be taken for probes.
             refuse([*source.tensors, *(source.config or {})])
             return source
 
@@ -73,7 +73,7 @@ def open_plan(
             assert isinstance(base.config, ModelConfig)
             probes = plan_probes(source, probe_names, base.config, options)
             if probes.faults and held is not None and held.prefix and isinstance(base, PartPlan) and base.source is source:
-                alone = f"; if that is no probe, --key {held.prefix.rstrip('.')} converts the backbone alone"
+                alone = f"; if that is not a probe, --key {held.prefix.rstrip('.')} converts the backbone alone"
                 probes = dataclasses.replace(probes, faults=probes.faults + alone)
             plan = ConversionPlan((probes,), (base,)) if isinstance(base, CopiedPart) else ConversionPlan((base, probes))
         plan.check()
@@ -81,7 +81,7 @@ def open_plan(
 
 
 def _with_choices(parts: Sequence[PartPlan], key: str) -> Iterator[PartPlan]:
-    """The parts, the first of each source with what was chosen of it and what was left out, as a finding and a note."""
+    """The parts; the first of each source gets a finding and a note that say what was chosen from it and what was left out."""
     told: list[Source] = []
     for part in parts:
         source, tensors = part.source, part.source.tensors
@@ -102,19 +102,19 @@ def _with_choices(parts: Sequence[PartPlan], key: str) -> Iterator[PartPlan]:
 
 def _ignored_paths(source: Source) -> str:
     paths = listed(map(repr, source.ignored_paths), most=3)
-    return f"{source.spec} names as its base model {paths}, ignored: a hub repository may name hub ids, not paths of this machine"
+    return f"{source.spec} names {paths} as its base model, ignored: a hub repository may name hub ids, not paths on this machine"
 
 
 def _plan_base_model(source: Source, stated: str | None, opened: Callable[[str, bool], Source]) -> PartPlan | CopiedPart:
-    """The backbone of the probes in `source`, where the caller states it, else where they name it.
+    """The backbone of the probes in `source`, from the place that the caller states, else from the one that they name.
 
-    `opened` opens a source; its second argument says whether it may be of the hub only.
+    `opened` opens a source; its second argument says whether only the hub may be used.
     """
     place = stated or source.base_model
     if place is None:
         ignored = f"{_ignored_paths(source)}; " if source.ignored_paths else ""
         raise CheckpointError(
-            f"{ignored}{source.spec} holds probes and no backbone, and neither its config nor its model card names a base model; convert "
+            f"{ignored}{source.spec} holds probes but no backbone, and neither its config nor its model card names a base model; convert "
             f"it with one: python -m convert --repo {source.spec} --backbone BACKBONE --out DIR (BACKBONE: a hub id, folder or file)"
         )
     hub_only = stated is None and source.kind == "hub"
@@ -130,7 +130,7 @@ def _plan_base_model(source: Source, stated: str | None, opened: Callable[[str, 
 
 
 def _backbone_options(config: Mapping[str, Any] | None, found: FoundBackbone) -> Mapping[str, Any] | None:
-    """The backbone's options in the config of a checkpoint that holds both: a nested dict, or the known ones among all."""
+    """The backbone's options in the config of a checkpoint that holds both parts: a nested dict, or the known ones among all keys."""
     if config is None:
         return None
     stated = found.families[0].form.stated

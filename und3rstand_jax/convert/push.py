@@ -1,7 +1,7 @@
-"""A converted checkpoint to the Hugging Face hub: in PyTorch's layout, in JAX's beside it, and with a model card.
+"""Uploads a converted checkpoint to the Hugging Face hub: in PyTorch's layout, in JAX's beside it, and with a model card.
 
 README.md                                    the card
-model.safetensors, config.json               what `--to-torch` exports; of parts from different sources in `backbone/` and `probes/`
+model.safetensors, config.json               what `--to-torch` exports; for parts from different sources in `backbone/` and `probes/`
 jax/config.json, jax/backbone.safetensors, … what `load_backbone` reads without a conversion (`jax_layout.py`)
 """
 
@@ -35,7 +35,7 @@ OWN_FILES = frozenset(
     [f"{place}{name}" for place in ("", *(f"{part}/" for part in PARTS)) for name in ("model.safetensors", CONFIG)]
     + [f"{JAX}/{name}" for name in (CONFIG, *(file(Path(), part).name for part in PARTS for file in (tree_file, unused_file)))]
 )
-"""Everything that an upload may consist of but for the card: what of it is left over from an earlier one is removed by the next."""
+"""Every file that an upload may contain, except for the card: those left over from an earlier upload are removed by the next one."""
 
 _PATH = re.compile(r"((?:[^*:/]+\*)?(?:\w+:)?)(?:/|~|\.\.?/).*?([^/]+)/*", re.DOTALL)
 _DATA_SET = re.compile(rf"((?:[^*:]+\*)?\s*(?:{'|'.join(KINDS)})\s*:).*?([^/]+)/*", re.DOTALL)
@@ -49,10 +49,10 @@ class Upload:
 
     Attributes:
         repo_id: owner/name.
-        branch: that it was committed to.
-        files: path in the repository -> bytes.
+        branch: the branch of the commit.
+        files: path in the repository -> size in bytes.
         card: the text of the model card.
-        url: the commit's address; None after a dry run.
+        url: the commit's URL; None after a dry run.
     """
 
     repo_id: str
@@ -77,46 +77,46 @@ def push_to_hub(
 ) -> Upload:
     """Uploads a converted checkpoint to the Hugging Face hub, in one commit.
 
-    It goes up in PyTorch's layout and in JAX's, with a model card; `load_backbone(repo_id)` and `load_backbone_and_probe(repo_id)` load it
-    again. Nothing else leaves the machine. An upload that was interrupted is not visible; the same call again does not send again what has
-    been sent.
+    It is uploaded in PyTorch's layout and in JAX's, with a model card; `load_backbone(repo_id)` and `load_backbone_and_probe(repo_id)`
+    load it. Nothing else leaves the machine. An interrupted upload is not visible; repeating the call does not send again what has been
+    sent.
 
         u3d.push_to_hub("run/probes", "someone/my-probes", private=True, license="cc-by-nc-sa-4.0")
 
     Args:
-        folder: the converted checkpoint, such as `python -m convert` and `python -m train` write.
-        repo_id: owner/name; made where there is none.
-        revision: the branch, by default main; made where there is none.
-        message: of the commit.
-        private: whether the repository is to be private.
-        license: the hub's word for the licence, such as cc-by-nc-sa-4.0. By default that of the source. It must not be freer than
-            that, and must be given where the source's is not known.
-        token: by default the client's own: `HF_TOKEN`, else its login (hf auth login).
-        overwrite: whether files of these names in the repository may be replaced. Its other files stay.
-        dry_run: whether to only make the files and the card, and send nothing.
+        folder: the converted checkpoint, as written by `python -m convert` and `python -m train`.
+        repo_id: owner/name; created if it does not exist.
+        revision: the branch, by default main; created if it does not exist.
+        message: the commit message.
+        private: whether the repository must be private.
+        license: the hub's identifier of the licence, such as cc-by-nc-sa-4.0; by default the source's licence. It must not be freer than
+            the source's, and must be given if that is not known.
+        token: access token, by default the client's own: `HF_TOKEN`, else its login (hf auth login).
+        overwrite: whether files with these names in the repository may be replaced. Its other files stay.
+        dry_run: whether to only create the files and the card, and send nothing.
         progress: whether a terminal shows progress bars.
 
     Raises:
         CheckpointError: `folder` is not a converted checkpoint, or is damaged.
-        OptionError: the licence is not known or too free, or the name or token cannot be one.
-        OutputError: the hub refuses it or cannot be reached, or the repository holds other files under these names.
+        OptionError: the licence is not known or too free, or the name or token is malformed.
+        OutputError: the hub refuses the upload or cannot be reached, or the repository holds other files under these names.
         OSError: the disk is full.
     """
     folder = in_home(folder)
     if not looks_like_hub_id(repo_id):
-        raise OptionError(f"{repo_id!r} is no name of a repository; give OWNER/NAME, of letters, digits, - _ and .")
+        raise OptionError(f"{repo_id!r} is not a repository name; give OWNER/NAME, of letters, digits, - _ and .")
     access = HubAccess(revision=revision, token=token)
-    _ = access.secret  # a mistake shows before anything is written
+    _ = access.secret  # a mistake is reported before anything is written
     info = read_checkpoint_info(folder)
     licence = licence_to_publish(info.provenance, license)
-    # Whoever has it from there has it under what it was published under.
+    # Whoever gets it from there has it under the licence it was published under.
     published = licence_record([Licence(**{**licence, "found": f"the upload to {repo_id}"})])
     provenance = {part: {**_without_folders(record), **published} for part, record in info.provenance.items()}
     for record in provenance.values():
         record.pop("licences", None)
     card = model_card(info, repo_id, licence)
     with _staging(folder) as place:
-        _logger.info("writing what goes up: PyTorch's layout, JAX's, and the card")
+        _logger.info("writing the files to upload: PyTorch's layout, JAX's, and the card")
         export_checkpoint(folder, place / "files", provenance=provenance)
         write_jax_layout(folder, info, provenance, place / "files" / JAX)
         (place / "files" / CARD).write_text(card, encoding="utf-8")
@@ -131,7 +131,7 @@ def push_to_hub(
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the checkpoint for what goes up; one that a killed process left is removed first."""
+    """A hidden folder beside the checkpoint for the files to upload; one that a killed process left is removed first."""
     folder = folder.resolve()
     place = folder.with_name(f".{folder.name}.upload")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -146,14 +146,14 @@ def _staging(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(place, ignore_errors=True)
     except PermissionError as error:
         raise OutputError(
-            f"{folder.parent} cannot be written ({error.strerror}), where the files to upload are made; copy {folder}"
+            f"{folder.parent}, where the files to upload are created, cannot be written ({error.strerror}); copy {folder} elsewhere"
         ) from error
 
 
 def public_text(value: str) -> str:
     """An option's value without the folders above a path in it, which are private: 0.5*pairs:/home/me/rooms is 0.5*pairs:rooms.
 
-    A path is what begins as one, what stands where a data set's folder does, and what is there: runs/mine reads like a hub id.
+    A value counts as a path if it begins like one, stands in the place of a data set's folder, or exists: runs/mine reads like a hub id.
     """
     matched = _DATA_SET.fullmatch(value) or _PATH.fullmatch(value)
     if matched is not None:
@@ -162,7 +162,7 @@ def public_text(value: str) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """A record with the options of its training as `public_text` has them."""
+    """A record whose training options have been passed through `public_text`."""
     if not isinstance(value, Mapping) or "training" not in value:
         return value
     return {**value, "training": _public(value["training"])}
@@ -170,7 +170,7 @@ def _without_folders(value: Any) -> Any:
 
 def _public(value: Any) -> Any:
     if isinstance(value, Mapping):
-        # Where a run was written means nothing to others, and need not be there any more.
+        # The place of a run means nothing to others, and may no longer exist.
         return {key: Path(item).name if key == "out" and isinstance(item, str) else _public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_public(item) for item in value]
@@ -178,7 +178,7 @@ def _public(value: Any) -> Any:
 
 
 def describe(upload: Upload) -> str:
-    """What goes up, for a person: the files with their sizes, and the card."""
+    """What is uploaded, as readable text: the files with their sizes, and the card."""
     from und3rstand_jax.support.text import size_text, text_table
 
     rows = [(name, size_text(size)) for name, size in upload.files.items()]

@@ -1,4 +1,4 @@
-"""Names without the wrappers that training puts around a model or its modules: torch.compile's and DistributedDataParallel's."""
+"""Names without the wrappers that training adds around a model or its modules: torch.compile's and DistributedDataParallel's."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def by_unwrapped_name(names: Iterable[str]) -> dict[str, str]:
     """Name without wrappers -> name.
 
     Raises:
-        CheckpointError: two names differ in their wrappers alone.
+        CheckpointError: two names differ only in their wrappers.
     """
     found: dict[str, str] = {}
     twice = []
@@ -27,7 +27,7 @@ def by_unwrapped_name(names: Iterable[str]) -> dict[str, str]:
             twice.append(f"{other} and {name}")
     if twice:
         raise CheckpointError(
-            f"names that differ in _orig_mod and module alone: {listed(twice, '; ', most=5)}; expected one copy of the weights, which "
+            f"names that differ only in _orig_mod and module: {listed(twice, '; ', most=5)}; expected one copy of the weights, which "
             "--key can choose by the beginning of its names"
         )
     return found

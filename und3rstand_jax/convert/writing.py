@@ -1,4 +1,4 @@
-"""Carries out a plan: reads each source tensor straight into its place in a stacked leaf, writes the checkpoint, and verifies it.
+"""Carries out a plan: reads each source tensor directly into its place in a stacked leaf, writes the checkpoint, and verifies it.
 
 Verification exports what was written and compares it with the source bit for bit.
 """
@@ -49,7 +49,7 @@ def convert(
         out: the folder.
         overwrite: whether an earlier result there may be replaced.
         progress: whether a terminal shows progress bars.
-        check: called with the finished checkpoint before it is moved into place, to raise if it is not good.
+        check: called with the finished checkpoint before it is moved into place; it raises to reject the checkpoint.
 
     Raises:
         OutputError: `out` may not be written.
@@ -63,7 +63,7 @@ def convert(
         for note in part.notes:
             _logger.info("note: %s", note)
     with output_folder(out, overwrite, CHECKPOINT) as folder, ThreadPoolExecutor(1) as beside:
-        # Hashing releases the interpreter lock: it runs beside the reading.
+        # Hashing releases the interpreter lock: it runs while tensors are read.
         digests = {id(source): beside.submit(source.sha256) for source in plan.sources}
         leaf_digests: dict[str, Mapping[str, str]] = {}
         configs: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def convert(
 
 
 def is_conversion_of(plan: ConversionPlan, folder: Path) -> bool:
-    """Whether a folder holds what this plan writes: the same bytes of the same sources, and the same decisions about them."""
+    """Whether a folder holds what this plan writes: the same bytes from the same sources, and the same decisions about them."""
     if not is_checkpoint(folder):
         return False
     provenance = read_checkpoint_info(folder).provenance
@@ -119,7 +119,7 @@ def _write_part(folder: Path, part: PartPlan, progress: bool) -> dict[str, str]:
 
 
 def fill(part: PartPlan, advance: Callable[[int], object]) -> dict[str, np.ndarray]:
-    """Path -> array of every leaf, in the source's dtype. Holds one source tensor at a time beside the result.
+    """Path -> array of every leaf, in the source's dtype. Keeps only one source tensor at a time in memory besides the result.
 
     `advance` is called with the bytes of each tensor read.
 
@@ -142,7 +142,7 @@ def fill(part: PartPlan, advance: Callable[[int], object]) -> dict[str, np.ndarr
             if not is_finite(tensor):
                 bad = int(np.sum(~np.isfinite(tensor.astype(np.float32))))
                 not_finite.append(Complaint(name, f"{bad} of {tensor.size} values"))
-            # Into a transposed view a few rows at a time: whole, every element written would miss the cache.
+            # Into a transposed view a few rows at a time: all at once, every element written would miss the cache.
             target = leaf.layout.to_torch(array[index])
             for row in range(0, len(tensor), _ROWS):
                 target[row : row + _ROWS] = tensor[row : row + _ROWS]
@@ -178,7 +178,7 @@ def verify(plan: ConversionPlan, folder: Path, progress: bool = True) -> int:
                     if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
                         described = [f"{tensor.dtype} {shape_text(tensor.shape)}" for tensor in (ours, theirs)]
                         found.append(Complaint(name, f"{described[0]}, the source has {described[1]}"))
-                    # Bits, not values: -0.0 equals 0.0 and is another tensor.
+                    # Bits, not values: -0.0 equals 0.0 but is a different tensor.
                     elif np.ascontiguousarray(ours).tobytes() != np.ascontiguousarray(theirs).tobytes():
                         found.append(Complaint(name, "bits differ"))
         found += [Complaint(name, "in the source, not in the export") for name in missing]

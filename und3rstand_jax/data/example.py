@@ -1,4 +1,4 @@
-"""What the device makes of a batch: scenes are rendered, colours jittered, depth unprojected; the result is what model and loss take.
+"""From a batch to the inputs of model and loss, on the device: renders scenes, jitters colours and unprojects depth.
 
 Colour jitter changes brightness, contrast, saturation and hue by random amounts in random order. Its ranges are DUSt3R's: a factor of
 0.5 to 1.5 for the first three, a shift of up to a tenth of the colour circle for hue. The views of a set are jittered
@@ -26,13 +26,13 @@ HUE_SHIFT = 0.1
 """Largest shift of the hue, in turns of the colour circle."""
 
 Image: TypeAlias = Float[Array, "H W 3"]
-"""RGB in [0, 1], except where said otherwise."""
+"""RGB in [0, 1], unless stated otherwise."""
 
 Number: TypeAlias = Float[Array, ""] | float
 
 
 class Example(NamedTuple):
-    """A batch of sets as model and loss take it: of each view the image in [-1, 1] (B, H, W, 3), the ground truth, and the
+    """A batch of sets as model and loss take it: for each view, the image in [-1, 1] (B, H, W, 3), the ground truth, and the
     intrinsics (B, 3, 3).
     """
 
@@ -42,13 +42,13 @@ class Example(NamedTuple):
 
 
 def assemble(batch: Batch, seed: Array | int, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool) -> Example:
-    """The example of a batch; pure. What a set becomes depends on the seed, its position and its scene, not on the batch it is in.
+    """The example of a batch; pure. A set's result depends on the seed, its position and its scene, not on the batch it is in.
 
     Args:
-        batch: from the loader; its arrays may be traced.
-        seed: of scenes and colours.
-        shape: of every view; static, like all that follows.
-        scenes: how scenes are rendered; None if there are none, which spares the compiler the renderer.
+        batch: a batch from the loader; its arrays may be traced.
+        seed: the seed of scenes and colours.
+        shape: (height, width) of every view; static, like all arguments after it.
+        scenes: how scenes are rendered; None if there are none, so that the renderer is not compiled.
         colour_jitter: whether each view's colours are jittered.
     """
     if scenes is None:
@@ -84,17 +84,17 @@ def to_example(views: ViewSet) -> Example:
 
 
 def batch_size(example: Example) -> int:
-    """How many sets an example holds."""
+    """The number of sets in an example."""
     return jax.tree.leaves(example.images)[0].shape[0]
 
 
 def model_input(image: UInt8[Array | np.ndarray, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
-    """8-bit RGB as the model's [-1, 1]."""
+    """8-bit RGB, scaled to the model's range [-1, 1]."""
     return (jnp.asarray(image).astype(jnp.float32) / 255 - 0.5) / 0.5
 
 
 def target(view: View) -> Target:
-    """The world point of every pixel: R·(z·(u − cx)/fx, z·(v − cy)/fy, z) + t; valid where the depth is positive and finite."""
+    """The world point of every pixel, R·(z·(u − cx)/fx, z·(v − cy)/fy, z) + t; valid where the depth is positive and finite."""
     depth = jnp.asarray(view.depth, jnp.float32)
     valid = (depth > 0) & jnp.isfinite(depth)
     in_camera = unproject(jnp.where(valid, depth, 0.0), jnp.asarray(view.intrinsics, jnp.float32))

@@ -1,7 +1,7 @@
 """Batches in an order that the seed determines, read by grain's worker processes. No JAX: the workers import this.
 
-Every set of views has a position in one endless sequence. Batch s of B sets holds positions s·B … s·B + B − 1, and host h of H reads the
-h-th of H equal parts of it. What a step sees thus depends neither on the number of hosts nor on where a run was interrupted.
+Every set of views has a position in one endless sequence. Batch s of B sets has positions s·B … s·B + B − 1, and host h of H reads the
+h-th of its H equal parts. A step's data thus depends neither on the number of hosts nor on where a run was interrupted.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from und3rstand_jax.support.text import printable
 Unreadable: TypeAlias = Literal["skip", "fail"]
 
 Sources: TypeAlias = tuple[FileSets | None, ...]
-"""One for each spec, None for rendered scenes."""
+"""One source for each spec; None for rendered scenes."""
 
 Place: TypeAlias = tuple[int, int]
 """A set: (number of its source, index in that source)."""
@@ -48,11 +48,11 @@ _ATTEMPTS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """What batches are made of.
+    """What batches consist of.
 
     `batch_size` counts the sets of all hosts. Each batch has one of `shapes`. `crop_jitter` turns on DUSt3R's crop augmentation.
-    `unreadable` sets are either skipped, each reported and replaced by another of its source, or end the run.
-    `workers` processes read files; with 0, threads of this process do.
+    `unreadable` says whether a set that cannot be read is skipped, that is, reported and replaced by another of its source, or ends
+    the run. `workers` processes read files; with 0, threads of this process do.
     """
 
     specs: tuple[DataSpec, ...]
@@ -67,17 +67,17 @@ class Feed:
 
     @property
     def views(self) -> int:
-        """How many a set has, in every source."""
+        """Number of views in a set, the same in every source."""
         return self.specs[0].views
 
     @property
     def things(self) -> str:
-        """What messages call its sets: "pairs" or "sets of 4 views"."""
+        """The name of its sets in messages: "pairs" or "sets of 4 views"."""
         return things_of(self.views)
 
 
 class Delivery(NamedTuple):
-    """One host's part of a batch, its shape, and the sets skipped on the way as (source, message)."""
+    """One host's part of a batch, its shape, and the sets that were skipped, as (source, message)."""
 
     batch: Batch
     shape: Shape
@@ -88,19 +88,19 @@ def open_sources(specs: Sequence[DataSpec], split: Split) -> Sources:
     """Opens the sources of a feed. Their `notes` say what was left out of their lists.
 
     Raises:
-        DataError: a folder does not hold such a data set, or its list is faulty.
+        DataError: a folder does not contain such a data set, or its list is faulty.
     """
     return tuple(None if spec.root is None else open_sets(spec.kind, spec.root, split, spec.views) for spec in specs)
 
 
 def training_batches(feed: Feed, sources: Sources, start: int) -> Generator[Delivery, None, None]:
-    """This host's part of every batch from number `start` on, without end. Close it after use, which ends the worker processes.
+    """This host's part of every batch from number `start` on, without end. Close the generator after use, to end its worker processes.
 
-    Each source is shuffled anew every time through. Rendered scenes never repeat and come in their own order.
+    Each source is reshuffled on every pass. Rendered scenes never repeat, and come in their own order.
 
     Args:
-        feed: what batches are made of.
-        sources: those of the feed's specs, from `open_sources`.
+        feed: what batches consist of.
+        sources: the sources of the feed's specs, from `open_sources`.
         start: number of the first batch.
 
     Raises:
@@ -119,7 +119,7 @@ def training_batches(feed: Feed, sources: Sources, start: int) -> Generator[Deli
 
 
 def held_out(feed: Feed, sources: Sources, pairs: int) -> list[Place]:
-    """The held-out sets to validate on: each source's share of `pairs`, evenly spaced over it, or all it has if that is fewer."""
+    """The held-out sets to validate on: each source's share of `pairs`, evenly spaced over it, or all of its sets if it has fewer."""
     shares = np.array([spec.weight for spec in feed.specs])
     ends = np.floor(np.cumsum(shares) / shares.sum() * pairs + 0.5).astype(int)
     places: list[Place] = []
@@ -133,14 +133,14 @@ def held_out(feed: Feed, sources: Sources, pairs: int) -> list[Place]:
 
 
 def validation_batches(feed: Feed, sources: Sources, places: Sequence[Place]) -> Generator[Delivery, None, None]:
-    """Batches of these sets, in order. The last one is filled up with the first sets again, at positions ≥ len(places)."""
+    """Batches of these sets, in order. The last one is filled up with the first sets again, at positions from len(places) on."""
     batches = -(-len(places) // feed.batch_size)
     filled = [places[i % len(places)] for i in range(batches * feed.batch_size)]
     return _batches(grain.MapDataset.source(filled), sources, feed, 0)
 
 
 def shape_of_step(feed: Feed, step: int) -> Shape:
-    """The shape of all views of a batch."""
+    """The shape of all views in the batch of a step."""
     return feed.shapes[int(np.random.default_rng((feed.seed, step)).integers(len(feed.shapes)))]
 
 
@@ -156,7 +156,7 @@ class _Loaded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Reads the set of a position; grain sends it to its workers."""
+    """Reads the set at a position; grain sends this object to its workers."""
 
     sources: Sources
     feed: Feed
@@ -168,7 +168,7 @@ class _Load:
             return _Loaded(position, index, None, (), None)
         shape = shape_of_step(self.feed, position // self.feed.batch_size)
         skipped: list[tuple[str, str]] = []
-        # Replacements are drawn at random: neighbours of a set in a damaged sequence would be damaged as well.
+        # Replacements are drawn at random: a set's neighbours in a damaged sequence would be damaged as well.
         draws = np.random.default_rng((self.feed.seed, position))
         for _ in range(_ATTEMPTS):
             try:
@@ -186,18 +186,18 @@ class _Load:
 def _batches(places: grain.MapDataset, sources: Sources, feed: Feed, start: int) -> Generator[Delivery, None, None]:
     """Reads the sets at the places, in order, and batches them."""
     if feed.batch_size % feed.hosts:
-        raise OptionError(f"a batch of {feed.batch_size} {feed.things} does not divide among {feed.hosts} hosts")
+        raise OptionError(f"a batch of {feed.batch_size} {feed.things} cannot be divided among {feed.hosts} hosts")
     loaded = places.map_with_index(_Load(sources, feed))
     parts = loaded.batch(feed.batch_size // feed.hosts, drop_remainder=True, batch_fn=functools.partial(_collate, feed))
     own = parts[feed.host + start * feed.hosts :: feed.hosts]
     reads_files = any(source is not None for source in sources)
     dataset = own.to_iter_dataset(grain.ReadOptions(num_threads=4 if reads_files else 0, prefetch_buffer_size=8 if reads_files else 0))
     if reads_files and feed.workers:
-        # grain takes its workers' settings from absl's flags, which only a program started through absl has parsed.
+        # grain reads its workers' settings from absl's flags, which are parsed only in programs started through absl.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=feed.workers, per_worker_buffer_size=2)
-        # Through pipes, not shared memory: that is lost when a process is killed, and a container has 64 MB of it by default.
+        # Through pipes, not shared memory, which leaks when a process is killed and is only 64 MB in a container by default.
         dataset = grain.experimental.WithOptionsIterDataset(dataset, grain.experimental.DatasetOptions(min_shm_size=2**62))
         dataset = dataset.mp_prefetch(options, worker_init_fn=prepare_worker)
     iterator = iter(dataset)
@@ -216,7 +216,7 @@ def _place(number: int, index: int) -> Place:
 
 
 def _collate(feed: Feed, loaded: Sequence[_Loaded]) -> Delivery | str:
-    """A batch of sets, or why there is none: grain would wrap an exception in one of its own and bury the message."""
+    """A batch of sets, or a message that says why there is none: grain would wrap an exception in one of its own and bury the message."""
     failures = [item.failure for item in loaded if item.failure]
     if failures:
         return failures[0]
@@ -234,16 +234,16 @@ def _collate(feed: Feed, loaded: Sequence[_Loaded]) -> Delivery | str:
 
 
 def prepare_worker(worker: int, workers: int) -> None:
-    """Makes a worker process ignore SIGINT and SIGTERM, and exit when the process of the run is gone, however it ended.
+    """Makes a worker process ignore SIGINT and SIGTERM, and exit once the run's main process is gone, however it ended.
 
-    Ctrl-C and batch systems signal every process of a run. The run finishes its step and saves, for which it still needs its
-    workers. A run that is killed outright cannot stop its workers, which would then wait for it forever.
+    Ctrl-C and batch systems signal every process of a run. The main process then finishes its step and saves, for which it still needs
+    its workers. If it is killed outright, it cannot stop its workers, which would then wait for it forever.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
     def exit_with_run() -> None:
-        # Not by a change of os.getppid(): a run killed while this process is still starting was never its parent.
+        # Not by a change of os.getppid(): if the run is killed while this process is still starting, the run was never its parent.
         run = multiprocessing.parent_process()
         assert run is not None, "a worker process is started by multiprocessing"
         run.join()

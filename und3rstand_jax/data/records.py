@@ -1,4 +1,6 @@
-"""What travels through this floor: sets of views with depth and cameras, and batches of sets. No JAX: loader processes import this.
+"""The types that the modules of `data` exchange: sets of views with depth and cameras, and batches of sets.
+
+No JAX: loader processes import this.
 
 A pair is a set of two views.
 """
@@ -13,10 +15,10 @@ Shape: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
 
 Split: TypeAlias = Literal["train", "val"]
-"""What is trained on, and what is held out for validation."""
+"""The part to train on, and the part held out for validation."""
 
 NOT_RENDERED = -1
-"""`Batch.scene` of a set that comes from files."""
+"""The value of `Batch.scene` for a set from files."""
 
 Array: TypeAlias = Any
 """NumPy's on the host, JAX's on the device; not written out, because that would import JAX."""
@@ -37,18 +39,18 @@ class View(NamedTuple):
 
 
 ViewSet: TypeAlias = tuple[View, ...]
-"""Views of one scene, in one world and one unit."""
+"""Views of one scene, in the same world frame and unit."""
 
 
 def things_of(views: int) -> str:
-    """What messages call sets of so many views: "pairs" or "sets of 4 views"."""
+    """The name in messages of sets with this number of views: "pairs" or "sets of 4 views"."""
     return "pairs" if views == 2 else f"sets of {views} views"
 
 
 class UnreadableSet(Exception):
     """A set whose files are missing, damaged or unusable. The message names the file and what is wrong with it.
 
-    It is one printable line, whatever the file's name or a library's error holds: it is written to lists that are read line by line.
+    It is one printable line, whatever the file's name or a library's error contains: it is written to lists that are read line by line.
     """
 
     def __str__(self) -> str:
@@ -56,11 +58,11 @@ class UnreadableSet(Exception):
 
 
 class Batch(NamedTuple):
-    """B sets as the loader hands them to the device, which renders scenes and jitters colours.
+    """B sets as the loader passes them to the device, which renders scenes and jitters colours.
 
-    `position` (B,) is each set's place in the endless sequence that the seed determines; a set's random draws depend on the seed
-    and this alone. `scene` (B,) is the index of a rendered scene, or NOT_RENDERED for a set of files. `views` hold arrays
-    (B, …), placeholders where a scene is to be rendered; it is None where no source reads files.
+    `position` (B,) is each set's place in the endless sequence that the seed determines; a set's random draws depend only on it and
+    the seed. `scene` (B,) is the index of a rendered scene, or NOT_RENDERED for a set from files. `views` contain arrays (B, …), with
+    placeholders where a scene is to be rendered; it is None if no source reads files.
     """
 
     position: UInt32[Array, " B"]

@@ -1,4 +1,4 @@
-"""Where sets of views come from: sources and their weights, as `--data` gives them. No JAX: loader processes import this.
+"""Where sets of views come from: sources and their weights, as given to `--data`. No JAX: loader processes import this.
 
 [WEIGHT*]synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH]    [WEIGHT*]co3d:DIR    [WEIGHT*]blendedmvs:DIR    [WEIGHT*]pairs:DIR
 """
@@ -23,7 +23,7 @@ _EXPECTED = f"{SYNTHETIC}, {', '.join(f'{kind}:DIR' for kind in KINDS)}, each wi
 class DataSpec:
     """One source: a data set's folder `root`, or how `scenes` are rendered.
 
-    `weight` is its share of the sets, relative to the others'. `views` is how many views a set has, two in a pair.
+    `weight` is its share of the sets, relative to the others'. `views` is the number of views in a set, two for pairs.
     """
 
     kind: str
@@ -41,11 +41,11 @@ def parse_data(texts: Sequence[str], option: str = "--data", views: int = 2) -> 
 
     Args:
         texts: one source each.
-        option: what messages call the option.
-        views: how many views a set has, in all sources.
+        option: the option's name, for messages.
+        views: number of views in a set, the same in all sources.
 
     Raises:
-        OptionError: sets have fewer than two views; there is no source, a text does not name one, or several are synthetic.
+        OptionError: `views` is outside LEAST_VIEWS to MOST_VIEWS; there is no source, a text does not name one, or several are synthetic.
     """
     check_views(views)
     specs = tuple(_parse_source(text, option, views) for text in texts)
@@ -77,7 +77,7 @@ def _parse_source(text: str, option: str, views: int) -> DataSpec:
     if kind not in KINDS:
         raise OptionError(f"{option} {text!r}: there is no source {kind!r}; expected {_EXPECTED}")
     if rest and "\0" in rest:
-        raise OptionError(f"{option} {text!r}: the name of a folder holds no null character")
+        raise OptionError(f"{option} {text!r}: a folder's name cannot contain a null character")
     if not rest:
         raise OptionError(f"{option} {text!r} needs a folder: {kind}:DIR")
     return DataSpec(kind, in_home(rest), None, weight, views)

@@ -1,6 +1,6 @@
-"""Ways to lay predicted points over the true ones before their distance is taken.
+"""Ways to align predicted points with the true ones before measuring their distance.
 
-A prediction without a unit needs a scale at least. What an alignment is allowed to change, the error does not see.
+A prediction without a unit needs at least a scale. The error does not see what an alignment is allowed to change.
 """
 
 import itertools
@@ -63,9 +63,9 @@ def aligned_errors(
 
 
 def shape_errors(preds: Sequence[Pointmap], truth: Truth, unit: Float[Array, " B"]) -> tuple[Float[Array, " B"], ...]:
-    """The same of each view by itself, laid over its true points by a similarity of its own: its shape, wherever the view is placed.
+    """As `aligned_errors`, but each view is aligned alone, by its own similarity: the error of its shape, wherever the view is placed.
 
-    In one alignment of all views a misplaced one changes the scale, and with it the others' errors; here it does not.
+    In one alignment of all views a misplaced view changes the scale, and with it the other views' errors; here it does not.
     """
 
     def alone(view: int) -> Truth:
@@ -86,7 +86,7 @@ def _laid_over(
     from_centre, true_from_centre = (given - centre) * valid[:, None], (true - true_centre) * valid[:, None]
     covariance = jnp.matmul((weights * true_from_centre).T, from_centre, precision=lax.Precision.HIGHEST)
     u, sizes, vt = jnp.linalg.svd(covariance)
-    # A mirror image is no motion: the axis of least extent is turned the other way instead.
+    # A reflection is not a rotation: the axis of least extent is flipped instead.
     signs = jnp.ones(3).at[2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
     rotation = jnp.matmul(u * signs, vt, precision=lax.Precision.HIGHEST)
     scale = (sizes * signs).sum() / jnp.maximum((weights * from_centre**2).sum(), _LEAST)

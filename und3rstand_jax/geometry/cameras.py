@@ -1,4 +1,4 @@
-"""Pinhole cameras: points as a view has them, whether numbers can be a camera, and the focal length of a pointmap.
+"""Pinhole cameras: a view's points, checks of intrinsics and poses, and the focal length of a pointmap.
 
 Camera frames are x right, y down, z forward. Pixel centres are at integers. Poses are 4×4 matrices, camera to world (or to view 1's
 frame); intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, without distortion.
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 SAMPLES_A_SIDE = 64
-"""The sampling grid of an image has at most so many columns and rows."""
+"""The sampling grid of an image has at most this many columns and rows."""
 
 _ORTHOGONALITY = 5e-3  # tolerance of a rotation's entries
 _LARGEST = 1e12  # of a camera's numbers: national grids in millimetres stay below 1e11
@@ -24,7 +24,7 @@ _CONVERGED = 1e-9  # relative
 
 @dataclasses.dataclass(frozen=True)
 class ViewGeometry:
-    """One view according to a layer.
+    """One view's geometry as a layer predicts it.
 
     `points` (H, W, 3) are in the frame of view 1's camera, in the model's own unit, which differs from layer to layer. `confidence`
     (H, W) is at least 1 with DUSt3R's activation, and None if the probes give none.
@@ -35,7 +35,7 @@ class ViewGeometry:
 
     @classmethod
     def of(cls, pointmap: Mapping[str, object]) -> "ViewGeometry":
-        """The first of a batch of the model's, a `Pointmap` (not imported: this module does without JAX), on the host in float32."""
+        """The first example of a batched `Pointmap` (not imported: this module does without JAX), on the host in float32."""
         confidence = np.asarray(pointmap["conf"], np.float32)[0] if "conf" in pointmap else None
         return cls(np.asarray(pointmap["pts3d"], np.float32)[0], confidence)
 
@@ -65,8 +65,8 @@ def focal_length(points: Float[np.ndarray, "H W 3"], confidence: Float[np.ndarra
     """The focal length in pixels of a camera from its pointmap in its own frame (DUSt3R, Wang et al., CVPR 2024, section 3.3).
 
     With the principal point in the image's centre, f minimises Σ conf·‖(u', v') − f·(x, y)/z‖, which is robust to outliers; found by
-    Weiszfeld's iteration. Points are ignored that are not finite, not in front of the camera or more than 80° off its axis, which no
-    photo shows: one such point could outweigh all others.
+    Weiszfeld's iteration. Points are ignored if they are not finite, not in front of the camera or more than 80° off its axis. No photo
+    shows such points, and a single one could outweigh all others.
 
     Returns:
         The focal length, or None if no point determines it or it would not be positive.
@@ -105,13 +105,13 @@ def intrinsics_fault(intrinsics: np.ndarray) -> str | None:
     if intrinsics.shape != (3, 3):
         return f"must be 3×3, not {_by(intrinsics.shape)}"
     if not np.isfinite(intrinsics).all():
-        return "holds numbers that are not finite"
+        return "has numbers that are not finite"
     if not np.allclose(intrinsics[2], (0, 0, 1)) or intrinsics[1, 0] != 0:
         transposed = np.allclose(intrinsics[:, 2], (0, 0, 1)) and intrinsics[0, 1] == 0
         return f"must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]{', this looks transposed' if transposed else f', not {intrinsics.tolist()}'}"
     fx, skew, fy = intrinsics[0, 0], intrinsics[0, 1], intrinsics[1, 1]
     if not np.abs(intrinsics).max() < _LARGEST:
-        return f"holds {np.abs(intrinsics).max():g}, which is no number of pixels"
+        return f"has the value {np.abs(intrinsics).max():g}, which is too large for pixels"
     if fx <= 0 or fy <= 0:
         return f"has focal lengths {fx:g} and {fy:g}, which must be positive"
     if abs(skew) > 1e-4 * fx:
@@ -124,17 +124,17 @@ def pose_fault(cam2world: np.ndarray) -> str | None:
     if cam2world.shape != (4, 4):
         return f"must be 4×4, not {_by(cam2world.shape)}"
     if not np.isfinite(cam2world).all():
-        return "holds numbers that are not finite"
+        return "has numbers that are not finite"
     if not np.allclose(cam2world[3], (0, 0, 0, 1), atol=1e-6):
         transposed = np.allclose(cam2world[:, 3], (0, 0, 0, 1), atol=1e-6)
         return f"must end in the row 0 0 0 1, {'this looks transposed' if transposed else f'not {cam2world[3].tolist()}'}"
     position = np.abs(cam2world[:3, 3]).max()
     if not position < _LARGEST:
-        return f"places the camera {position:g} units from the origin, which no arithmetic on its points survives"
+        return f"places the camera {position:g} units from the origin, which is too far to compute with its points"
     rotation = cam2world[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHOGONALITY:
         lengths = ", ".join(f"{length:.4g}" for length in np.linalg.norm(rotation, axis=0))
-        return f"holds no rotation: its columns must be orthogonal and of length 1 (their lengths are {lengths})"
+        return f"has no valid rotation: its columns must be orthogonal and of length 1 (their lengths are {lengths})"
     if np.linalg.det(rotation) < 0:
         return "mirrors (determinant -1): one axis is flipped, or two are swapped, against a right-handed camera"
     return None

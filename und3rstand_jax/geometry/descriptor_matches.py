@@ -1,4 +1,4 @@
-"""Correspondences between two views by their descriptors, as users of MASt3R find them (Leroy et al., ECCV 2024, section 3.3).
+"""Correspondences between two views by their descriptors, as in MASt3R (Leroy et al., ECCV 2024, section 3.3).
 
     output = backbone(view1, view2)
     found = u3d.match(output)
@@ -19,7 +19,7 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.progress import progress_bar
 
 ROUNDS = 10
-"""A walk from a seed that has not ended after so many rounds is given up."""
+"""A walk from a seed is abandoned if it has not ended after this many rounds."""
 
 _SEEDS_AT_ONCE = 4096
 
@@ -46,7 +46,7 @@ class Matches:
         return len(self.pixels1)
 
     def inside(self, border: int) -> "Matches":
-        """Those that are at least so many pixels away from every edge, in both views."""
+        """The matches that are at least `border` pixels away from every edge, in both views."""
         kept = np.ones(len(self), bool)
         for pixels, (height, width) in zip((self.pixels1, self.pixels2), self.sizes, strict=True):
             kept &= ((pixels >= border) & (pixels < (width - border, height - border))).all(axis=-1)
@@ -67,28 +67,28 @@ def match(
 ) -> Matches:
     """Matches the pixels of two views by the descriptors in a model's output.
 
-    Seeds are the pixels (x, y) of view 1 with x and y in {S//2, S//2 + S, …}. From each, the most similar pixel of view 2 is found, from
-    there the most similar one of view 1, and so on, until two pixels are each other's: these match. A walk of more than `ROUNDS` rounds
-    matches nothing. With a seed at every pixel (S = 1) all mutual pairs are found, with fewer some of them.
+    Seeds are the pixels (x, y) of view 1 with x and y in {S//2, S//2 + S, …}. A walk goes from a seed to the most similar pixel of view 2,
+    from there to the most similar one of view 1, and so on, until two pixels are each other's most similar: these match. A walk of more
+    than `ROUNDS` rounds matches nothing. Seeds at every pixel (S = 1) find all mutual pairs; fewer seeds find some of them.
 
     Args:
-        output: of a model that makes descriptors, with the head "features" run.
-        pair: which of the batch; may be left out where there is one.
+        output: the output of a model that makes descriptors, with the head "features" run.
+        pair: index of the pair in the batch; may be omitted if there is only one.
         seeds: S, the distance between seeds in pixels.
-        tolerance: in pixels. Given, there is no walk: a seed matches the pixel most similar to it if the way back ends nearer to the
-            seed than this. 1 asks for mutual pairs.
-        both_ways: whether seeds in view 2 are walked from too; the matches of both are united.
-        swapped: the same model's output for the views in the other order, as MASt3R-SfM takes it: both ways is done on each, and the
-            matches are united.
-        border: matches nearer to an edge than so many pixels are left out, in either view.
+        tolerance: in pixels. If given, there is no walk: a seed matches the pixel most similar to it if the way back ends nearer to the
+            seed than this. 1 keeps only mutual pairs.
+        both_ways: whether to walk from seeds in view 2 too; the matches of both are merged.
+        swapped: the same model's output for the views in the other order, as in MASt3R-SfM: both outputs are matched both ways, and the
+            matches are merged.
+        border: matches nearer to an edge than this many pixels, in either view, are left out.
         progress: whether a terminal shows a progress bar.
 
     Returns:
-        The matches. Their confidence is the smaller of the descriptors' two; with `swapped`, the root of their product, in the order of
-        views in which the match was found first.
+        The matches. Their confidence is the smaller of the two descriptors'. With `swapped` it is the square root of their product, from
+        the order of views in which the match was found first.
 
     Raises:
-        OptionError: the output holds no descriptors, or no such pair; options contradict each other or are out of range.
+        OptionError: the output has no descriptors, or no such pair; options contradict each other or are out of range.
     """
     check_matching(seeds, tolerance, border, both_ways or swapped is not None)
     views, confidence = _views_of(output, pair, "the output")
@@ -118,7 +118,7 @@ def match(
 
 
 def check_matching(seeds: int, tolerance: float | None, border: int, walks_back: bool) -> None:
-    """Refuses what cannot be matched; `walks_back` says whether seeds in view 2 are asked for.
+    """Refuses options that do not work; `walks_back` says whether seeds in view 2 are requested.
 
     Raises:
         OptionError: options contradict each other or are out of range.
@@ -128,7 +128,7 @@ def check_matching(seeds: int, tolerance: float | None, border: int, walks_back:
             f"expected seeds of at least 1, a tolerance above 0, a border of at least 0; found {seeds}, {tolerance}, {border}"
         )
     if tolerance is not None and walks_back:
-        raise OptionError("a tolerance is for seeds of view 1, which are not walked from: it goes with neither both ways nor both orders")
+        raise OptionError("a tolerance applies to seeds of view 1 without a walk: it cannot be combined with both ways or both orders")
 
 
 Confidences = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
@@ -139,14 +139,14 @@ def _views_of(output: BackboneOutput, pair: int | None, what: str) -> tuple[tupl
     known = output.pointmaps
     if not known or any("desc" not in pred for pred in known):
         raise OptionError(
-            f'{what} holds no descriptors; expected that of a model with local features (MASt3R), with its head "features" run (head=True)'
+            f'{what} has no descriptors; expected that of a model with local features (MASt3R), with its head "features" run (head=True)'
         )
     batch = len(known[0]["desc"])
     if pair is None and batch != 1:
-        raise OptionError(f"{what} holds {batch} pairs; say which with pair=0 to {batch - 1}")
+        raise OptionError(f"{what} has {batch} pairs; say which with pair=0 to {batch - 1}")
     index = 0 if pair is None else pair
     if not 0 <= index < batch:
-        raise OptionError(f"{what} holds {batch} pairs, 0 to {batch - 1}; found pair={pair}")
+        raise OptionError(f"{what} has {batch} pairs, 0 to {batch - 1}; found pair={pair}")
     one, two = (Descriptors(pred["desc"][index]) for pred in known)
     if not all("desc_conf" in pred for pred in known):
         return (one, two), None
@@ -163,7 +163,7 @@ def _walks(views: tuple[Descriptors, Descriptors], other: tuple[Descriptors, Des
     if both_ways or other is not None:
         walks.append((views[::-1], True))
     if other is not None:
-        # Of the other order, view 1 is the second.
+        # In the other order, view 1 is the second.
         walks += [(other[::-1], False), (other, True)]
     return walks
 
@@ -175,7 +175,7 @@ def seed_places(size: tuple[int, int], seeds: int) -> Int[np.ndarray, " S"]:
 
 
 def _walked(first: Descriptors, second: Descriptors, seeds: Int[np.ndarray, " S"]) -> Pairs:
-    """Pairs that walks from seeds in the first view end in; with repetitions."""
+    """Pairs in which walks from seeds in the first view end; with repetitions."""
     here = seeds
     before = np.full(len(here), -1)
     found: list[Pairs] = []
@@ -219,7 +219,7 @@ def _keys(found: Sequence[Pairs], second: Descriptors) -> Int[np.ndarray, " K"]:
 def _of_both_orders(
     pairs: Pairs, given: Sequence[Pairs], confidence: Confidences | None, swapped: Confidences | None, second: Descriptors
 ) -> Float[np.ndarray, " K"] | None:
-    """The root of both descriptors' confidences: those of the given order where it found the pair (`given`), else of the swapped one."""
+    """The square root of both confidences' product, from the given order if it found the pair (`given`), else from the swapped one."""
     if confidence is None or swapped is None:
         return None
     one, two = pairs

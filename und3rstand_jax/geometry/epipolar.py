@@ -1,10 +1,10 @@
 """Epipolar geometry: the fundamental matrix of two cameras, and how far correspondences are from satisfying one.
 
 A place x₁ in view 1 and the place x₂ in view 2 of the same point satisfy x₂ᵀ F x₁ = 0, both with a 1 appended (Hartley and Zisserman,
-Multiple View Geometry, 2nd edition, chapter 9). F's scale and sign mean nothing; its rank is 2.
+Multiple View Geometry, 2nd edition, chapter 9). F's scale and sign are arbitrary; its rank is 2.
 
 Places are (x, y): in pixels, with pixel centres at integers, or normalised to their image, whose centre is then 0 and whose longer side
-goes from −1 to 1. One factor normalises both axes, so that right angles and ratios of distances stay what they are.
+goes from −1 to 1. One factor normalises both axes, so that angles and ratios of distances are preserved.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ _LEAST = 1e-12  # of squared gradients: far below those of any F of norm 1 but a
 
 
 class SeenPlaces(NamedTuple):
-    """Places of both views that show the same point, normalised to the images, (B, K, 2); `seen` (B, K) says which of the K there are."""
+    """Places of both views that show the same point, normalised to the images, (B, K, 2); `seen` (B, K) says which of the K are valid."""
 
     places1: Float[Array, "B K 2"]
     places2: Float[Array, "B K 2"]
@@ -39,7 +39,7 @@ def fundamental_matrix(
         camera2_to_1: takes points from camera 2's frame (x right, y down, z forward) to camera 1's.
 
     Returns:
-        The matrix; NaN where the cameras stand in one place, which determines none.
+        The matrix; NaN if both cameras are in one place, which determines no F.
     """
     to_2 = np.linalg.inv(camera2_to_1.astype(np.float64))
     x, y, z = to_2[:3, 3]
@@ -50,25 +50,25 @@ def fundamental_matrix(
 
 
 def normaliser(size: tuple[int, int]) -> Float[np.ndarray, "3 3"]:
-    """From pixels of an image of this (height, width) to its normalised places, both with a 1 appended."""
+    """The matrix from pixels of an image of this (height, width) to its normalised places, both with a 1 appended."""
     height, width = size
     half = half_side(size)
     return np.array([[1.0, 0.0, -(width - 1) / 2], [0.0, 1.0, -(height - 1) / 2], [0.0, 0.0, half]]) / half
 
 
 def half_side(size: tuple[int, int]) -> float:
-    """Pixels of a normalised distance of 1: half of the image's longer side."""
+    """The pixels in a normalised distance of 1: half of the image's longer side."""
     return max(size) / 2
 
 
 def normalised(matrix: Float[np.ndarray, "3 3"], size1: tuple[int, int], size2: tuple[int, int]) -> Float[np.ndarray, "3 3"]:
-    """F for places in pixels as F for normalised places, of Frobenius norm 1."""
+    """Converts F for places in pixels to F for normalised places, of Frobenius norm 1."""
     found = np.linalg.inv(normaliser(size2)).T @ matrix @ np.linalg.inv(normaliser(size1))
     return found / np.linalg.norm(found)
 
 
 def normalised_places(places: Float[Array | np.ndarray, "*B K 2"], size: tuple[int, int]) -> Float[Array | np.ndarray, "*B K 2"]:
-    """Places in pixels of an image of this (height, width) as normalised places."""
+    """Converts places in pixels of an image of this (height, width) to normalised places."""
     centre = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2], np.float32)
     return (places - centre) / half_side(size)
 
@@ -76,10 +76,10 @@ def normalised_places(places: Float[Array | np.ndarray, "*B K 2"], size: tuple[i
 def squared_sampson(
     matrix: Float[Array, "*B 3 3"], places1: Float[Array, "*B K 2"], places2: Float[Array, "*B K 2"]
 ) -> Float[Array, "*B K"]:
-    """Squared Sampson distance of correspondences to F: to first order, the squared distance that both places together have to move by
+    """Squared Sampson distance of correspondences to F: to first order, the squared distance by which both places together have to move
     to satisfy F (Hartley and Zisserman, 11.4.3), in the squared unit of the places.
 
-    It does not depend on F's scale. Its gradient is finite everywhere, also at 0.
+    It does not depend on F's scale. Its gradient is finite everywhere, including at 0.
     """
     lines2, lines1, product = _lines(matrix, places1, places2)
     slope = jnp.sum(lines2[..., :2] ** 2, axis=-1) + jnp.sum(lines1[..., :2] ** 2, axis=-1)
@@ -87,7 +87,7 @@ def squared_sampson(
 
 
 def root_sampson(matrix: Float[Array, "*B 3 3"], places1: Float[Array, "*B K 2"], places2: Float[Array, "*B K 2"]) -> Float[Array, "*B K"]:
-    """The root of `squared_sampson`, in the unit of the places, with a gradient of 0 at 0."""
+    """The square root of `squared_sampson`, in the unit of the places, with a gradient of 0 at 0."""
     squared = squared_sampson(matrix, places1, places2)
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 
@@ -105,7 +105,7 @@ def line_distances(
 
 
 def smallest_singular_value(matrix: Float[Array, "*B 3 3"]) -> Float[Array, "*B"]:
-    """Of the matrix scaled to Frobenius norm 1: 0 for a true F, whose rank is 2; at most 1/√3, for a rotation."""
+    """The smallest singular value after scaling to Frobenius norm 1: 0 for a true F, whose rank is 2; at most 1/√3, for a rotation."""
     norm = jnp.linalg.norm(matrix, axis=(-2, -1), keepdims=True)
     return jnp.linalg.svd(matrix / jnp.maximum(norm, _LEAST), compute_uv=False)[..., -1]
 
@@ -113,7 +113,7 @@ def smallest_singular_value(matrix: Float[Array, "*B 3 3"]) -> Float[Array, "*B"
 def seen_places(keys: Key[Array, " B"], targets: tuple[Target, ...], intrinsics2: Float[Array, "B 3 3"], count: int) -> SeenPlaces:
     """Up to `count` pixels of view 1 that view 2 sees too, drawn at random without replacement, and where they are in view 2.
 
-    A point is seen where its true depth in view 2 is that of view 2's surface at the nearest pixel, to 2 %, as in
+    A point is seen if its true depth in view 2 is within 2 % of that of view 2's surface at the nearest pixel, as in
     `und3rstand_jax.geometry.matching.true_places`.
 
     Args:

@@ -1,10 +1,10 @@
 """DUSt3R's training loss and its shift- and scale-invariant test metric (Wang et al., CVPR 2024, section 3.3).
 
-Both compare the pointmaps of a set of views with ground truth, over valid pixels only; what an invalid pixel holds, NaN included, has no
-influence on value or gradient. DUSt3R's sets are pairs; for more views everything that it takes over both views, such as the scale, is
-taken over all. All functions are pure and run under `jit`, `vmap` and `grad`; the views may differ in size.
+Both compare the pointmaps of a set of views with ground truth, over valid pixels only; the values of invalid pixels, NaN included, have no
+influence on value or gradient. DUSt3R's sets are pairs; for more views, everything that it computes over both views, such as the scale, is
+computed over all. All functions are pure and run under `jit`, `vmap` and `grad`; the views may differ in size.
 
-The training loss is computed on planes, one array a coordinate, of pixels in any order: it is a sum over them.
+The training loss is computed on planes, one array per coordinate, with pixels in any order: it is a sum over them.
 """
 
 import functools
@@ -33,7 +33,7 @@ Valid = tuple[Bool[Array, "B _H _W"], ...]
 class Target(NamedTuple):
     """Ground truth of one view.
 
-    `pts3d` (B, H, W, 3) in world coordinates and units, `cam2world` (B, 4, 4), `valid` (B, H, W). Invalid pixels may hold anything.
+    `pts3d` (B, H, W, 3) in world coordinates and units, `cam2world` (B, 4, 4), `valid` (B, H, W). Invalid pixels may have any values.
     """
 
     pts3d: Float[Array, "B H W 3"]
@@ -46,7 +46,7 @@ Targets = tuple[Target, ...]
 
 
 class SetLoss(NamedTuple):
-    """A loss over a batch of sets: its total, which is the sum over views, and of each view the means over the batch's valid pixels."""
+    """A loss over a batch of sets: its total, which is the sum over views, and for each view the means over the batch's valid pixels."""
 
     total: Float[Array, ""]
     views: tuple[Float[Array, ""], ...]
@@ -65,14 +65,14 @@ Mask = Bool[Array, "B ..."]
 """Which of one view's pixels have a true point."""
 
 Counts = tuple[Float[Array, ""], ...]
-"""Of each view, how many valid pixels it has in a batch: what its loss is a mean over."""
+"""For each view, the number of its valid pixels in a batch, over which its loss is averaged."""
 
 
 class Truth(NamedTuple):
     """What predictions are compared with: all views' points in view 1's frame, jointly normalised, 0 where invalid.
 
-    Every leaf is an array of one view's pixels, (B, H, W) from `normalised_truth`: mapped over the tree, a change of their order or shape
-    reorders them all.
+    Every leaf is an array of one view's pixels, (B, H, W) from `normalised_truth`. A function that reorders or reshapes pixels can
+    therefore be mapped over the tree.
     """
 
     points: tuple[Coordinates, ...]
@@ -87,7 +87,7 @@ class SetSums(NamedTuple):
 
     @classmethod
     def zeros(cls, views: int, shape: tuple[int, ...] = ()) -> "SetSums":
-        """Sums of nothing; with a shape, of many at once."""
+        """Zero sums; with a shape, many at once."""
         return cls(*((jnp.zeros(shape, jnp.float32),) * views for _ in cls._fields))
 
 
@@ -190,7 +190,7 @@ def _masked_planes(pred: Planes, valid: Mask) -> Coordinates:
 
 
 def _normalised(points: tuple[Coordinates, ...], valid: tuple[Mask, ...]) -> tuple[Coordinates, ...]:
-    """Points over their mean distance to the origin, over all views of each set; invalid ones are 0 and add nothing."""
+    """Points divided by their mean distance to the origin over all views of each set; invalid points are 0 and add nothing."""
     scale = _scale(points, valid)
     return tuple(jax.tree.map(lambda plane: plane / scale.reshape(-1, *[1] * (plane.ndim - 1)), view) for view in points)
 

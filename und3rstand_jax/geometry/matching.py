@@ -16,7 +16,7 @@ THRESHOLD = 0.03
 """A match is correct within this share of the width of the view it leads to: view 2, or the widest of the views after the first."""
 
 MOST_DRAWN = 60
-"""At most so many matches of a layer are shown in figures."""
+"""Figures show at most this many matches of a layer."""
 
 _SAME_DEPTH = 0.02  # relative; if the depths differ by more, view 2 sees another surface there
 
@@ -39,8 +39,8 @@ def mutual_matches(
 ) -> tuple[Int[np.ndarray, "K 2"], Int[np.ndarray, "K 2"]]:
     """Pairs of pixels, (x, y) in each view, whose points are each other's nearest among all points of the other view.
 
-    View 1's pixels are those of a grid (at most 64×64), view 2's are all: the grid makes matches fewer, not less exact. Points that
-    are not finite match nothing.
+    View 1's pixels are those of a grid (at most 64×64), view 2's are all pixels: the grid makes matches fewer, not less accurate. Points
+    that are not finite match nothing.
     """
     flat1, flat2 = (points.reshape(-1, 3).astype(np.float64) for points in (points1, points2))
     finite1, finite2 = (np.flatnonzero(np.isfinite(flat).all(axis=-1)) for flat in (flat1, flat2))
@@ -65,7 +65,7 @@ def correspondences(views: tuple[ViewGeometry, ...], true_places: Float[np.ndarr
 def matched(
     pixels1: Int[np.ndarray, "K 2"], pixels2: Int[np.ndarray, "K 2"], true_places: Float[np.ndarray, "H1 W1 2"] | None = None
 ) -> Correspondences:
-    """Matches, however they were found, and how many pixels they are off from where view 1's pixels are in view 2."""
+    """Matches, however they were found, and their distance in pixels from where view 1's pixels are in view 2."""
     if true_places is None:
         return Correspondences(pixels1, pixels2, None)
     columns, rows = pixels1.T
@@ -75,7 +75,7 @@ def matched(
 def true_places(
     truth: tuple[ViewTruth, ...], true_pose: Float[np.ndarray, "4 4"], intrinsics2: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "H1 W1 2"]:
-    """Where in view 2, (x, y), each pixel of view 1 is: its true point projected into view 2's camera.
+    """The place (x, y) in view 2 of each pixel of view 1: its true point projected into view 2's camera.
 
     NaN where the point is not known or view 2 does not see it: it is outside the image or behind the camera, or view 2's depth at the
     nearest pixel differs by more than 2 %.
@@ -113,9 +113,9 @@ def overall_accuracy(matches: Sequence[Correspondences], threshold: float) -> fl
 
 
 def drawn_matches(matches: Correspondences) -> Int[np.ndarray, " D"]:
-    """Indices of the at most `MOST_DRAWN` matches that figures show: a random sample, the same at every call.
+    """Indices of the matches that figures show, at most `MOST_DRAWN`: a random sample, the same in every call.
 
-    Matches come row by row of view 1's grid: every tenth, say, would make a pattern of columns.
+    Matches are ordered by the rows of view 1's grid: taking every tenth, say, would make a pattern of columns.
     """
     return np.random.default_rng(0).permutation(len(matches.pixels1))[:MOST_DRAWN]
 

@@ -1,6 +1,6 @@
-"""Errors of predicted pointmaps, of each set of views on its own, so that how sets are batched changes no figure.
+"""Errors of predicted pointmaps, for each set of views separately, so that they do not depend on how sets are batched.
 
-Whatever an invalid pixel holds, NaN included, changes nothing. A view without a valid pixel has the error NaN, to be left out of
+The values of invalid pixels, NaN included, change nothing. A view without a valid pixel has the error NaN, to be left out of
 averages. A set whose prediction is not finite in a valid pixel (or too large to be squared) has the error infinity in all views, which
 must not be left out.
 """
@@ -23,9 +23,9 @@ _LEAST = 1e-8
 class ViewErrors(NamedTuple):
     """Errors of one view, for each set.
 
-    `invariant` is the test metric (`geometry.loss.invariant_error`) in the ground truth's unit. `relative_mean` and `relative_median`,
-    over the view's valid pixels, are of ‖s·p − g‖ / ‖g‖: predicted point p and true point g in the frame of view 1's camera, s the ratio of
-    their mean distances to the origin over all views' valid pixels, as in training.
+    `invariant` is the test metric (`geometry.loss.invariant_error`) in the ground truth's unit. `relative_mean` and `relative_median` are
+    the mean and median of ‖s·p − g‖ / ‖g‖ over the view's valid pixels. The predicted point p and the true point g are in the frame of view
+    1's camera; s is the ratio of their mean distances to the origin over all views' valid pixels, as in training.
     """
 
     invariant: Float[Array, " B"]
@@ -48,7 +48,7 @@ def normalised_errors(preds: Sequence[Pointmap], truth: Truth) -> tuple[Float[Ar
 
     def of_set(points: tuple[Float[Array, "_H _W 3"], ...], truth: Truth) -> tuple[Float[Array, ""], ...]:
         points, truth = jax.tree.map(lambda leaf: leaf[None], (points, truth))
-        # The regression, which alone is read here, does not depend on the confidence.
+        # Only the regression is read here, which does not depend on the confidence.
         planes = [planes_of(Pointmap(pts3d=view, conf=jnp.ones(view.shape[:-1], jnp.float32))) for view in points]
         sums = confidence_sums(planes, truth)
         finite = [jnp.isfinite(plane) | ~mask for view, mask in zip(planes, truth.valid, strict=True) for plane in view.points]
@@ -122,8 +122,8 @@ def mean_point_distance(views: tuple[ViewGeometry, ...]) -> float:
 def mean_displacements(views: tuple[ViewGeometry, ...], before: tuple[ViewGeometry, ...]) -> tuple[float, ...]:
     """How far each view's points have moved: their mean distance to the same pixels' points before, over `mean_point_distance(before)`.
 
-    Neither set is rescaled: points that all move away from the camera have moved. Counted are pixels whose earlier points are finite:
-    a view without one has NaN, and a view infinity where one of them is not finite any more.
+    Neither set is rescaled: points that all move away from the camera have moved. Only pixels whose earlier points are finite count:
+    a view without such a pixel gets NaN, and a view in which one of them is no longer finite gets infinity.
     """
     unit = mean_point_distance(before)
 

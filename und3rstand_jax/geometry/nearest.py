@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-# Of targets compared at a time. A block's maximum is taken first and its place looked for once, in the best block alone: XLA's argmax takes
+# Targets compared at a time. Each block's maximum is taken first, and its place is searched only in the best block: XLA's argmax takes
 # nine times as long on CPUs, where 512 rows stay in the cache. `python -m benchmarks.matching` measures it.
 _BLOCK = 512
 _MOST_QUERIES = 4096
@@ -15,7 +15,7 @@ _PLACED_AT_ONCE = 64
 
 
 class Descriptors:
-    """The descriptors of all pixels of a view, on the device, to look the most similar ones up in.
+    """The descriptors of all pixels of a view, on the device, to search for the most similar ones.
 
     Pixels have the flat index y·W + x. A descriptor that is not finite is similar to none.
     """
@@ -34,13 +34,13 @@ class Descriptors:
         return self._flat[jnp.asarray(places)]
 
     def nearest(self, queries: Float[Array, "Q D"]) -> Int[np.ndarray, " Q"]:
-        """The flat index of the pixel most similar to each query: largest dot product, the first where several are."""
+        """The flat index of the pixel most similar to each query: the largest dot product, the first of equal ones."""
         if not self.known.any():
             raise ValueError("no descriptor of the view is finite")
         found = []
         for low in range(0, len(queries), _MOST_QUERIES):
             part = queries[low : low + _MOST_QUERIES]
-            # Few sizes, few programs.
+            # Few sizes, so few programs to compile.
             size = max(_FEWEST_QUERIES, 1 << (len(part) - 1).bit_length())
             padded = jnp.pad(part, ((0, size - len(part)), (0, 0)))
             found.append(np.asarray(_nearest(padded, self._rows, self._usable))[: len(part)])

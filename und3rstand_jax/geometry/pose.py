@@ -27,7 +27,7 @@ _ITERATIONS = 100
 _CONFIDENCE = 0.999
 _REFINEMENTS = 8
 LEAST_BASELINE = 1e-3
-"""Of the scene's size; below it, the direction of a translation means nothing."""
+"""As a share of the scene's size; below it, the direction of a translation means nothing."""
 
 
 def camera_pose(
@@ -92,7 +92,7 @@ def _solve(
 
 
 def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[float, float]:
-    """Angles in degrees, at most 180: of the rotation between two poses, and between the directions of their translations.
+    """Two angles in degrees, at most 180: of the rotation between two poses, and between the directions of their translations.
 
     Args:
         estimated, true: camera to view 1's frame; the units of their translations may differ.
@@ -112,7 +112,7 @@ def pose_errors(estimated: Pose, true: Pose, scene_size: float = 0.0) -> tuple[f
 
 
 def camera_errors(camera: Pose | None, true: Pose, scene_size: float = 0.0) -> tuple[float, float]:
-    """`pose_errors` of a camera that may not have been found: then both angles are 180, but NaN where no direction has a meaning."""
+    """`pose_errors` of a camera that may not have been found: then both angles are 180, the second NaN if no direction has meaning."""
     if camera is None:
         return FAILED_DEGREES, FAILED_DEGREES if has_baseline(true, scene_size) else float("nan")
     return pose_errors(camera, true, scene_size)
@@ -134,7 +134,7 @@ class PoseEstimate:
     """Camera of a view in view 1's frame, by PnP on a layer's pointmap of that view or by a model's camera head; its translation is in
     the pointmap's unit.
 
-    Angles (degrees) are against the reference's camera; None if no camera was found or there is no reference.
+    Angles (degrees) are relative to the reference's camera; None if no camera was found or there is no reference.
     """
 
     camera: Pose | None
@@ -158,7 +158,7 @@ def sampled_camera(
 ) -> Pose | None:
     """As `camera_of_view`, from a view's points and confidence at the `sampled_pixels` of its (height, width) alone.
 
-    By PnP on those pixels, at most 64×64, or on the more confident half of them if there is a confidence.
+    Uses PnP on those pixels, at most 64×64, or on the more confident half of them if there is a confidence.
     """
     pixels = sampled_pixels(*size)
     if confidence is not None:

@@ -1,4 +1,4 @@
-"""Depth maps as points: each pixel's, in its camera's frame or in the world's."""
+"""Turns depth maps into points, in each camera's frame or in the world's."""
 
 import jax.numpy as jnp
 from jax import lax

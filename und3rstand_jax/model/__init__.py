@@ -1,1 +1,1 @@
-"""DUSt3R, MASt3R and VGGT in Linen: what they share here, configs, layer ids, transformer parts and heads, and a folder for each."""
+"""DUSt3R, MASt3R and VGGT in Linen. Shared configs, layer ids, transformer parts and heads are here; each family has a folder."""

@@ -1,7 +1,7 @@
 """The one edit: x ← scale · x + shift, in numbers.
 
-Scales and shifts are arrays that broadcast against the values of their site, so that other numbers, and other places among those
-selected, run the same compiled program. Where each comes from is `und3rstand_jax.model.edits`' business.
+Scales and shifts are arrays that broadcast against the values of their site, so that other numbers, and other choices of places, reuse the
+compiled program. `und3rstand_jax.model.edits` and `und3rstand_jax.model.site_edits` make them.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ Numbers: TypeAlias = Float[Array | np.ndarray, "..."]
 
 
 class Affine(NamedTuple):
-    """Scale and shift of one site in one view: float32 arrays of one number of axes, each 1 or that of the site's values."""
+    """Scale and shift of one site in one view: float32 arrays with equally many axes, each as long as that of the site's values, or 1."""
 
     scale: Numbers
     shift: Numbers
 
 
 ViewAffines: TypeAlias = tuple[Affine | None, ...]
-"""Of each view, None where it is not edited."""
+"""The edit of each view; None for a view that is not edited."""
 
 SiteEdits: TypeAlias = dict[str, ViewAffines]
 """Id of a site -> its edits. The ids and axes are static, the numbers are not."""
 
 
 def neutral_like(affine: Affine) -> Affine:
-    """The edit that changes nothing, in numbers of the same shapes: it runs the same program."""
+    """An edit with numbers of the same shapes that changes nothing: it runs the same program."""
     return Affine(np.ones(affine.scale.shape, np.float32), np.zeros(affine.shift.shape, np.float32))
 
 
@@ -40,7 +40,7 @@ def apply_affine(affine: Affine, x: Array) -> Array:
 
 
 def edited_layer(layer_id: str, layers: dict[str, tuple[Array, ...]], edits: SiteEdits) -> dict[str, tuple[Array, ...]]:
-    """The layers, one of them after its edit."""
+    """The layers, with one of them edited."""
     if layer_id not in layers or layer_id not in edits:
         return layers
     views = zip(layers[layer_id], edits[layer_id], strict=True)

@@ -41,7 +41,7 @@ def parse_args_string(call: str) -> tuple[str, dict[str, object]]:
 
 
 def _literal(node: ast.expr, option: str) -> object:
-    """A literal; unlike `ast.literal_eval` it knows the bare name `inf` that DUSt3R writes."""
+    """A literal's value; unlike `ast.literal_eval`, this accepts the bare name `inf` that DUSt3R writes."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name) and node.id == "inf":

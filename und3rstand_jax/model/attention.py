@@ -22,7 +22,7 @@ Rotation = tuple[Float[Array, "_ 2 _"], Float[Array, "_ 2 _"]]
 
 _MOST_TOGETHER = 2**30
 _MOST_OF_HEAD = 2**24
-"""Bytes of attention weights: of all heads together, on accelerators; of one head, on a CPU, whose cache they should not leave by far."""
+"""Bytes of attention weights at once: of all heads on accelerators; of one head on a CPU, whose cache they should not exceed by far."""
 
 
 def grid_positions(height: int, width: int) -> Int[np.ndarray, "{height}*{width} 2"]:
@@ -34,9 +34,9 @@ def rotation(grid: tuple[int, int], head_dim: int, base: float, special_tokens: 
     """Cosines and sines that rotate a head's channels by the token's place in a (rows, columns) grid.
 
     Half of the channels (D' = head_dim / 2) turn with y, half with x, by position · base^(−2i / D'). The angles are
-    computed in float32 whatever the trunk computes in: bfloat16 cannot tell neighbouring positions apart.
+    computed in float32 whatever the trunk's dtype: bfloat16 cannot distinguish neighbouring positions.
 
-    Special tokens stand before the patches' and are not rotated; where there are any, places are counted from 1.
+    Special tokens precede the patch tokens and are not rotated; if there are any, grid positions are counted from 1.
     """
     half = head_dim // 2
     frequencies = jnp.float32(base) ** (-jnp.arange(0, half, 2, dtype=jnp.float32) / half)
@@ -65,14 +65,13 @@ def attend(
 ) -> Float[Array, "B N H D"]:
     """softmax(q kᵀ / √D) v for every head.
 
-    `implementation` is "xla" (one batched program), "per_head" (heads one after the other, and of long sequences some queries at a time, so
+    `implementation` is "xla" (one batched program), "per_head" (one head after another, and for long sequences some queries at a time, so
     that on a CPU their attention weights stay in the cache), "cudnn" (fused; NVIDIA GPUs, float16 or bfloat16 only) or "auto": per_head on
-    a CPU, cudnn in half precision on an NVIDIA GPU whose cuDNN has a kernel for these shapes, elsewhere xla, or per_head where the weights
-    of all heads together would take more than a gigabyte. "auto" is decided when the program is lowered, for the platform that it is
-    lowered for.
+    a CPU, cudnn in half precision on an NVIDIA GPU whose cuDNN has a kernel for these shapes, otherwise xla, or per_head if the weights
+    of all heads together would take more than a gigabyte. "auto" is resolved when the program is lowered, for its target platform.
 
     Raises:
-        OptionError: there is no such implementation, or it is cuDNN in float32, which cuDNN does not compute.
+        OptionError: there is no such implementation, or it is "cudnn" for float32 inputs, which cuDNN does not support.
     """
     if implementation not in get_args(AttentionImplementation):
         raise OptionError(f"attention must be one of {', '.join(get_args(AttentionImplementation))}; found {implementation!r}")
@@ -106,7 +105,7 @@ def attention_scores(
 
 
 def mix_by_scores(scores: Float[Array, "B H N M"], value: Float[Array, "B M H D"], precision: lax.Precision) -> Float[Array, "B N H D"]:
-    """softmax(scores) v for every head: `attend` where the scores are there already, because they were edited."""
+    """softmax(scores) v for every head: `attend` for scores that exist already because they were edited."""
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     mixed = jnp.einsum("bhnm,bmhd->bnhd", weights, value, precision=precision, preferred_element_type=jnp.float32)
     return mixed.astype(value.dtype)
@@ -115,7 +114,7 @@ def mix_by_scores(scores: Float[Array, "B H N M"], value: Float[Array, "B M H D"
 def _cudnn_has_kernel(query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], value: Float[Array, "B M H D"]) -> bool:
     """Whether this process has cuDNN, and a kernel in it for these shapes and types.
 
-    JAX tells only by an exception, when it traces the call, which it does for every platform's branch: on a machine without cuDNN too.
+    JAX reports this only by an exception when it traces the call. It traces every platform's branch, so on machines without cuDNN too.
     """
     if query.dtype == jnp.float32:
         return False
@@ -142,7 +141,7 @@ def _per_head(
     query: Float[Array, "B N H D"], key: Float[Array, "B M H D"], value: Float[Array, "B M H D"], precision: lax.Precision
 ) -> Float[Array, "B N H D"]:
     batch, length, heads, dim = query.shape
-    # As many queries at a time as the weights of one head may take memory for: those over many views are long.
+    # Limits the queries at a time by the memory of one head's weights: sequences over many views are long.
     parts = -(-4 * length * key.shape[1] // _MOST_OF_HEAD)
     at_once = -(-length // parts)
 

@@ -25,7 +25,7 @@ from und3rstand_jax.model.stack import Params
 from und3rstand_jax.model.start import as_start, token_grids
 
 Image = jax.Array | npt.ArrayLike
-"""A batch of images in anything NumPy reads, a torch tensor for example."""
+"""A batch of images in any form that NumPy reads, such as a torch tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Backbone:
         edits: Edits | SiteEdits | None = None,
         start: BackboneOutput | None = None,
     ) -> BackboneOutput:
-        """Runs all views, (B, H, W, 3) or (B, 3, H, W) in [-1, 1] each; see `MultiViewModel.__call__`, also for what it raises.
+        """Runs all views, each (B, H, W, 3) or (B, 3, H, W) in [-1, 1]; see `MultiViewModel.__call__` for arguments and errors.
 
-        By default it captures the probed layers and runs no head; a backbone without probes runs all of its heads. Other places and
-        numbers at the same sites run the same compiled program.
+        By default it captures the probed layers and runs no head; a backbone without probes runs all of its heads. Edits with other
+        places or numbers at the same sites reuse the compiled program.
         """
         if capture is None:
             capture = self.probed_layers.layer_ids
@@ -79,11 +79,11 @@ class Backbone:
         return _apply(self.module, self.params, images, captured, heads, edits, start)
 
     def resolve(self, edits: Edits, inputs: Sequence[Image] | BackboneOutput) -> SiteEdits:
-        """Edits as the numbers that the compiled program takes, for images like these or for a start.
+        """Converts edits to the numbers that the compiled program takes, for images like these or for a start.
 
         Raises:
-            LayerError, EditError: as from `und3rstand_jax.model.site_edits.resolve_edits`.
-            ImageError, OptionError: these are no images, or too few or too many.
+            LayerError, EditError: as for `und3rstand_jax.model.site_edits.resolve_edits`, or the start does not fit the model.
+            ImageError, OptionError: the inputs are not images, or too few or too many.
         """
         if isinstance(inputs, BackboneOutput):
             start = as_start(inputs, self.config, self.module.stream_dtype)
@@ -95,11 +95,11 @@ class Backbone:
 
 
 def random_backbone(config: ModelConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Backbone:
-    """A backbone with random weights: what probes can do on it, they do by themselves."""
+    """A backbone with random weights, as a control: whatever probes achieve on it, they achieve on their own."""
     return Backbone(backbone_module(config, dtype=jnp.dtype(dtype)), _random_params(backbone_module(config), jax.random.key(seed)))
 
 
-# By name, so that another seed or another study does not compile it again.
+# A named function, so that another seed or another study does not compile it again.
 @functools.partial(jax.jit, static_argnums=0)
 def _random_params(module: MultiViewModel, key: jax.Array) -> Params:
     image = jnp.zeros((1, module.config.patch_size, module.config.patch_size, 3))

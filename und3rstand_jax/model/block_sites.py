@@ -17,8 +17,8 @@ class BlockSites:
         captured: the sites to keep, with the heads to keep of each.
         edits: site without heads -> its edit.
         since: the step after which the block begins, None to begin with its first.
-        until: the site at which it ends: what nobody reads is not traced.
-        kept: the captured sites and `until`, as far as the block has run. What is edited is kept as edited.
+        until: the site at which it ends, so that unused values are not traced.
+        kept: the captured sites and `until`, as far as the block has run. Edited values are kept as edited.
     """
 
     captured: Collection[str] = ()
@@ -33,7 +33,7 @@ class BlockSites:
         return self.until in self.kept
 
     def step(self, name: str, x: Float[Array, "B *N C"], update: Callable[[], Float[Array, "B *N C"] | None]) -> Float[Array, "B *N C"]:
-        """The residual stream after a step that adds `update()`; as it was before if the step is not run, or not to its end."""
+        """The residual stream after a step that adds `update()`; unchanged if the step is not run, or not to its end."""
         if self.since is not None:
             if name == self.since:
                 self.since = None
@@ -50,10 +50,10 @@ class BlockSites:
             x = apply_affine(self.edits[site], x)
         for of in self.captured_at(site):
             kept = x if of.heads is None else x[(slice(None),) * heads_axis + (of.head_slice,)]
-            # Queries, where there are any, stand behind the heads.
+            # The axis of queries, if there is one, follows that of heads.
             self.kept[str(of)] = kept if of.queries is None else kept[(slice(None),) * (heads_axis + 1) + (of.query_slice,)]
         return x
 
     def captured_at(self, site: str) -> list[Site]:
-        """What is captured at a site, the block's end among it."""
+        """What is captured at a site, including the block's end."""
         return captured_at(site, {*self.captured, self.until})

@@ -1,6 +1,6 @@
-"""Transformer blocks with rotary attention, as CroCo v2 (Weinzaepfel et al. 2023) and DUSt3R have them.
+"""Transformer blocks with rotary attention, as in CroCo v2 (Weinzaepfel et al. 2023) and in DUSt3R.
 
-A block tells its `BlockSites` the values at each of its sites as it comes by them: there they are edited, kept, and the block ended.
+A block passes the values at each of its sites to its `BlockSites`, which edits them, keeps them and ends the block.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from und3rstand_jax.model.stack import Params
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """How every part of the trunk computes: its dtype, the precision of its matrix products, how attention is computed."""
+    """How every part of the trunk computes: its dtype, the precision of its matrix products and its attention implementation."""
 
     dtype: jnp.dtype
     precision: lax.Precision
@@ -32,7 +32,7 @@ class Arithmetic:
         return nn.Dense(features, dtype=self.dtype, precision=self.precision, name=name)
 
     def layer_norm(self, name: str, epsilon: float = 1e-6, dtype: DTypeLike | None = None) -> nn.LayerNorm:
-        """LayerNorm as PyTorch computes it; its result is of the trunk's dtype, or of another."""
+        """LayerNorm as PyTorch computes it; its result has the trunk's dtype, or `dtype` if that is given."""
         # Flax's default E[x²] − E[x]² loses digits where the residual stream has a large mean.
         return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype or self.dtype, name=name)
 
@@ -45,7 +45,7 @@ class Arithmetic:
             scores = sites.at(f"{step}.{SCORES}", attention_scores(query, key, self.precision), heads_axis=1)
             sites.kept.update({str(of): jax.nn.softmax(scores[:, of.head_slice, of.query_slice], axis=-1) for of in weights})
             return scores
-        # Only the heads that are asked for: `attend` has no use for them.
+        # Only the captured heads: `attend` does not need these scores.
         for of in sites.captured_at(f"{step}.{SCORES}"):
             sites.kept[str(of)] = attention_scores(query[:, of.query_slice], key, self.precision, of.head_slice)
         for of in weights:
@@ -62,7 +62,7 @@ class Arithmetic:
         scores: Float[Array, "B H N M"] | None,
         sites: BlockSites,
     ) -> Float[Array, "B N H D"]:
-        """Each head's mix of the values: by edited scores where there are any, else by the implementation that the model has."""
+        """Each head's mix of the values: from edited scores if there are any, else by the model's attention implementation."""
         mixed = (
             attend(query, key, value, self.attention, self.precision) if scores is None else mix_by_scores(scores, value, self.precision)
         )
@@ -99,7 +99,7 @@ class DecoderBlock(nn.Module):
     ) -> Float[Array, "B N C"]:
         """The residual stream of `x` after the block, as far as `sites` lets it run.
 
-        `y` are the other views' streams before this block, also where `sites` lets the block begin in its middle.
+        `y` are the other views' streams before this block, even if `sites` lets the block begin in its middle.
         """
         norm = self.arithmetic.layer_norm
 
@@ -142,7 +142,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of one view's tokens to the other's, each with its own positions."""
+    """Multi-head attention of one view's tokens to the other views', each with its own positions."""
 
     arithmetic: Arithmetic
     num_heads: int
@@ -175,7 +175,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *N C"]) -> Float[Array, "B *N C"]:
-        """Transforms each token alone."""
+        """Transforms each token independently."""
         width = x.shape[-1]
         hidden = gelu(self.arithmetic.dense(self.ratio * width, "fc1")(x))
         return self.arithmetic.dense(width, "fc2")(hidden)
@@ -186,6 +186,6 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
     Computed in at least float32 and returned in x's dtype.
     """
-    # jax.nn.gelu goes through erfc, with which the pocket model's gradient took 634 ms in place of 474, on 2 CPU cores for 16 pairs.
+    # jax.nn.gelu goes through erfc, with which the pocket model's gradient took 634 ms instead of 474, on 2 CPU cores for 16 pairs.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)

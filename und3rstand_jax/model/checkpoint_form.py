@@ -1,6 +1,6 @@
-"""What a family says of its checkpoints in PyTorch: how their tensors are told from others', and what they show of the architecture.
+"""What a family says about its PyTorch checkpoints: how to recognise their tensors, and what these show about the architecture.
 
-Names are those without wrappers (`module.`) and, where it says so, without what the checkpoint puts before all of them. No values are
+Names are given without wrappers (`module.`) and, where stated, without the prefix that all names of the checkpoint share. No values are
 read.
 """
 
@@ -13,23 +13,23 @@ from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.tensor_names import NamedStack, Shape
 
 How = Literal["read", "inferred", "default", "option"]
-"""How a fact was found: "read" where names, shapes or config state it, "inferred" where they leave one reading, "default" where they leave
-it open and the documented default was taken, "option" where the caller stated it."""
+"""How a fact was found: "read" if names, shapes or config state it, "inferred" if they leave one possibility, "default" if they leave it
+open and the documented default was taken, "option" if the caller stated it."""
 
 Evidence = tuple[How, str]
 """How a fact was found, and why it is so."""
 
 Shapes = Mapping[str, Shape]
-"""Shape of every tensor of a checkpoint, by its name without what stands before all of them."""
+"""Shape of every tensor of a checkpoint, by its name without the prefix that all names share."""
 
 
 class Architecture(NamedTuple):
-    """What options and tensors say of an architecture.
+    """What options and tensors say about an architecture.
 
     Attributes:
         config: the architecture.
-        evidence: of every field.
-        guesses: the fields that change results and that nothing said; to be reported even when nobody asked.
+        evidence: for every field, how its value was found.
+        guesses: the fields that affect results but that nothing states; they are always reported.
     """
 
     config: ModelConfig
@@ -38,15 +38,15 @@ class Architecture(NamedTuple):
 
 
 class TensorUses(NamedTuple):
-    """What the tensors of a checkpoint are there for.
+    """What the tensors of a checkpoint are for.
 
     Attributes:
         stacks: the modules of the tree and their names.
         unused: pattern of names -> why the model never reads them; they are kept for the export.
-        second_names: second name -> first name of tensors that a checkpoint may hold under both, or under either.
-        title: what the model is if it is no published one, or no whole one.
-        is_whole: whether it can be a published one.
-        facts: (field, value, why) of what follows from the tensors and is no field of the config.
+        second_names: second name -> first name of tensors that a checkpoint may contain under both, or under either.
+        title: a description of the model, for one that is not a published model or not complete.
+        is_whole: whether it can be a published model.
+        facts: (field, value, why) for what follows from the tensors but is not a field of the config.
     """
 
     stacks: tuple[NamedStack, ...]
@@ -58,15 +58,15 @@ class TensorUses(NamedTuple):
 
 
 class CheckpointForm(abc.ABC):
-    """How a family's checkpoints look.
+    """What a family's checkpoints look like.
 
     Attributes:
-        anchor: the tensor by whose name they are known. Of two whose names end alike the longer counts.
-        known_as: for messages, what models can have it.
+        anchor: the tensor by whose name they are recognised. If one anchor's name ends with another's, the longer one counts.
+        known_as: for messages, the models that can have it.
         stated: the options that every config of such a model states.
-        options: all options that its class in PyTorch may have.
+        options: all options that its PyTorch class may have.
         depths: the fields of its config that count blocks.
-        widths: the fields that an axis of a tensor is at least as long as.
+        widths: the fields whose value is at most the length of some tensor's axis.
     """
 
     anchor: ClassVar[str]
@@ -78,15 +78,15 @@ class CheckpointForm(abc.ABC):
 
     @abc.abstractmethod
     def own_names(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of these names that are a backbone's of this family, whatever stands before them."""
+        """The names, out of these, that belong to a backbone of this family, whatever their prefix."""
 
     @abc.abstractmethod
     def has_heads(self, names: Iterable[str]) -> bool:
-        """Whether tensors of these names belong to heads that are implemented."""
+        """Whether tensors with these names belong to heads that are implemented."""
 
     @abc.abstractmethod
     def of_options(self, options: Mapping[str, Any], where: str, tensors: Shapes) -> Architecture:
-        """The architecture that options state; `where` they stand is said in the evidence.
+        """The architecture that options state; the evidence cites `where` they are stated.
 
         Raises:
             ConfigError: an option is unknown, or has a value that is not supported. All are listed.
@@ -95,16 +95,16 @@ class CheckpointForm(abc.ABC):
 
     @abc.abstractmethod
     def of_shapes(self, tensors: Shapes) -> Architecture | None:
-        """Without options, what shapes show, and the published models' values for the rest; None where the heads are another family's.
+        """The architecture that shapes show, with the published models' values for the rest; None if the heads are another family's.
 
         Raises:
-            CheckpointError: they do not show it.
-            ConfigError: no model has the sizes that they show.
+            CheckpointError: the shapes do not show the architecture.
+            ConfigError: the sizes that they show are not a valid architecture.
         """
 
     @abc.abstractmethod
     def uses(self, config: Any, tensors: Iterable[str]) -> TensorUses:
-        """What tensors of these names are there for."""
+        """What tensors with these names are for."""
 
 
 def block_count(stack: str, tensors: Iterable[str]) -> int:

@@ -1,7 +1,7 @@
-"""What the config of every family says of its model: its layers, attentions, heads and tokens.
+"""What every family's config says about its model: layers, attentions, heads and tokens.
 
-Whoever handles models of any family knows them by this alone: which layers there are and in what order, where views meet, what a pass
-takes and gives.
+Code that handles models of any family relies on this alone: which layers exist and in what order, where views meet, and what a pass takes
+and returns.
 """
 
 import abc
@@ -15,9 +15,9 @@ from und3rstand_jax.model.preprocessing import Preprocessing
 from und3rstand_jax.support.errors import ImageError
 
 Reads = Literal["own", "others", "all"]
-"""Whose tokens a view's attention reads: its own, those of all other views, or those of all views, its own too.
+"""Whose tokens a view's attention reads: its own, those of all other views, or those of all views, including its own.
 
-One view's tokens stand after another's.
+The tokens of several views are concatenated, view by view.
 """
 
 Grid = tuple[int, int]
@@ -28,7 +28,7 @@ class Block(NamedTuple):
     """One block of the part in which views meet.
 
     Attributes:
-        name: in tables and figures.
+        name: the block's name in tables and figures.
         own: the step whose attention reads a view's own tokens.
         across: the step whose attention reads other views' tokens.
         steps: all of its layers, in network order.
@@ -42,12 +42,12 @@ class Block(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(abc.ABC):
-    """The architecture of a model; a family's class of configs is a frozen dataclass below this one."""
+    """The architecture of a model; each family's config class is a frozen dataclass derived from this one."""
 
     FROM_SCRATCH: ClassVar[Mapping[str, Any]] = {}
-    """Options of `python -m train backbone` that a model from scratch is made by, and what they are where they are not given."""
+    """The options of `python -m train backbone` that define a model from scratch, with their defaults."""
     HEAD_TYPES: ClassVar[tuple[str, ...]] = ()
-    """The values of the option `head`; none where it is no option."""
+    """The values of the option `head`; empty if there is no such option."""
 
     @property
     @abc.abstractmethod
@@ -57,27 +57,27 @@ class ModelConfig(abc.ABC):
     @property
     @abc.abstractmethod
     def patch_size(self) -> int:
-        """Pixels of a patch's side; images' sides are multiples of it."""
+        """The side of a patch in pixels; image sides are multiples of it."""
 
     @property
     @abc.abstractmethod
     def mlp_ratio(self) -> int:
-        """Channels within an MLP for each of its token's."""
+        """An MLP's hidden channels per token channel."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How photos are resized and cropped for it, where nobody says how."""
+        """How photos are resized and cropped for the model by default."""
         return "probe"
 
     @property
     @abc.abstractmethod
     def depth_mode(self) -> Mode:
-        """How raw channels become points; probes read theirs in the same way."""
+        """How raw channels become points; probes decode theirs in the same way."""
 
     @property
     @abc.abstractmethod
     def conf_mode(self) -> Mode:
-        """How a raw channel becomes a confidence; probes read theirs in the same way."""
+        """How a raw channel becomes a confidence; probes decode theirs in the same way."""
 
     @property
     @abc.abstractmethod
@@ -97,17 +97,17 @@ class ModelConfig(abc.ABC):
     @property
     @abc.abstractmethod
     def heads(self) -> tuple[Head, ...]:
-        """The heads, in the order in which predictions hold their outputs; none for a trunk."""
+        """The heads, in the order of their outputs in predictions; empty for a trunk."""
 
     @property
     @abc.abstractmethod
     def trunk(self) -> tuple[str, ...]:
-        """The parts of the parameter tree that are no head's."""
+        """The parts of the parameter tree that belong to no head."""
 
     @classmethod
     @abc.abstractmethod
     def from_hub_config(cls, options: Mapping[str, Any]) -> "ModelConfig":
-        """The config that the options of the class in PyTorch describe.
+        """The config that the options of the PyTorch class describe.
 
         Raises:
             ConfigError: an option is unknown, or has a value this implementation does not support. All are listed.
@@ -123,7 +123,7 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def head_count(self, layer_id: str) -> int:
-        """Heads of the attentions of the stack that a layer belongs to."""
+        """Number of attention heads in the stack that a layer belongs to."""
 
     @abc.abstractmethod
     def reads(self, layer_id: str) -> Reads:
@@ -131,7 +131,7 @@ class ModelConfig(abc.ABC):
 
     @abc.abstractmethod
     def check_view_count(self, count: int) -> None:
-        """Refuses so many views.
+        """Refuses this number of views if the model does not take it.
 
         Raises:
             OptionError: the model takes fewer or more.
@@ -140,39 +140,39 @@ class ModelConfig(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def from_scratch(cls, options: Mapping[str, Any]) -> "ModelConfig":
-        """The architecture that options make; all of FROM_SCRATCH are given.
+        """The architecture that options of training define; all options of FROM_SCRATCH are given.
 
         Raises:
-            OptionError: the image size is none of this model's.
-            ConfigError: no model has this architecture.
+            OptionError: the image size is malformed, or a side is not a multiple of the patch size.
+            ConfigError: the architecture is not valid.
         """
 
     def trained_on(self, views: int) -> "ModelConfig":
-        """The architecture after training on sets of so many views."""
+        """The architecture after training on sets of this many views."""
         return self
 
     def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:  # noqa: B027 (most models take any)
-        """Refuses images of these (height, width), which are multiples of the patch size.
+        """Refuses images of these (height, width), which must be multiples of the patch size, if the model does not take them.
 
         Raises:
             ImageError: the model does not take them together.
         """
 
     def special_tokens(self, layer_id: str) -> tuple[str, ...]:
-        """The names of the tokens that stand before the patches' in a layer."""
+        """The names of a layer's special tokens, which precede its patch tokens."""
         return ()
 
     def token_count(self, layer_id: str, grid: Grid) -> int:
-        """A view's tokens in a layer: special ones, then one for each patch, row by row."""
+        """Number of a view's tokens in a layer: the special ones, then one for each patch, row by row."""
         return len(self.special_tokens(layer_id)) + grid[0] * grid[1]
 
     @property
     def inside_heads(self) -> Mapping[str, str]:
-        """Id of what can be captured inside of a head, in the order in which it is computed -> that head's name."""
+        """Id of each site inside a head, in the order in which they are computed -> that head's name."""
         return {}
 
     def before_block(self, layer_id: str) -> str | None:
-        """The layer before the block in whose middle a layer is, where what follows in the block reads it too."""
+        """The layer before the block that a layer is in the middle of, if the rest of the block reads it too; else None."""
         return None
 
     @property
@@ -182,12 +182,12 @@ class ModelConfig(abc.ABC):
 
     @property
     def readings(self) -> tuple[tuple[str, ...], ...]:
-        """At each place in the blocks, the layers that a head reading there reads together, the last one naming the place."""
+        """For each place in the blocks, the layers that a head attached there reads together; the last one names the place."""
         return tuple((layer,) for layer in (self.embed, *self.all_layers))
 
     @property
     def last_norm(self) -> str | None:
-        """The layer behind all blocks that heads read in place of the last block's stream; None where norms are parts of heads."""
+        """The norm after all blocks, which heads read instead of the last block's stream; None if norms are parts of the heads."""
         return None
 
     @property
@@ -201,7 +201,7 @@ class ModelConfig(abc.ABC):
         return self.head_count(self.blocks[0].own)
 
     def attention_keys(self, layer_id: str, grids: Sequence[Grid], view: int) -> int:
-        """How many tokens each of a view's tokens reads in the attention of this step; `view` from 0."""
+        """How many tokens each of a view's tokens attends to in this step; `view` is counted from 0."""
         counts = [self.token_count(layer_id, grid) for grid in grids]
         reads = self.reads(layer_id)
         return counts[view] if reads == "own" else sum(counts) - (counts[view] if reads == "others" else 0)
@@ -211,7 +211,7 @@ def same_size(sizes: Sequence[tuple[int, int]]) -> None:
     """Refuses images of different sizes.
 
     Raises:
-        ImageError: they differ; the message says in what and what to do.
+        ImageError: the sizes differ; the message lists them and says what to do.
     """
     if len(set(sizes)) > 1:
         found = ", ".join(f"view{number} {height}×{width}" for number, (height, width) in enumerate(sizes, start=1))

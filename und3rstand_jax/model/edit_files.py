@@ -4,8 +4,8 @@
      {"site": "decoder.2.mlp", "view": 2, "tokens": [5, 6], "shift": "direction"},
      {"site": "decoder.3.cross_attn.scores", "keys": [0, 1], "shift": -Infinity}]
 
-`site` alone is required; the other fields are those of `und3rstand_jax.model.edits.Edit`. A scale or shift that is a text is the name
-of an array; "-inf" is −∞ where a writer of JSON has no such number.
+Only `site` is required; the other fields are those of `und3rstand_jax.model.edits.Edit`. A scale or shift given as a string names an
+array; "-inf" is −∞, for JSON writers that have no such number.
 """
 
 import math
@@ -30,14 +30,14 @@ from und3rstand_jax.support.text import listed, one_line
 _BLOCKED = "-inf"
 
 _NOT_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and the libraries under it raise on bytes that are not what a name promises."""
+"""What NumPy and the libraries under it raise if a file is not what its name promises."""
 
 
 _Tokens: TypeAlias = list[int] | Literal["special", "patches"]
 
 
 class EditSpec(TypedDict):
-    """One edit as JSON has it."""
+    """One edit in JSON."""
 
     __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]
 
@@ -66,13 +66,13 @@ def read_edits(
     """Edits from JSON.
 
     Args:
-        spec: a file, or what it would hold: a list of edits, or an object with such a list under "edits" (other keys are left alone).
-        arrays: those that scales and shifts name: a mapping, or an npz file; by default the npz of the same name beside the file.
+        spec: a file, or its content: a list of edits, or an object with such a list under "edits" (other keys are ignored).
+        arrays: the arrays that scales and shifts name: a mapping, or an npz file; by default the npz of the same name beside the file.
 
     Raises:
-        EditError: a file cannot be read, an edit has other fields or values of another type than it may have, an array is missing, or
-            places contradict one another.
-        LayerError: heads behind a site are not written as they should be.
+        EditError: a file cannot be read, an edit has an unknown field or a value of the wrong type, an array is missing, or places
+            contradict one another.
+        LayerError: the heads or queries of a site are malformed.
     """
     if isinstance(spec, str | os.PathLike):
         file = Path(spec)
@@ -83,7 +83,7 @@ def read_edits(
         content = checked({"edits": spec.get("edits")} if isinstance(spec, Mapping) else spec, "edits", Spec, EditError)
     listed_edits = content if isinstance(content, list) else content["edits"]
     if not isinstance(arrays, Mapping | str | os.PathLike | None):
-        raise EditError(f"arrays are a mapping from names to arrays, or an npz file; found {type(arrays).__name__}")
+        raise EditError(f"arrays must be a mapping from names to arrays, or an npz file; found {type(arrays).__name__}")
     named = arrays if isinstance(arrays, Mapping) else {} if arrays is None else read_arrays(Path(arrays))
     return Edits(tuple(_edit(number, edit, named) for number, edit in enumerate(listed_edits)))
 
@@ -97,7 +97,7 @@ def _edit(number: int, spec: EditSpec, arrays: Mapping[str, ArrayLike]) -> Edit:
         elif isinstance(value, str):
             if value not in arrays:
                 raise EditError(
-                    f"edit {number}, {spec['site']!r}: {what} {value!r} is no array given; given are: {listed(arrays) or 'none'}"
+                    f"edit {number}, {spec['site']!r}: {what} {value!r} names no array given; given: {listed(arrays) or 'none'}"
                 )
             fields[what] = arrays[value]
     return Edit(**fields)
@@ -107,7 +107,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file; nothing in it is executed.
 
     Raises:
-        EditError: it cannot be read as one.
+        EditError: the file cannot be read as an npz of arrays.
     """
     try:
         with open_regular(file) as stream, np.load(stream, allow_pickle=False) as content:

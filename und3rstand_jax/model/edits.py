@@ -1,12 +1,12 @@
-"""Edits: what to change while the model runs, said in places and numbers.
+"""Edits: what to change while the model runs, given as places and numbers.
 
 Every edit is x ← scale · x + shift at a site (`und3rstand_jax.model.sites`), in one view or all, at all places or some:
 
     edits = u3d.knock_out("decoder.4.cross_attn.heads:0", view=2) + u3d.steer("decoder.2.mlp", direction, view=2, tokens=[5, 6])
     output = backbone(view1, view2, edits=edits)
 
-A knock-out is scale 0; a replacement, and so a mean ablation or a patch from another run, scale 0 and a shift; steering a shift alone;
-an attention knock-out a shift of −∞ on scores, whose weight the softmax then shares among the other keys.
+A knock-out is a scale of 0. A replacement, such as a mean ablation or a patch from another run, is a scale of 0 and a shift. Steering is
+a shift alone. An attention knock-out is a shift of −∞ on scores: the softmax then distributes the weight among the other keys.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from und3rstand_jax.model.sites import HEADS, MASS, SCORES, UPDATE, WEIGHTS, Sit
 from und3rstand_jax.support.errors import EditError
 
 View: TypeAlias = int | Literal["all", "both"]
-"""Whose values are edited, 1 for the first view's, or all; of two views "both" says the same. In an attention they are those of the view
-whose tokens ask, in the encoder those of the view's own tokens."""
+"""Whose values are edited: a view's number from 1, or "all" (for two views, "both" means the same). In an attention these are the values
+of the view whose tokens are the queries, in the encoder those of the view's own tokens."""
 
 Places: TypeAlias = Sequence[int] | None
-"""Indices from 0, none twice; None for all."""
+"""Indices from 0, without repeats; None for all."""
 
 TokenPlaces: TypeAlias = Places | Literal["special", "patches"]
-"""Which tokens: by their places in the layer's array, or all special ones, or those of all patches."""
+"""Which tokens: indices along the token axis of the layer's array, or all special tokens, or the tokens of all patches."""
 
 PLACE_FIELDS = ("heads", "tokens", "queries", "keys", "pairs", "key_views")
-"""The fields of an edit that choose places, but for the view."""
+"""The fields of an edit that choose places, except the view."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,20 +41,20 @@ class Edit:
     """x ← scale · x + shift at the chosen places of one site, or of all sites that a pattern matches; other places stay as they are.
 
     Attributes:
-        site: an id or pattern as for `capture`, with heads (`:0-3`) and view (`@2`) if those are not given by themselves.
-        view: 1, 2, … or "all", each with the same numbers.
-        heads: of `.heads` and `.scores`.
-        tokens: of layers, `.update` and `.heads`: special tokens first, where the layer has any, then row by row over the view's grid.
-        queries, keys: of `.scores`: tokens that attend, tokens attended to. Those of cross-attention are the other views', one view's after
-            another's, and those of global attention all views'.
-        key_views: of `.scores`: the views, from 1, whose tokens are attended to; `keys` are then places within each of them.
-        pairs: of `.scores`, in place of queries and keys: (query, key), for each chosen head.
+        site: an id or pattern as for `capture`. It may end in heads (`:0-3`), queries (`#5-8`) and a view (`@2`) not given separately.
+        view: 1, 2, … or "all", which gives every view the same numbers.
+        heads: for `.heads` and `.scores`.
+        tokens: for layers, `.update` and `.heads`: special tokens first, if the layer has any, then row by row over the view's grid.
+        queries, keys: for `.scores`: the tokens that attend, and the tokens attended to. In cross-attention the keys are the other views'
+            tokens, concatenated view by view; in global attention they are all views' tokens.
+        key_views: for `.scores`: the views, from 1, whose tokens are attended to; `keys` are then indices within each of these views.
+        pairs: for `.scores`, instead of queries and keys: (query, key), for each chosen head.
         scale, shift: numbers, or arrays that broadcast to the chosen places: (B, tokens, C), (B, tokens, heads, D) or
-            (B, heads, queries, keys). With `pairs`, numbers. A shift of −∞ is for scores alone.
+            (B, heads, queries, keys). With `pairs`, numbers only. A shift of −∞ is allowed for scores only.
 
     Raises:
-        EditError: places are chosen that the kind of site does not have, or one twice.
-        LayerError: heads are written in a way that `und3rstand_jax.model.sites` does not know.
+        EditError: the site or view is malformed, a place is chosen twice, or places are chosen that this kind of site does not have.
+        LayerError: heads or queries are not written as `und3rstand_jax.model.sites` describes.
     """
 
     site: str
@@ -73,7 +73,7 @@ class Edit:
         object.__setattr__(self, "view", _view(self.view, self.site))
         if at:
             if not re.fullmatch("[1-9][0-9]{0,8}", behind) or self.view not in ("all", int(behind)):
-                raise EditError(f"{self.site!r}: the view behind @ is 1, 2, …, and not another one than view={self.view!r}")
+                raise EditError(f"{self.site!r}: the view after @ must be 1, 2, …, and agree with view={self.view!r}")
             object.__setattr__(self, "view", int(behind))
         if not pattern.strip():
             raise EditError(f"{self.site!r} names no site; give a layer id, or a part of a step such as decoder.3.cross_attn.heads")
@@ -91,17 +91,17 @@ class Edit:
         object.__setattr__(self, "site", pattern)
         if site.part in (WEIGHTS, MASS):
             what = "weights are" if site.part == WEIGHTS else "mass is"
-            raise EditError(f"{self.site!r}: {what} not edited, which would leave rows that do not sum to 1; edit {site.layer_id}.scores")
+            raise EditError(f"{self.site!r}: {what} read-only, since edited rows would not sum to 1; edit {site.layer_id}.scores")
         for name in PLACE_FIELDS:
             object.__setattr__(self, name, self._checked(name, site))
 
     @property
     def one_view(self) -> int | None:
-        """The one view whose values are edited; None for all views'."""
+        """The one view whose values are edited; None for all views."""
         return self.view if isinstance(self.view, int) else None
 
     def views(self, count: int) -> tuple[int, ...]:
-        """The numbers of the views whose values are edited, where there are so many views.
+        """The numbers of the views whose values are edited, out of `count` views.
 
         Raises:
             EditError: there is no such view.
@@ -120,14 +120,14 @@ class Edit:
         if isinstance(chosen, str) and chosen in ("special", "patches") and name in ("tokens", "queries", "keys") and name in allowed:
             return chosen
         if isinstance(chosen, str) or not isinstance(chosen, Iterable):
-            raise EditError(f"{self.site!r}: {name} are a list, such as [0]; found {chosen!r}")
+            raise EditError(f"{self.site!r}: {name} must be a list, such as [0]; found {chosen!r}")
         if name not in allowed:
             raise EditError(f"{self.site!r} has no {name} to choose; places there are chosen by {', '.join(allowed)}")
         if name == "pairs":
             if self.queries is not None or self.keys is not None or self.key_views is not None:
                 raise EditError(f"{self.site!r}: places are chosen by pairs, or by queries and keys, not by both")
             if any(not isinstance(one, tuple | list) or len(one) != 2 for one in chosen):
-                raise EditError(f"{self.site!r}: pairs are (query, key); found {listed_places(list(chosen))}")
+                raise EditError(f"{self.site!r}: pairs must be (query, key); found {listed_places(list(chosen))}")
             places: tuple[Any, ...] = tuple(tuple(_whole(place, name, self.site) for place in one) for one in chosen)
         else:
             places = tuple(_whole(place, name, self.site) for place in chosen)
@@ -142,9 +142,9 @@ jax.tree_util.register_dataclass(Edit, data_fields=["scale", "shift"], meta_fiel
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Edits:
-    """Any number of edits, in the order in which those of one site act. They add up with +.
+    """Any number of edits, in the order in which those of one site are applied. Combine them with +.
 
-    A pytree whose leaves are the scales and shifts: `jax.grad` and `jax.vmap` go through it; places are its static part.
+    A pytree whose leaves are the scales and shifts: `jax.grad` and `jax.vmap` work on it. Places are its static part.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -163,13 +163,13 @@ def knock_out(site: str, view: View = "all", heads: Places = None, tokens: Token
     """Sets a site, or the chosen heads or tokens of it, to zero: `knock_out("decoder.4.cross_attn.heads:0", view=2)`.
 
     Args:
-        site: an id or pattern, with heads and view behind it or given by themselves; weights cannot be knocked out.
+        site: an id or pattern, with heads and view appended or given separately; weights cannot be knocked out.
         view: 1, 2, … or "all".
-        heads: of `.heads` and `.scores`, from 0.
-        tokens: of layers, `.update` and `.heads`, from 0, or "special" or "patches".
+        heads: for `.heads` and `.scores`, from 0.
+        tokens: for layers, `.update` and `.heads`, from 0, or "special" or "patches".
 
     Raises:
-        EditError, LayerError: as from `Edit`. Whether a model has the site shows when it runs.
+        EditError, LayerError: as for `Edit`. Whether the model has the site is checked when it runs.
     """
     return Edits((Edit(site, view, heads, tokens, scale=0.0),))
 
@@ -178,27 +178,27 @@ def skip(step: str, view: View = "all", tokens: TokenPlaces = None) -> Edits:
     """Leaves out what a step adds to the residual stream: `skip("decoder.3.cross_attn")`.
 
     Args:
-        step: a layer of a block, or a pattern of such, with a view behind it (`@2`) or given by itself.
+        step: a layer of a block, or a pattern of such layers, with a view appended (`@2`) or given separately.
         view: 1, 2, … or "all".
-        tokens: which of them do without, all by default.
+        tokens: the tokens that skip the step; all by default.
 
     Raises:
-        EditError, LayerError: as from `Edit`.
+        EditError, LayerError: as for `Edit`.
     """
     layer, at, of = step.partition("@")
     return knock_out(f"{layer}.{UPDATE}{at}{of}", view, tokens=tokens)
 
 
 def replace(site: str, value: ArrayLike, view: View = "all", heads: Places = None, tokens: TokenPlaces = None) -> Edits:
-    """Puts a value in place of a site's own; the mean over data makes it a mean ablation.
+    """Replaces a site's values by a given value; with the mean over data, this is a mean ablation.
 
     Args:
         site, view, heads, tokens: as for `knock_out`.
-        value: a number, or an array that broadcasts to the chosen places: of layers and `.update` (B, tokens, C), of `.heads`
-            (B, tokens, heads, D), of `.scores` (B, heads, queries, keys).
+        value: a number, or an array that broadcasts to the chosen places: (B, tokens, C) for layers and `.update`,
+            (B, tokens, heads, D) for `.heads`, (B, heads, queries, keys) for `.scores`.
 
     Raises:
-        EditError, LayerError: as from `Edit`. Whether the value fits shows when the model runs.
+        EditError, LayerError: as for `Edit`. Whether the value fits is checked when the model runs.
     """
     return Edits((Edit(site, view, heads, tokens, scale=0.0, shift=value),))
 
@@ -208,10 +208,10 @@ def steer(site: str, vector: ArrayLike, view: View = "all", heads: Places = None
 
     Args:
         site, view, heads, tokens: as for `knock_out`.
-        vector: (C,) for layers and `.update`, (D,) for `.heads`, or anything else that broadcasts as a value of `replace` does.
+        vector: (C,) for layers and `.update`, (D,) for `.heads`, or any other shape that broadcasts as for `replace`.
 
     Raises:
-        EditError, LayerError: as from `replace`.
+        EditError, LayerError: as for `replace`.
     """
     return Edits((Edit(site, view, heads, tokens, shift=vector),))
 
@@ -225,20 +225,20 @@ def block_attention(
     pairs: Sequence[tuple[int, int]] | None = None,
     key_views: Places = None,
 ) -> Edits:
-    """Keeps queries from attending to keys: `block_attention("decoder.*.cross_attn", keys=[0, 1])`. Some key must be left to every query.
+    """Keeps queries from attending to keys: `block_attention("decoder.*.cross_attn", keys=[0, 1])`. Every query must keep a key.
 
     `block_attention("global.*.self_attn", view=1, key_views=[2, 3])` keeps view 1 from seeing views 2 and 3.
 
     Args:
         attention: a step or pattern of steps; may end in heads (`decoder.3.cross_attn:0`) and view (`@2`).
-        view: whose tokens ask.
+        view: the view whose tokens are the queries.
         heads: which heads, all by default.
-        queries, keys: tokens that ask, tokens that are not seen; all by default.
-        pairs: (query, key), in place of both.
-        key_views: the views whose tokens are not seen, from 1; `keys` are then places within each of them.
+        queries, keys: the tokens that attend, and the tokens hidden from them; all by default.
+        pairs: (query, key), instead of both.
+        key_views: the views, from 1, whose tokens are hidden; `keys` are then indices within each of these views.
 
     Raises:
-        EditError, LayerError: as from `Edit`. That a query has no key left shows when the model runs.
+        EditError, LayerError: as for `Edit`. Whether every query has a key left is checked when the model runs.
     """
     layer, at, of = attention.partition("@")
     layer, colon, group = layer.partition(":")
@@ -248,16 +248,16 @@ def block_attention(
 
 
 def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: TokenPlaces = None) -> Edits:
-    """Puts the values that another run has captured at a site in place of this run's: activation patching.
+    """Replaces this run's values at a site by those that another run captured there: activation patching.
 
     Args:
-        output: of the other run, on images of the same sizes; its batch is this run's, or 1.
+        output: the other run's output, on images of the same sizes; its batch size is this run's, or 1.
         site: a captured layer, `.update` or `.heads` (with the heads it was captured with).
-        view: whose values are put in.
-        tokens: where, all by default; these tokens' values of the other run are taken.
+        view: the view whose values are replaced by its values in the other run.
+        tokens: the tokens whose values are replaced; all by default.
 
     Raises:
-        KeyError: it was not captured; the message lists what was.
+        KeyError: the site was not captured; the message lists what was.
         EditError: there is no such view, or no such token.
     """
     chosen = Edit(site, view, tokens=tokens).one_view
@@ -279,12 +279,12 @@ def patch_from(output: BackboneOutput, site: str, view: View = "all", tokens: To
 
 
 def listed_places(places: Sequence[object]) -> str:
-    """Places for a message, the first few of them."""
+    """The first few places, as text for a message."""
     return f"[{', '.join(map(str, list(places)[:10]))}{', …' if len(places) > 10 else ''}]"
 
 
 def _view(view: Any, site: str) -> int | Literal["all"]:
-    """A view as it is kept: its number, of NumPy's numbers too, which JSON does not take."""
+    """A view as it is stored: "all", or its number as a Python integer, since JSON does not accept NumPy's."""
     if isinstance(view, str) and view in ("all", "both"):
         return "all"
     try:
@@ -302,5 +302,5 @@ def _whole(place: Any, name: str, site: str) -> int:
     except (AttributeError, TypeError):
         number = -1
     if number < 0 or isinstance(place, bool):
-        raise EditError(f"{site!r}: {name} are counted from 0 in whole numbers; found {place!r}")
+        raise EditError(f"{site!r}: {name} must be whole numbers, counted from 0; found {place!r}")
     return number

@@ -1,7 +1,7 @@
-"""The families of models that are implemented: for each, everything that a config alone does not say.
+"""The implemented families of models: for each, everything that a config alone does not say.
 
-A family is a folder beside this file (`dust3r`, `mast3r`, `vggt`) and an entry of `FAMILIES`. Its config's class tells whose a backbone
-is; nobody else asks for a family by its name.
+A family is a folder beside this file (`dust3r`, `mast3r`, `vggt`) and an entry in `FAMILIES`. The class of its config determines the family
+of a backbone; no other code refers to a family by its name.
 """
 
 import dataclasses
@@ -41,16 +41,16 @@ class Family:
     """One family of models.
 
     Attributes:
-        name: in the `config.json` of converted checkpoints.
+        name: the family's name in the `config.json` of converted checkpoints.
         config: the class of its configs.
         module: the class of its models.
-        names: from a config to the table of names.
-        shapes: from a config to the shape of every leaf of the tree.
-        form: how its checkpoints look.
-        describes: whether options are of this family; of those whose checkpoints are known by the same tensor, the last takes what no
-            other does.
-        refusal: from the names of tensors, of options and of the class in PyTorch to why a model of this family is not implemented; None
-            where nothing speaks against it.
+        names: maps a config to the table of names.
+        shapes: maps a config to the shape of every leaf of the tree.
+        form: what its checkpoints look like.
+        describes: whether options belong to this family. Among families whose checkpoints are recognised by the same tensor, the last takes
+            what no other does.
+        refusal: maps the names of tensors, of options and of the PyTorch class to the reason why such a model of this family is not
+            implemented; None if there is no reason.
         published: hub id -> architecture.
     """
 
@@ -66,12 +66,12 @@ class Family:
 
     @functools.cached_property
     def stored(self) -> Any:
-        """What the backbone's entry in a `config.json` must hold: the fields of the config, as strict JSON has them."""
+        """The type of the backbone's entry in a `config.json`: the fields of the config, in strict JSON."""
         hints = typing.get_type_hints(self.config)
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(self.config):
             kind = StoredMode if hints[field.name] == Mode else hints[field.name]
-            # Checkpoints of earlier versions lack what came later.
+            # Checkpoints of earlier versions lack the fields that were added later.
             fields[field.name] = NotRequired[kind] if field.metadata.get("came_later") else kind
         return TypedDict("Backbone", fields)  # type: ignore[operator]
 
@@ -112,22 +112,22 @@ FAMILIES = (VGGT_FAMILY, MAST3R, DUST3R)
 """The last takes what no other does."""
 
 UNNAMED = DUST3R
-"""That of a converted checkpoint whose backbone names none: checkpoints of the first versions, and all that those can read."""
+"""The family of a converted checkpoint whose backbone names none: those of the first versions, and all that those versions can read."""
 
 _KNOWN = [name for family in reversed(FAMILIES) for name in family.form.known_as]
 KNOWN_BACKBONES = f"{', '.join(_KNOWN[:-1])} or {_KNOWN[-1]}"
-"""What a checkpoint may hold, for messages."""
+"""What a checkpoint may contain, for messages."""
 
 KNOWN_ANCHORS = " or ".join(dict.fromkeys(family.form.anchor for family in reversed(FAMILIES)))
-"""The tensors by which they are known."""
+"""The tensors by which they are recognised, for messages."""
 
 
 class FoundBackbone(NamedTuple):
     """A backbone among tensors.
 
     Attributes:
-        prefix: what stands before every name.
-        families: those that have its anchor.
+        prefix: the prefix of every name.
+        families: the families with this anchor.
     """
 
     prefix: str
@@ -135,7 +135,7 @@ class FoundBackbone(NamedTuple):
 
 
 def find_backbone(names: Iterable[str]) -> FoundBackbone | None:
-    """The backbone among tensors of these names, which are without wrappers; None if there is none.
+    """The backbone among tensors with these names, given without wrappers; None if there is none.
 
     Raises:
         CheckpointError: there are several.
@@ -159,25 +159,25 @@ def find_backbone(names: Iterable[str]) -> FoundBackbone | None:
 
 
 def own_names(names: Iterable[str]) -> frozenset[str]:
-    """Those of these names, which are without wrappers, that are a backbone's of any family."""
+    """The names, out of these given without wrappers, that belong to a backbone of any family."""
     names = tuple(names)
     return frozenset().union(*(family.form.own_names(names) for family in FAMILIES))
 
 
 def known_options(config: ModelConfig) -> frozenset[str]:
-    """The options in PyTorch of all families whose checkpoints look like those of a backbone with this config."""
+    """The PyTorch options of all families whose checkpoints have the same anchor as those of a backbone with this config."""
     anchor = family_of(config).form.anchor
     return frozenset().union(*(family.form.options for family in FAMILIES if family.form.anchor == anchor))
 
 
 def published_config(source: str) -> ModelConfig | None:
-    """The architecture of a published model, by its hub id or its name alone; None of any other."""
+    """The architecture of a published model, by its hub id or its name alone; None for any other."""
     every = {name: config for family in FAMILIES for name, config in family.published.items()}
     return every.get(source) or next((config for name, config in every.items() if name.partition("/")[2] == source), None)
 
 
 def published_name(config: ModelConfig) -> str | None:
-    """The name, without its owner's, of the first published model with this architecture."""
+    """The name, without the owner, of the first published model with this architecture; None if there is none."""
     return next((name.partition("/")[2] for name, known in family_of(config).published.items() if config == known), None)
 
 
@@ -187,20 +187,20 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def config_of_options(stated: Mapping[str, Any] | str) -> ModelConfig:
-    """The config that the hub's `config.json` states, or the model's call in a `.pth` file's args, which is parsed and never evaluated.
+    """The config stated by the hub's `config.json`, or by the model's call in a `.pth` file's args, which is parsed and never evaluated.
 
     Raises:
-        ConfigError: an option is unknown, or has a value that is not supported.
+        ConfigError: the call cannot be parsed, the model is not implemented, or an option is unknown or has an unsupported value.
     """
     options, family = options_of(stated, FAMILIES)
     return family.config.from_hub_config(options)
 
 
 def options_of(stated: Mapping[str, Any] | str, families: tuple[Family, ...]) -> tuple[Mapping[str, Any], Family]:
-    """The options that a config or a call states, and the one of the families that they are of.
+    """The options that a config or a call states, and which of the families they belong to.
 
     Raises:
-        ConfigError: the call cannot be parsed, or is of a model that is not implemented.
+        ConfigError: the call cannot be parsed, or describes a model that is not implemented.
     """
     name, options = parse_args_string(stated) if isinstance(stated, str) else ("", stated)
     refuse([name, *options, *(value for value in options.values() if isinstance(value, str))])
@@ -208,16 +208,16 @@ def options_of(stated: Mapping[str, Any] | str, families: tuple[Family, ...]) ->
 
 
 def knows_heads(names: Iterable[str]) -> bool:
-    """Whether a family has the heads that tensors of these names belong to."""
+    """Whether any family has the heads that tensors with these names belong to."""
     names = tuple(names)
     return any(family.form.has_heads(names) for family in FAMILIES)
 
 
 def refuse(names: Iterable[str]) -> None:
-    """Refuses a model that a family knows and this implementation does not have.
+    """Refuses a model that belongs to a known family but is not implemented here.
 
     Args:
-        names: of its tensors, or of its options and its class.
+        names: those of its tensors, or of its options and its class.
 
     Raises:
         ConfigError: the message names it.
@@ -239,5 +239,5 @@ def backbone_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def backbone_leaves(config: ModelConfig) -> dict[str, Leaf]:
-    """Every leaf of the backbone's parameter tree and its source tensors, with nothing before their names."""
+    """Every leaf of the backbone's parameter tree and its source tensors, whose names have no prefix."""
     return leaves_of(family_of(config).names(config))

@@ -1,4 +1,4 @@
-"""A model's heads as facts: what each reads and yields, and which of them a call runs."""
+"""Descriptions of a model's heads: what each reads and yields, and which of them a call runs."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -7,23 +7,23 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import listed
 
 POINTMAP = "pointmap"
-"""Chooses the head of pointmaps (`pts3d` and `conf`) whatever a family calls it."""
+"""Chooses the pointmap head (`pts3d` and `conf`), whatever a family calls it."""
 
 CAMERAS = "cameras"
 """The output of a head that estimates all views' cameras."""
 
 HeadChoice = bool | str | Iterable[str]
-"""Which heads to run: all or none, or those of these names ("pointmap")."""
+"""Which heads to run: all (True), none (False), or those with these names ("pointmap")."""
 
 
 class Head(NamedTuple):
-    """A network that makes maps over a view's pixels, or cameras, of the views' tokens.
+    """A network that turns the views' tokens into maps over each view's pixels, or into cameras.
 
     Attributes:
-        name: what it is chosen by.
-        parts: where in the tree its parameters are: those for view 1, then those that all other views share; one where all share it.
+        name: the name by which a caller chooses it.
+        parts: where its parameters are in the tree: view 1's, then those that all other views share; a single part if all views share it.
         layers: ids of the layers it reads, in its order.
-        outputs: what it adds to a view's prediction; "cameras" for those of all views.
+        outputs: what it adds to a view's prediction; "cameras" for the cameras of all views.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Head(NamedTuple):
     outputs: tuple[str, ...]
 
     def part(self, view: int) -> str:
-        """Where the parameters for a view are, which is counted from 0."""
+        """Where the parameters for a view are; `view` is counted from 0."""
         return self.parts[min(view, len(self.parts) - 1)]
 
 
@@ -42,7 +42,7 @@ class HasHeads(Protocol):
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """In the order in which predictions hold their outputs; none for a trunk."""
+        """The heads, in the order of their outputs in predictions; empty for a trunk."""
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
@@ -50,10 +50,10 @@ class HasHeads(Protocol):
 
 
 def choose_heads(choice: HeadChoice, config: HasHeads) -> tuple[Head, ...]:
-    """The heads that a choice means, in the config's order.
+    """The chosen heads, in the config's order.
 
     Raises:
-        OptionError: a chosen head is not there; the message lists those that are.
+        OptionError: the model lacks a chosen head, or all heads are chosen and it has none; the message says what it has.
     """
     if isinstance(choice, bool):
         if choice and not config.heads:
@@ -69,12 +69,12 @@ def choose_heads(choice: HeadChoice, config: HasHeads) -> tuple[Head, ...]:
 
 
 def head_of(output: str, config: HasHeads) -> Head | None:
-    """The head that makes an output ("desc"); None where none does."""
+    """The head that makes an output ("desc"); None if no head does."""
     return next((head for head in config.heads if output in head.outputs), None)
 
 
 def pointmap_head(config: HasHeads) -> tuple[str, ...]:
-    """The choice of the head of pointmaps; of none for a trunk."""
+    """The choice of the pointmap head; empty for a trunk."""
     return tuple(head.name for head in config.heads if "pts3d" in head.outputs)
 
 
@@ -84,12 +84,12 @@ def camera_head(config: HasHeads) -> tuple[str, ...]:
 
 
 def reads_several_layers(config: HasHeads) -> bool:
-    """Whether the head of pointmaps reads several layers, as a DPT head does, which holds many channels of every pixel."""
+    """Whether the pointmap head reads several layers, as a DPT head does; such a head needs memory for many channels per pixel."""
     return len(head_layers(config)) > 1
 
 
 def head_layers(config: HasHeads, choice: HeadChoice | None = None) -> tuple[str, ...]:
-    """The layers that the chosen heads read, by default those of the head of pointmaps if there is one; in network order."""
+    """The layers that the chosen heads read, in network order; by default those of the pointmap head, if there is one."""
     heads = choose_heads(pointmap_head(config) if choice is None else choice, config)
     read = {layer for head in heads for layer in head.layers}
     return tuple(layer for layer in config.layer_ids if layer in read)

@@ -1,8 +1,8 @@
 """From tokens to pointmaps: DUSt3R's heads, the pixel shuffle that the probes share, and the output activations.
 
 A head turns tokens into raw channels for each pixel. The linear head reads one layer. The DPT head (Ranftl et al., "Vision Transformers
-for Dense Prediction", ICCV 2021) lays out four layers as images of four scales and fuses them from coarse to fine. `to_pointmap` makes
-a pointmap and its confidence of raw channels (DUSt3R, Wang et al., CVPR 2024, section 3.2).
+for Dense Prediction", ICCV 2021) lays out four layers as images at four scales and fuses them from coarse to fine. `to_pointmap` turns
+raw channels into a pointmap and its confidence (DUSt3R, Wang et al., CVPR 2024, section 3.2).
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Shaped
 from und3rstand_jax.model.output_modes import Mode
 
 EXACT = lax.Precision.HIGHEST
-"""Of all heads: they are float32 and stay it."""
+"""The precision of all heads, which always compute in float32."""
 
 _ALMOST_NO_SQUARE = 1e-30
 
@@ -61,7 +61,7 @@ class DPTHead(nn.Module):
 
     @nn.compact
     def __call__(self, *levels: Float[Array, "B h w _"]) -> Float[Array, "B 16*h 16*w {self.out_channels}"]:
-        """Fuses four token maps (B, h, w, C), given in network order, late and coarse ones first."""
+        """Fuses four token maps (B, h, w, C), given in network order, from late and coarse to early and fine."""
         fused = None
         for k in (4, 3, 2, 1):
             # The token map of level k at 4, 2, 1 or 1/2 times its size.
@@ -108,7 +108,7 @@ class Fusion(nn.Module):
     def __call__(
         self, level: Float[Array, "B H W C"], coarser: Float[Array, "B H W C"] | None, size: tuple[int, int] | None = None
     ) -> Float[Array, "B _h _w C"]:
-        """To this (height, width), by default twice the level's. `coarser` is None at the coarsest level, which has nothing to add to."""
+        """Enlarges to `size`, (height, width), by default twice the level's. `coarser` is None at the coarsest level."""
         x = level if coarser is None else coarser + ResidualUnit(self.width, self.skip_relu, name="unit1")(level)
         x = ResidualUnit(self.width, self.skip_relu, name="unit2")(x)
         # A 1×1 convolution commutes with interpolation; before it, it costs a quarter.
@@ -159,10 +159,10 @@ class Pointmap(TypedDict, total=False):
     """What a network predicts for every pixel of a view: a 3D point, and its confidence in it.
 
     `pts3d` (B, H, W, 3) is in the frame of view 1's camera (x right, y down, z forward) for every view, in the
-    network's own unit of length. `conf` (B, H, W) is absent where a probe yields none.
+    network's own unit of length. `conf` (B, H, W) is absent if a probe yields none.
 
-    Models with local features (MASt3R) add `desc` (B, H, W, D), a descriptor of unit length, which is alike for pixels of both views that
-    show the same point, and `desc_conf` (B, H, W), the confidence in it. Models with a head for depth (VGGT) add `depth`
+    Models with local features (MASt3R) add `desc` (B, H, W, D), a unit-length descriptor that is similar for pixels of both views that
+    show the same point, and `desc_conf` (B, H, W), the confidence in it. Models with a depth head (VGGT) add `depth`
     (B, H, W), along the axis of the view's own camera, and `depth_conf`.
     """
 
@@ -179,7 +179,7 @@ Plane = Float[Array, "B ..."]
 
 
 class Planes(NamedTuple):
-    """A pointmap as one array a coordinate. `conf` is None where a probe yields none.
+    """A pointmap as one array per coordinate. `conf` is None if a probe yields none.
 
     Losses are computed on these: arithmetic on a last axis of three is several times slower on CPUs, and its gradient more so.
     """
@@ -198,7 +198,7 @@ class Planes(NamedTuple):
 def split_axis(values: Shaped[Array, "..."], axis: int) -> list[Shaped[Array, "..."]]:
     """The entries along an axis, without that axis.
 
-    `lax.split`, whose gradient is one concatenation: that of indexing is a sum of padded arrays, which takes three times as long.
+    Uses `lax.split`, whose gradient is one concatenation. The gradient of indexing is a sum of padded arrays and takes three times as long.
     """
     return [part.squeeze(axis) for part in lax.split(values, [1] * values.shape[axis], axis)]
 
@@ -227,7 +227,7 @@ def to_pointmap(raw: Float[Array, "B H W K"], depth_mode: Mode, conf_mode: Mode)
 
 
 def to_planes(raw: Sequence[Plane], depth_mode: Mode, conf_mode: Mode) -> Planes:
-    """`to_pointmap` of channels that are arrays of their own."""
+    """`to_pointmap` for channels given as separate arrays."""
     x, y, z, *rest = (channel.astype(jnp.float32) for channel in raw)
     if depth_mode[0] != "linear":
         distance = length(x, y, z)

@@ -5,13 +5,13 @@ A layer id names the residual stream *after* one step of the network, for every 
     encoder.I.self_attn   encoder.I.mlp   encoder.norm
     decoder.embed   decoder.I.self_attn   decoder.I.cross_attn   decoder.I.mlp   decoder.norm
 
-A VGGT's, beside those inside of its heads (`und3rstand_jax.model.vggt.config`):
+A VGGT's, besides those inside its heads (`und3rstand_jax.model.vggt.config`):
 
     patch_embed   encoder.embed   encoder.I.self_attn   encoder.I.mlp   encoder.norm
     aggregator.embed   frame.I.self_attn   frame.I.mlp   global.I.self_attn   global.I.mlp
 
-`all` stands for the residual stream after every skip connection of the blocks in which views meet: three layers a block of a decoder, as
-"Understanding Multi-View Transformers" (arXiv 2510.24907) probes them, four a pair of a frame and a global block.
+`all` stands for the residual stream after every skip connection of the blocks in which views meet: three layers per decoder block, as
+probed in "Understanding Multi-View Transformers" (arXiv 2510.24907), and four per pair of a frame and a global block.
 
 Attention weights have ids of their own (`und3rstand_jax.model.sites`); they are captured like layers but are not layers.
 """
@@ -29,7 +29,7 @@ ALL_STACKS = ("decoder.", "frame.", "global.")
 """The beginnings of the layers that `all` stands for."""
 
 _PLACES = {"patch_embed": (0, 0), "encoder": (1, 0), "decoder": (2, 0), "aggregator": (2, 0), "frame": (2, 0), "global": (2, 1)}
-"""First word of a layer id -> its part of the network, and which of that part's blocks of the same number it is."""
+"""First word of a layer id -> its part of the network, and its rank among that part's blocks of the same number."""
 
 HEAD = "head"
 """Stands in place of a layer id for the model's own head, in tables and files."""
@@ -66,7 +66,7 @@ def network_order(layer_id: str) -> tuple[int, ...]:
 
 
 def stack_positions(stack: str, layers: Iterable[str]) -> set[tuple[int, str]]:
-    """(block, step) of those layers that are in the blocks of the stack of this name."""
+    """(block, step) of those layers that are in the stack of this name."""
     parts = (layer.split(".", 2) for layer in layers)
     return {(int(part[1]), part[2]) for part in parts if part[0] == stack and len(part) == 3}
 

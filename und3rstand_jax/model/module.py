@@ -1,4 +1,4 @@
-"""What models of every family have in common: a pure function of parameters, views and edits that runs as far as it is asked to.
+"""What the models of all families share: a pure function of parameters, views and edits that runs only as far as needed.
 
     (params, *views, edits) -> (pointmaps, activations)
 
@@ -29,11 +29,11 @@ from und3rstand_jax.model.start import Start, as_start, token_grids
 from und3rstand_jax.support.errors import OptionError
 
 Traced = tuple[Float[Array, "B ..."], ...]
-"""What one site has, of every view, while the model runs; see `und3rstand_jax.model.sites` for its shape."""
+"""The values at one site, for every view, while the model runs; see `und3rstand_jax.model.sites` for their shape."""
 
 
 class HeadOutputs(NamedTuple):
-    """What heads make of a set of views: each view's maps, all views' cameras, and the captured sites inside of heads."""
+    """The heads' outputs for a set of views: each view's maps, all views' cameras, and the captured sites inside heads."""
 
     pointmaps: tuple[Pointmap, ...] = ()
     cameras: Cameras | None = None
@@ -41,17 +41,17 @@ class HeadOutputs(NamedTuple):
 
 
 class MultiViewModel(nn.Module):
-    """A model. Its parameter tree has one leading layer axis for each stack of equal blocks.
+    """A model. In its parameter tree, each stack of equal blocks has one leading layer axis.
 
     Attributes:
         config: the architecture.
-        dtype: what the trunk computes in and its activations come in, float32 or bfloat16; heads are always float32.
+        dtype: the dtype of the trunk's computation and (except in VGGT) of its activations, float32 or bfloat16; heads are always float32.
         precision: of the trunk's matrix products. By default exact for float32, which GPUs and TPUs would otherwise
             silently lower to TF32 or bfloat16.
         attention: how attention is computed, see `und3rstand_jax.model.attention.attend`.
         unroll: write the stacks out instead of scanning them. Slow to compile; XLA's cost analysis counts a loop's
             body once, so its figures are right only without loops.
-        remat: compute each block again for a gradient instead of holding everything inside it.
+        remat: recompute each block in the backward pass instead of storing its intermediate values.
     """
 
     config: ModelConfig
@@ -63,7 +63,7 @@ class MultiViewModel(nn.Module):
 
     @property
     def stream_dtype(self) -> jnp.dtype:
-        """What the residual stream is computed in, and so what layers come in and passes begin with."""
+        """The dtype of the residual stream, and so of captured layers and of the tokens that a pass starts from."""
         return jnp.dtype(self.dtype)
 
     @nn.compact
@@ -78,24 +78,24 @@ class MultiViewModel(nn.Module):
         """Runs all views of B sets through the model.
 
         Args:
-            views: RGB in [-1, 1], (B, H, W, 3) or (B, 3, H, W) each, as many as the config allows; sides are multiples of the patch
-                size; whether their sizes may differ is the config's to say. Left out where the pass begins at a layer.
-            capture: patterns of layers (`und3rstand_jax.model.layer_ids`) and of what is inside them, see `und3rstand_jax.model.sites`;
-                the output holds exactly the sites that they match, as they are after edits. Attention weights and scores add
-                4·B·heads·N·M bytes for each view and block. To capture what is inside of a head runs it.
-            head: which heads to run: all, none, or those of these names, see `und3rstand_jax.model.head_choice`. One that is not run costs
-                nothing.
-            edits: what to change on the way, see `und3rstand_jax.model.edits`; those of sites behind all that is needed change nothing.
+            views: RGB in [-1, 1], each (B, H, W, 3) or (B, 3, H, W), as many as the config allows. Sides are multiples of the patch
+                size; the config determines whether sizes may differ. Omitted if the pass begins at a layer.
+            capture: patterns of layers (`und3rstand_jax.model.layer_ids`) and of sites inside them, see `und3rstand_jax.model.sites`. The
+                output contains exactly the sites that match, with edits applied. Attention weights and scores add
+                4·B·heads·N·M bytes for each view and block. Capturing a site inside a head runs that head.
+            head: which heads to run: all, none, or those with these names, see `und3rstand_jax.model.head_choice`. A head that is not run
+                costs nothing.
+            edits: what to change during the pass, see `und3rstand_jax.model.edits`. Edits after the last needed site have no effect.
             start: captures of an earlier pass, see `und3rstand_jax.model.start`. The pass begins after the last layer in it; edits of
-                that layer apply to the tokens given.
+                that layer are applied to the given tokens.
 
         Returns:
-            What was captured and what the heads make of each view; all pointmaps are in one frame, view 1's or, of a VGGT, about it.
+            The captured values and the heads' outputs for each view. All pointmaps are in one frame: view 1's or, for a VGGT, roughly that.
 
         Raises:
-            LayerError: a pattern matches nothing, a site lies before the start and is not in it, or what is captured of attention over all
-                views is too large.
-            EditError: an edit cannot be made; see `und3rstand_jax.model.site_edits.resolve_edits`.
+            LayerError: a pattern matches nothing, a needed site comes before the start and is not in it, a view lacks captured queries, or
+                captured scores or weights over all views are too large.
+            EditError: an edit cannot be applied; see `und3rstand_jax.model.site_edits.resolve_edits`.
             ImageError: a view is not a batch of images, the views' batches differ in size, or the model does not take these sizes together.
             OptionError: there is no such head to run; the model takes fewer or more views; both images and a start are given, or neither.
         """
@@ -108,7 +108,7 @@ class MultiViewModel(nn.Module):
             begin = as_start(start, config, self.stream_dtype)
             inputs, sizes, batch = begin.tokens, begin.image_sizes, begin.batch
         else:
-            raise OptionError("a pass from start= on takes no images; leave them out, or start")
+            raise OptionError("a pass with start= takes no images; leave out the images, or start=")
         grids = token_grids(sizes, config)
         affines = resolve_edits(edits, config, grids, batch)
         captured = select_captures(capture, config)
@@ -127,7 +127,7 @@ class MultiViewModel(nn.Module):
         return BackboneOutput({layer: layers[layer] for layer in captured}, sizes, found.pointmaps, found.cameras, special)
 
     def _layers(self, views: tuple[Array, ...], begin: Start | None, grids: Grids, needed: set[str], edits: SiteEdits) -> dict[str, Traced]:
-        """At least the needed sites, and nothing after the last of them; from the images, or from the tokens at the start."""
+        """Computes at least the needed sites, and nothing after the last of them, from the images or from the tokens at the start."""
         layers: dict[str, Traced] = {}
         since, before, tokens = None, None, views
         if begin is not None:
@@ -151,26 +151,26 @@ class MultiViewModel(nn.Module):
         since: str | None,
         before: ViewTokens | None,
     ) -> dict[str, Traced]:
-        """At least the missing sites, and nothing after the last of them.
+        """Computes at least the missing sites, and nothing after the last of them.
 
         Args:
             arithmetic: how to compute.
             tokens: the views' images, (B, H, W, 3) each, or their tokens after the layer `since`.
             grids: (rows, columns) of each view's patches.
-            missing: sites behind `since`.
+            missing: sites after `since`.
             edits: of any sites.
             since: a layer, or None to begin with the images.
-            before: the tokens before the block in whose middle `since` is, where the config says that it needs them.
+            before: the tokens before the block that `since` is in the middle of, if the config says that the block needs them.
         """
         raise NotImplementedError
 
     def run_heads(self, heads: Sequence[Head], layers: Mapping[str, Traced], sizes: ImageSizes, captured: Collection[str]) -> HeadOutputs:
-        """What heads make of the layers that they read.
+        """Runs heads on the layers that they read.
 
         Args:
-            heads: of the config's.
-            layers: at least those that they read.
+            heads: some of the config's.
+            layers: at least those that the heads read.
             sizes: (height, width) of each view.
-            captured: sites to keep; those inside of heads are among the result.
+            captured: sites to keep; the result includes those inside heads.
         """
         raise NotImplementedError

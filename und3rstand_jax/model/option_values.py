@@ -1,6 +1,6 @@
-"""Options of a model's class in PyTorch, read into the fields of a config: what the families have in common.
+"""Reads the options of a model's PyTorch class into the fields of a config: the code that all families share.
 
-An option that an implementation does not have is refused by name, never ignored.
+An option that is not implemented is refused by name, never ignored.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -13,11 +13,11 @@ Fields = dict[str, Any]
 """Field of a config -> its value."""
 
 Parser = Callable[[str, Any], Fields]
-"""Takes an option's name and value; raises a ValueError that says what is wrong with it."""
+"""Takes an option's name and value; raises a ValueError that says what is wrong with the value."""
 
 
 def read_options(options: Mapping[str, Any], parsers: Mapping[str, Parser], ignored: Collection[str]) -> Fields:
-    """The fields of a config that options state.
+    """The config fields that the options state.
 
     Raises:
         ConfigError: an option is unknown, or has a value that is not supported. All are listed.
@@ -38,7 +38,7 @@ def read_options(options: Mapping[str, Any], parsers: Mapping[str, Parser], igno
 
 
 def only(*values: Any) -> Parser:
-    """Of an option that has one value, or some that make no difference to the model: no field."""
+    """The parser of an option with one supported value, or several that make no difference to the model: it gives no field."""
 
     def parse(option: str, value: Any) -> Fields:
         if not any(value == known and type(value) is type(known) for known in values):
@@ -50,14 +50,14 @@ def only(*values: Any) -> Parser:
 
 
 def count(option: str, value: Any) -> Fields:
-    """Of a size."""
+    """The parser of a size."""
     if not is_count(value):
         raise ValueError(f"{option} must be a positive integer; found {value!r}")
     return {option: int(value)}
 
 
 def image_size(option: str, value: Any) -> Fields:
-    """Of a side, or (height, width)."""
+    """The parser of one side, or of (height, width)."""
     size = (value, value) if is_count(value) else value
     if not (isinstance(size, tuple | list) and len(size) == 2 and all(is_count(side) for side in size)):
         raise ValueError(f"img_size must be one or two positive integers; found {value!r}")

@@ -14,10 +14,11 @@ from und3rstand_jax.model.sites import HEADS, UPDATE, parse_site
 from und3rstand_jax.support.errors import LayerError
 
 ViewTokens = tuple[Float[Array, "B _N C"], ...]
-"""The tokens of one layer, of every view."""
+"""The tokens of one layer, for every view."""
 
 Activation = tuple[Float[Array | np.ndarray, "B ..."], ...]
-"""What one id captures, of every view: tokens (B, N, C), or attention weights (B, heads, N, M). NumPy's after `jax.device_get`."""
+"""The values captured under one id, for every view: tokens (B, N, C), or attention weights (B, heads, N, M). NumPy's after
+`jax.device_get`."""
 
 Grids = tuple[Grid, ...]
 """(rows, columns) of each view's tokens."""
@@ -33,9 +34,9 @@ class Cameras(NamedTuple):
     """The cameras of V views as a model estimates them, in float32.
 
     Attributes:
-        extrinsics: [R | t] from the frame of the pointmaps to each camera's own (x right, y down, z forward), in their unit.
+        extrinsics: [R | t] from the frame of the pointmaps to each camera's own (x right, y down, z forward), in the pointmaps' unit.
         intrinsics: focal lengths and principal point in pixels.
-        pose_encodings: of each of the K iterations that refine them, see `und3rstand_jax.model.pose_encoding`.
+        pose_encodings: those after each of the K iterations that refine the cameras, see `und3rstand_jax.model.pose_encoding`.
     """
 
     extrinsics: Float[Array, "B V 3 4"]
@@ -48,16 +49,16 @@ class BackboneOutput(Mapping[str, Activation]):
     """The captured layers, and the pointmaps if the heads were run.
 
     A mapping from layer id to the tokens of view 1, view 2, …, each (B, N, C), in network order; `activations` is the same mapping
-    as a plain dict. Captured attention weights are in it under their ids (`und3rstand_jax.model.sites`), (B, heads, N, M) of each view,
-    float32, every row summing to 1: a view's tokens over the tokens they attend to, which in cross-attention are the other views', one
-    view's after another's.
+    as a plain dict. Captured attention weights are in it under their own ids (`und3rstand_jax.model.sites`): float32, (B, heads, N, M) for
+    each view, every row summing to 1. Rows are a view's tokens, columns the tokens they attend to; in cross-attention these are the other
+    views' tokens, concatenated view by view.
 
-    `pointmaps` is what the model's own heads make of each view, all in view 1's frame (of a VGGT, about it), and empty where no head was
-    run; `pred1` and `pred2` are the first two, or None. `image_sizes` are the (height, width) of the views, which cannot be told from the
-    tokens alone.
+    `pointmaps` has the predictions of the model's own heads for each view, all in view 1's frame (for a VGGT, roughly). It is empty if no
+    head was run; `pred1` and `pred2` are the first two, or None. `image_sizes` has the (height, width) of each view, which the tokens alone
+    do not show.
 
-    Models with special tokens (VGGT) have them in front of the patches' in most layers: `patches` and `special` take either. Their
-    `cameras` are None where the head that makes them was not run, or there is none.
+    Models with special tokens (VGGT) have them before the patch tokens in most layers: `patches` and `special` return either kind.
+    `cameras` is None if the model has no camera head or it was not run.
 
     It is a pytree (jit, vmap and device_get take it); the ids, sizes and numbers of special tokens are its static part.
     """
@@ -77,10 +78,10 @@ class BackboneOutput(Mapping[str, Activation]):
         self.special_tokens = dict(special_tokens)
 
     def patches(self, layer_id: str) -> Activation:
-        """A layer's tokens of every view without the special ones: (B, rows·columns, C), row by row; also of its `.update` and `.heads`.
+        """A layer's tokens of every view without the special ones: (B, rows·columns, C), row by row; also for its `.update` and `.heads`.
 
         Raises:
-            LayerError: the id is of something else, which has no axis of tokens there.
+            LayerError: the id is neither a layer nor its `.update` or `.heads`.
         """
         first = self._special_count(layer_id)
         return tuple(tokens[:, first:] for tokens in self[layer_id]) if first else self[layer_id]
@@ -89,7 +90,7 @@ class BackboneOutput(Mapping[str, Activation]):
         """A layer's special tokens of every view, in the order of the config's `special_tokens`; (B, 0, C) where it has none.
 
         Raises:
-            LayerError: as `patches`.
+            LayerError: as for `patches`.
         """
         count = self._special_count(layer_id)
         return tuple(tokens[:, :count] for tokens in self[layer_id])
@@ -97,29 +98,29 @@ class BackboneOutput(Mapping[str, Activation]):
     def _special_count(self, layer_id: str) -> int:
         site = parse_site(layer_id)
         if site.part not in (None, UPDATE, HEADS):
-            raise LayerError(f"{layer_id} is not a layer's tokens; patches and special tokens are parts of a layer, its .update and .heads")
+            raise LayerError(f"{layer_id} does not split into patches and special tokens; give a layer, or its .update or .heads")
         return self.special_tokens.get(site.layer_id, 0)
 
     @property
     def depth(self) -> tuple[Float[Array | np.ndarray, "B _H _W"], ...]:
-        """Each view's depth along its camera's axis, in the unit of the points; empty where no head made it."""
+        """Each view's depth along its camera's axis, (B, H, W), in the unit of the points; empty if no depth head was run."""
         return tuple(pointmap["depth"] for pointmap in self.pointmaps if "depth" in pointmap)
 
     @property
     def pred1(self) -> Pointmap | None:
-        """View 1's pointmap; None where no head was run."""
+        """View 1's pointmap; None if no head was run."""
         return self.pointmaps[0] if self.pointmaps else None
 
     @property
     def pred2(self) -> Pointmap | None:
-        """View 2's; None where there is none."""
+        """View 2's pointmap; None if there is none."""
         return self.pointmaps[1] if len(self.pointmaps) > 1 else None
 
     def __getitem__(self, layer_id: str) -> Activation:
         try:
             return self.activations[layer_id]
         except KeyError:
-            raise KeyError(f"{layer_id} was not captured; captured are: {', '.join(self.activations) or 'none'}") from None
+            raise KeyError(f"{layer_id} was not captured; captured: {', '.join(self.activations) or 'none'}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.activations)
@@ -132,7 +133,7 @@ class BackboneOutput(Mapping[str, Activation]):
         return f"BackboneOutput({len(self)} layers {heads} pointmaps, image sizes {self.image_sizes})"
 
     def tree_flatten(self) -> tuple[tuple[object, ...], Static]:
-        """Arrays, then the static part; layers keep network order, which a dict as a pytree would not."""
+        """Arrays, then the static part; layers keep network order, which a dict as a pytree would lose."""
         static = tuple(self.activations), self.image_sizes, tuple(self.special_tokens.items())
         return (tuple(self.activations.values()), self.pointmaps, self.cameras), static
 

@@ -23,17 +23,17 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a photo upright, by its EXIF orientation."""
+"""The operation that makes a photo upright, by its EXIF orientation."""
 
 _AT_ONCE = 2**20  # values converted at a time
 
 
 def open_photo(photo: Photo, background: Color | None = None) -> Image.Image:
-    """The photo's first frame, upright, in 8-bit RGB, which `load_image` accepts in place of the file.
+    """The photo's first frame, upright, in 8-bit RGB, which `load_image` accepts instead of the file.
 
     Args:
-        photo: a file, or an open image, which stays as it is.
-        background: what shows through where the photo is transparent; by default its transparency is dropped.
+        photo: a file, or an open image, which is not changed.
+        background: the colour behind transparent parts of the photo; by default transparency is dropped.
 
     Raises:
         ImageError: the file is missing, is not an image or is damaged.

@@ -1,10 +1,10 @@
-"""Where the pixels of a model's image lie in the photo that it was made of, and the way back. Nothing here imports JAX.
+"""Maps the pixels of a model's image to the photo from which it was made, and back. Nothing here imports JAX.
 
-Every preprocessing resizes the photo and then takes a window of it: a crop, or more than there is, which pads. A `Placement` is these
-numbers. The loader follows them, and so does the way back.
+Every preprocessing resizes the photo and then takes a window of it: a crop, or a larger window, which is padded. A `Placement` has the
+numbers of both steps; the loader uses them, and so does the way back.
 
 Pixel centres are at integers, in the photo and in the model's image, as in `und3rstand_jax.geometry.cameras`: the first pixel covers
--0.5 to 0.5. Resizing W columns to w takes one whole image to the other, so that u in the resized photo is (u + 0.5) · W / w - 0.5 in
+-0.5 to 0.5. Resizing W columns to w maps one whole image to the other, so that u in the resized photo is (u + 0.5) · W / w - 0.5 in
 the photo.
 """
 
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 Places = ArrayLike | Sequence[object]
-"""(…, 2): column and row of pixels. Whatever NumPy takes for an array."""
+"""(…, 2): column and row of pixels; anything that NumPy converts to an array."""
 
 Interpolation = Literal["nearest", "linear"]
 
@@ -39,7 +39,7 @@ class Placement:
         camera = placement.matrix @ intrinsics                          # the model's camera in the photo's pixels
 
     Attributes:
-        photo: the photo's size, upright: as it is after its EXIF orientation was applied.
+        photo: the upright photo's size, after its EXIF orientation was applied.
         resized: its size after resizing.
         offset: (row, column) in the resized photo of the first pixel of the model's image; negative where that is padding.
         size: of the model's image.
@@ -52,36 +52,36 @@ class Placement:
 
     @property
     def matrix(self) -> Float[np.ndarray, "3 3"]:
-        """Takes pixels (u, v, 1) of the model's image to the photo's; u counts columns, v rows.
+        """Maps pixels (u, v, 1) of the model's image to the photo's; u counts columns, v rows.
 
-        Multiplied by intrinsics of the model's image, it gives those of the photo, pixel centres at integers in both. So do the
-        intrinsics of `u3d.Cameras`, VGGT's own, whose principal point is at (W/2, H/2) of such pixels. Where pixel centres are at halves
-        (COLMAP), add 0.5 to the principal point of the product.
+        `matrix @ intrinsics` turns the model image's intrinsics into the photo's, with pixel centres at integers in both. This holds for
+        the intrinsics in `u3d.Cameras` too, which are VGGT's own, with the principal point at (W/2, H/2) of such pixels. For software with
+        pixel centres at half-integers (COLMAP), add 0.5 to the principal point of the product.
         """
         (sy, sx), (ty, tx) = self._scale, self._shift
         return np.array([[sx, 0, tx], [0, sy, ty], [0, 0, 1]])
 
     def to_photo(self, pixels: Places) -> Float[np.ndarray, "*N 2"]:
-        """Places (u, v), columns first, in the model's image as places in the photo; those in padding lie outside of it."""
+        """Converts places (u, v), columns first, in the model's image to places in the photo; those in padding are outside the photo."""
         return _places(pixels) * self._scale[::-1] + self._shift[::-1]
 
     def from_photo(self, pixels: Places) -> Float[np.ndarray, "*N 2"]:
-        """Places (u, v), columns first, in the photo as places in the model's image; those that were cropped off lie outside of it."""
+        """Converts places (u, v), columns first, in the photo to places in the model's image; those cropped off are outside the image."""
         return (_places(pixels) - self._shift[::-1]) / self._scale[::-1]
 
     def on_photo(self, values: ArrayLike, method: Interpolation = "nearest") -> Float[np.ndarray, "H W *C"] | Bool[np.ndarray, "H W *C"]:
         """Values of the model's pixels (a depth or confidence map, a pointmap, a mask) at every pixel of the photo.
 
-        They are read at the photo's pixel centres and never averaged: a mean of points of two surfaces lies on neither. Padding is not
-        read. A photo as the camera stored it, before its EXIF orientation, is not what this lies over (`PIL.ImageOps.exif_transpose`).
+        They are sampled at the photo's pixel centres, without averaging over areas: a mean of points of two surfaces is on neither.
+        Padding is not read. The result fits the upright photo; `PIL.ImageOps.exif_transpose` makes a photo as it was stored upright.
 
         Args:
-            values: (h, w, …) of the model's image, without an axis for the batch.
+            values: (h, w, …) of the model's image, without a batch axis.
             method: "nearest" takes the value of the pixel that a place is in; "linear" interpolates between the four pixels around it, also
-                across the edge of an object, where nothing may be. A mask takes the nearest always.
+                across the edge of an object, where there may be no surface. For a mask it is always "nearest".
 
         Returns:
-            (height, width, …) of the photo, floating point, NaN where it was cropped off; of a mask booleans, False there.
+            (height, width, …) of the photo: floating point, NaN where it was cropped off; for a mask booleans, False there.
 
         Raises:
             ImageError: the values are not of the model's image.
@@ -92,7 +92,7 @@ class Placement:
         array = np.asarray(values)
         if array.shape[:2] != self.size:
             batch = array.shape[1:3] == self.size and array.shape[0] == 1
-            hint = "; this has an axis for the batch: take [0]" if batch else ""
+            hint = "; this has a batch axis: take [0]" if batch else ""
             raise ImageError(f"expected values of the model's image, ({self.size[0]}, {self.size[1]}, …); found {array.shape}{hint}")
         mask = array.dtype == bool
         if not (mask or np.issubdtype(array.dtype, np.floating)):
@@ -103,12 +103,12 @@ class Placement:
         return array
 
     def padded(self, size: Size) -> "Placement":
-        """In the middle of a larger image, with padding around it. The larger side was not cropped: what shows there is not the photo."""
+        """This placement in the middle of a larger image, with padding around it. A side that grows must not have been cropped."""
         top, left = (start - (larger - side) // 2 for start, larger, side in zip(self.offset, size, self.size, strict=True))
         return dataclasses.replace(self, offset=(top, left), size=size)
 
     def window(self, resized: Image.Image, padding: tuple[int, int, int]) -> Image.Image:
-        """The model's image of the resized photo, with this colour in padding."""
+        """The model's image, cut from the resized photo; padding has this colour."""
         (top, left), (height, width) = self.offset, self.size
         box = (left, top, left + width, top + height)
         if min(top, left) >= 0 and box[2] <= resized.width and box[3] <= resized.height:
@@ -119,7 +119,7 @@ class Placement:
 
     @property
     def _scale(self) -> np.ndarray:
-        """Rows and columns of the photo for each of the resized one."""
+        """Rows and columns of the photo per row and column of the resized one."""
         return np.array(self.photo) / np.array(self.resized)
 
     @property
@@ -131,7 +131,7 @@ class Placement:
         """The values at the photo's rows (axis 0) or columns (axis 1)."""
         places = (np.arange(self.photo[axis]) - self._shift[axis]) / self._scale[axis]
         seen = (places >= -0.5) & (places < self.size[axis] - 0.5)
-        # Of the model's pixels, those that are the photo's and no padding.
+        # The model's pixels that are part of the photo, not padding.
         first = max(0, -self.offset[axis])
         last = min(self.size[axis], self.resized[axis] - self.offset[axis]) - 1
         places = np.clip(places, first, last)
@@ -140,7 +140,7 @@ class Placement:
         shape = tuple(-1 if i == axis else 1 for i in range(array.ndim))
         if linear:
             share = (places - low).reshape(shape).astype(array.dtype)
-            # Exactly at a pixel its neighbour, which may be NaN or infinite, has no part.
+            # Exactly at a pixel, its neighbour must not count: it may be NaN or infinite.
             with np.errstate(invalid="ignore"):
                 between = values * (1 - share) + np.take(array, np.minimum(low + 1, last), axis) * share
             values = np.where(share == 0, values, between)

@@ -1,11 +1,11 @@
-"""Cameras as VGGT writes them, nine numbers each, and as matrices (Wang et al., "VGGT", CVPR 2025, section 3.1).
+"""Cameras as VGGT encodes them, in nine numbers each, and as matrices (Wang et al., "VGGT", CVPR 2025, section 3.1).
 
-A pose encoding is (tx, ty, tz, qx, qy, qz, qw, vertical field of view, horizontal field of view): the translation and the rotation of
-the camera's frame from the world's, the quaternion with its scalar last and of any length, angles in radians. Camera frames are x right,
-y down, z forward; the translation is in the model's own unit, and what its frame is, the first camera or another, is up to the encoding.
+A pose encoding is (tx, ty, tz, qx, qy, qz, qw, vertical field of view, horizontal field of view): translation and rotation from the
+world's frame to the camera's, the quaternion scalar-last and of any length, angles in radians. Camera frames are x right, y down,
+z forward. The translation is in the model's own unit; the encoding's source determines the world's frame, the first camera's or another.
 
 Extrinsics are [R | t], camera from world. Intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, with the principal point at
-(W/2, H/2) of pixels counted from 0: half a pixel right of and below the centre that `und3rstand_jax.geometry.cameras` has.
+(W/2, H/2) of pixels counted from 0: half a pixel to the right of and below the centre that `und3rstand_jax.geometry.cameras` uses.
 
 All functions are differentiable and run under `jit` and `vmap`.
 """
@@ -40,9 +40,9 @@ def cameras_of(encoding: Float[Array, "*B 9"], size: Size) -> CameraMatrices:
 
 
 def encoding_of(extrinsics: Float[Array, "*B 3 4"], intrinsics: Float[Array, "*B 3 3"], size: Size) -> Float[Array, "*B 9"]:
-    """The pose encodings of cameras of images of this size, their quaternions of length 1 with a scalar of at least 0.
+    """The pose encodings of cameras with images of this size; quaternions have length 1 and a scalar of at least 0.
 
-    Of the intrinsics the focal lengths alone are kept: the encoding has its principal point in the middle.
+    Only the focal lengths of the intrinsics are kept: the encoding assumes the principal point in the middle.
     """
     height, width = size
     fields = [2 * jnp.arctan(side / 2 / intrinsics[..., i, i]) for side, i in ((height, 1), (width, 0))]
@@ -50,7 +50,7 @@ def encoding_of(extrinsics: Float[Array, "*B 3 4"], intrinsics: Float[Array, "*B
 
 
 def rotation_of(quaternion: Float[Array, "*B 4"]) -> Float[Array, "*B 3 3"]:
-    """The rotation of a quaternion (x, y, z, w) of any length; NaN for 0, which is none."""
+    """The rotation of a quaternion (x, y, z, w) of any length; NaN for the zero quaternion."""
     x, y, z, w = jnp.moveaxis(quaternion, -1, 0)
     s = 2 / jnp.sum(quaternion**2, axis=-1)
     rows = (

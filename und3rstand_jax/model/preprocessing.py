@@ -1,4 +1,4 @@
-"""The ways in which the published models resize and crop photos. Nothing here imports JAX: the command lines name them in --help.
+"""How the published models resize and crop photos. Nothing here imports JAX: the command lines list the preprocessings in --help.
 
 "probe" is the preprocessing of the probe model's own example (card of `jgaubil/und3rstand-dust3r-512-dpt`): always a
 square. "dust3r" is the loader of DUSt3R (Wang et al., CVPR 2024), which keeps the photo's aspect ratio. "vggt" and "vggt-pad" are
@@ -26,11 +26,11 @@ class Way(NamedTuple):
     """What a preprocessing does to any photo.
 
     Attributes:
-        size: the side in pixels that photos are brought to where none is given: that of the published models.
-        multiple: the sides of what comes out are multiples of it, in pixels: the models' patch size.
-        shrink: the filter where the photo becomes smaller.
-        enlarge: the filter where it does not.
-        background: what shows through a transparent photo; None where its transparency is dropped.
+        size: the default side in pixels to which photos are resized: that of the published models.
+        multiple: output sides are multiples of this, in pixels: the models' patch size.
+        shrink: the filter if the photo becomes smaller.
+        enlarge: the filter if it does not.
+        background: the colour behind transparent parts of a photo; None if transparency is dropped.
         one_size: whether photos of one scene are padded to one size.
     """
 
@@ -64,11 +64,11 @@ def way_of(preprocessing: Preprocessing) -> Way:
 
 
 def place(photo: Size, preprocessing: Preprocessing, size: int | None = None, square_ok: bool = False) -> Placement:
-    """Where the model's image of an upright photo of this size lies in it; the ways are told at `und3rstand_jax.model.images.load_image`.
+    """The placement of the model's image in an upright photo of this size; see `und3rstand_jax.model.images.load_image`.
 
     Raises:
         ImageError: nothing is left of the photo at this size, or it would become too large.
-        OptionError: there is no such preprocessing, or the size is not one of its sizes.
+        OptionError: there is no such preprocessing, or it does not take this size.
     """
     way = way_of(preprocessing)
     size = way.size if size is None else size
@@ -90,7 +90,7 @@ def place(photo: Size, preprocessing: Preprocessing, size: int | None = None, sq
 
 
 def together(placements: list[Placement], preprocessing: Preprocessing) -> list[Placement]:
-    """Those of photos of one scene: where the way asks for one size, each in the middle of the greatest height and width of all."""
+    """The placements of photos of one scene, each centred in the greatest height and width of all if the preprocessing needs one size."""
     if not placements or not way_of(preprocessing).one_size:
         return placements
     # Between multiples of 14 there is a middle: the difference is even.
@@ -99,7 +99,7 @@ def together(placements: list[Placement], preprocessing: Preprocessing) -> list[
 
 
 def resize(image: Image.Image, placement: Placement, preprocessing: Preprocessing) -> Image.Image:
-    """An upright RGB photo in the size of which `placement.window` takes the model's image."""
+    """Resizes an upright RGB photo to the size from which `placement.window` takes the model's image."""
     way = way_of(preprocessing)
     height, width = placement.resized
     return image.resize((width, height), way.shrink if max(placement.resized) < max(placement.photo) else way.enlarge)

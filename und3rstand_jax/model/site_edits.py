@@ -1,7 +1,7 @@
-"""From edits as they are said to the numbers that the model applies: one scale and one shift for each site and view.
+"""From edits as written to the numbers that the model applies: one scale and one shift for each site and view.
 
-A pattern becomes the sites it matches, chosen places become ones and zeros, several edits of one site become one: the program that
-runs depends on the sites, on which kinds of places are chosen and on the shapes of the numbers, not on which places and numbers.
+A pattern becomes the sites it matches, chosen places become ones and zeros, and several edits of one site become one. The compiled program
+depends on the sites, the kinds of places chosen and the shapes of the numbers, not on the places and numbers themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,32 +26,32 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: ModelConfig, grids: G
     """The edits of every site, as numbers.
 
     Args:
-        edits: as they are said; what is resolved already is returned as it is.
-        config: the backbone.
+        edits: the edits as written; edits that are resolved already are returned unchanged.
+        config: the backbone's config.
         grids: (rows, columns) of each view's tokens.
         batch: number of sets of views.
 
     Raises:
         LayerError: a site's pattern matches nothing, or names heads that do not exist.
-        EditError: these are no edits; a view or a chosen place does not exist; a number's shape does not fit its places; a scale is not
-            finite, or a shift is NaN or +∞, or −∞ outside of scores; every key of a query is blocked. Numbers that are being traced are
-            not looked at.
+        EditError: `edits` is not an `Edits`; a view or a chosen place does not exist; a number's shape does not fit its places; a scale is
+            not finite, or a shift is NaN or +∞, or −∞ outside of scores; a site is inside a head; every key of a query is blocked; two
+            edits of one site cannot be combined. Traced numbers are not checked.
     """
     if edits is None:
         return {}
     if isinstance(edits, dict):
         return edits
     if not isinstance(edits, Edits):
-        raise EditError(f"edits are an Edits, as the constructors return and + adds them up; found {type(edits).__name__}")
+        raise EditError(f"edits must be an Edits, which knock_out and the like return and + combines; found {type(edits).__name__}")
     found: SiteEdits = {}
     inside_heads = config.inside_heads
     for number, edit in enumerate(edits):
         where = f"edit {number}, {edit.site!r}"
-        # Those of like sites are the same, and may be large.
+        # Sites of the same kind share these numbers, which may be large.
         made: dict[tuple[object, ...], Affine] = {}
         for site in select_sites(edit.site, config):
             if site.layer_id in inside_heads:
-                raise EditError(f"{where}: what is inside of heads can be captured and not edited; edit a layer that the head reads")
+                raise EditError(f"{where}: values inside heads can be captured but not edited; edit a layer that the head reads")
             views = list(found.get(site.id, (None,) * len(grids)))
             for view in edit.views(len(grids)):
                 shape = _shape(site, config, grids, view - 1, batch)
@@ -68,7 +68,7 @@ def resolve_edits(edits: Edits | SiteEdits | None, config: ModelConfig, grids: G
 
 
 def edited_sites(edits: Edits, config: ModelConfig) -> list[Site]:
-    """Every site that an edit is at, known from the config alone.
+    """Every site that an edit changes, from the config alone.
 
     Raises:
         LayerError: a site does not exist, or names heads that do not.
@@ -82,16 +82,16 @@ def edited_sites(edits: Edits, config: ModelConfig) -> list[Site]:
 
 
 def first_edited_layer(edits: Edits, config: ModelConfig) -> str:
-    """The first layer whose tokens an edit can change: in network order, nothing before it does. There is at least one edit.
+    """The first layer, in network order, whose tokens an edit can change. There must be at least one edit.
 
     Raises:
-        LayerError: as from `edited_sites`.
+        LayerError: as for `edited_sites`.
     """
     return min((site.layer_id for site in edited_sites(edits, config)), key=config.layer_ids.index)
 
 
 def _shape(site: Site, config: ModelConfig, grids: Grids, view: int, batch: int) -> tuple[int, ...]:
-    """Of one view's values at a site."""
+    """The shape of one view's values at a site."""
     own = config.token_count(site.layer_id, grids[view])
     width, heads = config.layer_width(site.layer_id), config.head_count(site.layer_id)
     if site.part == SCORES:
@@ -100,7 +100,7 @@ def _shape(site: Site, config: ModelConfig, grids: Grids, view: int, batch: int)
 
 
 def _places(edit: Edit, site: Site, config: ModelConfig, grids: Grids, view: int, where: str) -> dict[str, Sequence[int] | None]:
-    """The chosen indices along each kind of axis, in numbers."""
+    """The chosen indices along each kind of axis, as numbers."""
     special = len(config.special_tokens(site.layer_id))
     counts = [config.token_count(site.layer_id, grid) for grid in grids]
 
@@ -108,7 +108,7 @@ def _places(edit: Edit, site: Site, config: ModelConfig, grids: Grids, view: int
         if not isinstance(places, str):
             return places if places is None or not first else [first + place for place in places]
         if places == "special" and not special:
-            raise EditError(f"{where}: {site.layer_id} has no special tokens; choose tokens by their numbers, or patches")
+            raise EditError(f"{where}: {site.layer_id} has no special tokens; choose tokens by their indices, or patches")
         return range(first, first + special) if places == "special" else range(first + special, first + count)
 
     found: dict[str, Sequence[int] | None] = {"heads": edit.heads}
@@ -180,7 +180,7 @@ def _along(axis: int, values: np.ndarray, axes: int) -> np.ndarray:
 
 
 def _number(value: Any, what: str, site: Site, where: str) -> Numbers:
-    """A scale or shift in float32, looked at unless it is being traced."""
+    """A scale or shift in float32, checked unless it is traced."""
     if isinstance(value, jax.core.Tracer):
         return value.astype(jnp.float32)
     try:
@@ -193,7 +193,7 @@ def _number(value: Any, what: str, site: Site, where: str) -> Numbers:
         raise EditError(f"{where}: {what} must be a number or an array of numbers; found {type(value).__name__}") from None
     if what == "shift" and site.part == SCORES:
         if np.isnan(array).any() or np.isposinf(array).any():
-            raise EditError(f"{where}: a shift of scores is finite or −∞; found {'NaN' if np.isnan(array).any() else '+∞'}")
+            raise EditError(f"{where}: a shift of scores must be finite or −∞; found {'NaN' if np.isnan(array).any() else '+∞'}")
     elif not np.isfinite(array).all():
         remedy = "; −∞ knocks out attention, at .scores" if np.isneginf(array).any() else ""
         raise EditError(f"{where}: {what} must be finite; found {array[~np.isfinite(array)].flat[0]}{remedy}")
@@ -201,7 +201,7 @@ def _number(value: Any, what: str, site: Site, where: str) -> Numbers:
 
 
 def _at_all_places(value: Numbers, axes: Sequence[Any], shape: tuple[int, ...], what: str, where: str) -> Numbers:
-    """An array over the chosen places as one over all places; what it has at places that are not chosen is never read."""
+    """Expands an array over the chosen places to one over all places; its values at other places are never read."""
     chosen = tuple(length if places is None else len(places) for places, length in zip(axes, shape, strict=True))
     value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape) if value.ndim < len(shape) else value
     if value.ndim != len(shape) or any(found not in (1, expected) for found, expected in zip(value.shape, chosen, strict=True)):

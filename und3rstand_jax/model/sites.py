@@ -1,19 +1,19 @@
-"""Sites: every place of the network whose values can be captured and edited, by its id.
+"""Sites: every place in the network whose values can be captured or edited, by its id.
 
     a layer id                 (B, N, C)     the residual stream after a step (`und3rstand_jax.model.layer_ids`)
     LAYER.update               (B, N, C)     what the step adds to the stream, bias included
     LAYER.heads                (B, N, H, D)  an attention: each head's mix of values, before the output projection
     LAYER.scores               (B, H, N, M)  an attention: q·k/√D after the rotation, before the softmax, float32
-    LAYER.weights              (B, H, N, M)  the softmax of the scores, float32; to be captured, not edited
+    LAYER.weights              (B, H, N, M)  the softmax of the scores, float32; can be captured, not edited
     LAYER.mass                 (B, H, N, R, 2)  the weights, summed over the special tokens and over the patches of each of the R views read
 
-LAYER is a step of a block, such as `encoder.I.STEP`; N are a view's own tokens, M those that they attend to. `:K` or `:J-K` behind
-`.heads`, `.scores`, `.weights` and `.mass` keeps one head or heads J to K, both included and counted from 0:
-`decoder.3.cross_attn.heads:0-3`. `#K` or `#J-K` behind that keeps those of the queries alone: `global.3.self_attn.weights:0#5-8`. Mass is
-there where a view's tokens attend to all views or to special tokens; its last axis has the special tokens first.
+LAYER is a step of a block, such as `encoder.I.STEP`. N counts a view's own tokens, M the tokens that they attend to. `:K` or `:J-K` after
+`.heads`, `.scores`, `.weights` and `.mass` keeps one head or heads J to K, inclusive and counted from 0:
+`decoder.3.cross_attn.heads:0-3`. `#K` or `#J-K` at the end keeps only those queries: `global.3.self_attn.weights:0#5-8`; `.heads` has none.
+Mass exists where a view's tokens attend to all views or to special tokens; its last axis has the special tokens first.
 
-What is inside a step is no layer: no probe reads it, and no layer pattern (`all`, `decoder.*`, `*`) matches it. A pattern means the
-inside if it ends in one of the five parts, with or without heads: `decoder.*.cross_attn.weights:0`.
+The values inside a step are not layers: no probe reads them, and no layer pattern (`all`, `decoder.*`, `*`) matches them. A pattern selects
+them only if it ends in one of the five parts, with or without heads: `decoder.*.cross_attn.weights:0`.
 """
 
 import fnmatch
@@ -29,7 +29,7 @@ from und3rstand_jax.support.errors import LayerError
 SCORES, WEIGHTS, MASS, HEADS, UPDATE = "scores", "weights", "mass", "heads", "update"
 
 PARTS = (SCORES, WEIGHTS, MASS, HEADS, UPDATE)
-"""What is inside a step, in the order in which it is computed."""
+"""The parts inside a step, in the order in which they are computed."""
 
 _NAMES = {SCORES: "attention score", WEIGHTS: "attention map", MASS: "attention mass", HEADS: "head output", UPDATE: "update"}
 _MOST_BYTES = 2**30
@@ -38,7 +38,7 @@ _GROUP = re.compile(r"[:#](?P<first>[0-9]{1,9})(?:-(?P<last>[0-9]{1,9}))?")
 
 
 class Site(NamedTuple):
-    """One site: a layer id, or a layer id and a part of what is inside it; `heads` and `queries` are None for all, or for what has none."""
+    """One site: a layer id, or a layer id and a part inside it. `heads` and `queries` are None for all, or if the site has none."""
 
     layer_id: str
     part: str | None = None
@@ -47,7 +47,7 @@ class Site(NamedTuple):
 
     @property
     def id(self) -> str:
-        """As it is written, without heads and queries."""
+        """The id as written, without heads and queries."""
         return self.layer_id if self.part is None else f"{self.layer_id}.{self.part}"
 
     @property
@@ -75,19 +75,19 @@ class Site(NamedTuple):
 
 
 def parse_site(text: str) -> Site:
-    """A site's parts; the layer may be a pattern, and need not exist.
+    """Parses a site's id; the layer may be a pattern, and need not exist.
 
     Raises:
-        LayerError: heads are not written `:K` or `:J-K`, or queries `#K` or `#J-K`, or stand behind what has none.
+        LayerError: heads are not written `:K` or `:J-K`, queries are not written `#K` or `#J-K`, or the part has none.
     """
     match = _INSIDE.fullmatch(text)
     if match is None:
         return Site(text)
     site = Site(match["step"], match["part"])
     if match["heads"] and not site.has_heads:
-        raise LayerError(f"{text!r}: an update is the sum over all heads and has none of its own; write {site.id}, or the heads of .heads")
+        raise LayerError(f"{text!r}: an update is the sum over all heads and has no heads of its own; write {site.id}, or use .heads")
     if match["queries"] and not site.has_queries:
-        raise LayerError(f"{text!r}: queries are those of .scores, .weights and .mass; write {site.id}")
+        raise LayerError(f"{text!r}: only .scores, .weights and .mass have queries; write {site.id}")
     heads, queries = (_range(text, what, match[what]) for what in ("heads", "queries"))
     return site._replace(heads=heads, queries=queries)
 
@@ -133,14 +133,14 @@ def select_sites(pattern: str, config: ModelConfig) -> list[Site]:
 
 
 def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple[str, ...]:
-    """The sites that any pattern matches, in the order in which they are computed: what is inside a step comes before its layer.
+    """The sites that any pattern matches, in the order in which they are computed: sites inside a step come before its layer.
 
-    Heads are written without leading zeros and `:3-3` as `:3`. Every id returned is a pattern that selects itself.
+    The ids have no leading zeros in heads, and `:3` for `:3-3`. Every id returned is a pattern that selects itself.
 
     Args:
         patterns: shell-style patterns, as one comma-separated string or as several: of layers as in
-            `und3rstand_jax.model.layer_ids.select_layers`, of what is inside them as above.
-        config: the backbone, whose blocks and heads there are to choose from.
+            `und3rstand_jax.model.layer_ids.select_layers`, of sites inside them as above.
+        config: the backbone's config, which determines the blocks and heads available.
 
     Raises:
         LayerError: a pattern matches nothing, or names heads that do not exist.
@@ -148,7 +148,7 @@ def select_captures(patterns: str | Iterable[str], config: ModelConfig) -> tuple
     return _selected(tuple(split_patterns(patterns)), config)
 
 
-# Every call of a backbone asks, often for all layers one by one.
+# Every call of a backbone needs this, often for all layers listed one by one.
 @functools.lru_cache(maxsize=256)
 def _selected(patterns: tuple[str, ...], config: ModelConfig) -> tuple[str, ...]:
     requested = {str(site) for pattern in patterns for site in select_sites(pattern, config)}
@@ -156,10 +156,10 @@ def _selected(patterns: tuple[str, ...], config: ModelConfig) -> tuple[str, ...]
 
 
 def check_captures(captured: Iterable[str], config: ModelConfig, grids: Sequence[Grid], batch: int) -> None:
-    """Refuses queries that a view does not have, and scores and weights over all views that would not fit as one array.
+    """Refuses queries that a view does not have, and scores and weights over all views that would be too large as one array.
 
     Raises:
-        LayerError: the message says what there is, or what to capture in their place.
+        LayerError: the message says which queries exist, or what to capture instead.
     """
     for site in map(parse_site, captured):
         if site.queries:
@@ -179,7 +179,7 @@ def check_captures(captured: Iterable[str], config: ModelConfig, grids: Sequence
 
 
 def with_insides(steps: Sequence[str], requested: Collection[str]) -> tuple[str, ...]:
-    """The steps (of a block, or as layer ids), and before each those of its inside that are requested, lowest head first."""
+    """The steps (of a block, or as layer ids), each preceded by the requested sites inside it, lowest head first."""
     inside: dict[str, list[Site]] = {}
     for site in map(parse_site, requested):
         if site.part is not None:
@@ -188,7 +188,7 @@ def with_insides(steps: Sequence[str], requested: Collection[str]) -> tuple[str,
 
 
 def captured_at(site: str, captured: Iterable[str]) -> list[Site]:
-    """Those of the captured ids that are at a site, lowest head first. `site` is an id without heads."""
+    """The captured sites with this id, lowest head first. `site` is an id without heads."""
     return sorted((of for of in map(parse_site, captured) if of.id == site), key=_order)
 
 
@@ -200,7 +200,7 @@ def _is_inside(part: str, layer_id: str, config: ModelConfig) -> bool:
 
 
 def _is_of_head(pattern: str, inside: str) -> bool:
-    """Whether a pattern means what is inside of a head: it names the head. `*` means layers."""
+    """Whether a pattern selects this site inside a head. It must name the head: `*` selects layers."""
     return pattern.split(".")[0] == inside.split(".")[0] and fnmatch.fnmatchcase(inside, pattern)
 
 

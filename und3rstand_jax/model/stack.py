@@ -1,7 +1,7 @@
-"""Stacks of equal blocks: one parameter tree with a leading layer axis, run by `lax.scan`, captured where asked.
+"""Stacks of equal blocks: one parameter tree with a leading layer axis, run by `lax.scan`, with captures on request.
 
 Scanning compiles one block instead of a whole stack. Where captures or edited sites change from block to block, the stack is cut
-into runs of blocks with the same ones, so that only what is asked for is ever stacked in memory, and only what is edited pays.
+into runs of blocks with the same ones, so that only captured values are stacked in memory, and only edited blocks pay for edits.
 """
 
 import dataclasses
@@ -53,13 +53,13 @@ class Run:
     since: str | None = None
 
     def sites(self, edits: BlockEdits, stream: int) -> BlockSites:
-        """What is to happen in one stream in one of the blocks."""
+        """What happens at the sites of one stream in one of the blocks."""
         ours = {site: affine for site, views in edits.items() if (affine := views[stream]) is not None}
         return BlockSites(self.captured, ours, self.since, self.until)
 
 
 Block = Callable[[P, Streams, Streams, Run, BlockEdits], dict[str, Streams]]
-"""(parameters of one block, streams, streams before the block, the run it is of, its edits) -> streams at each site that is kept."""
+"""(parameters of one block, streams, streams before the block, the block's run, its edits) -> streams at each site that is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +82,15 @@ def plan_runs(
     Args:
         steps: what a block can return, in the order in which it computes it.
         depth: number of blocks.
-        needed: the positions to capture, behind the entry.
-        edits: of each block that has any.
+        needed: the positions to capture, after the entry.
+        edits: those of each block that has any.
         entry: where the stack is entered.
     """
     if not needed:
         return ()
     last_block, last_step = max((index, steps.index(step)) for index, step in needed)
     if last_block >= depth:
-        raise ValueError(f"block {last_block} is needed of a stack of {depth}")
+        raise ValueError(f"block {last_block} is needed, but the stack has {depth} blocks")
 
     def kind(index: int) -> tuple[tuple[str, ...], str, str | None, object]:
         captured = tuple(step for step in steps if (index, step) in needed)
@@ -105,12 +105,12 @@ def plan_runs(
 
 
 def _axes(edits: BlockEdits) -> object:
-    """What of a block's edits is part of the program."""
+    """The part of a block's edits on which the compiled program depends."""
     return sorted((site, str(jax.tree.map(np.shape, views))) for site, views in edits.items())
 
 
 def block_edits(stack: str, edits: SiteEdits) -> dict[int, BlockEdits]:
-    """Of each block of the stack of this name that has any, its edits by site within the block."""
+    """The edits, by site within the block, of each block that has any in the stack of this name."""
     found: dict[int, dict[str, tuple]] = {}
     for site, views in edits.items():
         for index, within in stack_positions(stack, [site]):
@@ -119,7 +119,7 @@ def block_edits(stack: str, edits: SiteEdits) -> dict[int, BlockEdits]:
 
 
 def stack_entry(since: str | None, steps: tuple[str, ...]) -> Entry:
-    """Where a stack whose blocks have these steps is entered after the layer `since`."""
+    """Where a stack whose blocks have these steps is entered by a pass that begins after the layer `since`."""
     parts = () if since is None else since.split(".", 2)
     if len(parts) < 3:
         return Entry(0)  # from the images, or the embedding before the blocks
@@ -145,9 +145,9 @@ def run_stack(
         streams: the tokens that the first run begins with.
         runs: what to run and keep, from `plan_runs`.
         unroll: write the blocks out instead of scanning: a longer program, which compiles more slowly.
-        edits: of each block that has any; those of blocks that are not run are ignored.
-        before: the tokens before the first run's block, where it begins in the block's middle.
-        remat: whether a gradient computes each block again instead of holding what is inside it.
+        edits: those of each block that has any; edits of blocks that are not run are ignored.
+        before: the tokens before the first run's block, if the run begins in the block's middle.
+        remat: whether the backward pass recomputes each block instead of storing its intermediate values.
     """
     kept: dict[Position, Streams] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Forward passes that begin at a captured layer, so that what lies before an edit is computed once.
+"""Forward passes that begin at a captured layer, so that everything before an edit is computed only once.
 
 before = backbone(view1, view2, capture=u3d.start_layers("decoder.3.mlp", backbone.config), head=False)
 after = backbone(start=before, edits=edits, head=True)
@@ -22,7 +22,7 @@ class Start(NamedTuple):
 
     Attributes:
         layer_id: the layer after which it begins.
-        layers: tokens of every view of this layer, and of others before it.
+        layers: every view's tokens of this layer, and of other layers before it.
         image_sizes: (height, width) of every view.
         batch: number of sets of views.
     """
@@ -34,11 +34,11 @@ class Start(NamedTuple):
 
     @property
     def tokens(self) -> ViewTokens:
-        """What it begins with."""
+        """The tokens that the pass begins with."""
         return self.layers[self.layer_id]
 
     def before_block(self, config: ModelConfig) -> ViewTokens | None:
-        """The streams before the block in whose middle the pass begins, where the block reads them; else None."""
+        """The streams before the block that the pass begins in the middle of, if the block reads them; else None."""
         needed = config.before_block(self.layer_id)
         if needed is None:
             return None
@@ -50,37 +50,37 @@ class Start(NamedTuple):
         return self.layers[needed]
 
     def check(self, needed: Collection[str], edited: Collection[str]) -> None:
-        """Refuses sites that lie before the start.
+        """Refuses sites that come before the start.
 
         Raises:
-            LayerError: a needed one is not among the layers given.
-            EditError: an edited one would have no effect any more.
+            LayerError: a needed site is not among the layers given.
+            EditError: an edit there would have no effect.
         """
         for site in needed:
             if self._is_before(site) and site not in self.layers:
                 raise LayerError(
-                    f"{site} lies before the start, {self.layer_id}, and is not captured there; captured are: {', '.join(self.layers)}; "
-                    "begin earlier, or capture what start_layers says"
+                    f"{site} comes before the start, {self.layer_id}, and was not captured; captured: {', '.join(self.layers)}; "
+                    "begin earlier, or capture what start_layers returns"
                 )
         if early := [site for site in edited if site != self.layer_id and self._is_before(site)]:
-            raise EditError(f"an edit of {early[0]} lies before the start, {self.layer_id}, and would change nothing; begin earlier")
+            raise EditError(f"an edit of {early[0]} comes before the start, {self.layer_id}, and would change nothing; begin earlier")
 
     def _is_before(self, site: str) -> bool:
         return network_order(parse_site(site).layer_id) <= network_order(self.layer_id)
 
 
 def as_start(output: BackboneOutput, config: ModelConfig, dtype: jnp.dtype) -> Start:
-    """The start that the captures of an earlier pass make: its last layer is where the new pass begins.
+    """Makes a start from the captures of an earlier pass; the new pass begins after their last layer.
 
     Raises:
-        LayerError: it holds no layer of this model.
-        OptionError: the model does not take so many views.
-        EditError: tokens have another shape than this model's layers have for these image sizes.
+        LayerError: no layer of this model was captured.
+        OptionError: the model does not take this many views.
+        EditError: the tokens' shape is not that of this model's layers for these image sizes.
     """
     known = set(config.layer_ids)
     layers = {layer: tokens for layer, tokens in output.activations.items() if layer in known}
     if not layers:
-        raise LayerError(f"expected a start with a captured layer of this model to begin at; captured are: {', '.join(output) or 'none'}")
+        raise LayerError(f"expected a start with a captured layer of this model to begin at; captured: {', '.join(output) or 'none'}")
     config.check_view_count(len(output.image_sizes))
     batch = len(next(iter(layers.values()))[0])
     grids = token_grids(output.image_sizes, config)
@@ -97,9 +97,9 @@ def start_layers(layer_id: str, config: ModelConfig, head: HeadChoice = True) ->
     """What to capture so that a later pass can begin after a layer.
 
     Args:
-        layer_id: where it is to begin; one layer, no pattern.
-        config: the backbone.
-        head: which heads it is to run; they read some layers that lie before.
+        layer_id: the layer after which the pass begins; one id, not a pattern.
+        config: the backbone's config.
+        head: the heads that the pass will run; they may read earlier layers too.
 
     Raises:
         LayerError: there is no such layer.

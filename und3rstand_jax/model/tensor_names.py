@@ -1,8 +1,8 @@
-"""Where the leaves of a JAX parameter tree come from among the named tensors of a PyTorch state dict, and how axes are laid out in both.
+"""Maps the leaves of a JAX parameter tree to the named tensors of a PyTorch state dict, with the axis layouts of both.
 
 A family's table has rows (module of the tree, module in PyTorch, kind); the kind gives the leaves of a module and their layouts. A
-parameter that is no module's weight or bias, such as a learned token, is a row of its own. `{i}` in a name stands for the block: such
-rows are stacks over the blocks.
+parameter that is not a module's weight or bias, such as a learned token, has its own row. `{i}` in a name stands for the block's number:
+such rows are stacked over the blocks.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 Shape = tuple[int, ...]
 
 Row = tuple[str, str, str]
-"""(module of the tree, module in PyTorch, kind), or of a parameter by itself (leaf, tensor, kind)."""
+"""(module of the tree, module in PyTorch, kind), or for a single parameter (leaf, tensor, kind)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ LeafMap = Mapping[str, Leaf]
 
 
 class NamedStack(NamedTuple):
-    """Rows of modules under one path of the tree and one stem of names; `depth` blocks of them, or 0 where they are no stack."""
+    """Rows of modules under one path of the tree and one stem of names; `depth` is the number of blocks, or 0 if they are not a stack."""
 
     path: str
     stem: str

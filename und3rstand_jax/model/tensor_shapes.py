@@ -1,4 +1,4 @@
-"""The shapes of the modules that the families have in common, as (path, shape) of every leaf."""
+"""The shapes of the modules that the families share, as (path, shape) of every leaf."""
 
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +33,7 @@ def dpt_shapes(inputs: Sequence[int], levels: Sequence[int], width: int, last: t
     Args:
         inputs: channels of the tokens that each of its four levels reads.
         levels: channels of the levels.
-        width: in which they are fused.
+        width: channels of the fused maps.
         last: channels after each of the last three convolutions.
     """
     for k, (width_in, level) in enumerate(zip(inputs, levels, strict=True), start=1):

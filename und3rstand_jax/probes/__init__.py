@@ -1,1 +1,1 @@
-"""The pointmap probe: a small MLP on each token alone, its config, and a set of them bound to their parameters."""
+"""Pointmap probes (a small MLP on each token alone), epipolar probes and pose probes, with their configs and parameters."""

@@ -24,7 +24,7 @@ NORMS = ("layernorm", "rmsnorm")
 OUTPUT_LAYOUTS = ("channels_first", "channels_last")
 CHANNELS = 4  # x, y, z and the raw confidence
 
-# The most that is accepted, far above what anybody probes with: a config may be a stranger's, and costs memory and time as it says.
+# The largest accepted values, far above any probe's: a config may be a stranger's, and its numbers cost memory and time.
 _WIDEST, _LONGEST, _MOST_LAYERS, _LARGEST_PATCH, _MOST_VIEWS = 65536, 1000, 10_000, 128, 10_000
 
 
@@ -32,7 +32,7 @@ _WIDEST, _LONGEST, _MOST_LAYERS, _LARGEST_PATCH, _MOST_VIEWS = 65536, 1000, 10_0
 class ProbeGroup:
     """Probes of equal shape: their parameters are stacked along a leading layer axis and mapped with `vmap`.
 
-    `widths` are the token's channels, every hidden width, and the outputs: one more than there are linear layers.
+    `widths` has the token's channels, every hidden width, and the number of outputs: one more entry than there are linear layers.
     `steps` is the MLP in the order in which it runs, for example ("norm", "linear", "activation", "linear").
     `biases` says for each linear layer, and `norm_biases` for each norm, whether it has a bias.
 
@@ -53,7 +53,7 @@ class ProbeGroup:
                 f"found {len(self.steps)} steps and {len(self.layer_ids)} layers"
             )
         if not all(1 <= width <= _WIDEST for width in self.widths):
-            raise ConfigError(f"a probe's widths are 1 to {_WIDEST}; found {number_text(max(self.widths, key=abs))}")
+            raise ConfigError(f"a probe's widths must be 1 to {_WIDEST}; found {number_text(max(self.widths, key=abs))}")
         linears = self.steps.count("linear")
         if linears != len(self.widths) - 1 or linears != len(self.biases) or self.steps.count("norm") != len(self.norm_biases):
             raise ConfigError(f"probe group of {self.layer_ids}: steps {self.steps} do not fit widths {self.widths}, biases or norm biases")
@@ -64,13 +64,13 @@ class ProbeConfig:
     """A set of probes, at most one per layer.
 
     `views` is "shared" if one MLP reads all views and "separate" if each of `view_count` views has its own.
-    `output_layout` is how a token's outputs make up its patch: "channels_first" is channel·p² + row·p + column (DUSt3R's
+    `output_layout` says how a token's outputs form its patch: "channels_first" is channel·p² + row·p + column (DUSt3R's
     linear head), "channels_last" is (row·p + column)·channels + channel. Channels are x, y, z and, if there are
     four, the raw confidence. `residual` adds a skip around every hidden linear layer (with the norms and the
     activation after it) whose two widths are equal.
 
     Raises:
-        ConfigError: there are no such probes. All faults are listed.
+        ConfigError: the fields do not describe valid probes; the message lists the faults.
     """
 
     groups: tuple[ProbeGroup, ...]
@@ -98,9 +98,9 @@ class ProbeConfig:
         ]
         complaints += mode_faults(self)
         if not 1 <= self.patch_size <= _LARGEST_PATCH:
-            raise ConfigError(f"probe config: patch_size is 1 to {_LARGEST_PATCH}; found {number_text(self.patch_size)}")
+            raise ConfigError(f"probe config: patch_size must be 1 to {_LARGEST_PATCH}; found {number_text(self.patch_size)}")
         if not 1 <= self.view_count <= _MOST_VIEWS:
-            raise ConfigError(f"probe config: view_count is 1 to {_MOST_VIEWS}; found {number_text(self.view_count)}")
+            raise ConfigError(f"probe config: view_count must be 1 to {_MOST_VIEWS}; found {number_text(self.view_count)}")
         if len(self.groups) > _LONGEST:
             raise ConfigError(f"probe config: there are at most {_LONGEST} groups of probes; found {len(self.groups)}")
         pixels = self.patch_size**2
@@ -131,21 +131,21 @@ def probe_config(
     views: Literal["shared", "separate"] = "shared",
     view_count: int = 2,
 ) -> ProbeConfig:
-    """A probe for each of `layers`, all of one form; the output activations are the backbone's own.
+    """A probe for each of `layers`, all of the same form; the output activations are the backbone's own.
 
     Args:
-        backbone: whose layers are probed; determines token widths, patch size, depth and confidence modes.
+        backbone: config of the probed backbone; determines token widths, patch size, depth and confidence modes.
         layers: layer ids.
         hidden: width of the hidden layers; by default the tokens' own.
         depth: linear layers; the paper has five.
         activation: between linear layers.
-        norm: what a token goes through first; the scale of the residual stream grows with depth, and a norm removes it.
-        views: whether one MLP reads all views, or each has its own.
-        view_count: how many views have one, in the latter case.
+        norm: the norm applied to each token first; the scale of the residual stream grows with depth, and a norm removes it.
+        views: whether one MLP reads all views, or each view has its own.
+        view_count: how many views have their own, in the latter case.
 
     Raises:
         LayerError: there are no layers.
-        ConfigError: there is no such probe.
+        ConfigError: the arguments do not describe a valid probe.
     """
     if not layers:
         raise LayerError("no layers to probe; --layers takes ids and patterns, 'all' for the paper's")

@@ -2,8 +2,8 @@
 
     tokens of view 1, of view 2 ─▶ mean of each ─▶ side by side, standardised ─▶ linear, GELU, linear ─▶ F of Frobenius norm 1
 
-The mean leaves no place: what a probe reads, the network has gathered. F is for places normalised to the images
-(`und3rstand_jax.geometry.epipolar`). Rows and their norm are those of `und3rstand_jax.probes.rows`; CONSTANT has one F for all pairs.
+The mean removes all positions: whatever a probe reads, the network itself has gathered. F is for places normalised to the images
+(`und3rstand_jax.geometry.epipolar`). Rows and their norm are those of `und3rstand_jax.probes.rows`; CONSTANT gives one F for all pairs.
 """
 
 import dataclasses
@@ -53,15 +53,15 @@ EpipolarGroup = RowGroup
 HIDDEN = 256
 
 _FIRST = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]], np.float32)
-"""The F that training starts around: of a second camera straight to the side, whose epipolar lines are the rows of the image."""
+"""The F around which training starts: that of a second camera straight to the side, whose epipolar lines are the image's rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EpipolarConfig(RowConfig):
-    """The probes of some layers, with so many channels in their middle.
+    """The probes of some layers; `hidden` is the width of their hidden layer.
 
     Raises:
-        ConfigError: there is no such probe.
+        ConfigError: there are no layers, or `hidden` is below 1.
     """
 
     hidden: int = HIDDEN
@@ -76,7 +76,7 @@ def epipolar_config(backbone: ModelConfig, layers: Sequence[str], hidden: int = 
 
     Raises:
         LayerError: there are no layers.
-        ConfigError: there is no such probe.
+        ConfigError: `hidden` is below 1.
     """
     return EpipolarConfig(row_groups(backbone, layers), hidden)
 
@@ -106,7 +106,7 @@ def read_fundamental(params: Params, tokens: Float[Array, "B D"]) -> Float[Array
 def init_epipolar(config: EpipolarConfig, seed: int) -> dict[str, Params]:
     """Fresh parameters, stacked over the rows of each group: kernels LeCun normal, F around that of a camera straight to the side.
 
-    A row's depend on the seed and its layer's id alone. Channels are not standardised yet: see `standardised`.
+    A row's parameters depend only on the seed and its layer's id. Channels are not standardised yet: see `standardised`.
     """
 
     def of_row(layer: str, width: int) -> Params:

@@ -28,7 +28,7 @@ def run_mlp(
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, "T O"]:
-    """The MLP on each token alone, in float32 whatever the trunk computed in.
+    """Applies the MLP to each token alone, in float32 whatever the trunk's dtype.
 
     `precision` is that of its matrix products: exact by default, because GPUs and TPUs would otherwise lower it silently.
     """
@@ -62,10 +62,10 @@ def run_mlp(
 
 
 def _folded(norm: Params, linear: Params, precision: lax.Precision) -> Params:
-    """The linear layer that does to normalised tokens what the norm's scale and bias and then `linear` do: (x·s + t)·W = x·(s·W) + t·W.
+    """One linear layer on normalised tokens that equals the norm's scale and bias followed by `linear`: (x·s + t)·W = x·(s·W) + t·W.
 
-    For the gradients of s and t alone, the left side takes a product with all tokens more, one of fifteen of a default probe's gradient;
-    the tokens themselves need none.
+    The left side needs one more product with all tokens, one in fifteen of a default probe's gradient, only for the gradients of s and t;
+    the tokens themselves need no gradient.
     """
     folded = linear | {"kernel": norm["scale"][:, None] * linear["kernel"]}
     if "bias" in norm:

@@ -3,7 +3,7 @@
     camera token of a view ─▶ standardised ─▶ linear ─▶ pose encoding in view 1's frame
 
 A pose encoding is that of `und3rstand_jax.model.pose_encoding`, its translation divided by the scale of the scene
-(`und3rstand_jax.geometry.loss.true_scale`). Rows and their norm are those of `und3rstand_jax.probes.rows`; CONSTANT has one camera for all.
+(`und3rstand_jax.geometry.loss.true_scale`). Rows and norms are those of `und3rstand_jax.probes.rows`; CONSTANT gives one camera for all.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ CAMERA = "camera"
 """The name of the token that is read."""
 
 NUMBERS = 9
-"""Of a pose encoding."""
+"""Length of a pose encoding."""
 
 
 def pose_config(backbone: ModelConfig, layers: Sequence[str]) -> RowConfig:
@@ -37,7 +37,7 @@ def pose_config(backbone: ModelConfig, layers: Sequence[str]) -> RowConfig:
         raise LayerError("pose probes read a camera token, and no layer of this model has one; give a model with camera tokens (a VGGT)")
     if without := [layer for layer in layers if layer not in having]:
         raise LayerError(
-            f"pose probes read a camera token, which {listed(without)} has not; layers that have one: {having[0]} … {having[-1]}"
+            f"pose probes read a camera token; these layers have none: {listed(without)}; layers that have one: {having[0]} … {having[-1]}"
         )
     return RowConfig(row_groups(backbone, layers))
 

@@ -1,4 +1,4 @@
-"""Pointmap probes: one small MLP a layer, on each token alone (arXiv 2510.24907, section 3).
+"""Pointmap probes: one small MLP per layer, on each token alone (arXiv 2510.24907, section 3).
 
 A probe is written for one layer (`read_layer`) and mapped over the layers of a group, whose parameters are stacked. A
 probe sees a single token, so what it reads must be in that token: it cannot solve the task itself.
@@ -43,13 +43,13 @@ class PointmapProbes(nn.Module):
 
         Raises:
             LayerError: a probed layer was not captured.
-            OptionError: `features` is not the model's output.
+            OptionError: `features` is not the model's output, or has more views than there are MLPs.
         """
         if not hasattr(features, "image_sizes"):
-            raise OptionError(f"probes take the model's output itself, which holds the images' sizes; found {type(features).__name__}")
+            raise OptionError(f"probes take the model's output itself, which has the image sizes; found {type(features).__name__}")
         missing = [layer for layer in self.config.layer_ids if layer not in features]
         if missing:
-            raise LayerError(f"these layers have a probe and were not captured: {', '.join(missing)}; pass them as capture")
+            raise LayerError(f"these layers have a probe but were not captured: {', '.join(missing)}; pass them as capture")
         found: dict[str, tuple[Pointmap, ...]] = {}
         for index, group in enumerate(self.config.groups):
             params = self.param(f"group{index}", init_group, group, self.config)
@@ -65,7 +65,7 @@ class PointmapProbes(nn.Module):
 def read_group(
     params: Params, views: Sequence[Float[Array, "L B _ C"]], image_sizes: ImageSizes, group: ProbeGroup, config: ProbeConfig
 ) -> tuple[Pointmap, ...]:
-    """`read_layer` of L layers at once, every array with a leading layer axis."""
+    """`read_layer` for L layers at once, every array with a leading layer axis."""
     return jax.vmap(lambda weights, *tokens: read_layer(weights, tokens, image_sizes, group, config))(params, *views)
 
 
@@ -94,7 +94,7 @@ def read_planes(
     config: ProbeConfig,
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> tuple[Planes, ...]:
-    """What `read_layer` reads, its pixels where the tokens have them: planes (B, N, p²), as `by_token` lays out an image."""
+    """As `read_layer`, but with the pixels grouped by token: planes (B, N, p²), as `by_token` lays out an image."""
 
     def decode(outputs: Float[Array, "B N O"]) -> Planes:
         pixels = config.patch_size**2
@@ -108,7 +108,7 @@ def read_planes(
 
 
 def by_token(image: Shaped[Array, "B H W"], patch_size: int) -> Shaped[Array, "B N {patch_size}*{patch_size}"]:
-    """The pixels of an image token by token, both in row-major order."""
+    """The pixels of an image grouped by token; tokens, and the pixels of each, are in row-major order."""
     batch, height, width = image.shape
     p = patch_size
     return image.reshape(batch, height // p, p, width // p, p).swapaxes(2, 3).reshape(batch, -1, p * p)
@@ -124,14 +124,14 @@ def run_probe(
     """The raw outputs of one layer's probe on the tokens of every view.
 
     Raises:
-        OptionError: each view has an MLP of its own, and there are more views than MLPs.
+        OptionError: each view has its own MLP, and there are more views than MLPs.
     """
     # As rows of one matrix: the products of their gradient are a quarter faster than those of an array of three axes.
     rows = [tokens.reshape(-1, tokens.shape[-1]) for tokens in views]
     if config.views == "separate":
         if len(views) > config.view_count:
             raise OptionError(
-                f"these probes have an MLP for each of {config.view_count} views; found {len(views)} views: train probes on as many"
+                f"these probes have an MLP for each of {config.view_count} views; found {len(views)} views: train probes on that many"
             )
         outputs = [run_mlp(jax.tree.map(lambda leaf, i=i: leaf[i], params), own, group, config, precision) for i, own in enumerate(rows)]
     else:
@@ -151,7 +151,7 @@ def probe_shapes(config: ProbeConfig) -> Params:
 
 
 def init_probes(config: ProbeConfig, seed: int) -> Params:
-    """Fresh parameters of every probe, stacked. A probe's depend on the seed and its layer's id, not on the other layers."""
+    """Fresh parameters of every probe, stacked. A probe's parameters depend on the seed and its layer's id, not on other layers."""
 
     def group_params(group: ProbeGroup) -> Params:
         key = jax.random.key(seed)
@@ -184,14 +184,14 @@ class Probes:
         return _probe(self.module, self.params, features)
 
     def read_layer(self, layer_id: str, features: BackboneOutput) -> tuple[Pointmap, ...]:
-        """Pointmaps of every view from one probed layer. Layer by layer, all of them need the memory of one.
+        """Pointmaps of every view from one probed layer. Reading layer by layer needs the memory of only one.
 
         Raises:
             LayerError: the layer has no probe, or was not captured.
         """
         if layer_id in self.layer_ids and layer_id not in features:
             captured = ", ".join(features) or "none"
-            raise LayerError(f"layer {layer_id} was not captured; captured are: {captured}; pass it as capture")
+            raise LayerError(f"layer {layer_id} was not captured; captured: {captured}; pass it as capture")
         for index, group in enumerate(self.config.groups):
             if layer_id in group.layer_ids:
                 place = group.layer_ids.index(layer_id)
@@ -199,7 +199,7 @@ class Probes:
                 # Under one name for all, layers of equal shape share one compiled program.
                 nameless = dataclasses.replace(group, layer_ids=("any",)), dataclasses.replace(self.config, groups=())
                 return _read_layer(*nameless, params, features.patches(layer_id), features.image_sizes)
-        raise LayerError(f"layer {layer_id} has no probe; probed are {', '.join(self.layer_ids)}")
+        raise LayerError(f"layer {layer_id} has no probe; the probed layers are {', '.join(self.layer_ids)}")
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,9 +1,9 @@
-"""What probes that read a few numbers of a set have in common: one row a layer, those of equal width stacked, and CONSTANT.
+"""What probes that read a few numbers per set share: one row per layer, rows of equal width stacked, and CONSTANT.
 
-Each channel is standardised over the training sets, not over the channels of a token: what is read of one set differs little from that of
-the next, on a random backbone least of all, and a layer norm would leave the differences as small as they are.
+Each channel is standardised over the training sets, not over the channels of a token. The values read differ little from set to set, least
+of all on a random backbone, and a layer norm would leave these differences as small as they are.
 
-CONSTANT is a row that reads nothing but zeros: one answer for all sets, trained like the rest.
+CONSTANT is a row that reads nothing but zeros: it gives one answer for all sets, and is trained like the rest.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ CONSTANT = "constant"
 _LEAST_VARIANCE = 1e-8  # below it a channel's differences are rounding, and stay small
 
 RowTokens = Mapping[str, Float[Array, "L B ..."]]
-"""Of each group, what its rows read of B sets, channels last."""
+"""For each group, what its rows read from B sets, channels last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RowGroup:
-    """Rows of equal shape, stacked: `width` is the channels of a token."""
+    """Rows of equal shape, stacked; `width` is the number of channels of a token."""
 
     layer_ids: tuple[str, ...]
     width: int
@@ -78,14 +78,14 @@ def row_groups(backbone: ModelConfig, layers: Sequence[str]) -> tuple[RowGroup, 
 
 
 def read_rows(features: BackboneOutput, config: RowConfig, of_layer: Callable[[str], Float[Array, "B ..."]]) -> dict[str, Array]:
-    """What each group's rows read from a pass that captured the probed layers, (L, B, …); `of_layer` says what of a layer.
+    """What each group's rows read from a pass that captured the probed layers, (L, B, …); `of_layer` takes it from one layer.
 
     Raises:
         LayerError: a probed layer was not captured.
     """
     missing = [layer for layer in config.layer_ids if layer not in features]
     if missing:
-        raise LayerError(f"these layers have a probe and were not captured: {', '.join(missing)}; pass them as capture")
+        raise LayerError(f"these layers have a probe but were not captured: {', '.join(missing)}; pass them as capture")
     found = {}
     for name, group in zip(config.rows, config.groups, strict=True):
         of_layers = [of_layer(layer) for layer in group.layer_ids if layer != CONSTANT]
@@ -95,7 +95,7 @@ def read_rows(features: BackboneOutput, config: RowConfig, of_layer: Callable[[s
 
 
 def stacked_rows(config: RowConfig, of_row: Callable[[str, int], Params]) -> dict[str, Params]:
-    """Parameters, stacked over the rows of each group; `of_row` has those of a layer and its width."""
+    """Parameters, stacked over the rows of each group; `of_row` makes one row's from its layer and width."""
     return {
         name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(of_row(layer, group.width) for layer in group.layer_ids))
         for name, group in zip(config.rows, config.groups, strict=True)
@@ -103,19 +103,19 @@ def stacked_rows(config: RowConfig, of_row: Callable[[str, int], Params]) -> dic
 
 
 def no_norm(width: int) -> Params:
-    """The norm of a row before `standardised`: none."""
+    """The norm of a row before `standardised`: the identity."""
     return {"mean": jnp.zeros(width), "scale": jnp.ones(width)}
 
 
 def normalise(params: Params, tokens: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """One row's tokens as its norm makes them, which is not trained."""
+    """One row's tokens after its norm, which is not trained."""
     norm = lax.stop_gradient(params["norm"])
     normalised: Array = (tokens - norm["mean"]) * norm["scale"]
     return normalised
 
 
 def standardised(params: Mapping[str, Params], tokens: RowTokens) -> dict[str, Params]:
-    """The same parameters, each channel standardised to mean 0 and deviation 1 over these sets; one that is constant becomes 0."""
+    """The same parameters with norms that give each channel mean 0 and deviation 1 over these sets; a constant channel becomes 0."""
 
     def norm(values: Float[Array, "L B ..."]) -> Params:
         axes = tuple(range(1, values.ndim - 1))

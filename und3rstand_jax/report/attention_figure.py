@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.view_set import Attention, SetAnalysis
 
-# Cells in a row of a pair's figure, a cell's and the figure's least width in inches, and pixels per inch of larger figures.
+# Cells in a row of a pair's figure, the minimum widths of a cell and of the figure in inches, and the resolution of larger figures.
 _COLUMNS, _CELL, _LEAST_WIDTH, _DPI_OF_MANY = 5, 2.1, 5.4, 100
 _MARK = "#d55e00"
 
@@ -19,11 +19,10 @@ Place = tuple[float, float] | None
 
 
 def attention_figure(analysis: SetAnalysis) -> Figure:
-    """View 1 with one patch marked, then every view that it reads under each block's attention from that patch, averaged over heads.
+    """View 1 with one patch marked, then every view that it reads, under each block's attention from that patch, averaged over heads.
 
-    A cross marks where the patch is in the other view, by the last layer's matches. Each map is scaled to its block's maximum over all
-    views. Where more than one view is read each block has a row, and each view a column, whose titles say how much of the attention it
-    gets.
+    A cross marks the patch's place in the other view, by the last layer's matches. Each map is scaled to its block's maximum over all
+    views. If more than one view is read, each block has a row and each view a column; titles give the view's share of the attention.
     """
     token, views = salient_token(analysis), analysis.attention[0].keys[0]
     places = [None if view == 1 else place_of_token(analysis, token, view) for view in views]
@@ -41,7 +40,7 @@ def attention_figure(analysis: SetAnalysis) -> Figure:
     for axes in cells.ravel():
         axes.axis("off")
     _draw_patch(cells[0, 0], analysis, token)
-    # Of a pair, the blocks fill the rows one after another.
+    # For a pair, the blocks fill the rows one after another.
     of_blocks = cells.ravel()[1 : blocks + 1, None] if is_pair else cells[:, 1:]
     for row, block in zip(of_blocks, analysis.attention, strict=True):
         for axes, view, place in zip(row, views, places, strict=True):
@@ -50,7 +49,7 @@ def attention_figure(analysis: SetAnalysis) -> Figure:
 
 
 def salient_token(analysis: SetAnalysis) -> int:
-    """A token of view 1 worth following: of those with at least half as many matches as any in the last layer, the one with most contrast.
+    """A token of view 1 worth following: of those with at least half the maximum number of last-layer matches, the one with most contrast.
 
     Matches with all later views count.
     """
@@ -64,7 +63,7 @@ def salient_token(analysis: SetAnalysis) -> int:
 
 
 def place_of_token(analysis: SetAnalysis, token: int, view: int) -> Place:
-    """The median place, (x, y), of a token's matches in a later view by the last layer; None where it has none."""
+    """The median place, (x, y), of a token's last-layer matches in a later view; None if it has none."""
     matches = analysis.layers[-1].correspondences[view - 2]
     of_token = matches.pixels2[_tokens(analysis, matches.pixels1) == token]
     if not len(of_token):
@@ -73,7 +72,7 @@ def place_of_token(analysis: SetAnalysis, token: int, view: int) -> Place:
 
 
 def _tokens(analysis: SetAnalysis, pixels: Int[np.ndarray, "K 2"]) -> Int[np.ndarray, " K"]:
-    """The tokens of view 1 that these pixels are in."""
+    """The tokens of view 1 that contain these pixels."""
     rows, columns = analysis.grids[0]
     height, width = analysis.images[0].shape[:2]
     x, y = pixels.T
@@ -93,7 +92,7 @@ def _draw_patch(axes: Axes, analysis: SetAnalysis, token: int) -> None:
 
 
 def _draw_map(axes: Axes, analysis: SetAnalysis, block: Attention, token: int, view: int, place: Place) -> None:
-    """A view in grey under the weights of a token of view 1 over its tokens."""
+    """A view in grey, overlaid with the attention weights of a token of view 1 over its tokens."""
     image = analysis.images[view - 1]
     row, column = divmod(token, analysis.grids[0][1])
     cell = row // analysis.pool * analysis.cells[0][1] + column // analysis.pool

@@ -1,4 +1,4 @@
-"""The checkpoint that a command runs: its model and probes, the layers they can show, and where it came from."""
+"""The checkpoint that a command runs: its model and probes, the layers that can be decoded, and its provenance."""
 
 import logging
 from collections.abc import Sequence
@@ -12,31 +12,31 @@ from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.probes import Probes
 from und3rstand_jax.support.errors import CheckpointError, LayerError
 
-# A line for each tensor, which only the export back to PyTorch needs.
+# These have an entry for each tensor, which only the export back to PyTorch needs.
 _TENSOR_LISTS = ("leaves", "unused", "second_names", "metadata", "config")
 
 _logger = logging.getLogger(__name__)
 
 
 def find_backbone(checkpoint: str, progress: bool = False) -> tuple[Path, CheckpointInfo, ModelConfig]:
-    """A checkpoint's folder, converted first where necessary, what it holds, and its backbone's config; no weights are read.
+    """A checkpoint's folder, converted first if necessary, its contents, and its backbone's config; no weights are read.
 
     Args:
         checkpoint: as for `load_model`.
         progress: whether a terminal shows progress bars of a download and a conversion.
 
     Raises:
-        CheckpointError: it cannot be found, read or converted, or holds no backbone.
+        CheckpointError: it cannot be found, read or converted, or contains no backbone.
     """
     folder = converted_checkpoint(checkpoint, progress=progress)
     info = read_checkpoint_info(folder)
     if info.backbone is None:
-        raise CheckpointError(f"{checkpoint} holds probes and no backbone; convert them again with --backbone")
+        raise CheckpointError(f"{checkpoint} contains probes but no backbone; convert them again with --backbone")
     return folder, info, info.backbone
 
 
 def load_model(checkpoint: str | Path, dtype: str, progress: bool = False) -> tuple[Backbone, Probes | None]:
-    """The backbone of a checkpoint and, where it has any, its probes.
+    """The backbone of a checkpoint and its probes, if it has any.
 
     Args:
         checkpoint: a converted checkpoint, or whatever `load_backbone` converts on first use.
@@ -44,7 +44,7 @@ def load_model(checkpoint: str | Path, dtype: str, progress: bool = False) -> tu
         progress: whether a terminal shows progress bars of a download and a conversion.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded, or holds no backbone.
+        CheckpointError: the checkpoint cannot be loaded, or contains no backbone.
     """
     folder = converted_checkpoint(checkpoint, progress=progress)
     if read_checkpoint_info(folder).probes is not None:
@@ -53,7 +53,7 @@ def load_model(checkpoint: str | Path, dtype: str, progress: bool = False) -> tu
 
 
 def choose_layers(config: ModelConfig, probed: Sequence[str] | None, selection: str | None) -> tuple[str, ...]:
-    """The probed layers that a selection names, in network order; none where there are no probes.
+    """The probed layers that a selection names, in network order; none if there are no probes.
 
     Args:
         config: the backbone's architecture.
@@ -78,7 +78,7 @@ def choose_layers(config: ModelConfig, probed: Sequence[str] | None, selection: 
 
 
 def tell_what_is_missing(has_probes: bool, has_head: bool, layers: int) -> None:
-    """Logs that a checkpoint without probes, or without a head, gives only the output of the other; `layers` is how many are decoded."""
+    """Logs that a checkpoint without probes, or without a head, gives only the other's output; `layers` is the number decoded."""
     if not has_probes:
         _logger.info("this checkpoint has no probes: writing the output of the model's own head only")
     elif not has_head:
@@ -86,7 +86,7 @@ def tell_what_is_missing(has_probes: bool, has_head: bool, layers: int) -> None:
 
 
 def checkpoint_provenance(name: str, info: CheckpointInfo) -> dict[str, object]:
-    """Of backbone and probes: source, revision, sha256, how the architecture was found, and how the probes were trained."""
+    """For backbone and probes: source, revision, sha256, how the architecture was found, and how the probes were trained."""
     parts = {
         part: {key: value for key, value in provenance.items() if key not in _TENSOR_LISTS} for part, provenance in info.provenance.items()
     }

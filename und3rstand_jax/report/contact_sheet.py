@@ -1,8 +1,8 @@
 """One picture of what every layer knows: depth and confidence of every view beside the photos, one row per layer.
 
-Two runs are compared in three rows per layer: of the one, of the other, and of their differences.
+Two runs are compared in three rows per layer: one for each run, and one for their differences.
 
-Depth and confidence have one colour scale per view over all rows, so that rows can be compared; so have their differences, around 0.
+Depth and confidence have one colour scale per view over all rows, so that rows can be compared. So do their differences, around 0.
 A scale spans the 2nd to 98th percentile; confidence, which DUSt3R computes as 1 + exp(x), is coloured by its logarithm.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 Column = tuple[str, int]
-"""What a column shows ("photo", "depth", "confidence") and of which view."""
+"""What a column shows ("photo", "depth", "confidence"), and its view."""
 
 Views = tuple[ViewGeometry, ...]
 
@@ -37,7 +37,7 @@ _HEADING_EVERY = 12  # rows
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One row: its label and what is under it, what its maps show, and how far it stays from the row above."""
+    """One row: its label and the text below it, what its maps show, and its distance from the row above in pixels."""
 
     label: str
     below_label: str
@@ -47,7 +47,7 @@ class _Row:
 
 
 class ContactSheet:
-    """Collects rows of maps, at thumbnail size, then draws them all with common scales."""
+    """Collects rows of maps at thumbnail size, then draws them all with common scales."""
 
     def __init__(self, photos: Sequence[UInt8[np.ndarray, "_H _W 3"]], rows: int, title: str, notes: str = "") -> None:
         """A sheet without rows yet.
@@ -72,9 +72,9 @@ class ContactSheet:
         self._rows.append(_Row(label, "", "values", 0, self._thumbnails(views)))
 
     def add_comparison(self, label: str, unedited: Views, edited: Views) -> None:
-        """Adds three rows of one layer: all views' geometry in either run, and the differences, edited minus unedited.
+        """Adds three rows for one layer: all views' geometry in each run, and the differences, edited minus unedited.
 
-        Layers differ in their unit: differences of depth are in that of the unedited pair, its mean distance to view 1's camera.
+        Layers differ in their unit. Differences of depth are therefore divided by the unedited points' mean distance to view 1's camera.
         """
         before, after = self._thumbnails(unedited), self._thumbnails(edited)
         self._rows += [
@@ -117,11 +117,11 @@ class ContactSheet:
         self.draw().save(path, format="PNG")
 
     def _shown(self) -> list[Shown]:
-        """What there are rows of, values first."""
+        """The kinds of rows on the sheet, values first."""
         return [shown for shown in LOOKS if any(row.shown == shown for row in self._rows)]
 
     def _scales(self, shown: Shown) -> dict[Column, Scale]:
-        """Of every column but the photos', over all rows that show this."""
+        """The scale of every column but the photos', over all rows of this kind."""
         rows = [row.maps for row in self._rows if row.shown == shown]
         return {
             (kind, view): look.scale(np.concatenate([maps[kind, view].ravel() for maps in rows]))
@@ -158,7 +158,7 @@ class ContactSheet:
     def _draw_heading(
         self, sheet: Image.Image, top: int, lefts: Mapping[Column, int], scales: Mapping[Shown, Mapping[Column, Scale]]
     ) -> None:
-        """Each column's titles above its colour bars, one below the other."""
+        """Draws each column's titles above its colour bars, one below the other."""
         draw = ImageDraw.Draw(sheet)
         bar_tops = {shown: top + 34 + _NEXT_BAR * number for number, shown in enumerate(scales)}
         for (kind, view), left in lefts.items():
@@ -185,7 +185,7 @@ class ContactSheet:
 
 
 def _differences(before: Mapping[Column, np.ndarray], after: Mapping[Column, np.ndarray], unit: float) -> dict[Column, np.ndarray]:
-    """After minus before: of depths in this unit, of confidences their logarithms; NaN where either has no finite value."""
+    """After minus before: depths in `unit`, and logarithms of confidences; NaN where either has no finite value."""
     differences = {}
     for (kind, view), one in before.items():
         both = [values.astype(np.float64) for values in (one, after[kind, view])]
@@ -197,7 +197,7 @@ def _differences(before: Mapping[Column, np.ndarray], after: Mapping[Column, np.
 
 
 def _draw_bar(sheet: Image.Image, left: int, top: int, width: int, colormap: str, scale: Scale) -> None:
-    """A colour bar and its numbers, without the middle one where it would touch another."""
+    """A colour bar and its numbers, without the middle one if it would touch another."""
     draw, font = ImageDraw.Draw(sheet), _font(12)
     bar = np.broadcast_to(np.linspace(0, 1, width), (12, width))
     sheet.paste(Image.fromarray(colored(bar, colormap)), (left, top))
@@ -215,7 +215,7 @@ def _column_width(photo: Image.Image) -> int:
 
 
 def _font(size: int, bold: bool = False) -> "FreeTypeFont":
-    """DejaVu Sans, which matplotlib ships, so that a sheet looks the same on every machine."""
+    """DejaVu Sans, which ships with matplotlib, so that a sheet looks the same on every machine."""
     import matplotlib
     from PIL import ImageFont
 

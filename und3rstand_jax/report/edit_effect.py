@@ -1,4 +1,4 @@
-"""What edits change of one layer: how far its points moved, and their errors in either run where the truth is known."""
+"""What edits change in one layer: how far its points moved, and their errors in both runs if the truth is known."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MEANING = {
         "Since that mean is of all views, an edit of one view can change the error of another without moving its points"
     ),
 }
-"""Of each number in a record, what it is."""
+"""The meaning of each number in a record."""
 
 Views = tuple[ViewGeometry, ...]
 OfViews = tuple[float, ...]
@@ -31,11 +31,11 @@ OfViews = tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True)
 class LayerEffect:
-    """What edits change of one layer.
+    """What edits change in one layer.
 
     Attributes:
         layer_id: as in `und3rstand_jax.model.layer_ids`, or its HEAD.
-        displacements: of each view, see `und3rstand_jax.geometry.metrics.mean_displacements`.
+        displacements: how far each view's points moved, see `und3rstand_jax.geometry.metrics.mean_displacements`.
         errors: normalised point errors of each view in the edited run; None without ground truth.
         unedited_errors: the same in the unedited run.
     """
@@ -47,21 +47,21 @@ class LayerEffect:
 
     @classmethod
     def of(cls, layer_id: str, unedited: Views, edited: Views, truth: tuple[ViewTruth, ...] | None) -> "LayerEffect":
-        """Compares a layer's geometry in both runs, and with the truth where that is known."""
+        """Compares a layer's geometry in both runs, and with the truth if that is known."""
         moved = mean_displacements(edited, unedited)
         return cls(layer_id, moved) if truth is None else cls(layer_id, moved, point_errors(edited, truth), point_errors(unedited, truth))
 
     @property
     def as_json(self) -> JsonObject:
-        """The numbers, by the names that `MEANING` explains."""
+        """The numbers, under the names that `MEANING` explains."""
         errors = {} if self.errors is None else {ERRORS: {"edited": self.errors, "unedited": self.unedited_errors}}
         return {DISPLACEMENT: self.displacements, **errors}
 
 
 def format_effects(effects: Sequence[LayerEffect]) -> str:
-    """A line for each layer: how far the views' points moved, and their errors in both runs, where they are known.
+    """A line for each layer: how far the views' points moved, and their errors in both runs, if known.
 
-    Of more views than two there are columns of view 1, and of the mean over the later ones.
+    With more than two views, there are columns for view 1 and for the mean over the later ones.
     """
     count = len(effects[0].displacements)
     later = "2" if count == 2 else f"2–{count}"
@@ -85,5 +85,5 @@ def format_effects(effects: Sequence[LayerEffect]) -> str:
 
 
 def _first_and_later(numbers: OfViews) -> tuple[float, ...]:
-    """View 1's number, and the mean of the others', if there are any: of a pair view 2's."""
+    """View 1's number, and the mean of the others', if there are any; for a pair, that is view 2's."""
     return numbers[0], *([float(np.mean(numbers[1:]))] if len(numbers) > 1 else [])

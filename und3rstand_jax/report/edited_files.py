@@ -54,7 +54,7 @@ class _Plan:
 
     Attributes:
         layers: the probed layers to decode, in network order.
-        left_out: probed layers that are not decoded because they lie before `first`.
+        left_out: probed layers that are not decoded because they are before `first`.
         first: the first edited layer.
         head: whether the head runs.
     """
@@ -68,14 +68,14 @@ class _Plan:
 def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list[LayerEffect]:
     """Runs the model with and without the edits, and writes the folder of files, which appears complete or not at all.
 
-    Both runs are one compiled program, given other numbers: what the edits leave alone is equal in both, bit for bit.
+    Both runs use one compiled program with different numbers: what the edits do not affect is equal in both, bit for bit.
 
     Args:
-        options: of the command.
-        progress: whether a terminal shows progress bars, of a conversion too.
+        options: the command's options.
+        progress: whether a terminal shows progress bars, including that of a conversion.
 
     Returns:
-        What the edits change of each layer and of the head.
+        What the edits change in each layer and in the head.
 
     Raises:
         OptionError: the options contradict each other, give no edit, or name a scene or size that does not exist.
@@ -88,7 +88,7 @@ def write_edited_pointmaps(options: EditOptions, progress: bool = False) -> list
     """
     check_view_options(options, least=1)
     stopwatch = Stopwatch()
-    # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
+    # Everything that can be refused early is checked before the checkpoint: converting one may download gigabytes.
     check_apart(options.out, [*options.images, *edit_files(options), Path(options.checkpoint)])
     check_known_count(options)
     check_output_folder(options.out, options.overwrite, _KIND)
@@ -124,7 +124,7 @@ def _plan(edits: Edits, config: ModelConfig, probed: tuple[str, ...] | None, sel
     """Which layers to decode: those selected, by default all that the edits can change."""
     first, layers = first_edited_layer(edits, config), choose_layers(config, probed, selection)
     has_head = bool(config.heads)
-    # Edits behind every layer leave nothing to decode but the head; without one, it is shown that nothing changes.
+    # Edits behind every layer leave only the head to decode; without one, all layers are shown, unchanged.
     changed = changeable(layers, first, config) if selection is None else layers
     decoded = changed if changed or has_head else layers
     return _Plan(decoded, tuple(layer for layer in layers if layer not in decoded), first, has_head)
@@ -137,7 +137,7 @@ def _tell(edits: Edits, plan: _Plan, has_probes: bool) -> None:
         _logger.info("edit %s", line)
     if plan.left_out:
         count = f"{len(plan.left_out)} probed layers" if len(plan.left_out) > 1 else plan.left_out[0]
-        _logger.info("the first edited layer is %s; what lies before it cannot change: leaving out %s (--layers)", plan.first, count)
+        _logger.info("the first edited layer is %s; layers before it cannot change: leaving out %s (--layers)", plan.first, count)
 
 
 def _edit_lines(edits: Edits) -> list[str]:
@@ -151,12 +151,12 @@ def _run(model: Backbone, inputs: Inputs, plan: _Plan, edits: SiteEdits, name: s
     sizes = sizes_text(inputs.sizes)
     _logger.info("running the model on %s, %s pixels: %s", inputs.title, sizes, name.partition(",")[0])
     with stopwatch.time(name):
-        # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
+        # JAX returns before it has finished; without waiting, the first layer would seem to take all the time.
         return jax.block_until_ready(model(*inputs.views, capture=plan.layers, head=pointmap_head(model.config), edits=edits))
 
 
 def _both(unedited: BackboneOutput, edited: BackboneOutput, probes: Probes | None, plan: _Plan) -> Iterator[tuple[str, Views, Views]]:
-    """Each layer's geometry in the unedited and in the edited run, the head's last."""
+    """Each layer's geometry in the unedited and in the edited run, with the head's last."""
     runs = (geometry_by_layer(features, probes, plan.layers) for features in (unedited, edited))
     for (layer, before), (_, after) in zip(*runs, strict=True):
         yield layer, before, after
@@ -171,7 +171,7 @@ def _write_outputs(
     clouds: PointClouds,
     progress: bool,
 ) -> tuple[list[LayerEffect], dict[str, JsonObject]]:
-    """Writes each layer's files as it comes, then the contact sheet; returns what was measured, and each layer's entry in run.json."""
+    """Writes each layer's files in turn, then the contact sheet; returns the measurements, and each layer's entry in run.json."""
     notes = "\n".join(f"Edit: {line}" for line in _edit_lines(edits))
     sheet = ContactSheet(inputs.images, rows=3 * count, title=f"What edits change on {inputs.title}", notes=notes)
     truth = None if inputs.truth is None else inputs.truth.views
@@ -187,7 +187,7 @@ def _write_outputs(
 
 
 def _edits_record(folder: Path, edits: Edits, plan: _Plan) -> dict[str, object]:
-    """The edits and what they are made on, for run.json; their arrays are written beside it."""
+    """The edits and the layers they concern, for run.json; their arrays are written beside it."""
     specs, arrays = edits_to_json(edits)
     if arrays:
         np.savez(folder / ARRAYS, allow_pickle=False, **arrays)

@@ -1,6 +1,6 @@
 """The figures of a report, as PNG and SVG.
 
-Over the layers: errors, accuracy of matches, pose. On the views: matches of a few layers drawn between them.
+By layer: errors, accuracy of matches, pose. Between the views: the matches of a few layers.
 """
 
 import math
@@ -20,11 +20,11 @@ from und3rstand_jax.report.view_colours import view_colour
 from und3rstand_jax.support.progress import with_progress
 
 _MOST_LAYERS, _MOST_ROWS = 4, 8
-"""Of matches."""
+"""Maximum number of layers and of rows in the figure of matches."""
 
 
 def write_figures(folder: Path, analysis: SetAnalysis, progress: bool = False) -> None:
-    """Makes the folder and writes every figure that the analysis has something to show in, and a contact sheet of all layers.
+    """Creates the folder and writes every figure for which the analysis has data, and a contact sheet of all layers.
 
     Args:
         folder: must not exist.
@@ -56,17 +56,17 @@ def write_figures(folder: Path, analysis: SetAnalysis, progress: bool = False) -
 
 
 def layers_with_errors(analysis: SetAnalysis) -> tuple[Layer, ...]:
-    """The layers of these figures. Without ground truth the last one is left out: it is the reference, and its errors are 0."""
+    """The layers to plot errors of. Without ground truth, the last one is left out: it is the reference, and its errors are 0."""
     return analysis.layers if analysis.truth is not None else analysis.layers[:-1]
 
 
 def errors_figure(analysis: SetAnalysis) -> Figure:
-    """Point errors of every view, by layer; of more than two in the views' colours."""
+    """Point errors of every view, by layer; more than two views have their own colours."""
     unit = f"mean distance to {_short_reference(analysis)},\nboth scaled to mean distance 1"
     count = len(analysis.images)
 
     def of_view(view: int) -> Series[Layer]:
-        # Two views differ by filled and open markers, which leaves colours to the kinds of layers.
+        # Two views differ by filled and open markers, which leaves colours for the kinds of layers.
         colour = None if count == 2 else view_colour(view).light
         return Series(f"view {view}", lambda layer: layer.errors[view - 1], count > 2 or view == 1, colour)
 
@@ -119,16 +119,16 @@ def _nan_if_none(of: Callable[[Layer], float | None]) -> Callable[[Layer], float
 
 
 def _short_reference(analysis: SetAnalysis) -> str:
-    """What errors are measured against, in few words for an axis."""
+    """What errors are measured against, in a few words for an axis."""
     short = {GROUND_TRUTH: "ground truth", OWN_POINTMAPS: "the model's final points"}
     return short.get(analysis.reference, "the last probed layer's points")
 
 
 def correspondences_figure(analysis: SetAnalysis) -> Figure:
-    """Up to sixty matches of view 1 with each later view, for at most four layers of a pair; see `matches_figure`.
+    """Up to sixty matches of view 1 with each later view, for at most four layers; see `matches_figure`.
 
-    Layers are spread evenly from first to last. Of more views there are fewer layers, so that there are at most eight rows or, of more
-    views than that, one layer, the last.
+    Layers are spread evenly from first to last. With more views there are fewer layers, to keep to eight rows; with more than four later
+    views, only the last layer is shown.
     """
     layers, later = analysis.layers, analysis.later_views
     most = max(1, min(_MOST_LAYERS, _MOST_ROWS // len(later)))

@@ -1,4 +1,4 @@
-"""The edits that a command line gives: read, told in words, and the layers that they can change."""
+"""The edits given on a command line: reading them, describing them in words, and the layers that they can change."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from und3rstand_jax.support.errors import OptionError
 
 
 def given_edits(options: EditOptions) -> Edits:
-    """All edits of the options: of the file, then the knock-outs, then the skips.
+    """All edits of the options: those of the file, then the knock-outs, then the skips.
 
     Raises:
         OptionError: there is none, or arrays are given without the edits that name them.
-        EditError, LayerError: as from `und3rstand_jax.model.edit_files.read_edits`.
+        EditError, LayerError: as raised by `und3rstand_jax.model.edit_files.read_edits`.
     """
     if options.edits is None and options.edit_arrays is not None:
-        raise OptionError(f"--edit-arrays {options.edit_arrays} holds arrays that --edits names; give --edits FILE, or omit it")
+        raise OptionError(f"--edit-arrays {options.edit_arrays} contains arrays that --edits names; give --edits FILE, or omit it")
     edits = Edits() if options.edits is None else read_edits(options.edits, options.edit_arrays)
     for site in options.knock_out:
         edits += knock_out(site)
@@ -33,20 +33,20 @@ def given_edits(options: EditOptions) -> Edits:
 
 
 def edit_files(options: EditOptions) -> list[Path]:
-    """The files that edits are read from."""
+    """The files from which edits are read."""
     named = [file for file in (options.edits, options.edit_arrays) if file is not None]
     beside = [] if options.edits is None or options.edit_arrays is not None else [options.edits.with_suffix(".npz")]
     return [*named, *beside]
 
 
 def changeable(layers: tuple[str, ...], first: str, config: ModelConfig) -> tuple[str, ...]:
-    """Those of some layers that are not before the first edited one."""
+    """The layers among these that are not before the first edited one."""
     order = config.layer_ids
     return tuple(layer for layer in layers if order.index(layer) >= order.index(first))
 
 
 def neutral(edits: SiteEdits) -> SiteEdits:
-    """Edits of the same sites that leave all values as they are, and run the same compiled program."""
+    """Edits of the same sites that leave all values unchanged, and run the same compiled program."""
 
     return {site: tuple(affine and neutral_like(affine) for affine in views) for site, views in edits.items()}
 

@@ -1,8 +1,8 @@
 """Coloured points as glTF 2.0 in one binary file (.glb), which viewers, slides and browsers show.
 
-The container is two chunks, JSON and numbers (glTF 2.0 specification, sections 3 and 4; ISO/IEC 12113). trimesh writes it as well, but
-puts the photos' 8-bit sRGB colours where the format has linear ones, so that clouds look washed out; and 8 bits of linear colours would
-lose the shadows. Here they are linear, in float32: 16-bit integers, which the format has too, trimesh itself reads wrongly.
+The container has two chunks, JSON and numbers (glTF 2.0 specification, sections 3 and 4; ISO/IEC 12113). trimesh also writes it, but puts
+the photos' 8-bit sRGB colours where the format has linear ones, so clouds look washed out; 8-bit linear colours would lose the shadows.
+Here colours are linear, in float32: the format also has 16-bit integers, but trimesh itself reads these wrongly.
 """
 
 import json
@@ -26,15 +26,15 @@ def glb_bytes(points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"]
     """A .glb file of coloured points.
 
     Args:
-        points: finite, in view 1's camera frame: x right, y down, z forward. In the file y and z change their sign (`FRAME`), which turns
+        points: finite, in view 1's camera frame: x right, y down, z forward. In the file, y and z change sign (`FRAME`), which rotates
             the scene by half a turn around x and leaves left and right as they are.
         colors: 8-bit sRGB.
         title: name of the cloud in viewers.
     """
     asset = {"version": "2.0", "generator": "und3rstand_jax", "extras": {"frame": FRAME}}
-    if not len(points):  # a mesh has at least one point: what is left is a scene with nothing in it
+    if not len(points):  # a mesh needs at least one point, so the scene is empty
         return _container({"asset": asset, "scene": 0, "scenes": [{"name": title}]}, b"")
-    # A component's product with -1 may be -0.0, of which a viewer makes the same point.
+    # A component's product with -1 may be -0.0, which viewers treat as 0.
     places = (points * np.array([1, -1, -1], np.float32)).astype("<f4")
     buffers = [places.tobytes(), _LINEAR[colors].tobytes()]
     views = [
@@ -50,7 +50,7 @@ def glb_bytes(points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"]
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": title}],
         "meshes": [{"name": title, "primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "mode": _POINTS, "material": 0}]}],
-        # Photos are lit already.
+        # Photos contain their light already.
         "extensionsUsed": ["KHR_materials_unlit"],
         "materials": [{"extensions": {"KHR_materials_unlit": {}}}],
         "accessors": [position, color],

@@ -30,13 +30,13 @@ _logger = logging.getLogger(__name__)
 
 
 def sizes_text(sizes: Sequence[tuple[int, int]]) -> str:
-    """(height, width) of every view as `W×H and W×H`; equal ones of more views than two as `W×H`."""
+    """(height, width) of every view as `W×H and W×H`; with more than two views, equal sizes are named once."""
     named = [f"{width}×{height}" for height, width in sizes]
     return " and ".join(named if len(named) == 2 else dict.fromkeys(named))
 
 
 def geometry_by_layer(features: BackboneOutput, probes: Probes | None, layers: Sequence[str]) -> Iterator[tuple[str, Views]]:
-    """All views' geometry on the host, one layer after the other, the head's last. Of all layers only the tokens are held at once."""
+    """All views' geometry on the host, one layer after the other, the head's last. Only the tokens of all layers are in memory at once."""
     if probes is not None:
         for layer in layers:
             yield layer, tuple(map(ViewGeometry.of, probes.read_layer(layer, features)))
@@ -48,9 +48,9 @@ def write_layer(folder: Path, layer: str, views: Views, photos: Photos, clouds: 
     """Writes a layer's files, or the head's, and returns the entry of a record that names them.
 
     Args:
-        folder: of the result.
+        folder: the result's folder.
         layer: a layer id, or HEAD.
-        views: what it gives for every view.
+        views: the layer's geometry of every view.
         photos: the views' pixels, of the same sizes.
         clouds: which point clouds to write: ply, glb or both.
 
@@ -83,11 +83,11 @@ def write_layer(folder: Path, layer: str, views: Views, photos: Photos, clouds: 
 def write_point_cloud(
     path: str | os.PathLike[str], points: Float[np.ndarray, "N 3"], colors: UInt8[np.ndarray, "N 3"], title: str = "und3rstand_jax"
 ) -> int:
-    """Writes coloured points as binary PLY or, where the path ends in .glb, as binary glTF; returns how many were left out as not finite.
+    """Writes coloured points as binary PLY or, if the path ends in .glb, as binary glTF; returns how many were left out as not finite.
 
     Points have the model's own unit, since its pointmaps are defined only up to scale. In a .ply they keep DUSt3R's frame, view 1's
-    camera frame (x right, y down, z forward); in a .glb y and z change their sign, as glTF's axes are x right, y up, z backward. Either
-    file says so in its header, beside `title`.
+    camera frame (x right, y down, z forward). In a .glb, y and z change sign, since glTF's axes are x right, y up, z backward. Both
+    files say so in the header, beside `title`.
 
     Raises:
         OSError: the file cannot be written.
@@ -100,7 +100,7 @@ def write_point_cloud(
     import trimesh
 
     cloud = trimesh.PointCloud(points[finite], colors=colors[finite])
-    # trimesh has no argument for comments: they go behind the `format` line.
+    # trimesh has no argument for comments: they are inserted after the `format` line.
     magic, form, rest = trimesh.exchange.ply.export_ply(cloud, encoding="binary").split(b"\n", 2)
     comments = [b"comment " + " ".join(comment.split()).encode("ascii", "replace") for comment in (title, FRAME)]
     Path(path).write_bytes(b"\n".join([magic, form, *comments, rest]))

@@ -2,7 +2,7 @@
 
     report.html               the interactive page, in one file
     report.json, arrays.npz   all numbers, and the arrays they were computed from
-    figures/                  PNG and SVG: errors_by_layer, accuracy_by_layer (with ground truth), pose_by_layer (where poses were
+    figures/                  PNG and SVG: errors_by_layer, accuracy_by_layer (with ground truth), pose_by_layer (if poses were
                               found), correspondences, attention; PNG: depth_and_confidence
 
 options ─▶ views ─▶ model and probes ─▶ `analyse_views` ─┬──────────────────────────────────┬─▶ `write_report`: numbers, figures, page
@@ -49,7 +49,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Uses(NamedTuple):
-    """What the model uses: each attention head, of a pair, and each layer through the model's own head."""
+    """What the model uses: each attention head, for a pair, and each layer through the model's own head."""
 
     heads: HeadUse | None
     lens: Mapping[str, tuple[float, ...]]
@@ -59,8 +59,8 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
     """Writes the report's folder, which appears complete or not at all, and returns what it shows.
 
     Args:
-        options: of the command.
-        progress: whether a terminal shows progress bars, of a conversion too.
+        options: the command's options.
+        progress: whether a terminal shows progress bars, including that of a conversion.
 
     Raises:
         OptionError: the options contradict each other, or name a scene or size that does not exist.
@@ -74,7 +74,7 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
     if options.uses == "yes" and view_count(options) > PAIR:
         raise OptionError(f"--uses yes: that panel is for pairs of views; found {view_count(options)} views; omit --uses")
     stopwatch = Stopwatch()
-    # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
+    # Everything that can be refused early is checked before the checkpoint: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
     check_known_count(options)
     check_output_folder(options.out, options.overwrite, _KIND)
@@ -111,10 +111,10 @@ def make_report(options: ReportOptions, progress: bool = False) -> SetAnalysis:
 
 
 def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
-    """Whether to find out what the model uses: of more views than two, only what its own head reads of each layer.
+    """Whether to find out what the model uses; with more than two views, only what its own head reads from each layer.
 
     Raises:
-        CheckpointError: it is wanted, and the backbone has no head.
+        CheckpointError: the option is "yes", but the backbone has no head.
     """
     if not config.heads:
         if wanted == "yes":
@@ -124,7 +124,7 @@ def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
         return False
     if wanted == "yes":
         check_attention(config)
-    # Of more than two views the lens alone is made, which is a pass and the head for each layer; so it is where heads read all views.
+    # With more than two views, only the lens is made, which takes a pass and the head for each layer; likewise if heads read all views.
     with_heads = len(grids) == PAIR and comes_in_one_pass(config)
     passes = 4 * len(config.blocks) * config.block_heads if with_heads else 2
     is_long = jax.default_backend() == "cpu" and passes * block_flops(config, grids) > _MOST_ON_A_CPU
@@ -133,7 +133,7 @@ def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
     if wanted == "auto" and len(grids) > PAIR:
         _logger.info("leaving out the panel 'What the model uses', which is for pairs of views; found %d views", len(grids))
     elif wanted == "auto" and is_long:
-        _logger.info("skipping the panel 'What the model uses': its %d passes would take long on this CPU; --uses yes makes it", passes)
+        _logger.info("skipping the panel 'What the model uses': its %d passes would take long on this CPU; --uses yes includes it", passes)
     return wanted == "yes" or (wanted == "auto" and not is_long)
 
 
@@ -149,11 +149,11 @@ def write_report(folder: Path, analysis: SetAnalysis, stopwatch: Stopwatch, prog
     """Writes all files of a report into an existing folder; `report.json` comes last, with the time that each of the others took.
 
     Args:
-        folder: to write into.
+        folder: the folder to write into.
         analysis: what to report.
         stopwatch: times each file.
         progress: whether a terminal shows a progress bar.
-        uses: what the model uses on these views, if that was found.
+        uses: what the model uses on these views, if that was measured.
 
     Raises:
         OSError: a file cannot be written.

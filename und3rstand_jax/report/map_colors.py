@@ -1,4 +1,4 @@
-"""How maps are coloured: what the ends of a colour bar stand for, the colours between them, and what is said about them."""
+"""How maps are coloured: the values at the ends of a colour bar, the colours between them, and the text that explains them."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 Shown = Literal["values", "differences"]
-"""What a map shows: a run's own values, or what another run's are more."""
+"""What a map shows: a run's own values, or another run's values minus these."""
 
 _PERCENTILES = (2.0, 98.0)
 _NO_VALUE = (200, 200, 200)
@@ -17,7 +17,7 @@ _NO_VALUE = (200, 200, 200)
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What a colour bar spans; `logarithmic` spaces colours by the logarithm."""
+    """The values that a colour bar spans; `logarithmic` spaces colours by the logarithm."""
 
     low: float
     high: float
@@ -30,13 +30,13 @@ class Scale:
         if not usable.size:
             return cls(1.0, 2.0, logarithmic)
         low, high = (float(bound) for bound in np.percentile(usable.astype(np.float64), _PERCENTILES))
-        # A constant map spans nothing; a small relative range around it keeps the numbers beside the bar true.
+        # A constant map has an empty range; a small relative range around its value keeps the numbers beside the bar true.
         margin = abs(low) * 1e-3 or 1e-6
         return cls(low, high, logarithmic) if high - low > margin else cls(low - margin, high + margin, logarithmic)
 
     @classmethod
     def about_zero(cls, values: Float[np.ndarray, " N"]) -> "Scale":
-        """Has 0 in its middle, and reaches as far as 98 % of the finite values that are not 0; never empty."""
+        """Has 0 in the middle, and covers 98 % of the finite values that are not 0; never empty."""
         sizes = np.abs(values[np.isfinite(values) & (values != 0)].astype(np.float64))
         bound = float(np.percentile(sizes, _PERCENTILES[1])) if sizes.size else 1e-6
         return cls(-bound, bound)
@@ -57,7 +57,7 @@ class Scale:
 
 
 def colored(fractions: Float[np.ndarray, "H W"], colormap: str) -> UInt8[np.ndarray, "H W 3"]:
-    """The colours at positions along a bar, by the name of one of matplotlib's colour maps; grey for NaN."""
+    """The colours at positions along a bar, in the matplotlib colour map named `colormap`; grey for NaN."""
     import matplotlib
 
     # A lookup table of 256 colours: matplotlib's own call is several times slower.
@@ -67,7 +67,7 @@ def colored(fractions: Float[np.ndarray, "H W"], colormap: str) -> UInt8[np.ndar
 
 
 class Look(NamedTuple):
-    """How one kind of map is drawn; `heading` may hold {view}."""
+    """How one kind of map is drawn; `heading` may contain {view}."""
 
     heading: str
     colormap: str
@@ -84,7 +84,7 @@ LOOKS: dict[Shown, dict[str, Look]] = {
         "confidence": Look("Δ ln confidence", "RdBu_r", Scale.about_zero),
     },
 }
-"""What a map shows -> of which quantity -> how it is drawn."""
+"""What a map shows -> its quantity -> how it is drawn."""
 
 EXPLANATIONS: dict[Shown, str] = {
     "values": """\
@@ -96,4 +96,4 @@ Each layer has three rows: the unedited run, the edited run, and Δ, the edited 
 Δ depth is in units of the layer's mean distance of points to view 1's camera, all views', unedited. Δ ln confidence: natural logarithm.
 Each view has one scale of each Δ for all rows, with 0 in its middle (to the 98th percentile of the sizes of all Δ that are not 0).""",
 }
-"""What a sheet says about the rows that it has."""
+"""The explanation on a sheet of each kind of row."""

@@ -1,4 +1,4 @@
-"""Matches drawn between view 1 and others: lines from one to the other, coloured by whether they are right."""
+"""Matches drawn as lines between view 1 and other views, coloured by whether they are correct."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ Images = tuple[UInt8[np.ndarray, "_H _W 3"], ...]
 
 
 class Row(NamedTuple):
-    """Matches, what they are of, the share of those that can be checked which are correct, and the number of the view they lead to."""
+    """Matches, their name, the correct share of those that can be checked, and the number of the view they lead to."""
 
     name: str
     matches: Correspondences
@@ -30,14 +30,14 @@ class Row(NamedTuple):
 
 
 def matches_figure(images: Images, rows: Sequence[Row], threshold: float) -> Figure:
-    """View 1 and a later view once a row, and up to sixty of the row's matches between them.
+    """View 1 and a later view in each row, and up to sixty of the row's matches between them.
 
-    Where the true places are known, matches within `threshold` pixels are blue, wrong ones orange, and grey those whose true place the
-    later view does not see. Elsewhere a match has the colour of its place in view 1.
+    If the true places are known, matches within `threshold` pixels are blue and wrong ones orange; those whose true place the later view
+    does not see are grey. Otherwise a match has the colour of its place in view 1.
 
     Args:
-        images: of all views.
-        rows: from the top.
+        images: the images of all views.
+        rows: the rows, from the top.
         threshold: in pixels of the later view.
     """
     canvases = [_side_by_side(images[0], images[row.view - 1]) for row in rows]
@@ -60,7 +60,7 @@ def matches_figure(images: Images, rows: Sequence[Row], threshold: float) -> Fig
 
 
 def _side_by_side(image1: UInt8[np.ndarray, "_H _W 3"], image2: UInt8[np.ndarray, "_H _W 3"]) -> tuple[UInt8[np.ndarray, "_H _W 3"], int]:
-    """Both on white, and the column in which the second begins."""
+    """Both images side by side on white, and the column in which the second begins."""
     (height1, width1), (height2, width2) = image1.shape[:2], image2.shape[:2]
     left = width1 + max(round(_GAP * width1), 1)
     canvas = np.full((max(height1, height2), left + width2, 3), 255, np.uint8)

@@ -1,9 +1,9 @@
 """The matches of two views by a model's descriptors, as files in one folder.
 
-matches.npz               xy1, xy2 (K, 2) int32: (x, y) of each match in both views; confidence (K,) where the model gives any; of a
+matches.npz               xy1, xy2 (K, 2) int32: (x, y) of each match in both views; confidence (K,) if the model gives any; for a
                           scene, offset (K,): pixels of view 2 from the true place, NaN where view 2 does not see it
 matches.png, matches.svg  up to sixty of them, drawn between the views
-matches.json              what was run, how many matches there are, and how many of them are right
+matches.json              what was run, the number of matches, and how many of them are correct
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was found.
+    """The matches that were found.
 
     Attributes:
-        matches: of the views.
-        correspondences: the same, with their distances from the true places where there is ground truth.
+        matches: the views' matches.
+        correspondences: the same matches, with their distances from the true places if there is ground truth.
         threshold: pixels within which a match is correct.
-        accuracy: share of those with a known true place that are; None without any.
+        accuracy: share of correct matches among those with a known true place; None if there are none.
     """
 
     matches: Matches
@@ -66,20 +66,20 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
     """Runs the model, matches its descriptors and writes the folder of files, which appears complete or not at all.
 
     Args:
-        options: of the command.
-        progress: whether a terminal shows progress bars, of a conversion too.
+        options: the command's options.
+        progress: whether a terminal shows progress bars, including that of a conversion.
 
     Raises:
         OptionError: the options contradict each other, are out of range, or name a scene or size that does not exist.
         ImageError: a photo cannot be read.
-        CheckpointError: the checkpoint cannot be loaded, or makes no descriptors.
+        CheckpointError: the checkpoint cannot be loaded, or its model computes no descriptors.
         OutputError: the folder may not be written.
         OSError: a file cannot be written.
     """
     check_view_options(options, only_pairs=True)
     check_matching(options.seeds, options.tolerance, options.border, options.both_ways or options.both_orders)
     stopwatch = Stopwatch()
-    # What can be refused early is refused before the checkpoint is looked at: converting one may download gigabytes.
+    # Everything that can be refused early is checked before the checkpoint: converting one may download gigabytes.
     check_apart(options.out, [*options.images, Path(options.checkpoint)])
     check_known_count(options)
     check_output_folder(options.out, options.overwrite, _KIND)
@@ -123,7 +123,7 @@ def write_matches(options: MatchOptions, progress: bool = False) -> Found:
 def _descriptor_head(config: ModelConfig) -> Head:
     head = head_of(DESCRIPTORS, config)
     if head is None:
-        raise CheckpointError("this checkpoint's model makes no descriptors; match takes one that does, such as a MASt3R")
+        raise CheckpointError("this checkpoint's model computes no descriptors; match needs one that does, such as a MASt3R")
     return head
 
 
@@ -131,7 +131,7 @@ def _find(model: Backbone, head: Head, inputs: Inputs, options: MatchOptions, st
     # The other order begins with the same encoding.
     encoded = ("encoder.norm",) if options.both_orders else ()
     with stopwatch.time("model"):
-        # The confidence may be that of the points.
+        # Otherwise the confidence is that of the points.
         heads = head.name if "desc_conf" in head.outputs else True
         output = jax.block_until_ready(model(*inputs.views, capture=encoded, head=heads))
         swapped = None

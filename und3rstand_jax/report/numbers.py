@@ -1,4 +1,4 @@
-"""The numbers of a report: as files for other programs, `report.json` and `arrays.npz`, and as a table for the terminal."""
+"""The numbers of a report: files for other programs, `report.json` and `arrays.npz`, and a table for the terminal."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ _MEANING = {
         "divided by their mean distance to the origin over all views' valid pixels (DUSt3R's regression loss); no unit"
     ),
     "accuracy": "share of the matches with a known true place in a later view that lie within match_threshold_pixels of it",
-    "matches": "pixels of a grid of view 1 whose point and a point of a later view are each other's nearest neighbours; of all later views",
+    "matches": "pixels of a grid of view 1 whose point and a point of a later view are each other's nearest neighbours; in all later views",
     "matches_known": "matches whose true place is known: visible in the later view, at a depth that agrees within 2 %",
-    "matches_by_view": "the same numbers of view 1 with each later view alone",
+    "matches_by_view": "the same numbers for view 1 with each later view alone",
     "poses": "of every view after the first, by its number",
     "camera_to_view1": "the view's camera in view 1's frame, by PnP on the layer's points of that view; translation in the points' unit",
-    "camera2_to_1": "that of view 2",
-    "own_poses": "as poses, by the model's camera head in place of PnP, in the unit of the head's points; null for a model without one",
-    "rotation_degrees": "angle between a camera's rotation and the reference's; of a layer the median over the later views",
+    "camera2_to_1": "camera_to_view1 of view 2",
+    "own_poses": "as poses, but from the model's camera head instead of PnP, in the unit of the head's points; null without a camera head",
+    "rotation_degrees": "angle between a camera's rotation and the reference's; for a layer, the median over the later views",
     "translation_degrees": (
-        "angle between the directions of their translations, null where the two cameras are at the same place; of a layer the median over "
-        "the later views"
+        "angle between the directions of their translations, null where the two cameras are at the same place; for a layer, the median "
+        "over the later views"
     ),
     "lens_errors": "errors, as above, of the points that the model's own head reads from the layer's tokens, all later decoder steps left "
     "out; null where not measured",
-    "uses": "of every attention head of the decoders, see its own meaning; null where not measured",
+    "uses": "for every attention head of the decoders; see its own meaning; null where not measured",
     "reference": "what errors and angles are measured against",
     "frame": "all points: camera of view 1, x right, y down, z forward; layers in the model's own unit, ground truth in metres",
     "seconds": "wall-clock time by stage; forward includes compilation",
@@ -47,7 +47,7 @@ _MEANING = {
 
 
 def _keys(analysis: SetAnalysis) -> dict[str, str]:
-    """The keys of `arrays.npz` and what is under them."""
+    """The keys of `arrays.npz` and their meaning."""
     views = len(analysis.images)
     every, later = range(1, views + 1), range(2, views + 1)
 
@@ -151,12 +151,12 @@ def _pose_numbers(poses: Sequence[PoseEstimate]) -> list[JsonObject]:
 
 
 def _known(found: Correspondences) -> int | None:
-    """How many of the matches have a known true place; None without ground truth."""
+    """The number of matches with a known true place; None without ground truth."""
     return None if found.offsets is None else int((~np.isnan(found.offsets)).sum())
 
 
 def _numbered(cameras: Sequence[Pose | None]) -> list[JsonObject]:
-    """Cameras of view 2, 3, …, by the number of the view."""
+    """The cameras of views 2, 3, …, each with its view's number."""
     return [{"view": view, "camera_to_view1": None if pose is None else pose.tolist()} for view, pose in enumerate(cameras, start=2)]
 
 
@@ -195,12 +195,12 @@ def write_arrays(path: Path, analysis: SetAnalysis) -> None:
 
 
 def _layer_arrays(layer: Layer) -> dict[str, np.ndarray | None]:
-    """By the name behind the layer's id; None where there is no such array."""
+    """A layer's arrays, by their name after the layer's id; None where there is no such array."""
     arrays: dict[str, np.ndarray | None] = {}
     for view, geometry in enumerate(layer.views, start=1):
         arrays |= {f"points{view}": geometry.points, f"confidence{view}": geometry.confidence}
     for view, (found, pose) in enumerate(zip(layer.correspondences, layer.poses, strict=True), start=2):
-        # With view 2 the names are those of a pair.
+        # For view 2, the names are those used for a pair.
         first, offsets = ("matches1", "offsets") if view == 2 else (f"matches1_{view}", f"offsets{view}")
         arrays |= {first: found.pixels1, f"matches{view}": found.pixels2, offsets: found.offsets, f"camera{view}_to_1": pose.camera}
     return arrays
@@ -209,7 +209,7 @@ def _layer_arrays(layer: Layer) -> dict[str, np.ndarray | None]:
 def format_table(analysis: SetAnalysis) -> str:
     """A line per layer: point errors, accuracy of matches, rotation error; a dash for what is unknown.
 
-    Of more views than two, the errors are that of view 1 and the mean over the later ones, and the rotation is the median over them.
+    With more than two views, the errors are that of view 1 and the mean over the later ones, and the rotation is the median over them.
     """
     is_pair = len(analysis.images) == 2
     rows = []

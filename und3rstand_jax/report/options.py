@@ -10,14 +10,14 @@ from und3rstand_jax.model.preprocessing import WAYS, Preprocessing
 from und3rstand_jax.support.option_kinds import Flag
 
 PointClouds = Literal["both", "ply", "glb"]
-"""Which files of a layer's points are written."""
+"""Which point-cloud files of a layer are written."""
 
 _SIZES = f"{WAYS['probe'].size}; for vggt and vggt-pad {WAYS['vggt'].size}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What all of these commands need to know: which model to run, how, and where its results go."""
+    """Options that all of these commands share: which model to run, how, and where its results go."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; it appears complete or not at all."""

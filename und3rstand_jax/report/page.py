@@ -1,7 +1,7 @@
 """One HTML file with the whole report: it opens from disk in any modern browser and loads nothing from the network.
 
 Style, scripts (web/), images, arrays and values are all inside. The scripts are ES modules: browsers refuse to import modules from
-files beside a page that was opened from disk, so an import map holds each as a data: URL. A content security policy forbids
+files beside a page that was opened from disk, so an import map contains each as a data: URL. A content security policy forbids
 everything else.
 """
 
@@ -29,16 +29,16 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.text import to_json
 
 LARGEST_PAGE = 9_800_000
-"""Characters of a page, which are bytes: it is ASCII."""
+"""Maximum size of a page in characters, which are bytes, since it is ASCII."""
 
-_REST_OF_PAGE = 300_000  # a generous bound of the template and of a pair's values, in characters
-_MATCHES = 2_500  # what a layer's matches with one more view, and its pose, add to the values at most
+_REST_OF_PAGE = 300_000  # a generous bound on the template and a pair's values, in characters
+_MATCHES = 2_500  # the most that a layer's matches with one more view, and its pose, add to the values
 _GEOMETRY_SHARE = 0.55  # of what is left for arrays
-_PEAKS = 100_000  # a generous bound of what a view's attention takes besides its weights, on the finest grids that fit
+_PEAKS = 100_000  # a generous bound on what a view's attention takes besides its weights, on the finest grids that fit
 _WORTH_REPACKING = 500_000
-_SELF_SHARE = 0.25  # of what is left for attention, where that of both kinds is shown
+_SELF_SHARE = 0.25  # of what is left for attention, if both kinds are shown
 _LARGEST_PNGS = 400_000  # bytes of all photos together
-_JPEG_QUALITY, _QUALITY_OF_MANY = 92, 85  # of two views, and of more
+_JPEG_QUALITY, _QUALITY_OF_MANY = 92, 85  # for two views, and for more
 _LONGEST_SIDE = 1024  # pixels of a photo on the page
 
 
@@ -53,10 +53,10 @@ def write_page(path: Path, analysis: SetAnalysis, use: HeadUse | None = None, le
     Points and attention are as fine as `LARGEST_PAGE` allows; the page says where it shows fewer pixels or tokens than there are.
 
     Args:
-        path: of the HTML file; its folder must exist.
+        path: the HTML file; its folder must exist.
         analysis: what to show.
-        use: of the same pair, what attention heads are used for.
-        lens: of the same pair, errors by layer from `und3rstand_jax.analysis.own_head.lens_of_set`.
+        use: what attention heads are used for on the same pair.
+        lens: errors by layer on the same views, from `und3rstand_jax.analysis.own_head.lens_of_set`.
 
     Raises:
         OptionError: the page would be larger than `LARGEST_PAGE`.
@@ -69,7 +69,7 @@ def page_text(analysis: SetAnalysis, use: HeadUse | None = None, lens: Mapping[s
     """The page's HTML, in ASCII; see `write_page`.
 
     Raises:
-        OptionError: it would be larger than `LARGEST_PAGE`.
+        OptionError: the page would be larger than `LARGEST_PAGE`.
     """
     web = files("und3rstand_jax.report").joinpath("web")
     scripts = {f"report/{Path(entry.name).stem}": entry.read_text("utf-8") for entry in web.joinpath("js").iterdir()}
@@ -109,10 +109,10 @@ def page_text(analysis: SetAnalysis, use: HeadUse | None = None, lens: Mapping[s
 
 
 def _packed(analysis: SetAnalysis, use: HeadUse | None, left: int) -> tuple[PackedGeometry, PackedAttention | None, PackedAttention | None]:
-    """Points, cross-attention and self-attention, as fine as the characters that are left for them and for the values of more views."""
+    """Points, cross-attention and self-attention, as fine as the characters left for them and for the values of more views allow."""
     more_views = len(analysis.images) - 2
     left -= _MATCHES * len(analysis.layers) * more_views
-    # Attention is not left more than it could take.
+    # Attention gets no more than it could use.
     maps = [*analysis.attention, *(() if use is None else use.self_attention)]
     most = sum(weights.size for block in maps for weights in block.weights) * 4 // 3 + _PEAKS * len(analysis.images)
     geometry = pack_geometry(analysis, left - min(int(left * (1 - _GEOMETRY_SHARE)), most), () if use is None else use.without)
@@ -122,7 +122,7 @@ def _packed(analysis: SetAnalysis, use: HeadUse | None, left: int) -> tuple[Pack
     attention = pack_attention(analysis.attention, analysis.grids, left, pooled=analysis.pool)
     left -= packed_size(attention.arrays) if attention else 0
     if more_views and left > _WORTH_REPACKING:
-        # The attention of many views comes in coarse steps, of which the next may be much smaller: what it leaves is for points.
+        # The attention of many views comes in coarse steps, of which the next may be much smaller: points get what it leaves.
         geometry = pack_geometry(analysis, packed_size(geometry.arrays) + left)
     return geometry, attention, self_attention
 
@@ -149,7 +149,7 @@ def _introduction(analysis: SetAnalysis, sizes: str) -> tuple[str, str]:
 
 
 def _counted(analysis: SetAnalysis, two: str = "") -> str:
-    """How many views there are, in words; of a pair `two` says it."""
+    """The number of views in words; for a pair, `two` comes first."""
     count = len(analysis.images)
     return f"{two}views" if count == 2 else f"{count} views"
 
@@ -165,7 +165,7 @@ def _photos(images: tuple[UInt8[np.ndarray, "_H _W 3"], ...]) -> str:
 
 
 def _data_url(image: UInt8[np.ndarray, "H W 3"], largest_png: int, quality: int) -> str:
-    """A PNG, or a JPEG of this quality where that would be large, of at most `_LONGEST_SIDE` pixels a side."""
+    """A PNG, or a JPEG of this quality if the PNG would be too large, of at most `_LONGEST_SIDE` pixels per side."""
     photo = Image.fromarray(image)
     photo.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     kind, file = "png", io.BytesIO()

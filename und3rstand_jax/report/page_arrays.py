@@ -1,4 +1,4 @@
-"""How the page carries arrays: as integers, in byte planes that gzip compresses well, gzip, base64. web/js/arrays.js is the inverse."""
+"""How the page stores arrays: as integers, in byte planes that gzip compresses well, then gzip and base64. web/js/arrays.js inverts it."""
 
 import base64
 import dataclasses
@@ -12,10 +12,10 @@ _DTYPES = ("uint8", "int16", "float32")
 
 @dataclasses.dataclass(frozen=True)
 class PackedArray:
-    """An array as the page carries it.
+    """An array as stored on the page.
 
     Attributes:
-        name: by which the page's scripts look it up.
+        name: the name under which the page's scripts look it up.
         spec: name, dtype, shape and whether differences along the last axis were stored; plain JSON values.
         text: base64 of gzip of the bytes: first the low byte of every element, then the next, ... (little-endian).
     """
@@ -32,7 +32,7 @@ def pack(name: str, array: np.ndarray, differences: bool = False) -> PackedArray
     integers compress well.
 
     Raises:
-        TypeError: the dtype is another one, or differences of floats are asked for, which would not be exact.
+        TypeError: the dtype is a different one, or differences of floats are requested, which would not be exact.
     """
     dtype = array.dtype.name
     if dtype not in _DTYPES or (differences and dtype == "float32"):
@@ -44,5 +44,5 @@ def pack(name: str, array: np.ndarray, differences: bool = False) -> PackedArray
 
 
 def packed_size(arrays: Sequence[PackedArray]) -> int:
-    """Characters that these arrays take on the page."""
+    """The number of characters that these arrays take on the page."""
     return sum(len(array.text) for array in arrays)

@@ -22,15 +22,15 @@ class PackedAttention:
     """Attention of all blocks, ready for the page.
 
     Attributes:
-        arrays: of every view v, whose tokens are the queries, `weights<v>` (blocks, heads, n, m) and `peaks<v>` (blocks, heads, n). A
-            weight is peak · (stored / levels)². Of self-attention their names begin with `self_`.
-        keys: of every view the numbers of the views whose cells are its keys, from 1: one view's cells after another's.
+        arrays: for every view v, whose tokens are the queries, `weights<v>` (blocks, heads, n, m) and `peaks<v>` (blocks, heads, n). A
+            weight is peak · (stored / levels)². The names for self-attention begin with `self_`.
+        keys: for every view, the numbers of the views whose cells are its keys, from 1: one view's cells after another's.
         pool: side of the square of tokens pooled into one cell: summed over keys, averaged over queries.
         levels: the stored value of each query's largest weight.
         grids: rows and columns of each view after pooling.
         spans: the image's height and width in cells: fractions where the grid does not divide evenly, so that the last cells are cut off.
         blocks: numbers of the blocks, in the order of the arrays.
-        heads: per block.
+        heads: number of heads per block.
     """
 
     arrays: tuple[PackedArray, ...]
@@ -52,11 +52,11 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, pr
     """Packs as finely as `budget` characters allow: first fewer levels, then coarser grids. The coarsest is accepted at any size.
 
     Args:
-        attention: of every block, each with the same heads and keys.
-        grids: each view's tokens.
+        attention: the attention of every block, each with the same heads and keys.
+        grids: each view's grid of tokens.
         budget: characters on the page.
-        prefix: of the arrays' names.
-        pooled: side of the cells that the attention given is between, in tokens.
+        prefix: prefix of the arrays' names.
+        pooled: side, in tokens, of the cells between which the attention is given.
 
     Returns:
         None without attention.
@@ -93,7 +93,7 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, pr
 
 
 def _pooled(attention: Sequence[Attention], view: int, grids: Grids, pool: int) -> Float32[np.ndarray, "blocks heads n m"]:
-    """A view's weights of every block, pooled. A block at a time: all of them in float32 would take gigabytes at full size."""
+    """A view's weights in every block, pooled one block at a time: all of them in float32 would take gigabytes at full size."""
     own, others = grids[view - 1], attention[0].keys[view - 1]
 
     def of_block(block: Attention) -> np.ndarray:
@@ -104,16 +104,16 @@ def _pooled(attention: Sequence[Attention], view: int, grids: Grids, pool: int) 
 
 
 def pooled_marks(places: Sequence[Mapping[int, TruePlaces]], grids: Grids, pool: int) -> list[dict[str, object]]:
-    """Of each view, in cells of `pool`×`pool` tokens: those that no other view sees, and where the others see the rest.
+    """For each view, in cells of `pool`×`pool` tokens: those that no other view sees, and where the others see the rest.
 
     Args:
-        places: of each view its tokens' places in the others, by their numbers, as from `set_true_places`.
-        grids: each view's tokens.
+        places: for each view, its tokens' places in the others, by their numbers, as from `set_true_places`.
+        grids: each view's grid of tokens.
         pool: side of a cell, in tokens.
 
     Returns:
-        `hidden`: numbers of cells of which no other view sees half of the tokens; `places`: by the other view's number, its cell in which
-        the true place of the token in the cell's middle lies, -1 where it is not seen.
+        `hidden`: numbers of cells of which no other view sees half of the tokens; `places`: by the other view's number, its cell with the
+        true place of the token in the cell's middle, -1 where it is not seen.
     """
     return [_marks(of_view, own, grids, pool) for of_view, own in zip(places, grids, strict=True)]
 
@@ -125,7 +125,7 @@ def _marks(places: Mapping[int, TruePlaces], own: Grid, grids: Grids, pool: int)
 
 
 def _seen_share(place: TruePlaces, own: Grid, pool: int) -> Float[np.ndarray, " cells"]:
-    """Of each cell, the share of its tokens that the other view sees."""
+    """For each cell, the share of its tokens that the other view sees."""
     firsts = [np.arange(0, length, pool) for length in own]
     seen = place.seen.reshape(own).astype(float)
     counts = np.outer(*(np.diff(np.append(first, length)) for first, length in zip(firsts, own, strict=True)))
@@ -133,7 +133,7 @@ def _seen_share(place: TruePlaces, own: Grid, pool: int) -> Float[np.ndarray, " 
 
 
 def _cells(place: TruePlaces, own: Grid, other: Grid, pool: int) -> list[int]:
-    """Of each cell, the other view's cell with the true place of the token in its middle; -1 where it is not seen."""
+    """For each cell, the other view's cell with the true place of the token in its middle; -1 where it is not seen."""
     firsts = [np.arange(0, length, pool) for length in own]
     middles = np.ix_(*(np.minimum(first + pool // 2, length - 1) for first, length in zip(firsts, own, strict=True)))
     token = place.token.reshape(own)[middles].ravel()
@@ -145,7 +145,7 @@ def quantise_weights(weights: Float[np.ndarray, "*n m"], levels: int) -> tuple[U
     """Quantises each row of attention weights relative to its largest.
 
     The square root of weight / peak is stored, in `levels` steps: it resolves small weights, of which a row has many. Restored weights
-    are within peak · (1/levels + 1/(4·levels²)) of the originals.
+    differ by at most peak · (1/levels + 1/(4·levels²)) from the originals.
 
     Returns:
         The quantised weights, and the peak of each row.

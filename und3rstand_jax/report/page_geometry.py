@@ -28,14 +28,14 @@ class PackedGeometry:
     """Points and confidences of all layers, ready for the page.
 
     Attributes:
-        arrays: of every view v `points<v>` (layers, then heads left out, 3, h, w); `confidence<v>` (layers, h, w) if any layer has a
+        arrays: for every view v `points<v>` (layers, then heads left out, 3, h, w); `confidence<v>` (layers, h, w) if any layer has a
             confidence; `truth<v>` (3, h, w) with ground truth.
         stride: image pixels per pixel of the arrays, in both directions.
-        scales: what each layer's points were divided by: their mean distance to the origin, in the layer's unit.
-        without_scales: the same of the heads left out.
+        scales: divisors of each layer's points: their mean distance to the origin, in the layer's unit.
+        without_scales: the same for the runs with one head left out.
         truth_scale: the same for the ground truth, in the data's unit.
         depth_range: 1st to 99th percentile of the reference's z, normalised.
-        log_confidence_range: what 0 and 255 stand for; None without confidences.
+        log_confidence_range: logarithms of the confidences stored as 0 and 255; None without confidences.
     """
 
     arrays: tuple[PackedArray, ...]
@@ -57,10 +57,10 @@ def pack_geometry(analysis: SetAnalysis, budget: int, without: Sequence[WithoutH
     """Packs on the finest pixel grid that takes at most `budget` characters. The coarsest, stride 16, is accepted at any size.
 
     Args:
-        analysis: whose layers to pack.
+        analysis: the analysis whose layers to pack.
         budget: characters on the page.
-        without: what else to pack behind the layers: the pair without single attention heads. With ground truth each has a scale of its
-            own, as errors do. Without, all have the last layer's: points that all move have moved.
+        without: what to pack after the layers: the pair's points without single attention heads. With ground truth, each has its own
+            scale, as errors do. Otherwise, all have the last layer's scale: if all points move, they are shown to have moved.
     """
     valid = None if analysis.truth is None else tuple(view.valid & np.isfinite(view.points).all(-1) for view in analysis.truth)
     scales = tuple(mean_distance([view.points for view in layer.views], valid) for layer in analysis.layers)
@@ -99,7 +99,7 @@ def _log_confidence_range(layers: Iterable[Layer]) -> tuple[float, float] | None
 
 
 def _depth_range(analysis: SetAnalysis, scales: tuple[float, ...], truth_scale: float | None) -> tuple[float, float]:
-    """From the ground truth, or else the last layer: outliers of a bad layer must not compress everyone's colour scale."""
+    """Taken from the ground truth, or else the last layer: outliers of a bad layer must not compress the colour scale of all."""
     if analysis.truth is not None and truth_scale is not None:
         depths: list[np.ndarray] = [view.points[view.valid][:, 2] / truth_scale for view in analysis.truth]
     else:
@@ -127,7 +127,7 @@ def _pack_arrays(
         points = [quantise_points(subsample(seen.points, stride), scale) for seen, scale in zip(everything, scales, strict=True)]
         packed.append(pack(f"points{view + 1}", np.stack(points), differences=True))
         if confidence is not None:
-            # A layer without confidence among layers with: shown as the least confident.
+            # A layer without confidence, among layers with one, is shown as the least confident.
             given = (np.zeros(seen.points.shape[:2]) if seen.confidence is None else seen.confidence for seen in views)
             maps = [quantise_confidence(subsample(values, stride), confidence) for values in given]
             packed.append(pack(f"confidence{view + 1}", np.stack(maps), differences=True))
@@ -143,7 +143,7 @@ def subsample(maps: np.ndarray, stride: int) -> np.ndarray:
 
 
 def quantise_points(points: Float[np.ndarray, "h w 3"], scale: float) -> Int16[np.ndarray, "3 h w"]:
-    """Points divided by `scale`, in steps. Points beyond 31.9 are pulled in along their ray; non-finite ones become NO_POINT."""
+    """Points divided by `scale`, in steps. Points farther than 31.9 are moved in along their ray; non-finite ones become NO_POINT."""
     finite = np.isfinite(points).all(-1, keepdims=True)
     normalised = np.where(finite, points, 0).astype(np.float64) / scale
     distance = np.linalg.norm(normalised, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the page's scripts read of the heads' use and of the lens, as JSON values."""
+"""What the page's scripts read about the use of heads and about the lens, as JSON values."""
 
 import math
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ import numpy as np
 
 from und3rstand_jax.analysis.head_use import CROSS, MEANING, MEASURES, HeadUse
 
-_DIGITS = 6  # behind the point
+_DIGITS = 6  # after the decimal point
 
 
 def use_values(use: HeadUse, cameras: list[list[list[float]] | None]) -> dict[str, object]:
-    """Numbers of every head by attention, view, block and head; and which heads the points are there without.
+    """Numbers of every head by attention, view, block and head; and the heads without which points are shown.
 
     Args:
         use: what heads are used for.
-        cameras: of each of `HeadUse.without` view 2's camera in view 1's frame, in the unit of the points on the page.
+        cameras: for each of `HeadUse.without`, view 2's camera in view 1's frame, in the unit of the points on the page.
     """
     numbers = {
         attention: {
@@ -56,7 +56,7 @@ def use_numbers(use: HeadUse) -> dict[str, object]:
         records.append(record)
     return {
         "measure": use.measure,
-        "meaning": {**MEANING, "measure": MEASURES[use.measure], "unedited": "of view 1 and view 2, what changes are counted from"},
+        "meaning": {**MEANING, "measure": MEASURES[use.measure], "unedited": "for view 1 and view 2, what changes are counted from"},
         "unedited": use.unedited,
         "even": use.even,
         "heads": records,

@@ -34,7 +34,7 @@ def page_values(
 
     Translations of cameras are divided by the same scale as the points beside them.
     """
-    # Where no focal length is known, only view 1 has a camera: it is drawn with a focal length of one image width.
+    # If no focal length is known, only view 1 has a camera: it is drawn with a focal length of one image width.
     unknown = (centred_intrinsics(float(image.shape[1]), (image.shape[0], image.shape[1])) for image in analysis.images)
     intrinsics = analysis.intrinsics or tuple(unknown)
     errors = [error for layer in analysis.layers for error in layer.errors if math.isfinite(error)]
@@ -66,7 +66,7 @@ def page_values(
 
 
 def _named(analysis: SetAnalysis) -> dict[str, object]:
-    """What the attention is called, the stacks of its blocks, and how many special tokens of each view it reads."""
+    """The name of the attention, the stacks of its blocks, and the number of special tokens that it reads in each view."""
     return {"words": words_of(analysis.attention_kind), "stacks": analysis.stacks, "special": analysis.special_tokens}
 
 
@@ -103,7 +103,7 @@ def _poses(poses: Sequence[PoseEstimate], scale: float) -> list[dict[str, object
 
 
 def _matches(found: Correspondences, accuracy: float | None) -> dict[str, object]:
-    """Those of view 1 with one of the later views."""
+    """The matches of view 1 with one of the later views."""
     shown = drawn_matches(found)
     matches: dict[str, object] = {
         "count": len(found.pixels1),

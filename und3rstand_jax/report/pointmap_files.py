@@ -1,4 +1,4 @@
-"""Photos through a model and its probes, and every pointmap that comes out as files in one folder.
+"""Runs a model and its probes on photos, and writes every resulting pointmap as files in one folder.
 
 layers/, head.npz, point_clouds/   every layer's pointmaps and the head's, see `und3rstand_jax.report.layer_files`
 contact_sheet.png                  depth and confidence of every layer beside the photos
@@ -43,11 +43,11 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     """Runs the model on the photos and writes the folder of files, which appears complete or not at all.
 
     Args:
-        options: of the command.
-        progress: whether a terminal shows progress bars, of a conversion too.
+        options: the command's options.
+        progress: whether a terminal shows progress bars, including that of a conversion.
 
     Raises:
-        OptionError: there are fewer photos, or more, than the model takes.
+        OptionError: there are fewer or more photos than the model takes.
         ImageError: a photo cannot be read, or nothing is left of it at this size.
         CheckpointError: the checkpoint cannot be loaded, or gives no pointmaps.
         LayerError: `layers` selects nothing, or a layer without a probe.
@@ -60,7 +60,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
     known = known_config(options.checkpoint)
     check_photos(paths, known)
     check_apart(options.out, [*paths, Path(options.checkpoint)])
-    # Photos and folder come first: what can be refused without the model is refused before the time that loading takes.
+    # Photos and folder come first: everything that can be refused without the model is checked before it is loaded.
     opened = open_photos(options, known)
     preprocessing = options.preprocessing or (None if known is None else known.preprocessing)
     prepared = None if preprocessing is None else _prepared(options, preprocessing, opened)
@@ -80,7 +80,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
 
         _logger.info("running the model on %s pixels", sizes_text([photo.shape[:2] for photo in photos]))
         with stopwatch.time("model"):
-            # JAX returns before it has computed; without waiting, the first layer would seem to take all the time.
+            # JAX returns before it has finished; without waiting, the first layer would seem to take all the time.
             features = jax.block_until_ready(model(*prepared.views, capture=layers, head=pointmap_head(model.config)))
         with stopwatch.time("probes and files"):
             outputs = _write_outputs(
@@ -106,7 +106,7 @@ def write_pointmaps(options: PointmapOptions, progress: bool = False) -> None:
 
 
 class _Prepared(NamedTuple):
-    """The photos as the model is to see them, how they were prepared, and the size they were asked for."""
+    """The photos as model inputs, their preprocessing, and the requested size."""
 
     views: tuple[Float[np.ndarray, "1 _H _W 3"], ...]
     preprocessing: Preprocessing
@@ -121,7 +121,7 @@ def _prepared(options: PointmapOptions, preprocessing: Preprocessing, photos: tu
 def _write_outputs(
     folder: Path, photos: Photos, geometry: Iterator[tuple[str, Views]], count: int, clouds: PointClouds, progress: bool
 ) -> dict[str, dict[str, object]]:
-    """Writes each layer's files as it comes, then the contact sheet; returns each layer's entry in run.json."""
+    """Writes each layer's files in turn, then the contact sheet; returns each layer's entry in run.json."""
     sheet = ContactSheet(photos, rows=count, title="What each layer knows about the scene")
     outputs: dict[str, dict[str, object]] = {}
     for layer, views in with_progress(geometry, "writing", count, "layer", progress):

@@ -1,6 +1,6 @@
-"""Studies as one HTML page: of each what was asked, what was found, its figures and tables; the files beside it hold every number.
+"""Studies as one HTML page: for each its question, findings, figures and tables. The files beside it contain every number.
 
-The page opens from disk and loads nothing: figures are inside it.
+The page opens from disk and loads nothing else: figures are embedded in it.
 """
 
 import base64
@@ -24,9 +24,9 @@ def study_page(studies: Sequence[Study], title: str, facts: Mapping[str, str]) -
     """The page's HTML, in ASCII.
 
     Args:
-        studies: in the order of the page.
+        studies: the studies, in the order of the page.
         title: the heading.
-        facts: what they were run on and with, by name.
+        facts: what the studies were run on and with, by name.
     """
     web = files("und3rstand_jax.report").joinpath("web")
     texts = {

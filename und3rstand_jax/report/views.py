@@ -1,4 +1,4 @@
-"""The views that a command is asked for: photos, or a rendered scene."""
+"""The views that a command runs on: photos, or a rendered scene."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 
 PAIR = 2
-"""Views: what is rendered where no other number is asked for, and what most of a report is about."""
+"""The default number of rendered views, and the number that most of a report is about."""
 
 
 def check_view_options(options: ViewOptions, only_pairs: bool = False, least: int = PAIR) -> None:
-    """Refuses options that name no views, both photos and a scene, or a number of views that nothing takes.
+    """Refuses options that name no views, or both photos and a scene, or a number of views that no model takes.
 
     Args:
-        options: of the command.
-        only_pairs: whether the command is for two views.
-        least: how many photos there are at least; whether a model takes one alone is `check_count`'s to say.
+        options: the command's options.
+        only_pairs: whether the command is for two views only.
+        least: minimum number of photos; `check_count` decides whether a model takes a single one.
 
     Raises:
-        OptionError: they do.
+        OptionError: the options are refused.
     """
     expected = "two images" if only_pairs else "two images or more" if least == PAIR else "one image or more"
     if options.scene is not None and options.images:
@@ -44,10 +44,10 @@ def check_view_options(options: ViewOptions, only_pairs: bool = False, least: in
 
 
 def check_photos(images: tuple[Path, ...], known: ModelConfig | None) -> None:
-    """Refuses a number of photos that no model takes, or not this one where it is known.
+    """Refuses a number of photos that no model takes or, if the model is known, that it does not take.
 
     Raises:
-        OptionError: there are fewer, or more.
+        OptionError: the number is refused.
     """
     if not images:
         raise OptionError(f"expected one image or more; found {_images(images)}")
@@ -56,15 +56,15 @@ def check_photos(images: tuple[Path, ...], known: ModelConfig | None) -> None:
 
 
 def view_count(options: ViewOptions) -> int:
-    """How many views the options ask for."""
+    """The number of views that the options ask for."""
     return len(options.images) if options.scene is None else PAIR if options.views is None else options.views
 
 
 def check_known_count(options: ViewOptions) -> None:
-    """Refuses a number of views that the model does not take, where nothing has to be converted to know that.
+    """Refuses a number of views that the model does not take, if that is known without a conversion.
 
     Raises:
-        OptionError: it takes fewer or more.
+        OptionError: the model takes fewer or more.
         CheckpointError: a converted checkpoint cannot be read.
     """
     if (known := known_config(options.checkpoint)) is not None:
@@ -72,7 +72,7 @@ def check_known_count(options: ViewOptions) -> None:
 
 
 def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> None:
-    """Refuses a number of views that this model, or its probes, do not take; asked before weights are read.
+    """Refuses a number of views that this model or its probes do not take; call it before weights are read.
 
     Raises:
         OptionError: they take fewer or more.
@@ -83,11 +83,11 @@ def check_count(count: int, config: ModelConfig, probes: ProbeConfig | None) -> 
 
 
 def open_photos(options: PointmapOptions | ViewOptions, known: ModelConfig | None = None) -> tuple[Image, ...]:
-    """The photos of the options; they are resized once the model is known.
+    """Opens the photos that the options name; they are resized once the model is known.
 
     Args:
-        options: of the command.
-        known: the backbone that is to see them, where it is known already.
+        options: the command's options.
+        known: config of the backbone that will read them, if it is already known.
 
     Raises:
         ImageError: one cannot be read.
@@ -98,9 +98,9 @@ def open_photos(options: PointmapOptions | ViewOptions, known: ModelConfig | Non
 
 
 def photos_for(config: ModelConfig, options: PointmapOptions | ViewOptions, photos: tuple[Image, ...]) -> tuple[Image, ...]:
-    """Photos that were opened before the model was known, as its preprocessing has them.
+    """Photos that were opened before the model was known, as its preprocessing needs them.
 
-    They are opened again where that shows a background through transparent ones.
+    They are opened again if that preprocessing puts transparent photos on a background.
     """
     if options.preprocessing is None and way_of(config.preprocessing).background is not None:
         return open_photos(options, config)
@@ -108,12 +108,12 @@ def photos_for(config: ModelConfig, options: PointmapOptions | ViewOptions, phot
 
 
 def make_inputs(options: ViewOptions, photos: tuple[Image, ...], config: ModelConfig) -> Inputs:
-    """All views at the size asked for, by default the model's.
+    """All views at the requested size, by default the model's.
 
     Args:
-        options: of the command, as `check_view_options` lets them pass.
-        photos: of `open_photos`.
-        config: the backbone that is to see them.
+        options: the command's options, accepted by `check_view_options`.
+        photos: the result of `open_photos`.
+        config: config of the backbone that will read them.
 
     Raises:
         OptionError: the scene or the size does not exist.

@@ -1,4 +1,4 @@
-"""Failures of the device that a user can do something about, told apart from bugs: too little memory, and a platform that is not there."""
+"""Device failures that a user can fix, as opposed to bugs: too little memory, or a missing platform."""
 
 import contextlib
 import sys
@@ -9,16 +9,16 @@ _LESS = "use a smaller image size or batch, fewer layers, or bfloat16"
 
 
 def device_fault(error: BaseException) -> str | None:
-    """What is wrong with the device, and what to do, in one line; None if an exception says nothing of the kind.
+    """One line that says what is wrong with the device and what to do; None if the exception is not such a failure.
 
-    Programs get the exceptions as they are, MemoryError and jax.errors.JaxRuntimeError: only commands ask here.
+    Only the commands use this. Programs get MemoryError and jax.errors.JaxRuntimeError unchanged.
     """
     if isinstance(error, MemoryError):
         return f"out of memory{f': {one_line(error)}' if str(error) else ''}; {_LESS}"
     if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
         said = str(error).partition("RESOURCE_EXHAUSTED")[2].lstrip(": ").split("\n")[0]
         return f"the device is out of memory: {one_line(said).rstrip('.')}; {_LESS}"
-    # What JAX raises where a platform is missing differs from one to the other, down to a bare AssertionError.
+    # What JAX raises for a missing platform depends on the platform; it can be a bare AssertionError.
     if isinstance(error, RuntimeError | AssertionError):
         return _missing_platform()
     return None
@@ -34,7 +34,7 @@ def _missing_platform() -> str | None:
         return None
     except (RuntimeError, AssertionError):
         pass
-    # The process ends with this line, so JAX may choose anew. A TPU is not looked for: its library would say much, and take its time.
+    # The process ends with this message, so JAX's platform may be changed. TPUs are not tried: their library is slow and verbose.
     for found in ("cuda", "rocm", "cpu"):
         jax.config.update("jax_platforms", found)
         with contextlib.suppress(RuntimeError, AssertionError):

@@ -1,8 +1,8 @@
-"""Reads JSON, lines of JSON and YAML of any origin: bounded in size, checked against a type, every fault one line that says where.
+"""Reads untrusted JSON, JSON lines and YAML: limited in size, checked against a type, each fault reported in one line with its place.
 
-A document is a user's, a stranger's, or this program's own, edited or damaged since. A type describes what it must hold: a dataclass,
-a TypedDict (of `typing_extensions`) or any other annotation that pydantic reads. Values are checked strictly: "5" is not a number and
-true is not 1.
+A document may come from the user, from a stranger, or from this program and have been edited or damaged since. A type describes what it
+must contain: a dataclass, a TypedDict (from `typing_extensions`) or any other annotation that pydantic reads. Values are checked
+strictly: "5" is not a number and true is not 1.
 """
 
 import functools
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
 LARGEST = 64 * 2**20
-"""Bytes of a document, unless its reader allows more. The configs and records of full-size models have less than one MiB."""
+"""The largest document, in bytes, unless its reader allows more. The configs and records of full-size models take less than one MiB."""
 
 _FAULTS_SHOWN = 5
 _DEEPEST = 100  # lists in lists of YAML
@@ -36,12 +36,12 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
 
     Args:
         file: a regular file: a pipe or a device would never end.
-        error: what to raise.
-        remedy: what to do, for the end of messages.
-        largest: bytes beyond which it is refused.
+        error: the class of exception to raise.
+        remedy: what the user should do, appended to messages.
+        largest: the largest size accepted, in bytes.
 
     Raises:
-        UserError: of the class `error`: it is missing, unreadable, too large, or not UTF-8.
+        UserError: of the class `error`: the file is missing, unreadable, too large, or not UTF-8.
     """
     try:
         with open_regular(file) as stream:
@@ -58,18 +58,18 @@ def read_text(file: Path, error: type[UserError], remedy: str = "", largest: int
 
 
 def read_json(file: Path, kind: Callable[..., T] | UnionType, error: type[UserError], remedy: str = "", largest: int = LARGEST) -> T:
-    """The JSON document in a file, checked against `kind`; bare NaN and Infinity, which DUSt3R's configs hold, are numbers.
+    """The JSON document in a file, checked against `kind`; bare NaN and Infinity, which DUSt3R's configs contain, are numbers.
 
-    Args and errors are those of `read_text`; what is not JSON, or not of this kind, is an `error` too.
+    Arguments and errors are those of `read_text`; `error` is also raised for text that is not JSON or does not match `kind`.
     """
     return parse_json(read_text(file, error, remedy, largest), str(file), kind, error, remedy)
 
 
 def parse_json(text: str, name: str, kind: Callable[..., T] | UnionType, error: type[UserError], remedy: str = "") -> T:
-    """A JSON document checked against `kind`; `name` is what messages call it.
+    """A JSON document checked against `kind`; messages call it `name`.
 
     Raises:
-        UserError: of the class `error`: it is not JSON, or not of this kind; up to five faults are named.
+        UserError: of the class `error`: the text is not JSON or does not match `kind`; up to five faults are listed.
     """
     from pydantic import ValidationError
 
@@ -85,7 +85,7 @@ def parse_json(text: str, name: str, kind: Callable[..., T] | UnionType, error: 
 
 
 def _escaped_surrogates(text: str) -> str:
-    """JSON in which bytes of a file's name that are not UTF-8, which this program records as lone surrogates, are escaped as text."""
+    """JSON with its lone surrogates escaped as text: this program records non-UTF-8 bytes of file names as lone surrogates."""
     import json
 
     def escaped(value: Any) -> Any:
@@ -99,32 +99,32 @@ def _escaped_surrogates(text: str) -> str:
 
 
 def checked(value: object, name: str, kind: Callable[..., T] | UnionType, error: type[UserError], remedy: str = "") -> T:
-    """Plain values, however they were read, checked against `kind` as `parse_json` does (lists become tuples where it says so).
+    """Plain values from any source, checked against `kind` as in `parse_json` (lists become tuples where `kind` says so).
 
     Raises:
-        UserError: of the class `error`: they are not of this kind.
+        UserError: of the class `error`: they do not match `kind`.
     """
     import json
 
     try:
         text = json.dumps(value)
     except (ValueError, TypeError, RecursionError) as failure:
-        raise error(_message(name, f"holds what JSON cannot: {one_line(failure)}", remedy)) from failure
+        raise error(_message(name, f"contains a value that JSON cannot express: {one_line(failure)}", remedy)) from failure
     return parse_json(text, name, kind, error, remedy)
 
 
 def json_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Number and text of every line that is not blank. Lines end with a line feed alone: JSON may hold U+2028 and the like."""
+    """The number and text of every non-blank line. Only a line feed ends a line: JSON may contain U+2028 and the like."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line
 
 
 def parse_yaml(text: str, name: str, error: type[UserError], remedy: str = "") -> Any:
-    """A YAML document as plain values; a number such as 1e-4 is one, as in YAML 1.2. Aliases are refused: nested, they explode.
+    """A YAML document as plain values. 1e-4 is a number, as in YAML 1.2. Aliases are refused: nested ones grow exponentially.
 
     Raises:
-        UserError: of the class `error`: it is not YAML, or holds anchors and aliases.
+        UserError: of the class `error`: the text is not YAML, has an alias or a repeated key, or is nested too deep.
     """
     import yaml
 
@@ -135,10 +135,10 @@ def parse_yaml(text: str, name: str, error: type[UserError], remedy: str = "") -
                 raise error(_message(name, "holds an alias (*name), which is not supported: write the value out", remedy))
             depth += isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken)
             depth -= isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken)
-            if depth > _DEEPEST:  # the time that PyYAML takes grows with the square of it
+            if depth > _DEEPEST:  # PyYAML's time grows with the square of the depth
                 raise error(_message(name, f"is nested more than {_DEEPEST} deep", remedy))
         return yaml.load(text, Loader=_yaml_loader())
-    # Numbers and dates that no type holds are ValueErrors, unhashable keys TypeErrors.
+    # Numbers and dates out of range raise ValueError, unhashable keys TypeError.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as failure:
         if isinstance(failure, UserError):
             raise
@@ -150,7 +150,7 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """PyYAML reads YAML 1.1, which takes 1e-4 for text because it lacks a point, and of a key given twice the last value."""
+        """Refuses repeated keys and reads 1e-4 as a number; PyYAML, for YAML 1.1, takes the last value and reads text."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
@@ -172,14 +172,14 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 
 
 def _faults(failure: "ValidationError") -> str:
-    """What is wrong and where, as `groups[0].widths: input should be a valid array`."""
+    """What is wrong and where, such as `groups[0].widths: input should be a valid array`."""
     found = []
     for fault in failure.errors(include_url=False, include_input=False):
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).removeprefix(".")
         text = one_line(fault["msg"])
         found.append(f"{where}: {text[:1].lower()}{text[1:]}" if where else text[:1].lower() + text[1:])
     found = list(dict.fromkeys(found))
-    return f"is not what is expected: {listed(found, '; ', _FAULTS_SHOWN)}"
+    return f"is not as expected: {listed(found, '; ', _FAULTS_SHOWN)}"
 
 
 def _message(name: Path | str, fault: str, remedy: str) -> str:

@@ -1,7 +1,7 @@
-"""The errors whose message is written for the person who gave the input.
+"""Errors whose messages are written for the person who supplied the input.
 
-A message says what was expected, what was found and what to do. The command lines print it as one line on stderr and exit with
-status 2; from Python it is raised as it is. Any other exception is a bug.
+A message says what was expected, what was found and what to do. The commands print it as one line on stderr and exit with status 2;
+from Python, the error is simply raised. Any other exception is a bug.
 
     try:
         backbone = u3d.load_backbone(source)
@@ -15,10 +15,10 @@ _LONGEST = 4000  # characters of a line
 
 
 class UserError(ValueError):
-    """Something that the caller gave cannot be used; the base of all errors below.
+    """Something that the caller supplied cannot be used; the base class of all errors below.
 
-    The message is one line, with whatever a stranger's name or file put into it escaped and secrets left out (see `printable`). Where
-    several things are wrong, `lines` has one line for each.
+    The message is one line. Unprintable characters from untrusted names or files are escaped, and secrets are left out (see `printable`).
+    If several things are wrong, `lines` has one line for each.
     """
 
     def __init__(self, message: str, *lines: str) -> None:
@@ -29,7 +29,7 @@ class UserError(ValueError):
 
 
 def _bounded(line: str) -> str:
-    """A line of at most `_LONGEST` characters: what was wrong with a giant input stays readable, and so does what to do."""
+    """A line cut to `_LONGEST` characters in its middle: what was wrong with a giant input and what to do stay readable."""
     if len(line) <= _LONGEST:
         return line
     end = _LONGEST // 4
@@ -37,19 +37,19 @@ def _bounded(line: str) -> str:
 
 
 class CheckpointError(UserError):
-    """A checkpoint, or a source to convert, cannot be found or read, is damaged, or does not hold what is needed."""
+    """A checkpoint, or a source to convert, cannot be found or read, is damaged, or lacks what is needed."""
 
 
 class ConfigError(UserError):
-    """The architecture of a backbone or of probes is not one that can be built."""
+    """The architecture of a backbone or of probes cannot be built."""
 
 
 class LayerError(UserError):
-    """A layer id, pattern, site or head that the model does not have, or a layer that is needed and was not captured."""
+    """A layer id, pattern, site or head that the model does not have, or a layer that is needed but was not captured."""
 
 
 class EditError(UserError):
-    """An edit that cannot be made: of places that its site does not have, or with numbers that do not fit there."""
+    """An edit cannot be made: its site does not have the places that it names, or its numbers do not fit there."""
 
 
 class ImageError(UserError):
@@ -65,8 +65,8 @@ class OptionError(UserError):
 
 
 class OutputError(UserError):
-    """Results may not be written where they were asked to go."""
+    """Results may not be written to the requested place."""
 
 
 class TrainingError(UserError):
-    """Training diverged: not one loss is finite any more."""
+    """Training diverged: no loss is finite any more."""

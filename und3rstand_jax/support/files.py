@@ -1,6 +1,6 @@
-"""Files: read only where they are regular, written only as fresh ones that replace whatever has their name, whole or not at all.
+"""Files: only regular ones are read; each is written under a new name and renamed into place, whole or not at all.
 
-A folder may be somebody else's, with symbolic links planted under the names that are written next. So a file is always created under a
+A folder may belong to somebody else, who has planted symbolic links under the names that are written next. So a file is created under a
 random name, exclusively, and renamed into place: the rename replaces a link and never follows it.
 """
 
@@ -18,7 +18,7 @@ from und3rstand_jax.support.errors import OutputError
 
 
 def in_home(path: Path | str) -> Path:
-    """A path with ~ or ~user at its beginning replaced by that home folder; where there is none, a path like any other."""
+    """The path with a leading ~ or ~user replaced by that home folder; unchanged if there is none."""
     try:
         return Path(os.path.expanduser(path))
     except ValueError:  # a null character, which no user's name and no file's has
@@ -26,13 +26,13 @@ def in_home(path: Path | str) -> Path:
 
 
 def open_regular(file: Path | str) -> BinaryIO:
-    """Opens a regular file to read its bytes; what is anything else is refused, without waiting for a pipe's other end.
+    """Opens a regular file to read its bytes; anything else is refused, without waiting for the other end of a pipe.
 
     Raises:
         OSError: it cannot be opened, or is a pipe, device, socket or folder.
     """
     if "\0" in str(file):
-        raise OSError(errno.EINVAL, "its name holds a null character", str(file))
+        raise OSError(errno.EINVAL, "its name contains a null character", str(file))
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -46,10 +46,10 @@ def open_regular(file: Path | str) -> BinaryIO:
 
 
 def file_sha256(file: Path | str) -> str:
-    """SHA-256 of a regular file, in hexadecimal; safe in a thread.
+    """SHA-256 of a regular file, in hexadecimal; thread-safe.
 
     Raises:
-        OSError: as `open_regular`, or it cannot be read.
+        OSError: as in `open_regular`, or the file cannot be read.
     """
     digest = hashlib.sha256()
     with open_regular(file) as stream:
@@ -60,10 +60,10 @@ def file_sha256(file: Path | str) -> str:
 
 @contextlib.contextmanager
 def fresh_file(file: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Yields a new file to write, which takes the place of `file` when the block ends without an exception; text is UTF-8.
+    """Yields a new file to write, which replaces `file` when the block ends without an exception; text is UTF-8.
 
     Raises:
-        OSError: it cannot be written; `file` is what it was.
+        OSError: it cannot be written; `file` is unchanged.
     """
     partial = file.with_name(f".{file.name[:100]}.partial-{uuid.uuid4().hex}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
@@ -78,7 +78,7 @@ def fresh_file(file: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Writes a text file whole or not at all; a file that holds this text already is left alone."""
+    """Writes a text file whole or not at all; a file that already has this text is left alone."""
     with contextlib.suppress(OSError, OutputError), open_own(file) as held:
         if held.read() == text.encode():
             return
@@ -87,11 +87,11 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def open_own(file: Path) -> BinaryIO:
-    """Opens a file that this program wrote earlier, to read its bytes: a regular file of its own, not a link.
+    """Opens a file that this program wrote earlier, to read its bytes; it must be a regular file, not a link.
 
     Raises:
-        FileNotFoundError: there is none.
-        OutputError: it is something else.
+        FileNotFoundError: there is no such file.
+        OutputError: it is not a regular file.
     """
     if stat.S_ISREG(os.lstat(file).st_mode):
         return open_regular(file)
@@ -99,19 +99,19 @@ def open_own(file: Path) -> BinaryIO:
 
 
 def open_to_append(file: Path) -> IO[str]:
-    """Opens a text file to append lines to, made where there is none.
+    """Opens a text file to append lines to; creates it if it is missing.
 
     Raises:
-        OutputError: it is a link, or has a second name elsewhere: appending would change another file.
+        OutputError: it is a symbolic link, or has a second hard link: appending would change another file.
     """
     return os.fdopen(own_descriptor(file, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8", newline="")
 
 
 def own_descriptor(file: Path, flags: int) -> int:
-    """Opens a file of this program's own under a fixed name, made where there is none.
+    """Opens a file that belongs to this program and has a fixed name; creates it if it is missing.
 
     Raises:
-        OutputError: it is a link, has a second name, or is no regular file: writing would change something else.
+        OutputError: it is a symbolic link, has a second hard link, or is not a regular file: writing would change something else.
     """
     try:
         descriptor = os.open(file, flags | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
@@ -120,7 +120,7 @@ def own_descriptor(file: Path, flags: int) -> int:
             raise
         raise _not_own(file) from error
     found = os.fstat(descriptor)
-    # None: its last holder has just removed it.
+    # No link at all: its last holder has just removed it.
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
         raise _not_own(file)
@@ -128,17 +128,17 @@ def own_descriptor(file: Path, flags: int) -> int:
 
 
 def _not_own(file: Path) -> OutputError:
-    return OutputError(f"{file} is a link, a pipe or a folder, or has a second name; expected a regular file of this program's: remove it")
+    return OutputError(f"{file} is a link, pipe or folder, or has a second hard link; expected a regular file of this program: remove it")
 
 
 def own_folder(folder: Path) -> Path:
-    """A subfolder of results, made where there is none.
+    """A subfolder for results, created if it is missing.
 
     Raises:
-        OutputError: it is a link, or no folder: what is written into it would land elsewhere.
+        OutputError: it is a link, or not a folder: files written into it would end up elsewhere.
     """
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
-        raise OutputError(f"{folder} is a symbolic link or a file; expected a folder of the results' own: remove it")
+        raise OutputError(f"{folder} is a symbolic link or a file; expected a folder that belongs to the results: remove it")
     return folder

@@ -1,7 +1,7 @@
-"""Opens image files: regular files of a few common formats and of bounded size, and no preview that a camera's raw file begins with.
+"""Opens image files: regular files of a few common formats and limited size, but not the previews that camera raw files begin with.
 
-Pillow reads many more formats. Some start another program (EPS starts Ghostscript), and most are in no photo; what is not listed here
-is refused by name, whatever the file is called.
+Pillow reads many more formats. Some start another program (EPS starts Ghostscript), and most are never used for photos. A format that
+is not listed here is refused by its name, whatever the file is called.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from und3rstand_jax.support.files import open_regular
 from und3rstand_jax.support.text import one_line
 
 PHOTO_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
-"""By Pillow's names. HEIF needs the package pillow-heif, which is used where it is installed."""
+"""The formats, by Pillow's names. HEIF needs the package pillow-heif, which is used if it is installed."""
 
 LARGEST_PIXELS = 2**27
-"""Pixels of an image, 134 million. A file of a few hundred kB may claim any number of them, and each takes up to 10 bytes to read."""
+"""The most pixels of an image: 134 million. A file of a few hundred kB may claim any number, and each takes up to 10 bytes to read."""
 
 _OTHERS = (
     (0, b"%!PS", "PostScript"),
@@ -41,7 +41,7 @@ _OTHERS = (
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"PK\x03\x04", "a ZIP archive or .npz file"),
 )
-"""Where in a file, what is there, and what that makes it."""
+"""Offset in the file, the bytes there, and the format that they indicate."""
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -53,14 +53,14 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def open_image(file: str | os.PathLike[str], formats: Sequence[str] = PHOTO_FORMATS) -> Iterator[Image.Image]:
-    """Yields an open image, whose pixels are decoded, and may prove damaged, when they are first used.
+    """Yields an open image. Its pixels are decoded on first use, and only then may prove to be damaged.
 
     Args:
         file: a regular file.
         formats: the formats to accept, by Pillow's names.
 
     Raises:
-        ImageError: there is no such file, or it cannot be opened, is of another format, begins with a mere preview, or has more than
+        ImageError: the file is missing, cannot be opened, has another format, begins with a mere preview, or has more than
             LARGEST_PIXELS pixels.
     """
     name = os.fspath(file)
@@ -80,9 +80,9 @@ def open_image(file: str | os.PathLike[str], formats: Sequence[str] = PHOTO_FORM
 
 
 def orientation(image: Image.Image) -> int:
-    """How the photo has to be turned, 2 to 8 as EXIF counts, or 1 for not at all. Metadata that are damaged or out of range say nothing.
+    """The photo's EXIF orientation, 2 to 8, or 1 for upright. Metadata that is damaged or out of range counts as 1.
 
-    Pillow turns a TIFF by itself when it decodes it, after which this is 1.
+    Pillow turns a TIFF upright when it decodes it; after that, this is 1.
     """
     try:
         found = image.getexif().get(_ORIENTATION)
@@ -103,10 +103,10 @@ def _opened(stream: BinaryIO, head: bytes, name: str, formats: Sequence[str]) ->
         kind = next((kind for start, magic, kind in _OTHERS if head[start:].startswith(magic)), None)
         found = f": it seems to be {kind}" if kind else ""
         expected = ", ".join(kind for kind in formats if kind in known or kind == "HEIF")
-        raise ImageError(f"{name} is not an image in a format that is read ({expected}){found}; convert it to PNG or JPEG") from None
+        raise ImageError(f"{name} is not an image in a supported format ({expected}){found}; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError:
         raise ImageError(_too_large(name, "more than Pillow opens")) from None
-    # A header of nonsense makes Pillow's readers raise nearly anything (OSError, ValueError, struct.error, …).
+    # A nonsense header makes Pillow's readers raise nearly anything (OSError, ValueError, struct.error, …).
     except Exception as error:
         raise ImageError(f"cannot read {name}, the file seems damaged: {one_line(error) or type(error).__name__}") from error
 

@@ -1,4 +1,4 @@
-"""One writer per folder: a lock that the system releases when its process dies, and who holds it, for whoever is refused."""
+"""One writer per folder: a lock that the system releases when its process dies, and a record of its holder, for error messages."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Holder(TypedDict):
-    """Who holds a lock: host, process namespace (two containers of one host number their processes alike), process, since when."""
+    """Who holds a lock: host, process namespace (containers on one host may reuse process numbers), process number, start time."""
 
     host: str
     namespace: str
@@ -29,7 +29,7 @@ class Holder(TypedDict):
 
 
 def here() -> tuple[str, str]:
-    """This host and process namespace: among processes that agree in both, a process number names one."""
+    """This host and process namespace; within both, a process number is unique."""
     try:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:  # not Linux: one namespace per host
@@ -39,20 +39,20 @@ def here() -> tuple[str, str]:
 
 @contextlib.contextmanager
 def locked(file: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Holds a lock while its block runs; the lock's file is there only meanwhile, or until the next holder if the process is killed.
+    """Holds a lock while its block runs. The lock file exists only that long, or until the next holder if the process is killed.
 
-    The lock is the system's (flock), so that a killed process holds nothing, whatever its file says. A file system that has no such locks
-    gets the file alone, which then counts until its process, on this host, is gone, or the file is removed; nobody waits there, and of two
-    that start at the same moment both may have it.
+    The lock is the system's (flock), so a killed process holds nothing, whatever its file says. On a file system without such locks, the
+    file itself is the lock: it counts until its process on this host is gone, or the file is removed. There, nobody waits, and two
+    processes that start at the same moment may both get the lock.
 
     Args:
-        file: the lock's file; its folder exists.
+        file: the lock file, in an existing folder.
         what: what is locked, for messages.
-        wait: whether to wait until it is free, and log so, instead of being refused.
+        wait: whether to log a message and wait until the lock is free, instead of raising an error.
 
     Raises:
-        OutputError: another process holds it; the message names that process.
-        OSError: the file cannot be made.
+        OutputError: another process holds the lock; the message names that process.
+        OSError: the file cannot be created.
     """
     descriptor = _acquire(file, what, wait)
     try:
@@ -63,7 +63,7 @@ def locked(file: Path, what: str, wait: bool = False) -> Iterator[None]:
         os.write(descriptor, json.dumps(holder).encode())
         yield
     finally:
-        # Removed while it is still held: whoever waits for it sees that, and takes a new one.
+        # Removed while still locked: a waiting process notices that, and takes a new file.
         with contextlib.suppress(FileNotFoundError):
             file.unlink()
         os.close(descriptor)
@@ -101,7 +101,7 @@ def _acquire(file: Path, what: str, wait: bool) -> int:
 
 
 def _holder(file: Path) -> Holder | None:
-    """What the file says; None where its holder has not written it yet, or died before it could."""
+    """The holder that the file names; None if the holder has not written it yet, or died first."""
     try:
         return read_json(file, Holder, UserError)
     except UserError:
@@ -115,7 +115,7 @@ def _described(holder: Holder | None) -> str:
 
 
 def _may_be_alive(holder: Holder) -> bool:
-    """Whether a holder has not certainly ended: of another host or namespace nothing is certain."""
+    """Whether a holder may still be running; on another host or in another namespace, it may always be."""
     if (holder["host"], holder["namespace"]) != here():
         return True
     try:

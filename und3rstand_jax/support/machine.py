@@ -24,7 +24,7 @@ def machine_facts() -> dict[str, str | dict[str, str]]:
 
 
 def free_memory() -> int | None:
-    """Bytes that JAX's first device can still take; on a CPU those of the machine. None where nothing tells."""
+    """Free memory of JAX's first device, in bytes; on a CPU, that of the machine. None if it cannot be determined."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
@@ -40,7 +40,7 @@ def free_memory() -> int | None:
 def give_back_freed_memory() -> None:
     """Returns freed memory to the system; glibc, the C library of most Linux systems, would keep it.
 
-    Loading a backbone frees about as much memory as it holds, which would otherwise add to what a training step needs.
+    Loading a backbone frees about as much memory as the backbone takes. Kept, it would add to what a training step needs.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -1,8 +1,8 @@
 """Output folders that appear whole or not at all, and the checks before anything is written.
 
-A result is written to a hidden folder and moved into place when it is complete: renamed, where nothing is there yet. A folder that exists
-stays (a mount point cannot be renamed, and a shell's working directory should not be): the result is written inside it, and its parts
-are moved up, the marker last. Once a result is complete, a killed move is finished by the next call for the same folder.
+A result is written to a hidden folder and moved into place when it is complete. If nothing is there yet, the hidden folder is renamed. A
+folder that exists stays (a mount point cannot be renamed, and a shell's working directory should not be): the result is written inside
+it, and its parts are moved up, the marker last. If that move is killed, the next call for the same folder finishes it.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from und3rstand_jax.support.results import ResultKind, check_own
 from und3rstand_jax.support.text import size_text
 
 LOCK = ".und3rstand_jax.lock"
-"""In a folder that is being written."""
+"""The lock file in a folder that is being written."""
 
 _PARTIAL, _COMPLETE = ".partial-", ".complete-"
 _NEW, _EARLIER = "new", "earlier.json"
 
 
 def check_free_space(out: Path, needed: int) -> None:
-    """Refuses, before any work, a disk with fewer than `needed` bytes free.
+    """Refuses a disk with fewer than `needed` bytes free, before any work is done.
 
     Raises:
         OutputError: it has fewer.
@@ -43,12 +43,12 @@ def check_free_space(out: Path, needed: int) -> None:
 
 
 def check_output_folder(folder: Path, overwrite: bool, kind: ResultKind) -> None:
-    """Refuses a folder that must not be written, before any work is done for it. What a killed process left there is put in order.
+    """Refuses a folder that must not be written, before any work is done for it. Cleans up what a killed process left there.
 
     Args:
         folder: where results go. Missing or empty is fine.
         overwrite: whether an earlier result there may be replaced.
-        kind: what an earlier result is; a folder that holds anything else is never replaced.
+        kind: the kind of result that may be replaced; a folder that holds anything else never is.
 
     Raises:
         OutputError: the path is a file or a broken symlink, holds something that must not be replaced, or is being written.
@@ -70,7 +70,7 @@ def _check_contents(folder: Path, overwrite: bool, kind: ResultKind) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """Refuses a path where there can be no folder.
+    """Refuses a path where no folder can be created.
 
     Raises:
         OutputError: it is a file or a broken symlink, or below one.
@@ -91,11 +91,11 @@ def check_place(folder: Path) -> None:
 def output_folder(folder: Path, overwrite: bool, kind: ResultKind) -> Iterator[Path]:
     """Yields a temporary folder, whose contents become those of `folder` when the block ends without an exception.
 
-    Arguments and errors are those of `check_output_folder`; a full disk is an `OSError`, whoever wrote. A failed block leaves nothing
-    behind. A killed one leaves hidden folders, which the next call for `folder` removes, and never part of a result that would pass for a
-    whole one. Two processes cannot write one folder at once.
+    Arguments and errors are those of `check_output_folder`; a full disk raises `OSError`, whichever library wrote. A failed block leaves
+    nothing behind. A killed one leaves hidden folders, which the next call for `folder` removes, but never a partial result that would
+    pass for a whole one. Two processes cannot write to one folder at the same time.
     """
-    check_place(folder)  # of a broken symlink, which resolved is a missing folder
+    check_place(folder)  # before resolving: a broken symlink resolves to a missing folder
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -129,28 +129,28 @@ def output_folder(folder: Path, overwrite: bool, kind: ResultKind) -> Iterator[P
 
 
 def locked_output(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds the lock of a folder of results: inside it, or beside the place where it will be."""
+    """Holds the lock of a results folder: inside the folder, or beside it if it does not exist yet."""
     return locked(folder / LOCK if folder.exists() else folder.with_name(f".{folder.name}{LOCK}"), str(folder))
 
 
 def is_passing(file: str) -> bool:
-    """Whether a file, by its path relative to an output folder, is one that writers leave there for a while."""
+    """Whether a file, by its path relative to an output folder, is a temporary file of a writer."""
     top = file.partition("/")[0]
     return top == LOCK or top.startswith((_PARTIAL, _COMPLETE))
 
 
 def _staging(folder: Path) -> tuple[Path, str]:
-    """Where a folder's result is prepared, and what the name of that begins with: inside it, or beside the place where it will be."""
+    """The place where a result is prepared, inside `folder` or, if it does not exist yet, beside it; and the prefix of names there."""
     return (folder, "") if folder.exists() else (folder.parent, f".{folder.name}")
 
 
 def _owner() -> str:
-    """Stands in the names of this host's and process namespace's hidden folders; those of others may be in use."""
+    """The part of a hidden folder's name that identifies this host and process namespace; folders of others may be in use."""
     return "-".join((*here(), ""))
 
 
 def _move_into(folder: Path, base: Path, marker: str) -> None:
-    """Moves the parts of a complete result up into a folder that stays, and what it replaces out of it."""
+    """Moves the parts of a complete result up into a folder that stays, and moves out what they replace."""
     earlier = [name for name in os.listdir(folder) if not is_passing(name)]
     (base / _EARLIER).write_text(json.dumps(earlier))
     complete = base.with_name(base.name.replace(_PARTIAL, _COMPLETE, 1))
@@ -160,7 +160,7 @@ def _move_into(folder: Path, base: Path, marker: str) -> None:
 
 def _finish_moving(folder: Path, complete: Path, marker: str) -> None:
     """Moves whatever has not been moved yet. The marker leaves first and arrives last, so that no mixture passes for a result."""
-    # Planted by a stranger, its names or a link would move files of other folders.
+    # A stranger could plant names or a link here to have files of other folders moved.
     new, leaving, old = own_folder(complete / _NEW), complete / "leaving", complete / "old"
     if not old.exists():
         leaving.mkdir(exist_ok=True)
@@ -170,13 +170,13 @@ def _finish_moving(folder: Path, complete: Path, marker: str) -> None:
         os.rename(leaving, old)
     for name in sorted(os.listdir(new), key=lambda name: (name == marker, name)):
         if os.path.lexists(folder / name):
-            raise OutputError(f"{folder / name} has appeared meanwhile; move it elsewhere, then run this again to complete the result")
+            raise OutputError(f"{folder / name} has appeared in the meantime; move it away, then run this again to complete the result")
         os.rename(new / name, folder / name)
     _remove(complete)
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:
-    """The hidden folders of processes of this host: killed ones, for whoever holds the lock."""
+    """The hidden folders of this host's processes; while the lock is held, these are killed ones."""
     place, prefix = _staging(folder)
     for left in sorted(place.iterdir()) if place.is_dir() else ():
         if left.name.startswith((f"{prefix}{_PARTIAL}{_owner()}", f"{prefix}{_COMPLETE}{_owner()}")) and not left.is_symlink():
@@ -184,7 +184,7 @@ def _leftovers(folder: Path) -> Iterator[Path]:
 
 
 def _tidy_up(folder: Path, marker: str) -> None:
-    """Begun results are removed, complete ones moved into place."""
+    """Removes unfinished results and moves complete ones into place."""
     for left in _leftovers(folder):
         if left.name.startswith(_COMPLETE):
             _finish_moving(folder, left, marker)
@@ -193,7 +193,7 @@ def _tidy_up(folder: Path, marker: str) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder of this program's own. Writers that Orbax abandoned when it failed may still write there for a second or two."""
+    """Removes a folder of this program. Writers that a failed Orbax call abandoned may still write there for a second or two."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.1)

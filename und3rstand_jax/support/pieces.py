@@ -1,7 +1,7 @@
-"""Results of a long measurement as they come, so that one that is interrupted goes on where it was.
+"""Partial results of a long measurement, so that an interrupted one resumes where it stopped.
 
-A folder beside the final result holds a file for each piece that is done, and what the measurement was asked: pieces of another question
-are never mixed in.
+A folder beside the final result holds a file for each finished piece, and the options that the pieces depend on: pieces computed with
+other options are never mixed in.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from und3rstand_jax.support.text import JsonObject, to_json
 
 _QUESTION = "question.json"
 
-_PREFIX = "array/"  # so that no name is one of savez's own arguments
+_PREFIX = "array/"  # so that no name clashes with an argument of savez
 
 
 class Pieces:
     """The pieces of one measurement, each a mapping from names to arrays."""
 
     def __init__(self, folder: Path, question: JsonObject) -> None:
-        """Looks at the folder, which is made with the first piece.
+        """Checks the folder, which is created with the first piece.
 
         Args:
-            folder: of the unfinished measurement.
-            question: everything that the pieces depend on, in plain values.
+            folder: the folder of the unfinished measurement.
+            question: everything that the pieces depend on, as plain values.
 
         Raises:
-            OutputError: it holds pieces of another measurement, or is no folder of pieces.
+            OutputError: it holds pieces of another measurement, or is not a folder of pieces.
         """
         check_place(folder)
         self.folder = folder
@@ -47,14 +47,14 @@ class Pieces:
         try:
             held = to_json(read_json(folder / _QUESTION, dict[str, Any], UserError))
         except UserError as error:
-            raise OutputError(f"{folder} holds something else than an unfinished measurement; move it elsewhere") from error
+            raise OutputError(f"{folder} holds something other than an unfinished measurement; move it elsewhere") from error
         if held != self._question:
             raise OutputError(
                 f"{folder} holds an unfinished measurement with other options; give those again to finish it, or remove that folder"
             )
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
-        """A piece that is done; None for one that is not, or whose file does not hold what was written."""
+        """A finished piece; None if it is not finished, or its file is damaged."""
         try:
             with open_own(self._file(name)) as stream, np.load(stream, allow_pickle=False) as content:
                 return {name.removeprefix(_PREFIX): values for name, values in content.items()}
@@ -62,14 +62,14 @@ class Pieces:
             return None
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps a piece, whole or not at all."""
+        """Stores a piece, whole or not at all."""
         own_folder(self.folder)
         replace_text(self.folder / _QUESTION, self._question)
         with fresh_file(self._file(name), "wb") as stream:
             np.savez(stream, allow_pickle=False, **{f"{_PREFIX}{name}": values for name, values in arrays.items()})
 
     def remove(self) -> None:
-        """Removes all of them: the result is complete. What else lies in the folder stays."""
+        """Removes all pieces, once the result is complete. Other files in the folder stay."""
         if self.folder.is_dir() and not self.folder.is_symlink():
             for file in (*self.folder.glob("*.npz"), self.folder / _QUESTION):
                 file.unlink(missing_ok=True)

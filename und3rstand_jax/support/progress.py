@@ -1,8 +1,8 @@
 """Progress bars, and how long each stage of a command takes.
 
-The library prints nothing by itself. What it has to say on the way goes to the logger of its module (`logging.getLogger(__name__)`,
-below "und3rstand_jax") at level INFO; the command lines show it on stderr, and a program or notebook can. Whoever raises the level of the
-logger "und3rstand_jax" above INFO, as --quiet does, wants no progress bars either.
+The library itself prints nothing. Its messages go to the logger of their module (`logging.getLogger(__name__)`, below "und3rstand_jax")
+at level INFO; the commands show them on stderr, and a program or notebook can do the same. Raising the level of the logger
+"und3rstand_jax" above INFO, as --quiet does, turns off the progress bars too.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ T = TypeVar("T")
 _TOLD_FROM = 2.0  # seconds
 
 _running: list[str] = []
-"""Stages that a stopwatch is timing: a bar of the same name need not tell its time too."""
+"""Stages that a stopwatch is timing: a bar of the same name need not log its time as well."""
 
 _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def progress_bar(what: str, total: int | None, unit: str, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr over `total` units, None if unknown; yields a function that advances it by so many.
+    """A progress bar on stderr over `total` units, None if unknown; yields a function that advances it by a number of units.
 
-    Only a terminal gets one: in a log file, its carriage returns would run into the lines that follow. What took over two seconds is then
-    logged with its time.
+    Only a terminal gets one: in a log file, its carriage returns would run into the lines that follow. A block that takes over two seconds
+    is then logged with its time.
     """
     from tqdm import tqdm
 
@@ -39,7 +39,7 @@ def progress_bar(what: str, total: int | None, unit: str, shown: bool) -> Iterat
 
 
 def is_quiet() -> bool:
-    """Whether somebody has raised the level of this library's logger above INFO."""
+    """Whether the level of this library's logger is above INFO."""
     return logging.getLogger("und3rstand_jax").level > logging.INFO
 
 
@@ -57,7 +57,7 @@ def timed(message: str, *values: object) -> Iterator[None]:
 
     Args:
         message: what is done, such as "loading %s".
-        values: what goes into the message, as for a logger.
+        values: the message's arguments, as for a logger.
     """
     _logger.info(message, *values)
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def _tell(what: str, seconds: float) -> None:
 
 
 class Stopwatch:
-    """Seconds by stage, in the order in which stages were first timed; what takes over two is logged."""
+    """Seconds by stage, in the order in which stages were first timed; times over two seconds are logged."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

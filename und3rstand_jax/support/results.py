@@ -1,7 +1,7 @@
 """Folders of results: how one is recognised, which of its files are its own, and what may therefore be replaced.
 
-A result has a marker, a JSON file with the word for its format and the list of the result's own files. Whatever else lies in the folder
-is somebody's, and is never removed: a folder that holds such a file is not replaced.
+A result has a marker: a JSON file with the name of its format and the list of the result's own files. Any other file in the folder
+belongs to somebody else and is never removed: a folder that holds such a file is not replaced.
 """
 
 import os
@@ -23,8 +23,8 @@ class ResultKind:
     """What a command writes into a folder.
 
     Attributes:
-        marker: the file, relative to the folder, without which there is no such result.
-        own_files: the files in a folder that belong to a result of this kind, relative to it; None where it holds none.
+        marker: the file, relative to the folder, that every such result has.
+        own_files: the files in a folder that belong to a result of this kind, relative to it; None if it holds no such result.
     """
 
     marker: str
@@ -37,7 +37,7 @@ _NAMED = 3  # foreign files that a message names
 
 
 class Marker(TypedDict):
-    """What every marker holds; a kind of result may add to it."""
+    """The fields of every marker; a kind of result may add more."""
 
     format: str
     version: int
@@ -50,7 +50,7 @@ def marked(folder: Path, format: str, marker: str) -> Mapping[str, Any]:
 
 
 def result_of(format: str, marker: str) -> ResultKind:
-    """A kind of result that is recognised by the format word in its marker, which lists its files."""
+    """A kind of result that is recognised by the format name in its marker; the marker lists its files."""
 
     def own_files(folder: Path) -> frozenset[str] | None:
         if (folder / marker).is_symlink() or not (folder / marker).is_file():
@@ -65,7 +65,7 @@ def result_of(format: str, marker: str) -> ResultKind:
 
 
 def files_in(folder: Path) -> Iterator[str]:
-    """Every file below a folder, links of any kind among them and not followed, as a path relative to it."""
+    """Every file below a folder, as a path relative to it. Links of any kind are included and not followed."""
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in (*files, *links):
@@ -83,36 +83,36 @@ def check_own(folder: Path, own: frozenset[str] | None, ignored: Callable[[str],
     """Refuses to replace a folder that holds anything but the files of an earlier result.
 
     Args:
-        folder: that is to be replaced.
-        own: files of the earlier result; None where there is none.
-        ignored: files that are left where they are.
+        folder: the folder to replace.
+        own: files of the earlier result; None if there is none.
+        ignored: whether a file, by its relative path, is left where it is.
 
     Raises:
-        OutputError: it holds no earlier result, or other files beside it; the first few are named.
+        OutputError: it holds no earlier result, or other files as well; the first few are named.
     """
     if own is None:
         raise OutputError(f"{folder} does not hold an earlier result of this command and is not replaced; choose another --out")
     foreign = sorted(file for file in files_in(folder) if file not in own and not ignored(file))
     if foreign:
         raise OutputError(
-            f"{folder} holds {listed(foreign, most=_NAMED)} beside an earlier result, which --overwrite does not remove; "
-            "move that elsewhere, or choose another --out"
+            f"{folder} holds {listed(foreign, most=_NAMED)} besides an earlier result, which --overwrite does not remove; "
+            "move them elsewhere, or choose another --out"
         )
 
 
 def check_apart(out: Path, inputs: Iterable[Path], may_lie_in: Iterable[Path] = ()) -> None:
-    """Refuses results that would replace what they are made from. Compared is what paths lead to, not how they are written.
+    """Refuses an output that would replace its own inputs. Paths are compared by what they lead to, not by how they are written.
 
     Args:
         out: the folder or file to write.
-        inputs: files and folders that are read; results may not lie in one, be one, or be around one.
-        may_lie_in: folders that are read, in which results may lie, in a folder of their own.
+        inputs: files and folders that are read; the output may not be one, lie inside one, or contain one.
+        may_lie_in: folders that are read and may contain the output, in a folder of its own.
 
     Raises:
-        OutputError: it is one of these.
+        OutputError: the output breaks one of these rules.
     """
     for given, apart in (*((path, True) for path in inputs), *((path, False) for path in may_lie_in)):
-        if not in_home(given).exists():  # the name of a hub's repository, or a mistake that its reader will name
+        if not in_home(given).exists():  # the name of a hub repository, or a mistake that its reader will report
             continue
         if _holds(given, out) if apart else _same(in_home(given).resolve(), out.resolve()):
             raise OutputError(f"the output {out} is, or is in, the source {given}; choose another --out")
@@ -121,26 +121,26 @@ def check_apart(out: Path, inputs: Iterable[Path], may_lie_in: Iterable[Path] = 
 
 
 def check_output_file(file: Path, inputs: Iterable[Path], is_earlier: Callable[[Path], bool]) -> None:
-    """Refuses, before any work, a single file of results that may not be written; its folder is made.
+    """Refuses an output file that may not be written, before any work is done, and creates its folder.
 
     Args:
-        file: to write; an earlier result of the same command is replaced.
+        file: the file to write; an earlier result of the same command is replaced.
         inputs: files and folders that are read.
         is_earlier: whether an existing file is an earlier result.
 
     Raises:
-        OutputError: it is a folder, one of the inputs or around one, or a file that is no earlier result.
+        OutputError: it is a folder, is or contains one of the inputs, or is a file but not an earlier result.
     """
     if file.is_dir():
         raise OutputError(f"{file} is a folder; --out must name a file")
     check_apart(file, (), inputs)
     if (file.exists() or file.is_symlink()) and not is_earlier(file):
-        raise OutputError(f"{file} exists and is no earlier result of this command; choose another --out")
+        raise OutputError(f"{file} exists and is not an earlier result of this command; choose another --out")
     file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _holds(outer: Path, inner: Path) -> bool:
-    """Whether `inner` is `outer` or lies below it, by whatever names."""
+    """Whether `inner` is `outer` or lies below it, however the paths are written."""
     below = in_home(inner).resolve()
     around = in_home(outer).resolve()
     return any(_same(around, place) for place in (below, *below.parents))

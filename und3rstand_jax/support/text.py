@@ -1,4 +1,4 @@
-"""Text: what may be shown as it is, aligned tables, one-line messages, strict JSON."""
+"""Text: printable strings, aligned tables, one-line messages, strict JSON."""
 
 import io
 import json
@@ -11,16 +11,16 @@ JsonObject: TypeAlias = Mapping[str, Any]
 """Nested values that `strict_json` takes, by name."""
 
 
-# Direction marks, which reorder what is seen, are format characters (Cf), as is the soft hyphen; str.isprintable says no to all of them.
+# Direction marks, which reorder what is seen, are format characters (Cf), as is the soft hyphen; str.isprintable is False for all of them.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")  # to the last @: a password may hold one
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
 def printable(text: object, keep: str = "") -> str:
-    """Text that a terminal shows as what it is: escape sequences, line ends, direction marks and stray bytes are escaped.
+    """Text that is safe to show on a terminal: escape sequences, line ends, direction marks and stray bytes are escaped.
 
-    Names come from files, tensors and configs of strangers, and could otherwise rewrite the screen or fake a line of their own. Of
-    secrets, which must not end in a log either, the credentials of a URL and the hub's tokens become ***.
+    Names come from untrusted files, tensors and configs, and could otherwise rewrite the screen or fake a whole line. Secrets must not
+    end up in a log: the credentials in a URL and the hub's tokens become ***.
 
     Args:
         text: of any origin.
@@ -44,7 +44,7 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fr
     Args:
         head: the columns' titles; empty for a table without a head. A title may have several lines.
         rows: cells, as many in each row as there are columns.
-        numbers_from: the first column that is aligned to the right, as numbers are; by default none is.
+        numbers_from: the first of the right-aligned columns, which hold numbers; by default there are none.
         indent: spaces before every line.
     """
     from rich.console import Console
@@ -67,12 +67,12 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fr
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same as a table of Markdown."""
+    """The same as a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(map(printable, row) for row in rows)))
 
 
 def one_line(message: object, longest: int = 300) -> str:
-    """A message of any shape as one line of at most so many characters."""
+    """Any message as one line of at most `longest` characters."""
     text = " ".join(str(message).split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
@@ -91,13 +91,13 @@ def size_text(count: int) -> str:
 
 
 def listed(texts: Iterable[object], between: str = ", ", most: int = 10, longest: int = 200) -> str:
-    """The first of many texts in one line, and how many more there are: a message must not grow with what a stranger's file holds.
+    """The first of many texts in one line, and how many more there are: a stranger's file must not make a message arbitrarily long.
 
     Args:
         texts: what to list.
         between: what separates them.
         most: how many are shown.
-        longest: characters of each; longer ones lose their middle.
+        longest: the most characters of each; longer ones lose their middle.
     """
     held = [str(text) for text in texts]
     shown = [text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}" for text in held[:most]]
@@ -109,7 +109,7 @@ def strict_json(value: Any) -> Any:
 
     NaN becomes None and an infinity "inf" or "-inf"; tuples become lists, NumPy's scalars Python's, keys strings.
     """
-    import numpy as np  # here for the sake of --help, which is quick
+    import numpy as np  # here to keep --help quick
 
     if isinstance(value, Mapping):
         return {str(key): strict_json(item) for key, item in value.items()}

@@ -1,10 +1,10 @@
-"""Versions of installed packages, and of this one, which runs from a clone that is not installed as well."""
+"""Versions of installed packages and of this one, which also runs from a clone that is not installed."""
 
 import importlib.metadata
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed distribution; None where it is not installed."""
+    """The version of an installed distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

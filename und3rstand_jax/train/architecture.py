@@ -1,4 +1,4 @@
-"""Which architecture a backbone has: one that exists, or one made from options."""
+"""A backbone's architecture: that of an existing model, or one built from options."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +12,10 @@ from und3rstand_jax.train.options import BackboneOptions
 
 
 def backbone_config(source: str) -> ModelConfig:
-    """The architecture of a backbone; that of a published one is known without its weights.
+    """The architecture of a backbone. For a published one, no weights are needed.
 
     Raises:
-        CheckpointError: the source cannot be read, or holds no backbone.
+        CheckpointError: the source cannot be read, or contains no backbone.
     """
     known = known_config(source)
     return config_of(converted_checkpoint(source)) if known is None else known
@@ -25,11 +25,11 @@ def config_of(folder: Path, option: str = "--backbone") -> ModelConfig:
     """The architecture of a converted checkpoint's backbone.
 
     Raises:
-        CheckpointError: it holds none; the message names the option that the checkpoint was given to.
+        CheckpointError: it contains no backbone; the message names the option that the checkpoint was given to.
     """
     config = read_checkpoint_info(folder).backbone
     if config is None:
-        raise CheckpointError(f"{folder} holds probes but no backbone; {option} takes a checkpoint with a backbone")
+        raise CheckpointError(f"{folder} contains probes but no backbone; {option} takes a checkpoint with a backbone")
     return config
 
 
@@ -38,7 +38,7 @@ def starting_point(options: BackboneOptions) -> tuple[ModelConfig, Path | None]:
 
     Raises:
         OptionError: the options contradict each other.
-        CheckpointError: --start cannot be read, or holds no backbone.
+        CheckpointError: --start cannot be read, or contains no backbone.
         ConfigError: no model has this architecture.
     """
     sizes = dict.fromkeys(name for family in (UNNAMED, *FAMILIES) for name in family.config.FROM_SCRATCH)
@@ -53,13 +53,13 @@ def starting_point(options: BackboneOptions) -> tuple[ModelConfig, Path | None]:
     family = _family(options)
     defaults = family.config.FROM_SCRATCH
     if foreign := [name for name in given if name not in (*defaults, "family")]:
-        raise OptionError(f"a {family.name} is not made by {_named(foreign)}; its options are {_named(defaults)}")
+        raise OptionError(f"a {family.name} does not take {_named(foreign)}; its options are {_named(defaults)}")
     chosen = {name: given.get(name, default) for name, default in defaults.items()}
     return family.config.from_scratch(chosen).trained_on(options.views), None
 
 
 def _family(options: BackboneOptions) -> Family:
-    """The family that is asked for, or the one that has such a head."""
+    """The family that --family names, or else the one that has the head that --head names."""
     if options.family is not None:
         return next(family for family in FAMILIES if family.name == options.family)
     return next((family for family in FAMILIES if options.head in family.config.HEAD_TYPES), UNNAMED)

@@ -1,4 +1,4 @@
-"""Training the backbone itself: what its step, its validation and its results are."""
+"""Training the backbone itself: its step, its validation and its results."""
 
 import dataclasses
 import functools
@@ -47,18 +47,18 @@ class BackboneTask(Task[BackboneState]):
     def create(
         cls, options: BackboneOptions, backbone: ModelConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
     ) -> "BackboneTask":
-        """Decides everything that the options leave open.
+        """Resolves everything that the options leave open.
 
         Args:
-            options: as they were given.
+            options: the run's options, as given.
             backbone: the architecture.
-            devices: of all hosts together.
-            host: number of this host.
-            hosts: how many there are.
+            devices: number of devices of all hosts together.
+            host: index of this host.
+            hosts: number of hosts.
             source: see `Task`.
 
         Raises:
-            OptionError: an option cannot be met; the message names it.
+            OptionError: an option cannot be satisfied; the message names it.
             ConfigError: the architecture has no head.
         """
         if not backbone.heads:
@@ -92,12 +92,12 @@ class BackboneTask(Task[BackboneState]):
         return {"backbone": repr(self.module.config), "start_sha256": started}
 
     def description(self) -> str:
-        """Its size, and where it starts."""
+        """The model's size, and what training starts from."""
         config = self.module.config
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self._random_params)))
         start = "random parameters" if self.source is None else str(self.options.start)
         untrained = listed(head.name for head in config.heads if head not in trained_heads(config))
-        kept = f"; its heads of {untrained} are kept as they are: the loss has no term for them" if untrained else ""
+        kept = f"; its heads for {untrained} stay unchanged: the loss has no term for them" if untrained else ""
         encoder = sum(layer.startswith("encoder.") and layer.endswith(".mlp") for layer in config.layer_ids)
         return f"a backbone of {count / 1e6:.2f} M parameters ({encoder} + {len(config.blocks)} blocks) from {start}{kept}"
 
@@ -136,7 +136,7 @@ class BackboneTask(Task[BackboneState]):
         return self.module.init(jax.random.key(self.options.seed), image, image)["params"]
 
     def fixed(self) -> Params:
-        """Nothing: what is not trained is not read either."""
+        """Nothing: the step reads only the parameters that it trains."""
         return {}
 
     def step(self, shape: Shape) -> Step[BackboneState]:

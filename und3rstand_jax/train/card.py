@@ -1,4 +1,4 @@
-"""What the model card of a trained checkpoint says of its training: data, steps, the command, and the errors at the end."""
+"""What the model card of a trained checkpoint says about its training: data, steps, the command, and the errors at the end."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ _LEFT_OUT = (*NOT_PART_OF_A_RUN, "validate_every", "save_every", "keep", "log_ev
 
 
 def probes_results(options: RunOptions, step: int, evaluation: Evaluation) -> Results:
-    """Of trained probes: a row for each layer, and the best layer's error as figures."""
+    """The results of trained probes: a row for each layer, and the best layer's error of each view as a metric."""
     head, rows, note = evaluation_table(evaluation)
     metrics = []
     for view in range(1, evaluation.views + 1):
@@ -32,21 +32,21 @@ def probes_results(options: RunOptions, step: int, evaluation: Evaluation) -> Re
 
 
 def backbone_results(options: RunOptions, step: int, errors: Mapping[str, float] | None, things: str) -> Results:
-    """Of a trained backbone: a row for each view.
+    """The results of a trained backbone: a row and a metric for each view.
 
     Args:
-        options: of the run.
-        step: whose parameters they are.
-        errors: "view1", "view2", … -> normalised point error; None where it was not measured.
-        things: what was measured on, pairs or sets of views.
+        options: the run's options.
+        step: the step after which the parameters were taken.
+        errors: "view1", "view2", … -> normalised point error; None if it was not measured.
+        things: what the errors were measured on: pairs or sets of views.
     """
     known = {f"view {name[4:]}": error for name, error in (errors or {}).items() if math.isfinite(error)}
     metrics = [
         Metric(type="normalised_point_error", name=f"normalised point error of {view}", value=error) for view, error in known.items()
     ]
-    note = f"On {options.val_pairs} held-out {things}: the distance of predicted to true points, each side divided by its mean distance"
+    note = f"On {options.val_pairs} held-out {things}: the distance between predicted and true points, each side divided by its mean"
     rows = [[view, f"{error:.4f}"] for view, error in known.items()]
-    return _results(options, step, ["view", "normalised point error"], rows, f"{note} from view 1's camera.", metrics)
+    return _results(options, step, ["view", "normalised point error"], rows, f"{note} distance from view 1's camera.", metrics)
 
 
 def _results(options: RunOptions, step: int, head: list[str], rows: list[list[str]], note: str, metrics: list[Metric]) -> Results:
@@ -55,7 +55,7 @@ def _results(options: RunOptions, step: int, head: list[str], rows: list[list[st
 
 
 def command_of(options: RunOptions) -> str:
-    """The command line that trains the same probes or backbone, with what differs from the defaults; of paths, their last name alone."""
+    """The command line that trains the same probes or backbone: only options that differ from their defaults, paths without folders."""
     words = ["python", "-m", "train", *(["backbone"] if isinstance(options, BackboneOptions) else [])]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

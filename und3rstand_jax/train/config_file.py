@@ -14,14 +14,14 @@ from und3rstand_jax.support.errors import OptionError
 from und3rstand_jax.support.files import replace_text
 from und3rstand_jax.train.options import NOT_PART_OF_A_RUN, RunOptions, TrainOptions
 
-_LARGEST = 2**16  # bytes of options: every one of them, with its longest list, is far below
+_LARGEST = 2**16  # bytes of a file; one with every option and its longest list is far smaller
 
 # All processes of a run may read the same file, so it cannot say which of them this is.
 _NOT_IN_A_FILE = tuple(name for name in NOT_PART_OF_A_RUN if name != "out")
 
 
 def option_values(options: RunOptions) -> dict[str, object]:
-    """All options that a file may hold, as plain values, in the order of --help."""
+    """All options that a file may contain, as plain values, in the order of --help."""
     return {
         field.name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         for field in dataclasses.fields(options)
@@ -31,7 +31,7 @@ def option_values(options: RunOptions) -> dict[str, object]:
 
 
 def _name_now(option: str, value: object) -> str:
-    """An option's name, of which a run of an earlier version may have had another."""
+    """An option's current name; in a run of an earlier version it may have had another."""
     return "mlps" if option == "views" and value in ("shared", "separate") else option
 
 
@@ -41,21 +41,21 @@ def write_config(file: Path, values: Mapping[str, object]) -> None:
 
 
 def read_config(file: Path, kind: type[RunOptions] = TrainOptions) -> dict[str, Any]:
-    """Reads the options in a file, each as the type that `kind` gives it.
+    """Reads the options in a file, and converts each to its type in `kind`.
 
     Raises:
-        OptionError: the file is missing or not YAML, or holds unknown options or values of the wrong type; the message names them all.
+        OptionError: the file is missing or not YAML, or contains unknown options or values of the wrong type; the message names them all.
     """
     if not file.exists():
         raise OptionError(f"config file {file} does not exist")
     content = parse_yaml(read_text(file, OptionError, largest=_LARGEST), str(file), OptionError)
     if not isinstance(content, dict):
-        raise OptionError(f"{file} must hold options and their values, such as `steps: 1000`; found {type(content).__name__}")
+        raise OptionError(f"{file} must contain options and their values, such as `steps: 1000`; found {type(content).__name__}")
     return typed_options(content, str(file), kind)
 
 
 def typed_options(content: Mapping[object, object], name: str, kind: type[RunOptions] = TrainOptions) -> dict[str, Any]:
-    """Checks plain values, as the file `name` holds them, and converts each to the type of its option.
+    """Checks plain values read from the file `name`, and converts each to the type of its option.
 
     Raises:
         OptionError: an option is unknown or of the wrong type; the message names them all.
@@ -71,7 +71,7 @@ def typed_options(content: Mapping[object, object], name: str, kind: type[RunOpt
             near = difflib.get_close_matches(option, defaults, n=1)
             faults.append(f"there is no option {key!r}{f'; did you mean {near[0]}?' if near else ''}")
         else:
-            # An option that may be repeated may also be given once.
+            # An option that may be repeated may also have a single value.
             given[option] = [value] if isinstance(value, str) and isinstance(defaults[option], tuple) else value
     try:
         # Strict, and as JSON: lists become tuples and text paths, but 1 is not true and "5" is not a number.

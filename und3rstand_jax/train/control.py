@@ -1,9 +1,9 @@
-"""The control of probes: the same probes, trained in the same way, on the model and on a backbone with random weights.
+"""The control for probes: the same probes, trained in the same way, on the model and on a backbone with random weights.
 
-Pointmap probes for the study of layers, epipolar probes for that of the fundamental matrix.
+The study of layers uses pointmap probes, the study of the fundamental matrix epipolar probes.
 
-What probes can do on random weights they do by themselves (control tasks, Hewitt & Liang 2019): only what the model's do better is read
-from what it has learned.
+What probes achieve on random weights, they compute themselves (control tasks, Hewitt & Liang 2019). Only the improvement of the model's
+probes over these comes from what the model has learned.
 """
 
 import dataclasses
@@ -28,27 +28,27 @@ _logger = logging.getLogger(__name__)
 
 
 def train_control(run: TrainOptions, folder: Path, config: ModelConfig, command: str) -> Control:
-    """Trains probes on the model and on random weights, or goes on where that was interrupted.
+    """Trains probes on the model and on random weights, or resumes an interrupted training.
 
     Args:
-        run: on the model, a converted checkpoint; see `control_options`. Its seed is that of the random weights too.
+        run: the run on the model, a converted checkpoint; see `control_options`. Its seed also draws the random weights.
         folder: where the runs are kept.
-        config: of the model.
-        command: what the user typed, to say how to go on.
+        config: the model's architecture.
+        command: what the user typed, to say how to resume.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop; what was done is kept.
-        UserError: the data or the checkpoint cannot be used, or the folder holds runs with other options.
+        KeyboardInterrupt: the process was asked to stop; the work done so far is kept.
+        UserError: the data or the checkpoint cannot be used, or the folder contains runs with other options.
     """
     random = folder / f"random_{run.seed}"
     if not is_checkpoint(random):
-        # The recipe of this package's training has no special initialisation: Flax's is what a run from scratch begins with.
+        # Training in this package has no initialisation of its own: a run from scratch begins with Flax's.
         write_trained_backbone(random, config, random_backbone(config, run.seed).params, {"steps": 0, "seed": run.seed}, overwrite=True)
     trained = {}
     for name, backbone in (("on_model", run.backbone), ("on_random", str(random))):
         options = dataclasses.replace(run, backbone=backbone, out=folder / name)
         _logger.info("control: probes %s", name.replace("_", " "))
-        # A run that is finished is checked to be this one, and left as it is.
+        # A finished run is checked to have these options, and left as it is.
         train(options, command, _logger.warning)
         if not is_checkpoint(options.out / PROBES):
             raise KeyboardInterrupt
@@ -61,7 +61,7 @@ def train_control(run: TrainOptions, folder: Path, config: ModelConfig, command:
 
 
 def control_options(run: TrainOptions, steps: int) -> TrainOptions:
-    """The run as the pocket model's own probes were trained, with fewer steps and pairs."""
+    """The run with the settings of the pocket model's own probes, but with fewer steps and pairs."""
     return dataclasses.replace(
         run,
         steps=steps,
@@ -76,16 +76,16 @@ def control_options(run: TrainOptions, steps: int) -> TrainOptions:
 
 
 def train_epipolar_set(run: EpipolarOptions, folder: Path, config: ModelConfig, command: str) -> EpipolarSet:
-    """Trains epipolar probes on the model and on random weights, or goes on where that was interrupted.
+    """Trains epipolar probes on the model and on random weights, or resumes an interrupted training.
 
     Args:
-        run: on the model; its seed is that of the random weights too.
+        run: the run on the model; its seed also draws the random weights.
         folder: where the runs are kept.
-        config: of the model.
-        command: what the user typed, to say how to go on.
+        config: the model's architecture.
+        command: what the user typed, to say how to resume.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop; what was done is kept.
+        KeyboardInterrupt: the process was asked to stop; the work done so far is kept.
         UserError: the data or the checkpoint cannot be used.
     """
     trained = []

@@ -14,7 +14,7 @@ from und3rstand_jax.train.step.epipolar_step import EpipolarReading
 
 @dataclasses.dataclass(frozen=True)
 class EpipolarTask(KeptTask):
-    """See `KeptTask`; what is kept are averaged tokens and true correspondences, and errors are pixels from epipolar lines."""
+    """See `KeptTask`; it keeps averaged tokens and true correspondences, and its errors are distances to epipolar lines in pixels."""
 
     NAME = "epipolar"
     KEPT = "places"

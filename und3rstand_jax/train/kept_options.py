@@ -1,4 +1,4 @@
-"""Options of training probes on what is kept of a frozen backbone's passes; see `und3rstand_jax.train.kept_task`.
+"""Options for training probes on tokens kept from a frozen backbone's passes; see `und3rstand_jax.train.kept_task`.
 
 The text under a field is its help. Nothing here imports JAX, so that `--help` is fast.
 """
@@ -17,7 +17,7 @@ from und3rstand_jax.train.options import PUBLISHED_BACKBONE, RunOptions
 class EpipolarOptions(RunOptions):
     """Trains epipolar probes on the averaged tokens of a frozen model's layers, or of one with random weights as a control.
 
-    The backbone runs once over a fixed number of training pairs, whose averaged tokens are kept; steps draw their batches from those.
+    The backbone runs once over a fixed number of training pairs, whose averaged tokens are kept; steps draw their batches from these.
     """
 
     backbone: str = PUBLISHED_BACKBONE
@@ -29,11 +29,11 @@ class EpipolarOptions(RunOptions):
     hidden: Whole = 256
     """Width of a probe's hidden layer."""
     pairs: Whole = 1024
-    """Training pairs, taken in order again and again."""
+    """Training pairs, which are used again and again, in order."""
     correspondences: Whole = 128
-    """Most correspondences of a pair that the loss sees."""
+    """Maximum number of correspondences of a pair that the loss uses."""
     at_once: Whole = 16
-    """Pairs that one device takes through the backbone at once."""
+    """Pairs that one device runs through the backbone at once."""
     out: Path = Path("epipolar_run")
     """Output folder of the run."""
 

@@ -1,9 +1,9 @@
-"""Training probes on what is kept of a frozen backbone's passes: what its step, its validation and its results are.
+"""Training probes on tokens kept from a frozen backbone's passes: its step, its validation and its results.
 
     training sets ─▶ backbone, once ─▶ a few tokens and the truth: kept ─▶ steps on batches of those
 
-What is kept of a set is a few kilobytes a layer, and the backbone never changes: so it runs once over each set and not at every step. The
-sets of a step are those of its positions in the endless sequence, modulo the number of sets kept.
+The backbone never changes, and what is kept of a set takes a few kilobytes per layer. The backbone therefore runs once over each set, not
+at every step. A step takes the sets at its positions in the endless sequence, modulo the number of sets kept.
 """
 
 import abc
@@ -49,9 +49,9 @@ from und3rstand_jax.train.step.probe_step import trunk_params
 from und3rstand_jax.train.task import Errors, Step, Task, completed, open_feeds, recipe_of
 
 TOKENS = "tokens"
-"""Folder of the run: of what is kept while it trains."""
+"""Subfolder of the run's folder for what is kept while it trains."""
 
-_DRAW = 2  # of a set's random numbers: 0 and 1 are its views' colours
+_DRAW = 2  # stream of a set's random numbers; 0 and 1 are for its views' colours
 
 _NOT_KEPT = (
     *("steps", "batch_size", "learning_rate", "final_learning_rate", "warmup_steps", "beta1", "beta2", "weight_decay"),
@@ -63,7 +63,7 @@ _logger = logging.getLogger(__name__)
 
 
 class BothKept(NamedTuple):
-    """Training and held-out sets'."""
+    """What is kept of the training sets and of the held-out sets."""
 
     train: Kept
     val: Kept
@@ -73,13 +73,13 @@ class BothKept(NamedTuple):
 class KeptTask(Task[KeptState], abc.ABC):
     """See `Task`; a row is a probed layer, or CONSTANT.
 
-    `feed` and `val_feed` only number the sets; `sets_feed` and `val_sets_feed` say what they are. `reading` says what probes these are.
+    `feed` and `val_feed` only number the sets; `sets_feed` and `val_sets_feed` define their contents. `reading` defines the probes.
     """
 
     NAME: ClassVar[str]
-    """What the probes are called; the run's folder of the result."""
+    """Name of the probes, and of the result's subfolder in the run's folder."""
     KEPT: ClassVar[str]
-    """What the kept truth is called in files."""
+    """Name of the kept ground truth in files."""
 
     options: EpipolarOptions | PoseOptions
     reading: Reading
@@ -89,16 +89,16 @@ class KeptTask(Task[KeptState], abc.ABC):
     @classmethod
     @abc.abstractmethod
     def reading_of(cls, options: Any, backbone: ModelConfig, size: Shape) -> Reading:
-        """The probes that completed options ask for, of views of this size.
+        """The probes that completed options ask for, for views of this size.
 
         Raises:
-            OptionError: an option cannot be met.
+            OptionError: an option cannot be satisfied.
             LayerError: `layers` names no layer, or one that these probes cannot read.
         """
 
     @classmethod
     def default_layers(cls, backbone: ModelConfig) -> str:
-        """The option `layers` where it is left open."""
+        """The default of the option `layers`."""
         return "all"
 
     @classmethod
@@ -111,18 +111,18 @@ class KeptTask(Task[KeptState], abc.ABC):
         hosts: int = 1,
         source: Path | None = None,
     ) -> "KeptTask":
-        """Decides everything that the options leave open.
+        """Resolves everything that the options leave open.
 
         Args:
-            options: as they were given.
+            options: the run's options, as given.
             backbone: the architecture.
-            devices: of all hosts together.
-            host: number of this host.
-            hosts: how many there are.
+            devices: number of devices of all hosts together.
+            host: index of this host.
+            hosts: number of hosts.
             source: see `Task`.
 
         Raises:
-            OptionError: an option cannot be met; the message names it.
+            OptionError: an option cannot be satisfied; the message names it.
             LayerError: the option `layers` names no layer of this backbone, or one that these probes cannot read.
         """
         if options.layers is None:
@@ -137,7 +137,7 @@ class KeptTask(Task[KeptState], abc.ABC):
                 f"found {', '.join(options.resolution)} and accumulate {options.accumulate}"
             )
         feeds = open_feeds(options, backbone.patch_size, host, hosts)
-        # Every host keeps all sets, and takes as many at once as its devices do.
+        # Every host keeps all sets, and runs as many at once as its own devices take.
         at_once = options.at_once * jax.local_device_count()
         whole = functools.partial(dataclasses.replace, batch_size=at_once, host=0, hosts=1)
         numbers = parse_data((SYNTHETIC,), views=options.views)
@@ -178,13 +178,13 @@ class KeptTask(Task[KeptState], abc.ABC):
 
     @property
     def question(self) -> JsonObject:
-        """Everything that the trained parameters depend on, in plain values."""
-        # Where there are two views, as in runs of earlier versions, their number is left out.
+        """Everything that the trained parameters depend on, as plain values."""
+        # With two views, their number is left out, as in runs of earlier versions.
         left_out = {"out", *CHANGEABLE, "validate_every", *(("views",) if self.options.views == 2 else ())}
         return self.identity | {name: value for name, value in option_values(self.options).items() if name not in left_out}
 
     def description(self) -> str:
-        """How many layers of which backbone."""
+        """The number of layers, and their backbone."""
         layers, fresh = self.probes.layer_ids, self.options.fresh
         drawn = "" if fresh is None else f" with weights drawn from seed {fresh}"
         return f"{self.NAME} probes of {len(layers)} layers ({layers[0]} … {layers[-1]}) of {self.options.backbone}{drawn}"
@@ -203,19 +203,19 @@ class KeptTask(Task[KeptState], abc.ABC):
         return lambda state, kept, batch: step(state, kept["train"], batch)
 
     def errors(self) -> Errors:
-        """The reading's."""
+        """The errors that `reading` defines."""
         errors = functools.partial(kept_errors, reading=self.reading)
         return lambda params, kept, batch: errors(params, kept["val"], batch)
 
     def finish(self, state: KeptState, step: int, val_sources: Sources) -> str:
-        """Writes the probes' parameters, and removes what they were trained on."""
+        """Writes the probes' parameters, and removes the kept sets that they were trained on."""
         out = self.options.out
         Pieces(out / self.NAME, self.question).write(self.NAME, flatten(state.params))
         self._pieces.remove()
         return f"{self.NAME} probes: {printable(out / self.NAME)}"
 
     def finished(self) -> dict[str, np.ndarray] | None:
-        """The parameters that a finished run of these options wrote, by path; None where there is none."""
+        """The parameters that a finished run with these options wrote, by path; None if there is no such run."""
         return Pieces(self.options.out / self.NAME, self.question).read(self.NAME)
 
     @property
@@ -225,7 +225,7 @@ class KeptTask(Task[KeptState], abc.ABC):
 
     @functools.cached_property
     def kept(self) -> BothKept:
-        """What the backbone makes of all sets; what is done is kept in the run's folder by the first process."""
+        """What is kept of all sets. The first process saves it in the run's folder, batch by batch."""
         assert self.source is not None
         options = self.options
         if options.fresh is None:
@@ -244,7 +244,7 @@ class KeptTask(Task[KeptState], abc.ABC):
         )
 
     def _kept(self, what: str, feed: Feed, trunk: Params, deliveries: Generator[Delivery, None, None], count: int) -> Kept:
-        """Of the first `count` sets. Batches that are read back are drawn all the same, which for rendered scenes costs nothing."""
+        """What is kept of the first `count` sets. Batches read back are still drawn, which costs nothing for rendered scenes."""
         scenes, pieces = scenes_of(feed.specs), self._pieces if is_first() else None
         program = _program(self.module, self.reading, feed.shapes[0], scenes, feed.crop_jitter)
         seed = replicate(jnp.uint32(self.options.seed))
@@ -270,7 +270,7 @@ class KeptTask(Task[KeptState], abc.ABC):
         return Kept(tokens, kind(*(whole[f"{self.KEPT}/{name}"] for name in kind._fields)))
 
     def _named(self, kept: Kept) -> dict[str, dict[str, Any]]:
-        """What all devices found, sets first."""
+        """The results of all devices, with the sets along the first axis."""
         tokens = {name: np.moveaxis(np.asarray(values), 1, 0) for name, values in joined(kept.tokens, axis=1).items()}
         return {TOKENS: tokens, self.KEPT: joined(kept.truth, axis=0)._asdict()}
 
@@ -279,7 +279,7 @@ class KeptTask(Task[KeptState], abc.ABC):
 def _program(
     module: MultiViewModel, reading: Reading, shape: Shape, scenes: SyntheticConfig | None, colour_jitter: bool
 ) -> Program[[Params, Array, Batch], Kept]:
-    """(trunk, seed, batch) -> Kept, on every device. Kept itself, so that a control on the same architecture does not compile it again."""
+    """(trunk, seed, batch) -> Kept, on every device. Cached, so that a control on the same architecture does not compile it again."""
 
     def keep(trunk: Params, seed: Array, batch: Batch) -> Kept:
         example = assemble(batch, seed, shape, scenes, colour_jitter)

@@ -1,4 +1,4 @@
-"""How a backbone learned: the errors in a run's log as a picture, or those of several runs that continued from each other."""
+"""A backbone's learning curve: plots the errors in a run's log, or in those of several runs that each continued the one before."""
 
 import dataclasses
 import logging
@@ -18,7 +18,7 @@ from und3rstand_jax.support.files import fresh_file, open_own
 LOG = "metrics.jsonl"  # in the folder of a run
 
 _LARGEST = 2**32  # bytes of a log
-_SOFTWARE = {"Software": "und3rstand_jax learning curve"}  # in the picture, to know it again
+_SOFTWARE = {"Software": "und3rstand_jax learning curve"}  # in the picture, to recognise it
 
 _logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class _Entry(TypedDict, total=False):
 class Curve:
     """Normalised point errors of every view: in training, means over the steps since the previous entry, and on held-out pairs.
 
-    Entries are (steps done, {"view1": error, "view2": error, …}). Rendered scenes never repeat, so on them the training error is one on
-    new scenes as well. `begins` are the steps after which another run continued.
+    Entries are (steps done, {"view1": error, "view2": error, …}). Rendered scenes never repeat, so with them the training error,
+    too, is measured on new scenes. `begins` are the steps after which another run continued.
     """
 
     training: tuple[tuple[int, dict[str, float]], ...]
@@ -45,15 +45,15 @@ class Curve:
 
     @property
     def steps(self) -> int:
-        """How many there are in all."""
+        """The total number of steps."""
         return max((step for step, _ in (*self.training, *self.validations)), default=0)
 
 
 def read_curve(log: Path) -> Curve:
-    """The curve in a run's metrics.jsonl. Lines that cannot be read, as one cut short by a kill, are left out and logged.
+    """The curve in a run's metrics.jsonl. Unreadable lines, such as one cut short by a kill, are skipped and logged.
 
     Raises:
-        DataError: the log cannot be read, or is not that of a backbone's run.
+        DataError: the log cannot be read.
     """
     training: list[tuple[int, dict[str, float]]] = []
     validations: list[tuple[int, dict[str, float]]] = []
@@ -72,18 +72,18 @@ def read_curve(log: Path) -> Curve:
 
 
 def _by_view(values: Mapping[str, float | str | None], what: str) -> dict[str, float]:
-    """Errors under `view1`, `view2`, … from an entry's `{what}1`, `{what}2`, …; NaN for one of a pair that is not there."""
+    """Errors under `view1`, `view2`, … from an entry's `{what}1`, `{what}2`, …; at least two, NaN where the entry lacks one."""
     views = max([2, *(int(match[1]) for name in values if (match := re.fullmatch(rf"{what}([1-9]\d*)", name)))])
     return {f"view{view}": _number(values.get(f"{what}{view}")) for view in range(1, views + 1)}
 
 
 def _number(value: float | str | None) -> float:
-    """A number of the log, which as strict JSON writes NaN as null and an infinity as text; one that is not there is NaN."""
+    """A number of the log. As strict JSON, it writes NaN as null and an infinity as text; a missing number is NaN."""
     return math.nan if value is None else float(value)
 
 
 def joined(curves: Sequence[Curve]) -> Curve:
-    """One curve of runs that continued from each other, each of which counts its steps from 0."""
+    """One curve of several runs that each continued the one before; each run counts its steps from 0."""
     whole = Curve((), ())
     for curve in curves:
         before = whole.steps
@@ -94,7 +94,7 @@ def joined(curves: Sequence[Curve]) -> Curve:
 
 
 def plot_curve(file: Path, curve: Curve, batch_size: int) -> None:
-    """Draws every view's errors over the sets of views seen, as a PNG."""
+    """Plots every view's errors against the number of sets seen, as a PNG."""
     import matplotlib.ticker
     from matplotlib.figure import Figure
 

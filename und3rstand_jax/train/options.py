@@ -1,4 +1,4 @@
-"""Every option of a training run; command line, config file and the record that a run writes are all made from these dataclasses.
+"""Every option of a training run. These dataclasses define the command line, the config file and the record that a run writes.
 
 The text under a field is its help. Nothing here imports JAX, so that `--help` is fast.
 """
@@ -17,7 +17,7 @@ PUBLISHED_BACKBONE = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options of every training run, whatever it trains."""
+    """Options that all training runs share, whatever they train."""
 
     data: Annotated[Several, tyro.conf.arg(metavar="[WEIGHT*]SOURCE", help_behavior_hint="(default: synthetic; repeatable)")] = ()
     """Training data: synthetic[:overlap=LOW-HIGH,baseline=LOW-HIGH], co3d:DIR, blendedmvs:DIR or pairs:DIR. Repeated, \
@@ -70,7 +70,7 @@ size is drawn per batch; validation uses the first."""
     save_every: Whole = 500
     """Steps between checkpoints."""
     keep: Whole = 2
-    """Number of most recent checkpoints to keep, beside the best one."""
+    """Number of most recent checkpoints to keep, besides the best one."""
     log_every: Whole = 10
     """Steps between entries in metrics.jsonl and TensorBoard; each entry is the mean over the steps since the one before."""
     export: Literal["last", "best"] = "last"

@@ -23,8 +23,8 @@ from und3rstand_jax.train.step.kept_step import KeptState, kept_errors
 from und3rstand_jax.train.step.pose_step import MEASURES, PoseReading
 
 _MEANING = {
-    "rotation": "angle in degrees of the rotation between the camera read and the true one",
-    "translation": "angle in degrees between the directions of their translations; none where a camera stands in view 1's place",
+    "rotation": "angle in degrees of the rotation between the predicted camera and the true one",
+    "translation": "angle in degrees between the directions of their translations; none where a camera is at view 1's position",
     "field_of_view": "difference of their fields of view in degrees, mean of the vertical and the horizontal one",
     "constant": "one camera for all, trained in the same way: it reads no token",
 }
@@ -32,7 +32,7 @@ _MEANING = {
 
 @dataclasses.dataclass(frozen=True)
 class PoseTask(KeptTask):
-    """See `KeptTask`; what is kept are camera tokens and true cameras, and errors are angles."""
+    """See `KeptTask`; it keeps camera tokens and true cameras, and its errors are angles."""
 
     NAME = "pose"
     KEPT = "poses"
@@ -47,11 +47,11 @@ class PoseTask(KeptTask):
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Angles, each a mean over the views after the first."""
+        """The names of three angles, each a mean over the views after the first."""
         return MEASURES
 
     def done(self) -> str | None:
-        """Where the results are."""
+        """A line that says where the results are, if the run is finished."""
         out = self.options.out
         if self.finished() is None or not all((out / name).is_file() for name in (METRICS, TABLE)):
             return None

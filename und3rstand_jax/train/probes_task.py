@@ -1,4 +1,4 @@
-"""Training probes on a frozen backbone: what its step, its validation and its results are."""
+"""Training probes on a frozen backbone: its step, its validation and its results."""
 
 import dataclasses
 import functools
@@ -52,18 +52,18 @@ class ProbesTask(Task[ProbesState]):
     def create(
         cls, options: TrainOptions, backbone: ModelConfig, devices: int, host: int = 0, hosts: int = 1, source: Path | None = None
     ) -> "ProbesTask":
-        """Decides everything that the options leave open.
+        """Resolves everything that the options leave open.
 
         Args:
-            options: as they were given.
+            options: the run's options, as given.
             backbone: the architecture.
-            devices: of all hosts together.
-            host: number of this host.
-            hosts: how many there are.
+            devices: number of devices of all hosts together.
+            host: index of this host.
+            hosts: number of hosts.
             source: see `Task`.
 
         Raises:
-            OptionError: an option cannot be met; the message names it.
+            OptionError: an option cannot be satisfied; the message names it.
             LayerError: --layers names no layer of this backbone.
         """
         options = completed(options, backbone, devices)
@@ -96,7 +96,7 @@ class ProbesTask(Task[ProbesState]):
 
     @property
     def precision(self) -> lax.Precision:
-        """Of the probes' matrix products."""
+        """The precision of the probes' matrix products."""
         return lax.Precision[self.options.precision.upper()]
 
     @property
@@ -107,7 +107,7 @@ class ProbesTask(Task[ProbesState]):
         return {"layers": list(self.order), "backbone": repr(self.module.config), "backbone_sha256": sha256}
 
     def description(self) -> str:
-        """How many layers of which backbone."""
+        """The number of layers, and their backbone."""
         span = self.order[0] if len(self.order) == 1 else f"{self.order[0]} … {self.order[-1]}"
         return f"{len(self.order)} layers ({span}) of {self.options.backbone}"
 
@@ -143,7 +143,7 @@ class ProbesTask(Task[ProbesState]):
         )
 
     def finish(self, state: ProbesState, step: int, val_sources: Sources) -> str:
-        """Writes `probes/`, evaluates them as anybody would who loads them, and writes their card, metrics, table and plot."""
+        """Writes `probes/`, loads and evaluates them as any user would, and writes their card, metrics, table and plot."""
         assert self.source is not None
         options, out = self.options, self.options.out
         frozen = {layer: int(np.asarray(at)) + 1 for layer, at in self.by_row(state.frozen_at).items() if at != NOT_FROZEN}
@@ -167,8 +167,8 @@ class _Results(TypedDict):
 
 
 def _results_of(out: Path) -> dict[str, object] | None:
-    """The facts that complete results in the folder were written with; None where any of them is missing."""
-    # The card is not asked for: a run of an earlier version has none, and metrics.json comes after it.
+    """The facts in the folder's metrics.json; None unless the folder contains all results."""
+    # The card is not checked: a run of an earlier version has none, and metrics.json is written after it.
     if not is_checkpoint(out / PROBES) or not all((out / name).is_file() for name in (METRICS, TABLE, PLOT)):
         return None
     try:

@@ -1,7 +1,8 @@
-"""What a training run is about, and what both kinds of runs have in common: from options to everything static.
+"""What a training run trains, and what all kinds of runs have in common: from options to everything static.
 
-`probes_task.ProbesTask` trains probes on a frozen backbone, `backbone_task.BackboneTask` the backbone itself. The loop
-(`und3rstand_jax.train.run.loop`) runs either of them through `Task`. Making a task decides every default and loads nothing.
+`probes_task.ProbesTask` trains probes on a frozen backbone, `kept_task.KeptTask` probes on tokens kept from one, and
+`backbone_task.BackboneTask` the backbone itself. The loop (`und3rstand_jax.train.run.loop`) runs each of them through `Task`. Creating a
+task resolves every default and loads nothing.
 """
 
 import abc
@@ -29,12 +30,12 @@ from und3rstand_jax.train.step.loops import ExampleOf
 from und3rstand_jax.train.step.optimizer import Loss, Recipe
 
 VIEWS_PER_DEVICE = 8
-"""Of the default batch size: four pairs."""
+"""Views per device and micro-batch at the default batch size: four pairs."""
 
 
 @runtime_checkable
 class RunState(Protocol):
-    """What a step carries to the next one, seen from outside: the arrays that loop, logs and validation read."""
+    """The state that a step passes to the next one, as seen from outside: the arrays that loop, logs and validation read."""
 
     @property
     def step(self) -> jax.Array:
@@ -48,7 +49,7 @@ class RunState(Protocol):
 
     @property
     def frozen_at(self) -> dict[str, ArrayLike]:
-        """Of each stack, the step at which each of its rows was frozen; −1 while it trains."""
+        """For each stack, the step at which each of its rows was frozen; −1 while it trains."""
         ...
 
 
@@ -67,13 +68,13 @@ class Task(abc.ABC, Generic[State]):
     """Everything static about a run. Losses, errors and `frozen_at` come in stacks of rows, named and ordered by `rows`.
 
     Attributes:
-        options: complete: every default that depends on something else is filled in.
-        module: the backbone in the arithmetic of the run.
+        options: complete options, with every default that depends on something else filled in.
+        module: the backbone, with the run's dtype and attention.
         recipe: how parameters are updated.
         feed: the training sets of views.
         val_feed: the held-out sets, all of them on every host.
-        pairs_at_once: sets of one micro-batch on one device.
-        source: converted checkpoint of the backbone to probe or to start from; None where nothing is loaded.
+        pairs_at_once: number of sets in one micro-batch on one device.
+        source: converted checkpoint of the backbone to probe or to start from; None if nothing is loaded.
     """
 
     options: RunOptions
@@ -92,12 +93,12 @@ class Task(abc.ABC, Generic[State]):
     @property
     @abc.abstractmethod
     def order(self) -> tuple[str, ...]:
-        """All that the rows belong to, in the order of logs."""
+        """Everything that the rows belong to, in the order used in logs."""
 
     @property
     @abc.abstractmethod
     def identity(self) -> dict[str, object]:
-        """What ties a run's checkpoints to it besides the options; plain values."""
+        """What must be the same, besides the options, for a run's checkpoints to be resumed; plain values."""
 
     @abc.abstractmethod
     def description(self) -> str:
@@ -117,7 +118,7 @@ class Task(abc.ABC, Generic[State]):
 
     @abc.abstractmethod
     def errors(self) -> Errors:
-        """(params, fixed, batch) -> errors of every row and set, as many as `measured` names, each stack (L, B, V)."""
+        """(params, fixed, batch) -> errors of every row and set, each stack (L, B, V), where V is the number of names in `measured`."""
 
     @abc.abstractmethod
     def finish(self, state: State, step: int, val_sources: Sources) -> str:
@@ -125,11 +126,11 @@ class Task(abc.ABC, Generic[State]):
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """What the errors of a set are: of each view, unless a task says otherwise."""
+        """The names of a set's errors: one for each view, unless a task overrides this."""
         return tuple(f"view{view}" for view in range(1, self.val_feed.views + 1))
 
     def done(self) -> str | None:
-        """The summary of a run that is finished already and need not be looked at again; None for any other."""
+        """The summary of a run that is already finished, with nothing left to do; None for any other."""
         return None
 
     def example_of(self, shape: Shape) -> ExampleOf:
@@ -143,7 +144,7 @@ class Task(abc.ABC, Generic[State]):
         return functools.partial(assemble, seed=self.options.seed, shape=self.val_feed.shapes[0], scenes=scenes, colour_jitter=False)
 
     def by_row(self, stacks: Mapping[str, T]) -> dict[str, T]:
-        """The rows of all stacks under what they belong to, in the order of logs."""
+        """The rows of all stacks, keyed by what they belong to, in the order used in logs."""
         found = {
             name: jax.tree.map(lambda leaf, index=index: leaf[index], stacks[stack])
             for stack, names in self.rows.items()
@@ -156,12 +157,12 @@ def completed(options: Options, backbone: ModelConfig, devices: int) -> Options:
     """The options with every default that depends on something else filled in.
 
     Args:
-        options: of the run, as they were given.
+        options: the run's options, as given.
         backbone: the architecture.
-        devices: of all hosts together.
+        devices: number of devices of all hosts together.
 
     Raises:
-        OptionError: an option cannot be met; the message names it.
+        OptionError: an option cannot be satisfied; the message names it.
     """
     for name in ("steps", "accumulate", "validate_every", "save_every", "log_every", "keep", "val_pairs"):
         if getattr(options, name) < 1:
@@ -174,8 +175,8 @@ def completed(options: Options, backbone: ModelConfig, devices: int) -> Options:
     batch_size = max(1, VIEWS_PER_DEVICE // options.views) * micro_batches if options.batch_size is None else options.batch_size
     if batch_size < 1 or batch_size % micro_batches:
         raise OptionError(
-            f"--batch-size {batch_size} does not divide among {devices} devices × {options.accumulate} micro-batches (--accumulate): "
-            f"take a multiple of {micro_batches}"
+            f"--batch-size {batch_size} cannot be divided among {devices} devices × {options.accumulate} micro-batches (--accumulate): "
+            f"give a multiple of {micro_batches}"
         )
     data = options.data or (SYNTHETIC,)
     return dataclasses.replace(
@@ -191,7 +192,7 @@ def completed(options: Options, backbone: ModelConfig, devices: int) -> Options:
 class Feeds(NamedTuple):
     """The training pairs, of which every host draws its share, and the held-out pairs.
 
-    Every host validates on all held-out pairs, with its own devices: so few pairs are not worth an exchange between hosts.
+    Every host validates on all held-out pairs, with its own devices: there are too few to be worth an exchange between hosts.
     """
 
     train: Feed
@@ -199,7 +200,7 @@ class Feeds(NamedTuple):
 
 
 def open_feeds(options: RunOptions, patch_size: int, host: int, hosts: int) -> Feeds:
-    """The feeds of completed options, on host `host` of `hosts`. No file is read.
+    """The feeds that completed options define, on host `host` of `hosts`. No file is read.
 
     Raises:
         OptionError: a source or a resolution cannot be read, or does not suit the patch size.
@@ -221,7 +222,7 @@ def open_feeds(options: RunOptions, patch_size: int, host: int, hosts: int) -> F
 
 
 def recipe_of(options: RunOptions) -> Recipe:
-    """How completed options update parameters.
+    """The recipe by which completed options update parameters.
 
     Raises:
         OptionError: a number is outside its range.

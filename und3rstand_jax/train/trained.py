@@ -1,4 +1,4 @@
-"""Writes what was trained as a converted checkpoint, so that everything that takes one takes it.
+"""Writes what was trained as a converted checkpoint, so that it works wherever a converted checkpoint does.
 
 The provenance of probes names a PyTorch tensor for every leaf (`probes.{number}.mlp.{step}.weight`: layers numbered in network order,
 steps as in a Sequential), so that `python -m convert --to-torch` exports them and the converter reads the export back.
@@ -36,7 +36,7 @@ def write_trained_probes(
     Args:
         out: the folder.
         backbone_folder: a converted checkpoint; its backbone is hard-linked where the file system allows it, else copied. Its probes,
-            if any, are left out. Only files of the tree travel, verified.
+            if any, are left out. Only files of the parameter tree are copied, and each is verified.
         config: the shape of every probe.
         params: their parameters, stacked as in `PointmapProbes`, on any device.
         training: how they were trained, as JSON; NaN becomes null, an infinity a string.
@@ -44,13 +44,13 @@ def write_trained_probes(
 
     Raises:
         OutputError: `out` may not be written.
-        CheckpointError: `backbone_folder` holds no backbone.
+        CheckpointError: `backbone_folder` contains no backbone.
         ConfigError: the parameters are not those of `config`.
     """
     check_apart(out, [backbone_folder])
     earlier = read_checkpoint_info(backbone_folder)
     if earlier.backbone is None:
-        raise CheckpointError(f"{backbone_folder} holds no backbone; expected the converted checkpoint that the probes were trained on")
+        raise CheckpointError(f"{backbone_folder} contains no backbone; expected the converted checkpoint that the probes were trained on")
     tree = _as_float32(params)
     expected = {path: tuple(leaf.shape) for path, leaf in flatten(probe_shapes(config)).items()}
     found = {path: leaf.shape for path, leaf in tree.items()}
@@ -103,7 +103,7 @@ def write_trained_backbone(
     if earlier is not None:
         record = earlier.provenance["backbone"]
         provenance |= {name: record[name] for name in ("unused", "second_names", "leaves")}
-        # Of the first in a row of trainings: a second one does not make it any freer.
+        # The licence of the first checkpoint in a chain of trainings: training it further does not relax it.
         known, _ = known_licences({"backbone": record})
         kept = [name for name in ("source", "kind", "revision", "sha256", "start") if name in record]
         provenance["start"] = {**{name: record[name] for name in kept}, **licence_record(known)}
@@ -144,8 +144,8 @@ def _as_float32(params: Params) -> dict[str, np.ndarray]:
 
 
 def _provenance(part: str, tree: Mapping[str, np.ndarray], leaves: LeafMap, training: Mapping[str, object]) -> dict[str, object]:
-    """Of what was trained, the record that `und3rstand_jax.convert.parts` makes of what it converts."""
-    # There is no source file to take the SHA-256 of: it is that of every leaf's path, shape and values.
+    """The record of a trained part, in the form that `und3rstand_jax.convert.parts` writes for a converted one."""
+    # There is no source file to hash: the SHA-256 covers every leaf's path, shape and values.
     digest = hashlib.sha256()
     for path in sorted(tree):
         digest.update(f"{path} {tree[path].shape}\n".encode())

@@ -1,4 +1,4 @@
-"""The studies by the name that the command line and the files have for them, and what each needs."""
+"""The studies by their name on the command line and in files, and what each needs."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
@@ -22,10 +22,10 @@ class Entry(NamedTuple):
 
     Attributes:
         run: the study.
-        cost: what it will take.
+        cost: an estimate of what the study will take.
         needs: what it cannot do without.
         wants: what it can do without, and is better with.
-        pairs_only: why it is a study of two views alone; "" where sets of more views do as well.
+        pairs_only: why it takes only pairs; "" if it takes sets of more views too.
     """
 
     run: Callable[[Setting], Study]
@@ -50,11 +50,11 @@ STUDIES: Mapping[str, Entry] = {
         patching.patching,
         patching.cost,
         _HEAD | {"twins"},
-        pairs_only="it asks where view 2's place is held, with pairs that differ in view 2 alone",
+        pairs_only="it asks which stream carries view 2's place, with pairs that differ only in view 2",
     ),
     "lens": Entry(lens.lens, lens.cost, _HEAD, frozenset({"probes"})),
     "similarity": Entry(similarity.similarity, similarity.cost, pairs_only="it compares the tokens of two views that see the same place"),
     "epipolar": Entry(epipolar.epipolar, epipolar.cost, frozenset({"epipolar"}), pairs_only="a fundamental matrix relates two views"),
     "inputs": Entry(inputs.inputs, inputs.cost, _HEAD, pairs_only="it swaps, covers and repeats the views of a pair"),
 }
-"""In the order of the page of all."""
+"""In the order of the page that shows all."""

@@ -1,8 +1,8 @@
-"""What every study is given and what it returns, and how it goes over the pairs.
+"""What every study takes and returns, and how it goes over the pairs.
 
     setting (backbone, probes, pairs, …) ─▶ study ─▶ Study: records with standard errors, tables, figures, findings
 
-A study is a function from a `Setting` to a `Study`, and says beforehand what it will take (`Cost`).
+A study is a function from a `Setting` to a `Study`; a second function estimates beforehand what it will take (`Cost`).
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ from und3rstand_jax.support.progress import progress_bar
 
 
 class Mean(NamedTuple):
-    """A mean over pairs and its standard error; both NaN without a pair, the error with only one."""
+    """A mean over pairs and its standard error. Both are NaN without a pair; the error is NaN with only one."""
 
     mean: float
     error: float
 
 
 Cell: TypeAlias = str | int | float | Mean | None
-"""What a record holds under a name; of a `Mean`, files have two columns."""
+"""A record's value under a name; a `Mean` takes two columns in a file."""
 
 Record: TypeAlias = Mapping[str, Cell]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows to read: cells are text, as they are to be shown."""
+    """Rows to read; cells are text, ready to be shown."""
 
     title: str
     columns: tuple[str, ...]
@@ -51,13 +51,13 @@ class Table:
 
 
 class Control(NamedTuple):
-    """What probes can do by themselves: the same probes, trained in the same way on a backbone whose weights are random.
+    """What probes can do on their own: the same probes, trained in the same way on a backbone with random weights.
 
     Attributes:
         backbone: with random weights.
         probes: trained on it.
-        same: trained in that very way on the model itself.
-        training: that way, in words.
+        same: the same probes, trained in the same way on the model itself.
+        training: how all of them were trained, in words.
     """
 
     backbone: Backbone
@@ -76,19 +76,19 @@ class EpipolarSet(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a study is made of, and how it is run.
+    """What a study runs on, and how.
 
     Attributes:
         backbone: the model.
         probes: on its layers, for the studies that read them.
         pairs: held-out pairs, or sets of more views; all views of one size.
-        twins: of each pair another that shares its view 1 and has another view 2, for `patching`; None where there are none.
-        control: of the probes; None where none was trained.
-        epipolar: probes for the fundamental matrix, for `epipolar`; None where none were trained.
-        seed: of everything that is drawn.
-        alignment: of predicted points with the true ones; the usual one of every metric here is by scale.
+        twins: for each pair, another that shares its view 1 and has a different view 2, for `patching`; None if there are none.
+        control: of the probes; None if none was trained.
+        epipolar: probes for the fundamental matrix, for `epipolar`; None if none were trained.
+        seed: of everything that is drawn at random.
+        alignment: how predicted points are aligned with the true ones; by scale, as usual for every metric here, by default.
         batch_size: most pairs in one pass.
-        pieces: where finished parts are kept, so that an interrupted study goes on; None for nowhere.
+        pieces: where finished parts are kept, so that an interrupted study can resume; None for nowhere.
         progress: whether a terminal shows progress bars.
     """
 
@@ -106,12 +106,12 @@ class Setting:
 
     @property
     def count(self) -> int:
-        """Of pairs."""
+        """The number of pairs."""
         return len(self.pairs.truths)
 
     @property
     def views(self) -> int:
-        """How many a set has, two in a pair."""
+        """The number of views in a set; two in a pair."""
         return len(self.pairs.views)
 
     @property
@@ -131,14 +131,14 @@ class Study:
 
     Attributes:
         name: of the command and of the files.
-        title: what was asked, in a line.
-        meaning: of every name in the records, what it is and in which unit.
+        title: what was asked, in one line.
+        meaning: what every name in the records means, and in which unit.
         records: one for each thing measured: the rows of NAME.csv.
-        tables: to read, a few of the numbers.
+        tables: a few of the numbers, to read.
         figures: by the end of their file's name; "" for the main one.
-        findings: what the numbers say, in sentences that hold them.
+        findings: what the numbers say, in sentences that quote them.
         facts: controls, thresholds and whatever else the numbers depend on.
-        by_pair: unrounded, of every pair: (S, …) each.
+        by_pair: the unrounded values of every pair, (S, …) each.
     """
 
     name: str
@@ -156,9 +156,9 @@ class Cost(NamedTuple):
     """What a study will take.
 
     Attributes:
-        passes: forward passes of one pair, or what comes to as much.
-        memory: bytes held at once beside parameters and pairs, about.
-        disk: bytes of unfinished parts and results, about.
+        passes: forward passes of one pair, or equivalent work.
+        memory: approximate bytes in memory at once, besides parameters and pairs.
+        disk: approximate bytes of unfinished parts and results.
     """
 
     passes: int
@@ -167,12 +167,12 @@ class Cost(NamedTuple):
 
 
 def mean_of(values: Sequence[float] | Float[np.ndarray, " S"]) -> Mean:
-    """Over the pairs whose value is not NaN."""
+    """The mean over the pairs whose value is not NaN."""
     known = np.asarray(values, np.float64)
     known = known[~np.isnan(known)]
     if not known.size:
         return Mean(math.nan, math.nan)
-    with np.errstate(invalid="ignore"):  # an infinite error is one, and stays in
+    with np.errstate(invalid="ignore"):  # an infinite error counts as an error
         error = known.std(ddof=1) / math.sqrt(known.size) if known.size > 1 else math.nan
     return Mean(float(known.mean()), float(error))
 
@@ -190,7 +190,7 @@ def median_of(values: Sequence[float] | Float[np.ndarray, " S"]) -> Mean:
 
 
 def mean_in(record: Record, name: str) -> Mean:
-    """What a record holds under a name; NaN where it has no mean there."""
+    """A record's mean under a name; NaN if it has no mean there."""
     cell = record.get(name)
     return cell if isinstance(cell, Mean) else Mean(math.nan, math.nan)
 
@@ -201,23 +201,23 @@ def text_in(record: Record, name: str, digits: int = 3) -> str:
 
 
 def holds_from(holds: Sequence[bool]) -> int | None:
-    """The first index from which on all hold; None where the last does not."""
+    """The first index from which all are true; None if the last is not."""
     since = max((index + 1 for index, one in enumerate(holds) if not one), default=0)
     return since if since < len(holds) else None
 
 
 def turn_of(truth: GroundTruth) -> float:
-    """Degrees by which view 1's camera and a later one are turned against each other: the mean over the later views."""
+    """Degrees of rotation between view 1's camera and a later one: the mean over the later views."""
     return float(np.mean([pose_errors(np.eye(4), pose)[0] for pose in truth.poses[1:]]))
 
 
 def other_pair(number: int, count: int) -> int:
-    """Another pair, half of all further on: neighbours in a data set may show one scene."""
+    """Another pair, half of all pairs further on: neighbours in a data set may show the same scene."""
     return (number + count // 2) % count
 
 
 def pairs_at_once(setting: "Setting", bytes_a_pair: int, most: int = 2**29) -> int:
-    """As many pairs as hold no more than so many bytes together, and no more than the setting's batch; one at least."""
+    """The most pairs that together take up to `most` bytes, but no more than the setting's batch size; at least one."""
     return max(1, min(setting.batch_size, setting.count, most // max(bytes_a_pair, 1)))
 
 
@@ -234,14 +234,14 @@ def share_text(mean: Mean) -> str:
 def over_pairs(
     setting: Setting, what: str, compute: Callable[[range], Mapping[str, np.ndarray]], batch_size: int | None = None, asked: str = ""
 ) -> dict[str, Shaped[np.ndarray, "S ..."]]:
-    """Runs a function over all pairs, some at a time, with a progress bar; what is done is kept in `setting.pieces`.
+    """Runs a function over all pairs, some at a time, with a progress bar; finished parts are kept in `setting.pieces`.
 
     Args:
         setting: the study's.
-        what: is computed: for the progress bar, and to tell the parts of one study apart.
-        compute: from the numbers of some pairs to arrays with a row for each.
+        what: what is computed: for the progress bar, and to tell the parts of one study apart.
+        compute: maps the numbers of some pairs to arrays with a row for each.
         batch_size: most pairs at a time; by default the setting's.
-        asked: what else the parts depend on and the setting does not say.
+        asked: what else the parts depend on that the setting does not say.
 
     Returns:
         The arrays of all pairs, joined.

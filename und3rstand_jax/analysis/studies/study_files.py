@@ -17,7 +17,7 @@ from und3rstand_jax.support.errors import DataError
 from und3rstand_jax.support.text import JsonObject, text_table, to_json
 
 FORMAT, RECORD = "und3rstand_jax studies", "studies.json"
-"""Of a folder of studies, the word for its format and the file that lists what is in it."""
+"""For a folder of studies, the name of its format and the file that lists what is in it."""
 
 VERSION = 1
 
@@ -34,7 +34,7 @@ class MeanDocument(TypedDict):
 
 
 class StudyDocument(TypedDict):
-    """What NAME.json holds; see `Study`, whose `by_pair` is `pairs` here."""
+    """The content of NAME.json; see `Study`, whose `by_pair` is `pairs` here."""
 
     format: str
     version: int
@@ -51,7 +51,7 @@ def read_study(file: Path) -> StudyDocument:
     """A study from its JSON.
 
     Raises:
-        DataError: it is no study's, or of another version.
+        DataError: the file is not a study's, or is of another version.
     """
     content = read_json(file, StudyDocument, DataError)
     if content["format"] != FORMAT or content["version"] != VERSION:
@@ -63,14 +63,14 @@ def write_study(folder: Path, study: Study, facts: JsonObject) -> None:
     """Writes NAME.json, NAME.csv and the figures.
 
     Args:
-        folder: that is there.
+        folder: an existing one.
         study: what was found.
         facts: what it was run on and with: checkpoint, data, options, versions.
     """
-    # On one line: indented, a number a line, every pair's values would take several times the space.
+    # On one line: indented, with one number per line, every pair's values would take several times the space.
     (folder / f"{study.name}.json").write_text(f"{to_json(as_json(study, facts), indent=None)}\n", encoding="utf-8")
     (folder / f"{study.name}.csv").write_text(as_csv(study), encoding="utf-8")
-    # Without a salt of its own and without a date, the same numbers would make another SVG every time.
+    # With a random salt and a date, the same numbers would make a different SVG every time.
     with rc_context({"svg.hashsalt": study.name}):
         for end, figure in study.figures.items():
             for suffix in SUFFIXES:
@@ -123,7 +123,7 @@ def _columns(record: Record) -> Iterator[tuple[str, Any]]:
 
 
 def _shortest(values: Float[np.ndarray, "S ..."]) -> Any:
-    """Nested lists whose numbers, written out, are the shortest that mean the same in the array's own precision."""
+    """Nested lists of the shortest decimals that round to the same numbers in the array's own precision."""
     return np.asarray(values).astype(str).astype(np.float64).tolist()
 
 

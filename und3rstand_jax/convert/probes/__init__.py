@@ -1,1 +1,1 @@
-"""Plans probe checkpoints: by what a mapping file says of their layers, else by known names, else by the recogniser of unknown ones."""
+"""Plans probe checkpoints: by a mapping file that states their layers, else by known names, else by the recogniser of unknown ones."""

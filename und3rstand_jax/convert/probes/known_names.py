@@ -3,8 +3,8 @@
     probes.{n}.mlp.{step}              all views share an MLP
     probes.{n}.view{1,2,…}.mlp.{step}  each view has its own
 
-`n` counts the layer ids that the config lists, `step` the modules of a Sequential, activations included: a norm where there is one, then
-linear layers with an activation between every two.
+`n` counts the layer ids that the config lists; `step` counts the modules of a Sequential, activations included: a norm if there is one,
+then linear layers with an activation between every two.
 """
 
 import re
@@ -20,7 +20,7 @@ _MODULE = re.compile(r"(?P<prefix>probes\.(?P<number>0|[1-9]\d*)(?:\.(?P<view>vi
 
 
 def read_known_names(modules: Sequence[Module], widths: Widths, statements: Statements, backbone: ModelConfig) -> Reading | None:
-    """The layers of probes that are named exactly so and complete; None for anything else, which the recogniser explains."""
+    """The layers of probes that have exactly these names and are complete; None for anything else, which the recogniser explains."""
     listed = next(iter(statements.by_field.get("layers", ())), None)
     ids = tuple(listed.value) if listed is not None and not isinstance(listed.value, str) else ()
     matches = [_MODULE.fullmatch(module.path) for module in modules]
@@ -36,19 +36,19 @@ def read_known_names(modules: Sequence[Module], widths: Widths, statements: Stat
     views = tuple(f"view{view}" for view in range(1, 1 + max(2, len(mlps) // len(ids)))) if (0, "view1") in mlps else ("",)
     probes = [tuple(mlp for view in views if (mlp := mlps.get((number, view)))) for number in range(len(ids))]
     complete = len(mlps) == len(ids) * len(views) == sum(map(len, probes))
-    # A probe that lacks a bias which its siblings have has lost it.
+    # A probe without a bias that its siblings have has lost it.
     alike = {(mlp.widths[0], mlp.relative_tensors()) for mlp in mlps.values() if mlp}
     if not complete or len(alike) > len({width for width, _ in alike}):
         return None
     view_evidence = (
-        f"the names count {'two' if len(views) == 2 else len(views)} views" if len(views) > 1 else "the names hold no second index of two"
+        f"the names count {'two' if len(views) == 2 else len(views)} views" if len(views) > 1 else "the names have no second index of two"
     )
     layer_evidence = f"the config's {listed.key}, in the order of the MLPs"
     return Reading.of(ids, probes, backbone, ("read", layer_evidence), ("read", view_evidence))
 
 
 def _mlp(prefix: str, modules: dict[int, Module], widths: Widths) -> Mlp | None:
-    """The MLP whose modules stand at these indices of a Sequential: an optional norm, then every other one linear; None for others."""
+    """The MLP with its modules at these indices of a Sequential: an optional norm, then every other one linear; None if it is not one."""
     norms = [modules[step] for step in sorted(modules) if not modules[step].is_linear]
     linears = [modules[step] for step in sorted(modules) if modules[step].is_linear]
     expected = [*range(len(norms)), *range(len(norms), len(norms) + 2 * len(linears), 2)]

@@ -1,4 +1,4 @@
-"""Mapping files: what a person states about a probe checkpoint that its names do not show.
+"""Mapping files: what a person states about a probe checkpoint because its names do not show it.
 
 A JSON object:
 
@@ -11,9 +11,9 @@ A JSON object:
       "depth_mode": ["exp", "-inf", "inf"], "conf_mode": ["exp", 1, "inf"]
     }
 
-`layers` gives each layer id the prefix below which all of its MLP's tensors lie, or two prefixes, view 1 first, where
-each view has its own MLP. All else is optional: `steps` is every MLP's order from first to last (norms in the natural
-order of their names), `unused` lists prefixes of tensors to leave out, the rest are fields of `ProbeConfig`.
+`layers` gives each layer id the prefix below which all of its MLP's tensors lie or, if each view has its own MLP, a list
+of prefixes, view 1 first. The other keys are optional: `steps` are the steps of every MLP from first to last (norms in the
+natural order of their names), `unused` lists prefixes of tensors to leave out, the rest are fields of `ProbeConfig`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def parse_mapping(content: Mapping[str, object], available: Sequence[str]) -> tu
 
 
 def read_mapped(mapping: ProbeMapping, modules: Sequence[Module], widths: Widths, backbone: ModelConfig) -> Reading:
-    """The layers and views that a mapping file states; prefixes that cannot be used are faults."""
+    """The layers and views that a mapping file states; prefixes that cannot be used are reported as faults."""
     ids: list[str] = []
     probes: list[Views] = []
     faults = []

@@ -15,7 +15,7 @@ _BATCH_NORM = {"running_mean", "running_var", "num_batches_tracked"}
 
 @dataclass(frozen=True)
 class Module:
-    """A linear layer or a norm, as its tensors show it. `shape` is its weight's: (outputs, inputs) or (width,)."""
+    """A linear layer or a norm, as its tensors show. `shape` is that of its weight: (outputs, inputs) or (width,)."""
 
     path: str
     shape: Shape
@@ -103,7 +103,7 @@ class Widths:
 
     @classmethod
     def of_backbone(cls, backbone: ModelConfig) -> "Widths":
-        """Those of probes on `backbone`."""
+        """The widths for probes on `backbone`."""
         pixels = backbone.patch_size**2
         return cls(tuple(dict.fromkeys(map(backbone.layer_width, backbone.layer_ids))), (4 * pixels, 3 * pixels))
 
@@ -131,7 +131,7 @@ class Mlp:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The input width and what every linear layer writes."""
+        """The input width and the output width of every linear layer."""
         return (self.linears[0].inputs, *(linear.outputs for linear in self.linears))
 
     @property
@@ -144,7 +144,7 @@ class Mlp:
         return module.parts[len(self.prefix.split(".")) if self.prefix else 0 :]
 
     def relative_tensors(self) -> frozenset[str]:
-        """The MLP's tensor names without its prefix; a norm's are marked, for they could be a linear layer's elsewhere."""
+        """The MLP's tensor names without its prefix; a norm's are marked, because they could be a linear layer's elsewhere."""
         return frozenset(
             name[len(self.prefix) :].lstrip(".") + ("" if module.is_linear else " (norm)")
             for module in self.modules
@@ -153,7 +153,7 @@ class Mlp:
 
 
 def chain_fault(linears: Sequence[Module], widths: Widths) -> str | None:
-    """Why linear layers in this order do not make an MLP, if they do not."""
+    """The reason why linear layers in this order do not make an MLP; None if they do."""
 
     def shown(module: Module) -> str:
         return f"{module.parts[-1] or 'the linear layer'}.weight {module.shape}"
@@ -175,9 +175,9 @@ Views = tuple[Mlp, ...]
 
 @dataclass(frozen=True)
 class Reading:
-    """Which layers a checkpoint's probes read: ids and probes in network order, findings on both, and what is wrong.
+    """The layers that a checkpoint's probes read: ids and probes in network order, findings about both, and what is wrong.
 
-    With `faults`, `ids` may be empty and the probes in the order of their names.
+    With `faults`, `ids` may be empty and the probes may be in the order of their names.
     """
 
     ids: tuple[str, ...]
@@ -195,7 +195,7 @@ class Reading:
         view_evidence: tuple[How, str],
         faults: Sequence[Complaint] = (),
     ) -> "Reading":
-        """Puts layers in any order into network order, and adds those whose width is not the probe's to the faults."""
+        """Sorts layers into network order, and adds those whose width differs from the probe's to the faults."""
         shortened = ", ".join(ids) if len(ids) <= 3 else f"{ids[0]} … {ids[-1]} ({len(ids)})"
         most = max(map(len, probes), default=1)
         shared = "shared" if most == 1 else "separate" if most == 2 else f"separate, {most} of them"

@@ -3,8 +3,8 @@
     tensors ─▶ modules ─▶ MLPs with their layers and views ─▶ steps ─▶ groups of equal shape ─▶ plan
                           mapping file, known names, recogniser
 
-No tensor is read. Every field of the config comes with a `Finding` that says how it was found; what can be decided only by guessing is
-not decided but a fault, shown with the table of what was seen and the option that settles it.
+No tensor is read. Every field of the config comes with a `Finding` that says how it was found. Whatever could only be guessed is reported
+as a fault instead, with the table of what was seen and the option that settles it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ Group = tuple[ProbeGroup, list[Views]]
 
 
 def find_probe_tensors(names: Iterable[str]) -> tuple[str, ...]:
-    """The names that are not those of a backbone, with or without a prefix, in their order."""
+    """The names that do not belong to a backbone, with or without a prefix, in the given order."""
     names = tuple(names)
     own = own_names(map(unwrapped, names))
     return tuple(name for name in names if unwrapped(name) not in own)
@@ -53,7 +53,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, opt
         options: what the caller states; it overrides everything else.
 
     Raises:
-        OptionError: an option cannot be parsed. What contradicts, is not supported, or is left open is the plan's `faults`.
+        OptionError: an option cannot be parsed. Whatever is contradictory, unsupported or undecided is reported in the plan's `faults`.
     """
     tensors = {name: source.tensors[name] for name in names}
     shapes = {name: info.shape for name, info in tensors.items()}
@@ -67,7 +67,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, opt
     complaints += [*faults, *(Complaint(mlp.prefix, mlp.fault) for mlp, before in unordered if mlp.fault and not before.fault)]
     complaints += [*view_faults(probes), *settings.complaints, *statement_faults(mlps, len(probes), statements, backbone.patch_size)]
     if not mlps and not complaints:
-        complaints.append(Complaint("there is no probe:", "beside a backbone's, the checkpoint holds no linear layers"))
+        complaints.append(Complaint("there is no probe:", "the checkpoint holds no linear layers besides a backbone's"))
 
     config, leaves, leaf_shapes, findings = ProbeConfig(()), dict[str, Leaf](), dict[str, Shape](), list[Finding]()
     if complaints:
@@ -77,7 +77,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, opt
         of_views: dict[str, Any] = {"views": "separate", "view_count": len(probes[0])} if len(probes[0]) > 1 else {"views": "shared"}
         config = ProbeConfig(tuple(group for group, _ in groups), **of_views, patch_size=backbone.patch_size, **settings.values)
         leaves = probe_leaves(group_names(groups))
-        from und3rstand_jax.probes.probes import probe_shapes  # here for the sake of --help: it imports JAX
+        from und3rstand_jax.probes.probes import probe_shapes  # here to keep --help quick: it imports JAX
 
         leaf_shapes = {path: tuple(leaf.shape) for path, leaf in flatten(probe_shapes(config)).items()}
         problem = in_one_line(mismatches(leaves, leaf_shapes, tensors, unused), "the probes' tensors do not fit")
@@ -103,7 +103,7 @@ def plan_probes(source: Source, names: Iterable[str], backbone: ModelConfig, opt
 def _read_layers(
     shapes: Mapping[str, Shape], backbone: ModelConfig, statements: Statements, mapping: ProbeMapping, options: ProbeOptions
 ) -> tuple[Reading, str, tuple[str, ...], list[Complaint]]:
-    """The MLPs with their layers and views, the table of everything there is, the unused tensors, and every complaint about these."""
+    """The MLPs with their layers and views, the table of everything found, the unused tensors, and every complaint about these."""
     unused = {name: "left out by the mapping file" for name in shapes if any(is_below(name, prefix) for prefix in mapping.unused)}
     complaints = [
         Complaint("the mapping file", f"leaves out {prefix!r}, below which there is no tensor")
@@ -112,7 +112,7 @@ def _read_layers(
     ]
     modules, loose, faults = parse_modules({name: shape for name, shape in shapes.items() if name not in unused})
     widths = Widths.of_backbone(backbone)
-    # What the caller states of layers and steps goes before names, known or not.
+    # What the caller states about layers and steps takes precedence over names, known or not.
     known = None
     if not (mapping.layers or mapping.steps is not None or options.layers):
         known = read_known_names(modules, widths, statements, backbone)
@@ -121,7 +121,7 @@ def _read_layers(
     elif mapping.layers:
         reading = read_mapped(mapping, modules, widths, backbone)
         if options.layers:
-            faults.append(Complaint("--probe-layers", 'is given beside a mapping file with "layers"; expected one of the two'))
+            faults.append(Complaint("--probe-layers", 'is given along with a mapping file with "layers"; expected one of the two'))
     else:
         reading = recognise(modules, widths, options.layers, statements, backbone)
     complaints += [*faults, *reading.faults]
@@ -137,7 +137,7 @@ def _read_layers(
         around = [is_below(mlp.prefix, parent) for mlp in mlps]
         # Beside some of the MLPs, or inside one, it is part of a probe; above all of them it is something else.
         if any(is_below(parent, mlp.prefix) for mlp in mlps) or (any(around) and not all(around)):
-            text = "is part of a probe but no linear layer's or norm's weight or bias; it cannot be converted"
+            text = "is part of a probe but not the weight or bias of a linear layer or norm; it cannot be converted"
             complaints.append(Complaint(name, text))
     unused |= dict.fromkeys(loose, "no module's weight or bias, and no MLP's own")
     ordered = {name: unused[name] for name in sorted(unused, key=natural_key)}
@@ -147,14 +147,14 @@ def _read_layers(
 def view_faults(probes: Sequence[Views]) -> list[Complaint]:
     """Layers whose views have MLPs of different shapes."""
     return [
-        Complaint(odd.prefix, f"has another shape than view 1's {views[0].prefix}; expected MLPs of one shape")
+        Complaint(odd.prefix, f"has a different shape from view 1's {views[0].prefix}; expected MLPs of one shape")
         for views in probes
         if not any(mlp.fault for mlp in views) and (odd := next((mlp for mlp in views if _shape(mlp) != _shape(views[0])), None))
     ]
 
 
 def group_probes(ids: Sequence[str], probes: Sequence[Views]) -> list[Group]:
-    """The probes by shape; groups in the order of their first layer, layers in the order given."""
+    """The probes grouped by shape; groups in the order of their first layer, layers in the order given."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for i, views in enumerate(probes):
         alike.setdefault(_shape(views[0]), []).append(i)
@@ -171,7 +171,7 @@ def _shape(mlp: Mlp) -> tuple[tuple[int, ...], tuple[Step, ...], tuple[bool, ...
 
 
 def group_names(groups: Sequence[Group]) -> dict[str, list[list[str]]]:
-    """For every leaf (`group0/linear1/kernel`) its source names, [layer][view]."""
+    """The source names, [layer][view], of every leaf (`group0/linear1/kernel`)."""
     names = {}
     for number, (_, probes) in enumerate(groups):
         for kind, weight in (("linear", "kernel"), ("norm", "scale")):

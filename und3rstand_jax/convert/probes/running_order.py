@@ -1,4 +1,4 @@
-"""In which order the modules of one MLP run, by their names and widths."""
+"""The order in which the modules of one MLP run, by their names and widths."""
 
 import functools
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ _FIRST = {"in", "input", "inp", "first", "stem", "embed", "pre"}
 _LAST = {"out", "output", "last", "final", "head", "heads", "post", "readout", "pred", "predictor", "classifier"}
 
 PartKey = tuple[int, tuple[tuple[int, int, str], ...]]
-"""How a component of a name sorts: the input's first, the output's last, others between as words and numbers."""
+"""Sort key of a component of a name: the input's first, the output's last, others in between as words and numbers."""
 
 
 def make_mlp(modules: Sequence[Module], widths: Widths, prefix: str | None = None) -> Mlp:
-    """The MLP that consists of `modules`, which hold at least one linear layer; by default below their common prefix."""
+    """The MLP that consists of `modules`, at least one of them linear; the default prefix is what their names have in common."""
     linears = [module for module in modules if module.is_linear]
     by_name = sorted(linears, key=running_key)
     order = order_linears(linears, widths)
@@ -26,7 +26,7 @@ def make_mlp(modules: Sequence[Module], widths: Widths, prefix: str | None = Non
             (pair for pair in pairs if pair[0].shape == pair[1].shape and runs_before(pair[0].parts, pair[1].parts) is None), None
         )
         names = [module.parts[-1] for module in unclear or ()]
-        fault = f"has linear layers {names[0]!r} and {names[1]!r} of one shape, and neither says which runs first" if unclear else None
+        fault = f"has linear layers {names[0]!r} and {names[1]!r} of one shape, and neither name says which runs first" if unclear else None
     if prefix is None:
         parts = [module.parts for module in modules]
         shared = next((i for i, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1), min(map(len, parts)))
@@ -35,7 +35,7 @@ def make_mlp(modules: Sequence[Module], widths: Widths, prefix: str | None = Non
 
 
 def order_linears(linears: Sequence[Module], widths: Widths) -> list[Module] | None:
-    """The linear layers in the order their names give or, where names are silent, their widths; None if none chains."""
+    """The linear layers in the order given by their names or, if these do not tell, by their widths; None if no order chains."""
     by_name = sorted(linears, key=running_key)
     if by_name and not chain_fault(by_name, widths):
         return by_name
@@ -54,9 +54,9 @@ def order_linears(linears: Sequence[Module], widths: Widths) -> list[Module] | N
 
 
 def runs_before(a: Sequence[str], b: Sequence[str]) -> bool | None:
-    """Whether the names say that the module at `a` runs before that at `b`; None where they do not say.
+    """Whether the names say that the module at `a` runs before the one at `b`; None if they do not tell.
 
-    They do when their paths part at two numbers of one list, or at a name for the input or for the output.
+    They tell if the paths first differ in two numbers of one list, or in a name for the input or for the output.
     """
     left, right = next(((left, right) for left, right in zip(a, b, strict=False) if left != right), ("", ""))
     if left == right:
@@ -69,13 +69,13 @@ def runs_before(a: Sequence[str], b: Sequence[str]) -> bool | None:
 
 
 def running_key(module: Module) -> tuple[PartKey, ...]:
-    """Orders modules by their names as they run."""
+    """Sort key that orders modules by their names, as they run."""
     return tuple(map(part_key, module.parts))
 
 
 @functools.lru_cache(maxsize=4096)
 def part_key(part: str) -> PartKey:
-    """Orders the components of names as modules run: those named after the input (rank -1), others (0) with numbers as numbers,
+    """Sort key that orders name components as modules run: those named after the input (rank -1), others (0) with numbers as numbers,
     those named after the output (1)."""
     words = tokens(part)
     rank = -1 if _FIRST & set(words) else int(bool(_LAST & set(words)))

@@ -1,7 +1,7 @@
 """What shapes cannot show about probes: activation, norm, epsilon, residual, layout and output modes.
 
-An option or the mapping file decides; else the config, where it states the field; else what the tensors' names and shapes suggest;
-else a documented default. Whichever it was is reported.
+An option or the mapping file decides; else the config, if it states the field; else what the tensors' names and shapes suggest;
+else a documented default. The source of each value is reported.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ _NORM_NAMES = {"layernorm": "layernorm", "ln": "layernorm", "rmsnorm": "rmsnorm"
 _NO_NORM = {"none", "identity", "false"}
 
 Parse = Callable[[Any], object]
-"""From a stated value to a field's; raises ValueError, which says what was expected, for one that is not supported."""
+"""Turns a stated value into a field's; raises ValueError, which says what was expected, for one that is not supported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Default:
-    """The value a field takes where nobody states it."""
+    """The value that a field takes if nobody states it."""
 
     value: object
     how: How
@@ -45,7 +45,7 @@ class Default:
 
 @dataclasses.dataclass
 class Settings:
-    """The fields decided so far, how, and what was wrong with what was stated."""
+    """The fields decided so far, how they were decided, and what was wrong with stated values."""
 
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     findings: list[Finding] = dataclasses.field(default_factory=list)
@@ -73,7 +73,7 @@ class Settings:
 
 
 def settle(mlps: Sequence[Mlp], statements: Statements, options: Mapping[str, object], backbone: ModelConfig) -> Settings:
-    """Every field of `ProbeConfig` that is not read off the shapes; `options` are the fields that the caller states."""
+    """Every field of `ProbeConfig` that is not read from the shapes; `options` are the fields that the caller states."""
     settings = Settings()
 
     def decide(field: str, default: Default, parse: Parse) -> None:
@@ -93,7 +93,7 @@ def settle(mlps: Sequence[Mlp], statements: Statements, options: Mapping[str, ob
 
 
 def _settle_norm(settings: Settings, mlps: Sequence[Mlp], option: object, stated: Sequence[Statement]) -> None:
-    """The kind of norm; a config may also state only whether there is one, which must be so."""
+    """The kind of norm; a config may also state only whether there is one, which must agree with the tensors."""
     norms = [norm for mlp in mlps for norm in mlp.norms]
     kinds = []
     for statement in stated:
@@ -107,7 +107,7 @@ def _settle_norm(settings: Settings, mlps: Sequence[Mlp], option: object, stated
     if not norms:
         default = Default("layernorm", "default", "there is no norm, so it changes nothing")
     elif any(norm.has_bias for norm in norms):
-        default = Default("layernorm", "inferred", "norms have a bias, which RMSNorm has not")
+        default = Default("layernorm", "inferred", "norms have a bias, and RMSNorm has none")
     elif words & {"rms", "rmsnorm"}:
         default = Default("rmsnorm", "read", "the norms' names")
     elif words & {"ln", "layernorm"}:

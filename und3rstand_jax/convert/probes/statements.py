@@ -1,4 +1,4 @@
-"""What a probe checkpoint's config states, whatever it calls it and however deep it nests it; and where the tensors contradict it."""
+"""What a probe checkpoint's config states, under whatever key and at whatever depth, and where the tensors contradict it."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _HARMLESS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """One value of the config and the key it stands at, as in "probe.activation"."""
+    """One value in the config and its key, such as "probe.activation"."""
 
     key: str
     value: Any
@@ -45,16 +45,16 @@ class Statement:
 
 @dataclass(frozen=True)
 class Statements:
-    """What the config states of each field, and the keys that are not understood."""
+    """What the config states about each field, and the keys that are not understood."""
 
     by_field: Mapping[str, tuple[Statement, ...]]
     unknown: tuple[str, ...]
 
 
 def read_statements(config: Mapping[str, Any] | None, of_backbone: Collection[str]) -> Statements:
-    """All statements of `config` about its probes; the more deeply nested come first, being the more specific.
+    """All statements of `config` about its probes; more deeply nested ones come first, because they are more specific.
 
-    `of_backbone` are the backbone's options, which may stand beside them.
+    `of_backbone` are the backbone's options, which may appear beside them.
     """
     of: dict[str, list[Statement]] = defaultdict(list)
     unknown = []
@@ -90,8 +90,8 @@ def statement_faults(mlps: Sequence[Mlp], probes: int, statements: Statements, p
     Args:
         mlps: every MLP.
         probes: the number of probed layers, which "num_layers" may also mean.
-        statements: the config's.
-        patch_size: the backbone's, by which the outputs were read.
+        statements: the config's statements.
+        patch_size: the backbone's patch size, by which the outputs were interpreted.
     """
     shown = [_shown(mlp, patch_size) for mlp in mlps]
     faults = []

@@ -1,8 +1,8 @@
 """The steps of one MLP in running order: where its norms and its activations stand between the linear layers.
 
 Norms are placed by their names (a common Sequential, a common block, a numbered row of norms) and their widths.
-Activations hold no tensors: they show only as gaps in the indices of a Sequential. Where nothing shows them, there is
-one between every two linear layers, after the norm if there is one.
+Activations hold no tensors: they show only as gaps in the indices of a Sequential. If nothing shows them, one is assumed
+between every two linear layers, after the norm if there is one.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _GAPS = ("gap", "wide gap")
 
 
 def lay_out(mlp: Mlp, stated_steps: tuple[Step, ...] | None = None) -> Mlp:
-    """The MLP with its steps, or with those the caller states once they fit its tensors; a fault where they cannot be decided."""
+    """The MLP with the stated steps, else with those that its tensors show; with a fault if they do not fit or cannot be decided."""
     if stated_steps is not None:
         if stated_steps.count("linear") != len(mlp.linears) or stated_steps.count("norm") != len(mlp.norms):
             found = f"has {len(mlp.linears)} linear layers and {len(mlp.norms)} norms"
@@ -63,11 +63,11 @@ def _place_norms(mlp: Mlp) -> tuple[dict[Module, int], bool, Module | None]:
         if all(len(options) == 1 for options in named):
             found = [options[0] for options in named]
         else:
-            # A row of norms moves as one along the linear layers: by how far?
+            # A row of norms shifts as one along the linear layers: by how much?
             reach = range(len(mlp.linears) + 2 - len(row))
             fitting = [s for s in reach if all(i + s in named[i] and mlp.widths[i + s] == norm.outputs for i, norm in enumerate(row))]
             if len(fitting) != 1:
-                # As PyTorch code is mostly written, a norm follows its linear layer.
+                # In most PyTorch code, a norm follows its linear layer.
                 in_blocks = all(len(options) <= 2 for options in named)
                 if 1 not in fitting or not (in_blocks or len(row) == len(mlp.linears) - 1):
                     return {}, False, row[0]
@@ -81,7 +81,7 @@ def _place_norms(mlp: Mlp) -> tuple[dict[Module, int], bool, Module | None]:
 
 
 def _named_places(mlp: Mlp, norm: Module) -> list[int]:
-    """The places a norm's name leaves open, by number of linear layers before it."""
+    """The places that a norm's name allows, as the number of linear layers before it."""
     before = [runs_before(mlp.relative(linear), mlp.relative(norm)) for linear in mlp.linears]
     count = len(before)
     rank, _ = part_key("".join(mlp.relative(norm)[:1]))
@@ -94,7 +94,7 @@ def _named_places(mlp: Mlp, norm: Module) -> list[int]:
 
 def _with_activations(mlp: Mlp, running: Sequence[Module]) -> tuple[tuple[Step, ...], set[How], set[str]]:
     slots = [_slot(mlp.relative(a), mlp.relative(b)) for a, b in zip(running, running[1:], strict=False)]
-    # Without one gap the indices are a ModuleList's and say nothing about what runs between.
+    # Without any gap, the indices are a ModuleList's and say nothing about what runs in between.
     sequential = any(slot in _GAPS for slot in slots)
     slots = [slot if sequential or slot != "adjacent" else "unknown" for slot in slots]
     at = [i for i, module in enumerate(running) if module.is_linear]
@@ -110,7 +110,7 @@ def _with_activations(mlp: Mlp, running: Sequence[Module]) -> tuple[tuple[Step, 
     first = running[0].parts[-1]
     if sequential and first.isdecimal() and int(first) > 0:
         hows.add("default")
-        why.add(f"what stands before index {first} holds no tensors and is taken to change nothing")
+        why.add(f"what comes before index {first} holds no tensors and is assumed to change nothing")
     steps: list[Step] = []
     for i, module in enumerate(running):
         steps.append("linear" if module.is_linear else "norm")
@@ -144,4 +144,4 @@ def _activation(slots: Sequence[Slot]) -> tuple[int | None, How, str]:
         return ends[0], "inferred", "a block's activation is taken to end it"
     if gaps:
         return 1, "default", "gaps on both sides of a norm: the activation is taken to follow it"
-    return min(1, len(slots) - 1), "default", "nothing shows the activations: one is taken between every two linear layers, after a norm"
+    return min(1, len(slots) - 1), "default", "nothing shows the activations: one is assumed between every two linear layers, after a norm"

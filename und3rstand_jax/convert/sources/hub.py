@@ -1,7 +1,7 @@
 """Files of a repository on the Hugging Face hub, through the `huggingface_hub` client: its login, its cache, its offline mode.
 
 The client is imported inside functions: it is slow to load, and reads HF_ENDPOINT, HF_HOME and the like once, at import. Its messages
-and log lines hold addresses and headers: what is secret in them is taken out before they are shown (`secrets.py`).
+and log lines contain URLs and headers: secrets in them are removed before they are shown (`secrets.py`).
 """
 
 import contextlib
@@ -23,17 +23,17 @@ _logger = logging.getLogger(__name__)
 def open_repository(repo_id: str, access: HubAccess, progress: bool, hub_only: bool = False) -> tuple[Location, str]:
     """The files of a repository, none of them downloaded yet, and the commit that `access.revision` stands for.
 
-    Without a network, or offline (by option or `HF_HUB_OFFLINE`), it is the cached copy, as with the client's own functions.
+    Without a network, or offline (by option or `HF_HUB_OFFLINE`), the cached copy is used, as by the client's own functions.
 
     Args:
         repo_id: owner/name.
         access: how the hub is reached.
         progress: whether downloads show progress bars.
-        hub_only: whether a local path could not have been meant; else a message says that there is none.
+        hub_only: whether `repo_id` cannot mean a local path; otherwise, messages say that there is no such path.
 
     Raises:
         CheckpointError: there is no such repository or revision, access is refused, or it is neither reachable nor cached.
-        OptionError: the token cannot be one.
+        OptionError: the token is malformed.
     """
     secrets = Secrets.of(access)
     no_path = "" if hub_only else f"there is no file or folder {repo_id}, and "
@@ -152,7 +152,7 @@ def _unreachable(error: Exception) -> str | None:
 
 
 def explain(error: BaseException, repo_id: str, access: HubAccess, no_path: str = "") -> str:
-    """One line on what the hub refused or how the download failed, and what to do about it."""
+    """One line that says what the hub refused or how the download failed, and what to do."""
     from huggingface_hub import constants, errors
 
     hub, reason = constants.ENDPOINT, first_line(error)
@@ -186,5 +186,5 @@ def explain(error: BaseException, repo_id: str, access: HubAccess, no_path: str 
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first."""
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or ["no details"])[0]

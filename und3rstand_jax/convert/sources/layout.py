@@ -1,4 +1,4 @@
-"""Which files of a folder or a repository make up a checkpoint, and what stands beside the tensors: `config.json` and the model card."""
+"""The files of a folder or repository that make up a checkpoint: tensor files, and beside them `config.json` and the model card."""
 
 import dataclasses
 import logging
@@ -57,14 +57,14 @@ class Location:
     """Where a checkpoint's files are: a local folder, a repository on the hub, or its cached copy.
 
     Attributes:
-        label: how messages call it.
-        names: the files it holds.
-        fetch: file name -> path on this machine; downloads the file where necessary.
-        remedy: what to do when a file is missing.
-        strict: whether tensor files that the index does not name are a mistake, as in a folder of the user's own. From the hub they
-            are just not fetched.
-        folders: the folders it holds.
-        enter: name of a folder in it -> that folder; one that is not there holds no files.
+        label: what messages call it.
+        names: the files in it.
+        fetch: file name -> path on this machine; downloads the file if necessary.
+        remedy: what to do if a file is missing.
+        strict: whether tensor files that the index does not name are a mistake, as in a local folder. From the hub, they are simply not
+            fetched.
+        folders: the folders in it.
+        enter: name of a folder in it -> that folder; one that does not exist has no files.
     """
 
     label: str
@@ -77,7 +77,7 @@ class Location:
 
     @property
     def is_split(self) -> bool:
-        """Whether it is an export of a backbone and probes that came from different sources: each is in a folder of its own."""
+        """Whether it is an export of a backbone and probes that came from different sources, each in its own folder."""
         return self.folders >= {*PARTS} and not any(name.endswith(TENSOR_SUFFIXES) for name in self.names)
 
 
@@ -94,8 +94,8 @@ def local_folder(path: Path) -> Location:
 def tensor_files_in(location: Location) -> tuple[tuple[str, ...], dict[str, str] | None]:
     """Names of the files that hold the tensors, and the index's tensor -> file map if there is an index.
 
-    Safetensors go before pickles; of each, an index decides. Else it is all `.safetensors` files; else `pytorch_model.bin`; else a single
-    pickle of any name.
+    Safetensors files take precedence over pickles; for either, an index decides. Without an index, the files are all `.safetensors` files,
+    else `pytorch_model.bin`, else a single pickle with any name.
 
     Raises:
         CheckpointError: there are none, it is not clear which, or shards are missing or left over.
@@ -127,9 +127,9 @@ def _indexed(location: Location, index: str, held: Sequence[str]) -> tuple[tuple
     shards = tuple(dict.fromkeys(weight_map.values()))
     faults = []
     if missing := sorted(set(shards) - set(location.names)):
-        faults.append(f"its index names {listed(missing)}, which is not there: {location.remedy}")
+        faults.append(f"its index names {listed(missing)}, which is missing: {location.remedy}")
     if location.strict and (surplus := sorted(set(held) - set(shards))):
-        faults.append(f"its index does not name {listed(surplus)}, which is there: move it elsewhere, or give it alone")
+        faults.append(f"its index does not name {listed(surplus)}, which is present: move it elsewhere, or give it alone")
     if faults:
         raise CheckpointError(f"{location.label}: {'; '.join(faults)}")
     return shards, weight_map
@@ -145,13 +145,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def split_hub_id(text: str) -> tuple[str, str] | None:
-    """The hub id and the folder (`PARTS`) that a text of three words names, owner/name/probes; None of any other text."""
+    """The hub id and the folder (one of `PARTS`) in a text such as owner/name/probes; None for any other text."""
     repo, _, folder = text.rpartition("/")
     return (repo, folder) if folder in PARTS and looks_like_hub_id(repo) else None
 
 
 def looks_like_hub_id(text: str) -> bool:
-    """Whether `text` reads owner/name and not like the path of a tensor file."""
+    """Whether `text` has the form owner/name and does not look like the path of a tensor file."""
     return _HUB_ID.fullmatch(text) is not None and not text.endswith(TENSOR_SUFFIXES)
 
 
@@ -159,12 +159,12 @@ def base_model(config: Mapping[str, Any] | None, card: Mapping[str, Any], *, loc
     """The model that a probe checkpoint belongs to, from its config, else from its model card.
 
     Args:
-        config: the checkpoint's.
+        config: the checkpoint's config.
         card: the header of the model card; empty without one.
-        local: whether it is of the user's own machine. Only then may it name a path: a stranger's would have this machine's files read.
+        local: whether the checkpoint is on the user's machine. Only then may it name a path: a stranger's could have local files read.
 
     Returns:
-        The hub id or path, None if there is none; and the paths that were named and are ignored.
+        The hub id or path, None if there is none; and the paths that were named but are ignored.
     """
     named = [text for field in _BASE_FIELDS for key, value in (config or {}).items() if key.startswith(field) for text in _sources(value)]
     if not any(local or looks_like_hub_id(text) for text in named):
@@ -174,26 +174,26 @@ def base_model(config: Mapping[str, Any] | None, card: Mapping[str, Any], *, loc
 
 
 def named_models(config: Mapping[str, Any] | None, card: Mapping[str, Any]) -> list[str]:
-    """Everything that a config and a model card name as base model, in their words."""
+    """Everything that a config and a model card name as base model, as written there."""
     stated = [value for field in _BASE_FIELDS for key, value in (config or {}).items() if key.startswith(field)]
     stated.append(card.get("base_model"))
     return [text for value in stated for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
 def card_header(card: Path) -> dict[str, Any]:
-    """The YAML at the top of a model card; empty where it cannot be read, which is logged."""
+    """The YAML at the top of a model card; empty if it cannot be read, which is logged."""
     try:
         head = CARD_HEADER.match(read_text(card, CheckpointError))
         content = parse_yaml(head[1], f"the header of {card}", CheckpointError) if head and len(head[1]) <= _LONGEST_HEADER else None
     except CheckpointError as error:
         # The card is prose for readers; a slip in its header must not stop a conversion that may not need it.
-        _logger.warning("neither base model nor licence read from a model card: %s", error)
+        _logger.warning("no base model or licence could be read from a model card: %s", error)
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _sources(value: object) -> list[str]:
-    """Those of a string or a list of strings that read like a hub id or a path; a plain word does not."""
+    """The strings in a string or list of strings that look like a hub id or a path; a plain word does not."""
     return [
         text
         for text in (value if isinstance(value, list) else [value])

@@ -1,8 +1,8 @@
 """PyTorch's own files (`.pth`, `.pt`, `.ckpt`, `.bin`): pickles, which are programs, read without running them.
 
 `torch.load(weights_only=True)` interprets the few instructions that build tensors and containers, and refuses every name that is not on
-its list; the only name added to it here is `argparse.Namespace`, in which DUSt3R keeps its arguments. What a tensor claims to be is
-compared with what the file holds before anything of it is copied.
+its list; the only name added to it here is `argparse.Namespace`, in which DUSt3R keeps its arguments. The size that a tensor claims is
+compared with what the file holds before any of it is copied.
 """
 
 import argparse
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     import torch
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict")
-"""Entries of a file that hold the weights, in the order in which they are taken."""
+"""Entries of a file that hold the weights, in the order in which they are tried."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 _MAPPED_BYTES = 128 * 2**20
-"""How much is read through one memory map before it is replaced: its pages count as resident memory while it lives."""
+"""Bytes read through one memory map before it is replaced: its pages count as resident memory while it exists."""
 _MOST_SHARED = 4
 """How many times more bytes tensors may have than the storages they share: a weight may have a second name, but not hundreds."""
 
 
 class PickleFiles(TensorFiles):
-    """Tensors of PyTorch files that are the shards of one checkpoint; mostly there is one.
+    """Tensors of PyTorch files that are the shards of one checkpoint; usually there is only one file.
 
     A file in the zip format (every `torch.save` since 1.6) is memory-mapped, `read` copies out of the map, and the map is replaced every
     128 MiB, so little of the file stays resident. A file in the older format has to be loaded whole, and stays in memory until `close`.
 
     Attributes:
-        prefix: what is left of `key` once entries are followed: the beginning of the names of the tensors meant.
+        prefix: the rest of `key` after the entries that it names: the beginning of the names of the tensors to read.
     """
 
     def __init__(self, files: Sequence[Path], weight_map: Mapping[str, str] | None = None, key: str = "") -> None:
@@ -49,9 +49,9 @@ class PickleFiles(TensorFiles):
 
         Args:
             files: the shards.
-            weight_map: tensor name -> file name, where an index states it; it must agree with the shards.
-            key: the entry that holds the weights, with dots between it and one inside; by default the first of `STATE_KEYS` that there
-                is, else the file's own dict.
+            weight_map: tensor name -> file name, if an index states it; it must agree with the shards.
+            key: the entry that holds the weights, with dots between nested entries; by default the first of `STATE_KEYS` that exists,
+                else the file's own dict.
 
         Raises:
             CheckpointError: torch is not installed, a pickle refers to more than tensors, containers and Namespace, it is not a
@@ -139,7 +139,7 @@ def _load(path: Path, *, mmap: bool) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses an archive that is a program, or whose parts unpack to more than they are."""
+    """Refuses an archive that is a program, or whose parts are compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
@@ -153,7 +153,7 @@ def _check_archive(path: Path) -> None:
     packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise CheckpointError(
-            f"{path} is compressed inside ({listed(packed, most=3)}), as no PyTorch file is; unpack it and save it with torch.save"
+            f"{path} has compressed parts ({listed(packed, most=3)}), as no PyTorch file does; unpack it and save it with torch.save"
         )
 
 
@@ -188,7 +188,7 @@ def _is_tensor(value: object) -> bool:
 
 
 def _described(value: object) -> str:
-    """An entry that is left out: of what kind it is, and how many tensors it holds."""
+    """The type of an entry that is left out, or the number of tensors that it holds."""
     if not isinstance(value, Mapping):
         return type(value).__name__
     count = sum(map(_is_tensor, value.values()))
@@ -204,7 +204,7 @@ def _model_args(checkpoint: Mapping[Any, Any], path: Path) -> str | dict[str, An
 
 
 def _state_dict(state: Mapping[Any, Any], chosen: str, checkpoint: Mapping[Any, Any], path: Path) -> dict[str, "torch.Tensor"]:
-    """The tensors, each checked to be one whose values the file holds."""
+    """The tensors, each checked to have all of its values in the file."""
     wrong = [f"{name!r} ({type(value).__name__})" for name, value in state.items() if not _is_usable(name, value)]
     if wrong or not state:
         found = f"{len(wrong)} of {len(state)} entries are something else: {listed(wrong, most=5)}" if wrong else "it is empty"

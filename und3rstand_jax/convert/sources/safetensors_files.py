@@ -1,4 +1,4 @@
-"""Safetensors files: the tensors of those that a checkpoint comes in, and writing new ones."""
+"""Safetensors files: reads the tensors of a checkpoint's files, and writes new files."""
 
 import json
 import math
@@ -37,7 +37,7 @@ class SafetensorsFiles(TensorFiles):
     """Tensors of safetensors files that are the shards of one checkpoint.
 
     Values are fetched with positioned reads, not through a memory map: a map's pages count as resident memory until the file is
-    closed, so a whole conversion would hold the source a second time. Both ways measured the same speed.
+    closed, so a whole conversion would hold the source a second time. Both ways are equally fast.
     """
 
     def __init__(self, files: Sequence[Path], weight_map: Mapping[str, str] | None = None) -> None:
@@ -45,7 +45,7 @@ class SafetensorsFiles(TensorFiles):
 
         Args:
             files: the shards.
-            weight_map: tensor name -> file name, where an index states it; it must agree with the shards.
+            weight_map: tensor name -> file name, if an index states it; it must agree with the shards.
 
         Raises:
             CheckpointError: a file is not a complete safetensors file, a name appears twice, or the index disagrees.

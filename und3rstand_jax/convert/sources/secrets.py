@@ -1,4 +1,4 @@
-"""Tokens and passwords, which must not end in a message, a log or a traceback, whatever they look like."""
+"""Tokens and passwords, which must not end up in a message, a log or a traceback, whatever they look like."""
 
 import contextlib
 import logging
@@ -31,7 +31,7 @@ class Secrets:
             found.append(Path(constants.HF_TOKEN_PATH).read_text(encoding="utf-8"))
         credentials = constants.ENDPOINT.partition("://")[2].rpartition("@")[0]
         if credentials:
-            # A password may hold what ends it in an address: then its pieces are what a message quotes.
+            # A password may contain characters that end it in a URL: messages then quote pieces of it.
             password = credentials.partition(":")[2]
             found += [credentials, password, unquote(password), *(piece for piece in re.split("[:/@]", password) if len(piece) > 1)]
         texts = {text.strip() for text in found if text is not None and text.strip()}
@@ -45,7 +45,7 @@ class Secrets:
         return printable(text, keep="\n")
 
     def raise_error(self, message: str, cause: BaseException, kind: type[UserError] = CheckpointError) -> NoReturn:
-        """Raises an error of a `kind` without secrets; its cause goes along, for --debug, only if no message in it holds one."""
+        """Raises an error of class `kind` without secrets; its cause is attached, for --debug, only if no message in it holds one."""
         chain: list[BaseException] = []
         link: BaseException | None = cause
         while link is not None and link not in chain:
@@ -57,7 +57,7 @@ class Secrets:
 
     @contextlib.contextmanager
     def hidden_in_logs(self) -> Iterator[None]:
-        """Inside the block, what the hub's client and its libraries log is shown without secrets."""
+        """Removes secrets from what the hub's client and its libraries log inside the block."""
 
         def hide(record: logging.LogRecord) -> bool:
             text = record.getMessage()

@@ -16,19 +16,19 @@ from und3rstand_jax.support.files import file_sha256, in_home
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint whose headers are read and whose tensors are not.
+    """A checkpoint whose headers have been read, but not its tensors.
 
     Attributes:
         spec: the source as the user gave it.
         kind: what it turned out to be.
         revision: the commit of a hub id, None for a local source.
         config: the parsed `config.json`, None if there is none.
-        base_model: hub id or path of the model it builds on, as the config or the model card says; None if neither does. Of a hub
-            repository it is a hub id, never a path.
+        base_model: hub id or path of the model it builds on, as the config or the model card says; None if neither does. For a hub
+            repository, it is a hub id, never a path.
         tensors: the tensors; the caller closes them.
-        ignored_paths: what the config or card of a hub repository names as base model and is a path.
-        licences: what the weights are under, as its model card, the headers of its files, its name and its base models' names say;
-            none where nothing does, several where they contradict each other.
+        ignored_paths: paths that the config or card of a hub repository names as base model.
+        licences: the weights' licences, according to its model card, the headers of its files, its name and its base models' names;
+            empty if nothing states one, several if they contradict each other.
     """
 
     spec: str
@@ -41,7 +41,7 @@ class Source:
     licences: tuple[Licence, ...] = ()
 
     def sha256(self) -> dict[str, str]:
-        """File name -> hexadecimal SHA-256 of every tensor file and of `config.json`. Reads them whole; safe in a thread."""
+        """File name -> hexadecimal SHA-256 of every tensor file and of `config.json`. Reads the files whole; thread-safe."""
         files = list(self.tensors.files)
         if self.config is not None:
             files.append(files[0].with_name(layout.CONFIG))
@@ -56,16 +56,16 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
     """Opens a checkpoint; from the hub, only the files needed are downloaded.
 
     Args:
-        spec: a path that exists, else a hub id (owner/name), or one with a folder of an export of parts (owner/name/backbone). Where the
-            parts lie in folders of their own, it is the probes, and their backbone is the base model.
+        spec: an existing path, else a hub id (owner/name), which may name a part's folder in an export (owner/name/backbone). If the parts
+            are in folders of their own, the source is the probes, and the backbone there is their base model.
         access: how the hub is reached, with the client's own settings by default.
         key: the entry of a pickle that holds the weights, or the beginning of their names; by default the usual entries.
         hub_only: whether `spec` is a hub id even where a local path has its name, because a stranger wrote it.
         progress: whether downloads show progress bars.
 
     Raises:
-        CheckpointError: the source is not there, not readable, or not a checkpoint.
-        OptionError: a revision was given for a local path, or the token cannot be one.
+        CheckpointError: the source does not exist, is not readable, or is not a checkpoint.
+        OptionError: a revision was given for a local path, or the token is malformed.
     """
     access = access or HubAccess()
     path = in_home(spec)
@@ -105,14 +105,14 @@ def open_source(spec: str, access: HubAccess | None = None, *, key: str = "", hu
 
 
 def _of_split(probes: Source, spec: str, backbone: str) -> Source:
-    """The probes of an export of parts in folders, as what was asked for, on the backbone beside them."""
+    """The probes of an export with parts in folders, as the source that was asked for, based on the backbone beside them."""
     return dataclasses.replace(probes, spec=spec, base_model=backbone, ignored_paths=())
 
 
 def _open_location(
     spec: str, kind: Literal["hub", "folder"], location: layout.Location, commit: str | None, key: str, root: layout.Location
 ) -> Source:
-    """Small files first, so that a faulty config is found before gigabytes are downloaded. The card of all is in `root`."""
+    """Opens small files first, so that a faulty config is found before gigabytes are downloaded. `root` has the card of all parts."""
     names, weight_map = layout.tensor_files_in(location)
     config = layout.read_config(location.fetch(layout.CONFIG)) if layout.CONFIG in location.names else None
     card = layout.card_header(root.fetch(layout.CARD)) if layout.CARD in root.names else {}

@@ -36,14 +36,14 @@ _LONGEST_NAME = 1000  # characters; 60 in DUSt3R
 
 
 class TensorFiles(Mapping[str, TensorInfo]):
-    """The tensors of one checkpoint, over all of its files.
+    """The tensors of one checkpoint, across all of its files.
 
     Attributes:
         files: the files that hold the tensors.
         metadata: the safetensors headers' own strings, of all shards ({} for pickles).
-        args: what a pickle says of its model: the call in `args.model`, or a dict of options; None where it says nothing.
-        chosen: the entry of a pickle, or the beginning of names, that holds the tensors; "" where the files hold nothing else.
-        ignored: what else the files hold -> what that is.
+        args: what a pickle says about its model: the call in `args.model`, or a dict of options; None if it says nothing.
+        chosen: the entry of a pickle, or the beginning of names, that holds the tensors; "" if the files hold nothing else.
+        ignored: name of everything else in the files -> what it is.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class TensorFiles(Mapping[str, TensorInfo]):
         chosen: str = "",
         ignored: Mapping[str, str] | None = None,
     ) -> None:
-        """The table of `files`; readers of a format call this once they know it.
+        """Takes the table of `files`; the reader of each format calls this once it knows the table.
 
         Raises:
-            CheckpointError: a name is longer than any module's.
+            CheckpointError: a name has more than 1000 characters.
         """
         longest = max(table, key=len, default="")
         if len(longest) > _LONGEST_NAME:
@@ -76,7 +76,7 @@ class TensorFiles(Mapping[str, TensorInfo]):
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in memory of its own and writable; bfloat16 as `ml_dtypes.bfloat16`.
+        """One tensor, writable and in its own memory; bfloat16 as `ml_dtypes.bfloat16`.
 
         Raises:
             KeyError: there is no such tensor.
@@ -109,10 +109,10 @@ class TensorFiles(Mapping[str, TensorInfo]):
 
 
 class TensorsBelow(TensorFiles):
-    """Those tensors of a table whose names begin with a prefix, under their names without it."""
+    """The tensors of a table whose names begin with a prefix, under their names without the prefix."""
 
     def __init__(self, whole: TensorFiles, prefix: str) -> None:
-        """Narrows `whole`, which is closed along with this.
+        """Narrows down `whole`, which is closed along with this table.
 
         Raises:
             CheckpointError: no name begins with the prefix.
@@ -150,7 +150,7 @@ def merged(
 
     Args:
         tables: the tensors of every shard.
-        weight_map: tensor -> file name, where an index states it; it must agree with the shards.
+        weight_map: tensor -> file name, if an index states it; it must agree with the shards.
 
     Raises:
         CheckpointError: a name appears twice, or the index disagrees.

@@ -1,1 +1,1 @@
-"""Data sets on disk: one module for each kind, and what they share."""
+"""Data sets on disk: one module for each kind, and the code they share."""

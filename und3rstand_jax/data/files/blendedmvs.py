@@ -42,7 +42,7 @@ class BlendedMvsView:
 
 
 class Links(NamedTuple):
-    """The listed pairs as a graph to grow sets along, by sequence: frame numbers, scores, and where each sequence starts in them."""
+    """The listed pairs as a graph along which sets grow, by sequence: frame numbers, scores, and where each sequence starts in them."""
 
     frames: Int[np.ndarray, "links 2"]
     scores: Float[np.ndarray, " links"]
@@ -50,12 +50,12 @@ class Links(NamedTuple):
 
     @classmethod
     def of(cls, pairs: Int[np.ndarray, "links 3"], scores: Float[np.ndarray, " links"], sequences: int) -> "Links":
-        """The graph of pairs, each an index of its sequence, of so many, and two frame numbers."""
+        """The graph of pairs, each given as the index of its sequence, below `sequences`, and two frame numbers."""
         order = np.argsort(pairs[:, 0], kind="stable")
         return cls(pairs[order, 1:], scores[order], np.searchsorted(pairs[order, 0], np.arange(sequences + 1)))
 
     def grown(self, sequence: int, pair: tuple[int, int], views: int) -> list[int]:
-        """The frames of a set: a pair, then over and over the frame with the greatest score to one in it, of equals the lowest number."""
+        """The frames of a set: a pair, then repeatedly the frame with the greatest score to one in it; of equals, the lowest number."""
         links = slice(*self.first[sequence : sequence + 2].tolist())
         frames, scores, found = self.frames[links], self.scores[links], list(pair)
         while len(found) < views:
@@ -70,7 +70,7 @@ class Links(NamedTuple):
 class BlendedMvsListing:
     """The pairs of one split that start its sets: each an index into `sequences` and two frame numbers.
 
-    Sets of more than two `views` are grown along `links`, which pairs lack.
+    Sets of more than two `views` are grown along `links`, which is None for pairs.
     """
 
     root: Path
@@ -95,8 +95,9 @@ class BlendedMvsListing:
 def open_blendedmvs(root: Path, split: Split, views: int = 2) -> BlendedMvsListing:
     """The sets of the sequences whose seq_low is a multiple of 10 ("val") or not ("train").
 
-    Pairs are those listed. Each of them starts a larger set, which grows by the frame with the greatest score to any frame in it, of
-    equals the one with the lowest number. Pairs from which too few frames can be reached so are left out, and counted in the notes.
+    Pairs are those listed. Each of them starts a larger set, which grows by the frame with the greatest score to any frame in it; of
+    equals, by the one with the lowest number. Pairs from which too few frames can be reached in this way are left out and counted in the
+    notes.
 
     The list covers all parts of BlendedMVS. Pairs of sequences without a folder are left out and counted in the notes.
 
@@ -127,11 +128,11 @@ def open_blendedmvs(root: Path, split: Split, views: int = 2) -> BlendedMvsListi
 
 
 def _reachable(pairs: Int[np.ndarray, "pairs 3"]) -> Int[np.ndarray, " pairs"]:
-    """How many frames of its sequence each pair is linked to, through any number of pairs, its own two included."""
+    """The number of frames in its sequence that each pair is linked to through any number of pairs, its own two included."""
     ends = np.concatenate([pairs[:, [0, 1]], pairs[:, [0, 2]]])
     frames, number = np.unique(ends, axis=0, return_inverse=True)
     one, two = number.reshape(2, -1)
-    # Every frame takes the lowest number among its neighbours', and then that number's own, until none changes.
+    # Every frame takes the lowest group among its own and its neighbours', and then that group's own group, until none changes.
     group = np.arange(len(frames))
     while True:
         lower = group.copy()

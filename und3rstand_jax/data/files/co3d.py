@@ -30,13 +30,13 @@ Selection: TypeAlias = dict[str, dict[str, list[_Frame]]]
 _LISTS = {"train": "selected_seqs_train.json", "val": "selected_seqs_test.json"}
 
 _POSITIONS = 100
-"""Frames of a sequence that count, from its first."""
+"""Number of frames that are used in a sequence, from its first."""
 
 _FARTHEST, _STEP = 30, 5
-"""A frame after a set's first lies a multiple of _STEP, at most _FARTHEST, from an earlier one."""
+"""Every frame of a set but the first is a multiple of _STEP, at most _FARTHEST, away from an earlier one."""
 
 _MOST_VIEWS = _POSITIONS // _STEP
-"""All frames of a set lie a multiple of _STEP apart, so that a sequence has no more of them."""
+"""All frames of a set are a multiple of _STEP apart, so a sequence has at most this many for one set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Co3dView:
         return self.folder / "images" / f"frame{self.frame:06d}.jpg"
 
     def read(self) -> View:
-        """The view; depth outside the object's mask counts as unknown, since Co3D's is reliable on the object only.
+        """The view; depth outside the object's mask counts as unknown, since Co3D's depth is reliable only on the object.
 
         Raises UnreadableSet.
         """
@@ -70,10 +70,10 @@ class Co3dView:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Co3dListing:
-    """The sets of one split, enumerated rather than stored: a sequence has the first so many of `_starts`, each grown to `views` frames.
+    """The sets of one split, enumerated rather than stored: a sequence has the first entries of `_starts`, each grown to `views` frames.
 
-    `frames` concatenates the frame numbers of all sequences. `first_frames` and `first_sets` say where each sequence starts in it
-    and in the sets.
+    `frames` concatenates the frame numbers of all sequences. `first_frames` and `first_sets` say where each sequence starts in `frames`
+    and among the sets.
     """
 
     root: Path
@@ -99,15 +99,15 @@ class Co3dListing:
 
 
 def open_co3d(root: Path, split: Split, views: int = 2) -> Co3dListing:
-    """The sets of the sequences in the split's list. Of a sequence's frames, those at positions below 100 count.
+    """The sets of the sequences in the split's list. Only a sequence's frames at positions below 100 are used.
 
-    Pairs are positions i, j with |i - j| 5, 10, … or 30, in both orders. Every pair starts one larger set. A further frame is drawn
-    from all that are not in the set yet and lie 5, 10, … or 30 from one that is; the draws depend on i, j and the sequence's length
-    alone. Frames of a set all lie a multiple of 5 apart: a sequence with sets of V views has more than 5·(V - 1) frames.
+    Pairs are positions i, j with |i - j| = 5, 10, … or 30, in both orders. Every pair starts one larger set. A further frame is drawn
+    from all that are not in the set yet and are 5, 10, … or 30 away from one that is; the draws depend only on i, j and the sequence's
+    length. All frames of a set are a multiple of 5 apart: a sequence with sets of V views has more than 5·(V - 1) frames.
 
     Raises:
         DataError: the list is missing or malformed, or categories in it have no folder.
-        OptionError: no sequence has sets of so many views.
+        OptionError: no sequence can have sets of this many views.
     """
     if views > _MOST_VIEWS:
         raise OptionError(f"co3d: expected sets of at most {_MOST_VIEWS} views, since frames lie {_STEP} apart, found --views {views}")
@@ -137,7 +137,7 @@ def open_co3d(root: Path, split: Split, views: int = 2) -> Co3dListing:
 
 @functools.cache
 def _starts(views: int) -> tuple[Int[np.ndarray, "pairs 2"], Int[np.ndarray, " pairs"]]:
-    """All pairs of positions that start a set, and the fewest frames of a sequence that has it, by which they are ordered."""
+    """All pairs of positions that start a set, ordered by the fewest frames with which a sequence has that set, and those numbers."""
 
     def fewest(pair: tuple[int, int]) -> int:
         return max(max(pair), min(pair) % _STEP + _STEP * (views - 1)) + 1
@@ -148,7 +148,7 @@ def _starts(views: int) -> tuple[Int[np.ndarray, "pairs 2"], Int[np.ndarray, " p
 
 
 def _grown(start: list[int], length: int, views: int) -> list[int]:
-    """A set's positions, of `length` in its sequence: those of a pair, and further ones drawn from its neighbourhood."""
+    """A set's positions in a sequence of `length` frames: those of a pair, and further ones drawn from its neighbourhood."""
     positions = list(start)
     # The words of a seed sequence are the same on every machine and in every version of NumPy, unlike a generator's draws.
     for word in np.random.SeedSequence(start).generate_state(views - 2).tolist():

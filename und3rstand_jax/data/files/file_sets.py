@@ -27,11 +27,11 @@ class ViewFiles(Protocol):
 
     @property
     def image(self) -> Path:
-        """The photo, by which messages name the view."""
+        """The photo, whose path names the view in messages."""
         ...
 
     def read(self) -> View:
-        """The view as its files have it, neither cropped nor resized; camera in float64. Raises UnreadableSet."""
+        """The view as stored in its files, neither cropped nor resized; camera in float64. Raises UnreadableSet."""
         ...
 
 
@@ -41,13 +41,13 @@ class Listing(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was counted or left out when the list was made, a line each."""
+        """What was counted or left out when the list was made, one line each."""
         ...
 
     def __len__(self) -> int: ...
 
     def files(self, index: int) -> tuple[ViewFiles, ...]:
-        """Where the views of a set are. Reads nothing."""
+        """The files of a set's views. Reads none of them."""
         ...
 
 
@@ -63,11 +63,11 @@ def open_sets(kind: str, root: Path, split: Split, views: int = 2) -> "FileSets"
         kind: one of KINDS.
         root: the data set's folder.
         split: "train", or "val" for the held-out sets.
-        views: how many views a set has, two in a pair.
+        views: number of views in a set, two for pairs.
 
     Raises:
-        DataError: the folder does not hold such a data set, its list is faulty, or the split is empty.
-        OptionError: there is no such kind, or it has no sets of so many views.
+        DataError: the folder does not contain such a data set, its list is faulty, or the split is empty.
+        OptionError: there is no such kind, or it has no sets of this many views.
     """
     if kind not in _OPENERS:
         raise OptionError(f"{kind!r} is not a kind of data set; expected one of {', '.join(KINDS)}")
@@ -81,7 +81,7 @@ def open_sets(kind: str, root: Path, split: Split, views: int = 2) -> "FileSets"
 
 @dataclasses.dataclass(frozen=True)
 class FileSets:
-    """The sets of one split of a data set on disk; `name` is KIND:DIR, and each set has so many `views`."""
+    """The sets of one split of a data set on disk; `name` is KIND:DIR, and `views` is the number of views in each set."""
 
     name: str
     listing: Listing
@@ -92,16 +92,16 @@ class FileSets:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was counted or left out when the list was made, a line each. Commands show them."""
+        """What was counted or left out when the list was made, one line each. Commands show them."""
         return self.listing.notes
 
     def set_name(self, index: int) -> str:
-        """What messages call a set: its photos."""
+        """A set's name in messages: the paths of its photos."""
         *most, last = (str(files.image) for files in self.listing.files(index))
         return printable(f"{', '.join(most)} and {last}")
 
     def read(self, index: int) -> ViewSet:
-        """One set as its files have it: views of any size, cameras in float64. Raises UnreadableSet."""
+        """One set as stored in its files: views of any size, cameras in float64. Raises UnreadableSet."""
         return tuple(files.read() for files in self.listing.files(index))
 
     def load(self, index: int, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
@@ -109,10 +109,10 @@ class FileSets:
         return self.fit(index, self.read(index), shape, rng)
 
     def fit(self, index: int, views: ViewSet, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
-        """What `read` returned for `index`, as training takes it: cropped by `crop_view`, geometry in float32.
+        """What `read` returned for `index`, prepared for training: cropped by `crop_view`, geometry in float32.
 
-        The world's origin moves to camera 1 before float64 is given up: in national grid coordinates, float32 does not resolve
-        centimetres.
+        The world's origin moves to camera 1 before the conversion from float64: in national grid coordinates, float32 does not
+        resolve centimetres.
 
         Raises:
             UnreadableSet: a principal point is far off its photo's centre, or no pixel of a crop has a known depth.
@@ -140,11 +140,11 @@ def crop_view(view: View, shape: Shape, rng: np.random.Generator | None = None) 
        With `rng`, DUSt3R's crop jitter: cover `shape` + n in both directions, n drawn uniformly from 0 to 15 pixels.
     3. Crop to `shape` around the centre.
 
-    Jitter thus changes the scale only. Like DUSt3R's, the crop stays on the principal point, which the network takes to be the
+    Jitter thus changes only the scale. Like DUSt3R's, the crop stays centred on the principal point, which the network takes to be the
     image's centre. The result has `shape` whatever the photo's orientation: a landscape shape takes the middle of a portrait photo.
 
     Intrinsics scale about the corner of the first pixel, which is at (-0.5, -0.5) since pixel centres are at integers. Each axis
-    scales by the ratio of the sizes in whole pixels, which is what the resize really does.
+    scales by the ratio of the sizes in whole pixels, which is what the resize actually does.
     """
     height, width = view.image.shape[:2]
     x, y = view.intrinsics[:2, 2].astype(np.float64) + 0.5  # of the principal point, from the photo's corner

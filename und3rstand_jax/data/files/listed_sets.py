@@ -1,4 +1,4 @@
-"""What a list of a user's pairs and sets says (the format is in docs/data.md), read and checked entry by entry.
+"""A user's list of pairs and sets (docs/data.md describes the format), read and checked entry by entry.
 
 Whatever can be checked without opening a photo is checked, and all faults are reported together.
 """
@@ -22,7 +22,7 @@ from und3rstand_jax.support.errors import DataError
 NAMES = ("pairs.json", "pairs.jsonl")
 
 DEPTH_SCALES = {".png": 0.001, ".npy": 1.0}
-"""Depth files by suffix, and the default of `depth_scale`: a PNG holds millimetres, an .npy file the unit of cam2world."""
+"""Depth files by suffix, and the default of `depth_scale`: a PNG is in millimetres, an .npy file in the unit of cam2world."""
 
 _VIEW = "a view has image, depth, K (3×3), cam2world (4×4), and may have depth_scale"
 
@@ -40,7 +40,7 @@ _Row4: TypeAlias = Annotated[list[float], annotated_types.Len(4, 4)]
 
 @dataclasses.dataclass(frozen=True)
 class ListedView:
-    """A view as the list has it."""
+    """A view as written in the list."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -52,7 +52,7 @@ class ListedView:
 
     @property
     def scale(self) -> float:
-        """The depth_scale, or the default for files of its kind."""
+        """The given `depth_scale`, or the default for the depth file's suffix."""
         return DEPTH_SCALES[Path(self.depth).suffix.lower()] if self.depth_scale is None else self.depth_scale
 
 
@@ -64,7 +64,7 @@ class ListedSet(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A list's path, all its views, and its sets: pairs first, then larger ones, or as the lines have them."""
+    """A list's path, all its views, and its sets: pairs first, then larger ones, or in the order of the lines."""
 
     path: Path
     views: list[ListedView]
@@ -72,10 +72,10 @@ class Listed(NamedTuple):
 
 
 def read_listed(root: Path) -> Listed:
-    """The list in a folder.
+    """Reads the list in a folder.
 
     Raises:
-        DataError: there is no list or there are two, it is not JSON, or entries are faulty; the message has the first 20 faults.
+        DataError: there is no list or there are two, it is not JSON, or entries are faulty; the message reports the first 20 faults.
     """
     path, table, entries = _read_entries(root)
     checker = _Checker(root)
@@ -94,7 +94,7 @@ def read_listed(root: Path) -> Listed:
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """A pair as the list has it; a view is its name or written out."""
+    """A pair as written in the list; a view is given by name or written out."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -105,7 +105,7 @@ class _Pair:
 
 @dataclasses.dataclass(frozen=True)
 class _Set:
-    """A set as the list has it; a view is its name or written out."""
+    """A set as written in the list; a view is given by name or written out."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -129,7 +129,7 @@ class _Table:
 
 
 class _Entry(NamedTuple):
-    """A pair or set as the list has it, what messages call it, and whether it is a pair."""
+    """A pair or set as written in the list, its name in messages, and whether it is a pair."""
 
     where: str
     raw: object
@@ -158,12 +158,12 @@ def _read_entries(root: Path) -> tuple[Path, Mapping[str, object], list[_Entry]]
 
 
 def _is_pair(raw: object) -> bool:
-    """Whether an entry of a list without names is a pair; a set says so by its `views`."""
+    """Whether an entry of a list without named views is a pair: it is one unless it has the key `views`."""
     return not (isinstance(raw, dict) and "views" in raw)
 
 
 class _Checker:
-    """Checks entries one by one; collects the views and everything that is wrong. A view given twice is one."""
+    """Checks entries one by one; collects the views and all faults. A view given twice counts once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -172,7 +172,7 @@ class _Checker:
         self._known: dict[str, int | None] = {}
 
     def view(self, where: str, raw: object) -> int | None:
-        """The index of a view; None if it is faulty, which is reported the first time only."""
+        """The index of a view; None if it is faulty, which is reported only the first time."""
         key = json.dumps(raw, sort_keys=True)
         if key not in self._known:
             self._known[key] = None
@@ -217,7 +217,7 @@ def _written_set(entry: _Entry) -> _Set:
 
 
 def _view_faults(root: Path, view: ListedView) -> Iterator[str]:
-    """What no type says."""
+    """The faults that no type can express."""
     if Path(view.depth).suffix.lower() not in DEPTH_SCALES:
         yield f"depth {view.depth} is neither .png (16 bits) nor .npy"
     for key, path in (("image", view.image), ("depth", view.depth)):

@@ -1,4 +1,4 @@
-"""NumPy's .npy format, header first: a few bytes may claim an array of any size, which numpy would make room for."""
+"""NumPy's .npy format, header first: a few bytes may claim an array of any size, for which NumPy would allocate memory."""
 
 import io
 import math
@@ -8,11 +8,11 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy_format
 
-_LONGEST_HEADER = 2**16  # bytes; every field of a structured array is named in it
+_LONGEST_HEADER = 2**16  # bytes; it names every field of a structured array
 
 
 class NpyHeader(NamedTuple):
-    """What an .npy file says it holds."""
+    """What an .npy file claims to contain."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -23,10 +23,10 @@ class NpyHeader(NamedTuple):
 
 
 def read_header(stream: IO[bytes] | io.BufferedIOBase) -> NpyHeader:
-    """The header of an .npy file, after which the stream stands where it stood.
+    """The header of an .npy file. The stream's position does not change.
 
     Raises:
-        ValueError: it is no .npy file, or of a version for names of fields beyond ASCII.
+        ValueError: it is not an .npy file, or of a version other than 1.0 and 2.0.
     """
     start = stream.tell()
     version = npy_format.read_magic(stream)
@@ -41,14 +41,14 @@ def read_header(stream: IO[bytes] | io.BufferedIOBase) -> NpyHeader:
 
 
 def read_array(stream: IO[bytes] | io.BufferedIOBase, size: int) -> np.ndarray:
-    """The array of an .npy file, of as many bytes as its header says.
+    """The array of an .npy file, which must have as many bytes as its header says.
 
     Args:
-        stream: stands at the file's start.
-        size: bytes of the file, or of what it unpacks to.
+        stream: a stream at the file's start.
+        size: size of the file in bytes, or of what it unpacks to.
 
     Raises:
-        ValueError: the file is shorter than its header says, or holds objects, which would run code.
+        ValueError: the file is shorter than its header says, or contains objects, which could run code.
     """
     header = read_header(stream)
     needed = math.prod(header.shape) * header.dtype.itemsize

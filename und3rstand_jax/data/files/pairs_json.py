@@ -1,4 +1,4 @@
-"""`pairs:DIR`: a user's own photos, depth and cameras, listed in pairs.json or pairs.jsonl (the format is in docs/data.md)."""
+"""`pairs:DIR`: a user's own photos, depth and cameras, listed in pairs.json or pairs.jsonl (docs/data.md describes the format)."""
 
 import dataclasses
 from pathlib import Path
@@ -66,11 +66,11 @@ class JsonListing:
 def open_pairs_json(root: Path, split: Split, views: int = 2) -> JsonListing:
     """The listed sets that belong to the split: as their entries say, or else every 10th set of views is "val".
 
-    Sets of more views than asked for give their first ones; sets of fewer are left out and counted in the notes.
+    Of sets with more than `views` views, the first ones are used; sets with fewer are left out and counted in the notes.
 
     Raises:
         DataError: there is no list or there are two, it is not JSON, entries are faulty, or all of them have too few views; the message
-            has the first 20 faults.
+            reports the first 20 faults.
     """
     listed = read_listed(root)
     usable = [one for one in listed.sets if len(one.views) >= views]
@@ -80,7 +80,7 @@ def open_pairs_json(root: Path, split: Split, views: int = 2) -> JsonListing:
     if any(one.split for one in usable):
         held_out = [one.split == "val" for one in usable]
     else:
-        # All orders of the same views share a number, so that none is trained on in one order and held out in another.
+        # All orders of the same views share a number, so that no set is trained on in one order and held out in another.
         numbers: dict[frozenset[int], int] = {}
         held_out = [numbers.setdefault(frozenset(one), len(numbers)) % _VAL_EVERY == _VAL_EVERY - 1 for one in sets]
     chosen = [one for one, is_held_out in zip(sets, held_out, strict=True) if is_held_out == (split == "val")]

@@ -1,6 +1,6 @@
-"""Reads photos, depth and cameras from files. Whatever is wrong with a file becomes an UnreadableSet that names it.
+"""Reads photos, depth and cameras from files. Any fault in a file becomes an UnreadableSet that names the file.
 
-What a file unpacks to is read from its header and bounded before anything is unpacked.
+The unpacked size is read from a file's header and checked against a bound before anything is unpacked.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ LISTED = 6  # names that a message lists at most
 
 
 def found_in(folder: Path) -> str:
-    """What is at `folder`, for messages about a wrong root: "the folder holds a.txt, b/"."""
+    """What is at `folder`, for messages about a wrong root: "the folder contains a.txt, b/"."""
     try:
         names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def found_in(folder: Path) -> str:
         return "that is a file"
     except (OSError, ValueError) as error:
         return f"the folder cannot be listed ({getattr(error, 'strerror', None) or error})"
-    return f"the folder holds {listed(names, most=LISTED)}" if names else "the folder is empty"
+    return f"the folder contains {listed(names, most=LISTED)}" if names else "the folder is empty"
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -77,7 +77,7 @@ def read_png16(path: Path) -> UInt16[np.ndarray, "H W"]:
 
 
 def looked_up(stored: UInt16[np.ndarray, "H W"], depths: Float64[np.ndarray, "65536"], path: Path) -> Float32[np.ndarray, "H W"]:
-    """Depth of 16 bits, by the depth that each stored value stands for; without float64 arrays of the image's size.
+    """Depth from 16-bit values, by a table of the depth that each value stands for; allocates no float64 array of the image's size.
 
     Raises:
         UnreadableSet: a stored value stands for a depth beyond float32.
@@ -106,7 +106,7 @@ def scaled(stored: Shaped[np.ndarray, "H W"], scale: float, path: Path) -> Float
     """`stored` times `scale`, in float32.
 
     Raises:
-        UnreadableSet: a depth is finite in the file and beyond the largest float32, 3.4e38, afterwards.
+        UnreadableSet: a depth is finite in the file, but exceeds the largest float32, 3.4e38, after scaling.
     """
     depth = np.empty(stored.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -118,12 +118,12 @@ def scaled(stored: Shaped[np.ndarray, "H W"], scale: float, path: Path) -> Float
 
 
 def _beyond(path: Path) -> str:
-    return f"{path}: holds depths that its scale takes beyond 3.4e38, the largest float32: write 0 where depth is unknown"
+    return f"{path}: contains depths that its scale takes beyond 3.4e38, the largest float32: write 0 where depth is unknown"
 
 
 def read_exr(path: Path) -> Float32[np.ndarray, "H W"]:
-    """Depth in an OpenEXR file with one channel. Read by the reference library, since builds of OpenCV 5 leave EXR out."""
-    # Imported here: rendered scenes need none of this, and come without the extra that brings it.
+    """Depth in an OpenEXR file with one channel. It uses the reference library, since builds of OpenCV 5 leave EXR out."""
+    # Imported here: rendered scenes do not need it, and work without the extra that installs it.
     import OpenEXR
 
     with _naming(path):
@@ -141,7 +141,7 @@ def read_exr(path: Path) -> Float32[np.ndarray, "H W"]:
 
 
 def _exr_values(header: Mapping[str, object]) -> int:
-    """Values in all channels of a part: the library reads every part at once."""
+    """Number of values in all channels of a part: the library reads every part at once."""
     (left, top), (right, bottom) = np.asarray(header["dataWindow"]).tolist()
     channels = header["channels"]
     assert isinstance(channels, list)
@@ -149,7 +149,7 @@ def _exr_values(header: Mapping[str, object]) -> int:
 
 
 def read_npz(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> list[Float64[np.ndarray, "..."]]:
-    """Arrays of numbers in an .npz file by name, in the order of `shapes` and reshaped to them. Only these are unpacked."""
+    """The arrays of numbers in an .npz file that `shapes` names, in its order and reshaped to it. Only these are unpacked."""
     arrays = []
     with _naming(path), open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -174,7 +174,7 @@ def to_view(
     intrinsics: Float[np.ndarray, "..."],
     cam2world: Float[np.ndarray, "..."],
 ) -> View:
-    """A view of a photo, read here, and its geometry, checked here; depth that is negative or not finite becomes 0, unknown.
+    """A view: reads its photo and checks its geometry. Depth that is negative or not finite becomes 0, which means unknown.
 
     `depth` is changed in place.
     """
@@ -188,13 +188,13 @@ def to_view(
 
 
 def require_one_size(found: Shaped[np.ndarray, "..."], path: Path, expected: Shaped[np.ndarray, "..."], expected_path: Path) -> None:
-    """Raises UnreadableSet unless two images have one size."""
+    """Raises UnreadableSet unless two images have the same size."""
     if found.shape[:2] == expected.shape[:2]:
         return
     size, expected_size = (f"{width}×{height}" for height, width in (found.shape[:2], expected.shape[:2]))
-    message = f"{path}: has {size} pixels, {expected_path} has {expected_size}; they must have one size"
+    message = f"{path}: has {size} pixels, {expected_path} has {expected_size}; they must have the same size"
     (height, width), (expected_height, expected_width) = found.shape[:2], expected.shape[:2]
-    # Of one scene, seen by a depth sensor or a network of lower resolution: the sides have one proportion.
+    # The same scene, seen by a depth sensor or a network of lower resolution: the sides have the same proportion.
     if height < expected_height and abs(width / height * expected_height / expected_width - 1) < 0.02:
         message += f": shrink the photo to {size} and scale K with it, or enlarge this file, each pixel repeated rather than interpolated"
     raise UnreadableSet(message)
@@ -222,9 +222,9 @@ def _naming(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UnreadableSet(f"{path}: there is no such file") from None
     except UnicodeEncodeError:
-        raise UnreadableSet(f"{path}: OpenEXR reads no file whose name is not UTF-8: rename it") from None
+        raise UnreadableSet(f"{path}: OpenEXR cannot read a file whose name is not UTF-8: rename it") from None
     # Damaged files make Pillow, numpy, zipfile and OpenEXR raise nearly anything (OSError, SyntaxError, zlib.error, KeyError, …).
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableSet(f"{path}: cannot be read: {error.strerror}") from error
-        raise UnreadableSet(f"{path}: cannot be read, it seems damaged ({one_line(error) or type(error).__name__})") from error
+        raise UnreadableSet(f"{path}: cannot be read; it seems damaged ({one_line(error) or type(error).__name__})") from error

@@ -1,1 +1,1 @@
-"""What a data set holds and whether its geometry is consistent: agreement of views, mistakes, diagnosis, inspection, description."""
+"""What a data set contains and whether its geometry is consistent: agreement of views, mistakes, diagnosis, inspection, description."""

@@ -1,6 +1,6 @@
-"""How well the geometry of two views agrees: points of one, reprojected into the other, against the depth there.
+"""How well the geometry of two views agrees: points of one view are reprojected into the other and compared with its depth.
 
-NumPy, on subsampled views: a whole sample of pairs is compared once for each mistake that is tried.
+In NumPy, on subsampled views: a whole sample of pairs is compared again for each mistake that is tried.
 """
 
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ TOLERANCE = 0.05
 """Relative difference below which depths agree."""
 
 _DEPTH_SIDE = 256
-"""Subsampled depth has at most this many pixels a side."""
+"""Subsampled depth has at most this many pixels per side."""
 
 _POINTS_SIDE = 40
-"""At most this many points a side are reprojected."""
+"""At most this many points per side are reprojected."""
 
 
 class ThinView(NamedTuple):
@@ -46,10 +46,11 @@ ThinPair: TypeAlias = tuple[ThinView, ThinView]
 
 
 class Agreement(NamedTuple):
-    """What became of one view's points in the other view; sums over pairs add up.
+    """How one view's points agree with the other view's depth, as sums that can be added over pairs.
 
     Of `points` with known depth, `compared` fall inside the other photo, in front of its camera, where its depth is known. Of these,
-    `agreeing` differ from that depth by less than TOLERANCE. `closeness` sums 1 for no difference, falling to 0 at TOLERANCE.
+    `agreeing` differ from that depth by less than TOLERANCE. `closeness` is a sum over the compared points: 1 for no difference, falling
+    to 0 at TOLERANCE.
     """
 
     points: int
@@ -74,9 +75,9 @@ class Agreement(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Mean closeness of the compared points, from 0 to 1, lowered where next to nothing can be compared.
+        """Mean closeness of the compared points, from 0 to 1, lowered where hardly anything can be compared.
 
-        Finer than `share`: in neighbouring video frames, many points agree by chance.
+        It is finer than `share`: in neighbouring video frames, many points agree by chance.
         """
         return self.closeness / (self.compared + 0.01 * self.points + 1)
 
@@ -84,7 +85,7 @@ class Agreement(NamedTuple):
 def thin_pairs(views: ViewSet) -> list[ThinPair]:
     """The subsampled geometry of a set: each view after the first, preceded by the earlier one that overlaps it most.
 
-    Where several overlap it equally, or none does, it is the first of them.
+    If several overlap it equally, or none does, the first of them is taken.
     """
     thin = [ThinView.of(view) for view in views]
     pairs = [(thin[0], thin[1])]
@@ -94,7 +95,7 @@ def thin_pairs(views: ViewSet) -> list[ThinPair]:
 
 
 def agreement(pair: ThinPair) -> Agreement:
-    """How the points of view 1, on a grid of at most 40 a side, agree with view 2."""
+    """How the points of view 1, on a grid of at most 40 per side, agree with view 2."""
     source, target = pair
     step = -(-max(source.depth.shape) // _POINTS_SIDE)
     depth = source.depth[::step, ::step]
@@ -118,17 +119,17 @@ def agreement(pair: ThinPair) -> Agreement:
 
 
 def total(agreements: Iterable[Agreement]) -> Agreement:
-    """The sums."""
+    """The sums over all agreements."""
     return Agreement(*(sum(column) for column in zip(Agreement(0, 0, 0, 0.0), *agreements, strict=True)))
 
 
 def both_ways(pairs: Iterable[ThinPair]) -> Agreement:
-    """The agreement of all pairs together, of view 1 with view 2 and of view 2 with view 1."""
+    """The agreement of all pairs together, in both directions."""
     return total(agreement(order) for pair in pairs for order in (pair, pair[::-1]))
 
 
 def baseline_over_depth(pair: ThinPair) -> float:
-    """Distance between the two cameras over the median depth of both views; 0 if no depth is known."""
+    """Distance between the two cameras, divided by the median depth of both views; 0 if no depth is known."""
     depth = np.concatenate([view.depth[view.depth > 0] for view in pair])
     distance = np.linalg.norm(pair[0].cam2world[:3, 3] - pair[1].cam2world[:3, 3])
     return float(distance / np.median(depth)) if len(depth) else 0.0

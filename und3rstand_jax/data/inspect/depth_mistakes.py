@@ -1,4 +1,4 @@
-"""The usual mistakes in depth: distances along the ray, and units other than that of the poses, usual ones or the one that fits."""
+"""The usual mistakes in depth: distance along the ray, and a unit other than that of the poses, a usual one or the one that fits."""
 
 from collections.abc import Sequence
 
@@ -35,13 +35,13 @@ RAY = of_views(
 
 
 def usual_units(pairs: Sequence[ThinPair]) -> list[Mistake]:
-    """The usual wrong units of the depth, as far as they are plausible for the baselines."""
+    """The usual wrong units of the depth that are plausible for the baselines."""
     low, high = _plausible_factors(pairs)
     return [_unit(factor) for factor in _UNITS if low <= factor <= high]
 
 
 def fitted_unit(pairs: Sequence[ThinPair]) -> list[Mistake]:
-    """The unit of the depth that fits the poses best, a usual one if that is within 1 %; none if that is the given one."""
+    """The depth's unit that fits the poses best, replaced by a usual one within 1 % of it; empty if that is the given unit."""
 
     def best_of(factors: Float[np.ndarray, " n"], of: Sequence[ThinPair]) -> float:
         return float(max(factors, key=lambda factor: both_ways(map(_unit(factor).correct, of)).score))
@@ -56,7 +56,7 @@ def fitted_unit(pairs: Sequence[ThinPair]) -> list[Mistake]:
 
 
 def far_away(pair: ThinPair) -> ThinPair:
-    """The pair with everything in it so far away that translations make no difference."""
+    """The pair with its scene so far away that translations make no difference."""
     return _unit(1e9).correct(pair)
 
 
@@ -66,7 +66,7 @@ def few_of(pairs: Sequence[ThinPair]) -> Sequence[ThinPair]:
 
 
 def _plausible_factors(pairs: Sequence[ThinPair]) -> tuple[float, float]:
-    """Bounds on factors of the depth that leave the median baseline in a usual proportion to it; 0 if no camera moves."""
+    """Bounds on factors of the depth that keep the median ratio of baseline to depth in a usual range; 0 if no camera moves."""
     ratio = float(np.median([baseline_over_depth(pair) for pair in pairs]))
     least, most = _BASELINES_OVER_DEPTH
     return ratio / most, ratio / least
@@ -77,5 +77,5 @@ def _unit(factor: float) -> Mistake:
         amount = f"{1 / factor:.4g} times too large" if factor < 1 else f"{factor:.4g} times too small"
         symptom = f"depth looks {amount}{_UNITS[factor]}"
     else:
-        symptom = "depth and cam2world are not in one unit (poses from photos alone have a unit of their own)"
+        symptom = "depth and cam2world are not in the same unit (poses from photos alone have a unit of their own)"
     return of_views(symptom, f"multiplying the depth by {factor:.4g}", lambda view: view._replace(depth=view.depth * factor))

@@ -1,4 +1,4 @@
-"""An inspection in words: counts, a table of figures, and findings; and as JSON."""
+"""An inspection as text, with counts, a table of figures, and findings; and as JSON."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from und3rstand_jax.data.records import things_of
 from und3rstand_jax.support.text import JsonObject, printable, text_table
 
 _SHOWN = 5
-"""Messages and image sizes listed at most."""
+"""Maximum number of messages and image sizes listed."""
 
 _CONSISTENT = 0.5
 """Share of agreeing points from which geometry counts as consistent."""
 
 _FAR = 2.0
-"""How many times the depth of all the rest a view's greatest depth must be to count as background, unless other views share it."""
+"""Ratio to the depth of all the rest above which a view's greatest depth counts as background, unless other views share it."""
 
 _STRAY = 0.3
-"""Share below which a single set is named, though the data set is consistent."""
+"""Share below which a single set is named, even though the data set is consistent."""
 
 
 def describe(inspection: Inspection) -> str:
@@ -36,7 +36,7 @@ def describe(inspection: Inspection) -> str:
         *_messages("  ", f"{len(inspection.refused)} of them would be skipped in training at {width}×{height}", inspection.refused),
     ]
     if not inspection.figures:
-        return "\n".join([*lines, "", f"None of the {things} could be read, so that nothing is known about the geometry."])
+        return "\n".join([*lines, "", f"None of the {things} could be read, so nothing is known about the geometry."])
     return "\n".join([*lines, "", *_figures(inspection), "", *_oddities(inspection), *_verdict(inspection)])
 
 
@@ -87,13 +87,13 @@ def as_json(inspection: Inspection) -> JsonObject:
 
 
 def _agreement_json(found: Agreement) -> JsonObject:
-    """Counts of points, and what follows from them; no share where nothing could be compared."""
+    """Counts of points, and the figures derived from them; the share is None if nothing could be compared."""
     share, difference = (found.share, found.difference) if found.compared else (None, None)
     return {"points": found.points, "compared": found.compared, "agreeing": found.agreeing, "share": share, "mean_difference": difference}
 
 
 def _judgement(inspection: Inspection) -> Literal["unknown", "wrong", "doubtful", "consistent"]:
-    """What the last line of the report says, in a word."""
+    """The verdict in the report's last line, as one word."""
     if not inspection.figures:
         return "unknown"
     if inspection.explanations or not inspection.agreement.compared:
@@ -154,7 +154,7 @@ def _oddities(inspection: Inspection) -> Iterator[str]:
 
 
 def _far_depth(views: Sequence[ViewFigures]) -> Iterator[str]:
-    """Background that was written as a number: beyond the scene, or at the same greatest depth in several views."""
+    """Background stored as a number: depth far beyond the scene, or the same greatest depth in several views."""
     distinct = set(views)  # a view of several sets counts once
     shared = Counter(view.far.depth for view in distinct if view.far)
     far = [view.far for view in distinct if view.far and (view.far.depth > _FAR * view.far.rest or shared[view.far.depth] > 1)]
@@ -189,9 +189,9 @@ def _verdict(inspection: Inspection) -> Iterator[str]:
     else:
         strays = [one.name for one in inspection.figures if any(link.both.share < _STRAY for link in one.links)]
         if strays:
-            does = "agree in less than {} of what both see, or do not overlap"
+            does = "agree on less than {} of what both see, or do not overlap"
             if inspection.views > 2:
-                does = "hold a view that agrees in less than {} of what it and an earlier one see, or does not overlap any"
+                does = "have a view that agrees on less than {} of what it and an earlier one see, or does not overlap any"
             yield from _messages("", f"{len(strays)} {things} {does.format(_percent(_STRAY))}", strays)
         yield f"The geometry is consistent: {check}."
 

@@ -11,20 +11,20 @@ from und3rstand_jax.support.progress import with_progress
 
 _score = operator.attrgetter("agreement.score")
 
-_BELIEVED = 0.5  # share of agreement from which geometry is believed
+_BELIEVED = 0.5  # share of agreeing points from which geometry counts as right
 
 _ONE_IS_ENOUGH = 0.6  # score from which a single mistake explains enough
 
 _CLEARLY, _TIE = 0.1, 0.02  # differences in score
 
-_BEYOND_FAR = 0.05  # what a unit must add to the score of the same scene far away
+_BEYOND_FAR = 0.05  # by how much a unit must exceed the score of the same scene far away
 
 _PAIRED_ON_ALL = 4  # combinations of two mistakes, the best on few pairs, that are tried on all
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """A mistake, or two at once, and how the pairs agree once it is corrected."""
+    """A mistake, or two at once, and how the pairs agree after correction."""
 
     mistakes: tuple[Mistake, ...]
     agreement: Agreement
@@ -41,9 +41,9 @@ class Explanation:
 
 
 def explain(pairs: Sequence[ThinPair], progress: bool = False) -> list[Explanation]:
-    """What explains the pairs clearly better than taking them as they are; empty if nothing does.
+    """The mistakes that explain the pairs clearly better than taking them as they are; empty if none does.
 
-    The first is the best, or the most usual among equals; the others are as good. Two mistakes at once are tried where no single
+    The first is the best, or the most usual among equals; the others are equally good. Two mistakes at once are tried if no single
     one explains enough.
 
     Args:
@@ -71,7 +71,7 @@ def explain(pairs: Sequence[ThinPair], progress: bool = False) -> list[Explanati
 def _try_units(corrected: Sequence[ThinPair], before: tuple[Mistake, ...], units: Sequence[Mistake]) -> Iterator[Explanation]:
     """Wrong units of the depth, on top of mistakes already corrected.
 
-    However wrong translations are, much agrees once the scene is so far away that they make no difference; a unit must do better.
+    However wrong the translations are, much agrees once the scene is so far away that they make no difference. A unit must do better.
     """
     far = both_ways(map(far_away, corrected)).score
     for unit in units:

@@ -1,4 +1,4 @@
-"""What a data set holds and whether its geometry is consistent: figures over a sample of its sets. No JAX is needed to read files."""
+"""What a data set contains and whether its geometry is consistent: figures over a sample of its sets. Reading files needs no JAX."""
 
 import dataclasses
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -22,36 +22,36 @@ class InspectedSets(Protocol):
 
     @property
     def name(self) -> str:
-        """What the report calls it."""
+        """The source's name in the report."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was counted or left out when the list was made, a line each."""
+        """What was counted or left out when the list was made, one line each."""
         ...
 
     @property
     def views(self) -> int:
-        """How many a set has."""
+        """Number of views in a set."""
         ...
 
     def __len__(self) -> int: ...
 
     def set_name(self, index: int) -> str:
-        """What the report calls a set."""
+        """A set's name in the report."""
         ...
 
     def read(self, index: int) -> ViewSet:
-        """A set as it is. Raises UnreadableSet."""
+        """A set as stored. Raises UnreadableSet."""
         ...
 
     def fit(self, index: int, views: ViewSet, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
-        """That set as training takes it. Raises UnreadableSet."""
+        """That set, prepared for training. Raises UnreadableSet."""
         ...
 
 
 class Far(NamedTuple):
-    """The far end of a view's known depth, where something sets it apart: no surface may be there.
+    """The far end of a view's known depth, if something sets it apart: there may be no surface there.
 
     `depth` is its nearest value, `share` the fraction of known pixels at or beyond it, `rest` the greatest depth before it.
     """
@@ -62,12 +62,12 @@ class Far(NamedTuple):
 
     @classmethod
     def of(cls, known: Float[np.ndarray, " n"]) -> "Far | None":
-        """What lies ten times as far as everything before it, or else one greatest depth that at least 1 % of the pixels share."""
+        """Depth ten times as far as all depth before it, or else a greatest depth that at least 1 % of the pixels share."""
         if not known.size:
             return None
         ordered = np.sort(known).astype(np.float64)
         gaps = np.flatnonzero(ordered[1:] >= _FAR_BEYOND * ordered[:-1]) + 1
-        # Before the gap must be the scene, not a few pixels of noise in front of it.
+        # The scene must be before the gap, not just a few pixels of noise in front of the scene.
         start = int(gaps[-1]) if gaps.size and gaps[-1] >= _FAR_SHARE * known.size else int(np.searchsorted(ordered, ordered[-1]))
         share = 1 - start / known.size
         beyond = start > 0 and ordered[start] >= _FAR_BEYOND * ordered[start - 1]
@@ -81,7 +81,7 @@ class ViewFigures:
     `size` is (width, height) in pixels. `depth` is the nearest (1st percentile), median and farthest (99th percentile) in the unit of
     cam2world, NaN if none is known. `valid` is the fraction of pixels with known depth. `field_of_view` is horizontal, in degrees.
     `off_centre` is the principal point's offset from the centre as a fraction of the side, the larger of the two. `far` is a far end
-    of the depth that is unlike the rest, None if there is none.
+    of the depth that differs from the rest, None if there is none.
     """
 
     size: tuple[int, int]
@@ -111,7 +111,7 @@ class ViewFigures:
 @dataclasses.dataclass(frozen=True)
 class LinkFigures:
     """A view and the earlier one that overlaps it most: how the earlier one's points agree with it (`forward`) and both with each other
-    (`both`), and the distance between the cameras over the median depth.
+    (`both`), and the distance between the cameras divided by the median depth.
     """
 
     forward: Agreement
@@ -135,10 +135,10 @@ class SetFigures:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was found in a sample of a source's sets, each of so many `views`.
+    """What was found in a sample of a source's sets; `views` is the number of views in a set.
 
-    `sets` counts all of the source. `unreadable` and `refused` hold messages: of sets whose files are missing or damaged, and of those
-    that training would skip because they cannot be cropped to `shape`. `explanations` name the mistakes that would explain a
+    `sets` counts all sets of the source. `unreadable` contains messages about sets whose files are missing or damaged, `refused` about
+    those that training would skip because they cannot be cropped to `shape`. `explanations` are the mistakes that would explain a
     disagreement; it is empty if views agree or no usual mistake explains why they do not.
     """
 
@@ -157,12 +157,12 @@ class Inspection:
 def inspect_sets(source: InspectedSets, count: int, shape: Shape = DEFAULT_SHAPE, progress: bool = False) -> Inspection:
     """Reads a random sample of a source's sets, always the same one, and checks its geometry.
 
-    Geometry is judged on the views as their files have them; cropping to `shape`, as training does, is only tried. Mistakes are looked
-    for in all sampled sets together, so that a few bad ones do not decide.
+    Geometry is judged on the views as stored; cropping to `shape`, as training does, is only tried. Mistakes are searched for in all
+    sampled sets together, so that a few bad ones do not decide.
 
     Args:
         source: the sets.
-        count: how many to read; all if there are fewer.
+        count: number of sets to read; all if there are fewer.
         shape: (height, width) to try cropping to.
         progress: whether to show progress bars.
     """

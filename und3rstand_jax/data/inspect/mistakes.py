@@ -1,9 +1,9 @@
-"""The usual mistakes in poses and intrinsics, each with how the data look, what would help, and the correction, to try it.
+"""The usual mistakes in poses and intrinsics, each with its symptom, its remedy, and the correction that tries it out.
 
-What a mistake is comes first, then corrections of poses and of intrinsics, and last `POSES` and `INTRINSICS`, which list them all.
-Those of depth are in `depth_mistakes`.
+The type of a mistake comes first, then corrections of poses and of intrinsics, and last `POSES` and `INTRINSICS`, which list them all.
+Mistakes in depth are in `depth_mistakes`.
 
-A camera's axes are the rows of a matrix, in terms of x right, y down, z forward: a point p in our camera's frame is axes @ p in that one's.
+A camera's axes are the rows of a matrix, in terms of x right, y down, z forward: a point p in our camera's frame is axes @ p in its frame.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Mistake:
 
 
 def of_views(symptom: str, remedy: str, correct: Callable[[ThinView], ThinView]) -> Mistake:
-    """A mistake in each view by itself."""
+    """A mistake that concerns each view separately."""
     return Mistake(symptom, remedy, lambda pair: (correct(pair[0]), correct(pair[1])))
 
 
@@ -97,7 +97,7 @@ def _is_normalised(given: Float[np.ndarray, "3 3"]) -> bool:
 
 
 def _scaled_to_photo(given: Float[np.ndarray, "3 3"], view: ThinView) -> Float[np.ndarray, "3 3"]:
-    """Intrinsics of another image size, scaled to the photo's. They tell that size only through a roughly central principal point."""
+    """Intrinsics of another image size, scaled to the photo's. Only a roughly central principal point reveals that size."""
     if _is_normalised(given):
         return given
     scales = []

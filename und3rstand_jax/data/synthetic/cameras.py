@@ -1,4 +1,4 @@
-"""Where the cameras of a scene stand, and the lenses they have."""
+"""The places and lenses of a scene's cameras."""
 
 from typing import NamedTuple
 
@@ -27,13 +27,13 @@ from und3rstand_jax.data.synthetic.intersect import (
 from und3rstand_jax.data.synthetic.scene import SOLIDS, Scene, span, uniform
 
 FIRST_CANDIDATES, SECOND_CANDIDATES = 16, 80
-"""Cameras drawn for the first view and for each later one, of which the best is taken."""
+"""Number of cameras drawn for the first view and for each later one; the best is taken."""
 
 GRID = 12
 """Candidates are judged by GRID² of their pixels."""
 
 CLEARANCE = 0.4
-"""Metres that cameras keep from every surface."""
+"""Minimum distance of cameras from every surface, in metres."""
 
 
 class Camera(NamedTuple):
@@ -44,7 +44,7 @@ class Camera(NamedTuple):
 
 
 class Glimpse(NamedTuple):
-    """What GRID² pixels, spread evenly over a view, see: the world points and their depth, and which are on solids or sky."""
+    """What GRID² pixels, spread evenly over a view, show: the world points and their depth, and which are on solids or sky."""
 
     point: Vector
     depth: Float[Array, "*N"]
@@ -53,11 +53,11 @@ class Glimpse(NamedTuple):
 
 
 def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: SyntheticConfig) -> Camera:
-    """The cameras, along the leading axis; they depend on the shape through its aspect ratio only.
+    """The cameras, along the leading axis; of the shape, only the aspect ratio matters.
 
     The first looks at one of the solids. The second is the candidate whose overlap with it is nearest to a draw from `config.overlap`.
     Each `config.second` has other places to choose from and its own draw of the overlap; the first camera and both lenses are the same.
-    A further one is chosen in the same way around an earlier camera, drawn at random: the first two are those of a pair.
+    Each further camera is chosen in the same way around an earlier one, drawn at random. The first two are therefore those of a pair.
     """
     lens_key, first_key, second_key, overlap_key = jax.random.split(key, 4)
     lenses = sample_intrinsics(lens_key, 1 + SECOND_CANDIDATES, shape)
@@ -79,9 +79,9 @@ def sample_cameras(key: PRNGKeyArray, scene: Scene, shape: Shape, config: Synthe
         return pair
 
     def add(number: ArrayLike, cameras: Camera) -> Camera:
-        # Beyond the four keys of the pair, which fold_in(key, 0) to fold_in(key, 3) would repeat.
+        # Different from the four keys of the pair, which fold_in(key, 0) to fold_in(key, 3) would repeat.
         lens_key, place_key, overlap_key, earlier_key = jax.random.split(jax.random.fold_in(key, 2 + number), 4)
-        # Of one type whatever JAX's default is: draws differ between types.
+        # The same type whatever JAX's default is: draws differ between types.
         earlier = jax.random.randint(earlier_key, (), 0, number, jnp.int32)
         beside = jax.tree.map(lambda many: many[earlier], cameras)
         lenses = sample_intrinsics(lens_key, SECOND_CANDIDATES, shape)
@@ -134,7 +134,7 @@ def overlap(scene: Scene, glimpse: Glimpse, camera: Camera, shape: Shape) -> Flo
 
 
 def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], shape: Shape) -> tuple[Camera, Glimpse]:
-    """Of places between sitting and standing eye height, each looking at a solid, one that is clear and has a good view."""
+    """A camera between sitting and standing eye height that looks at a solid, is clear of surfaces, and has a good view."""
     u = uniform(key, (9, FIRST_CANDIDATES))
     x, y = span(u[:2], -1, 1) * (scene.room[:2, None] - CLEARANCE)
     position = x, y, span(u[2], 0.8, 1.8) - scene.room[2]
@@ -156,7 +156,7 @@ def _first_camera(key: PRNGKeyArray, scene: Scene, lens: Float[Array, "3 3"], sh
 
 
 def _later_poses(key: PRNGKeyArray, earlier: Float[Array, "4 4"], glimpse: Glimpse, config: SyntheticConfig) -> Float[Array, "N 4 4"]:
-    """Places around an earlier camera, near and far, each looking at what that one sees or more or less past it."""
+    """Poses around an earlier camera, near and far, each looking at what that camera sees or somewhat past it."""
     u = uniform(key, (7, SECOND_CANDIDATES))
     low, high = config.baseline
     azimuth, elevation = 2 * jnp.pi * u[1], span(u[2], -0.2, 0.2)
@@ -171,7 +171,7 @@ def _later_poses(key: PRNGKeyArray, earlier: Float[Array, "4 4"], glimpse: Glimp
 
 
 def _crowding(scene: Scene, poses: Float[Array, "N 4 4"]) -> Float[Array, " N"]:
-    """0 for cameras that keep CLEARANCE from every surface; otherwise a penalty that outweighs all else and grows with nearness."""
+    """0 for cameras that keep CLEARANCE from every surface; otherwise a penalty that outweighs everything else and grows with nearness."""
     missing = CLEARANCE - clearance(scene, components(poses[:, :3, 3]))
     return jnp.where(missing > 0, 10 + 10 * missing, 0.0)
 

@@ -1,4 +1,4 @@
-"""What can be asked of rendered scenes. No JAX: command lines read this before a device is chosen."""
+"""The options of rendered scenes. No JAX: command lines read this before a device is chosen."""
 
 import dataclasses
 import math
@@ -9,22 +9,22 @@ from und3rstand_jax.support.errors import OptionError
 Range: TypeAlias = tuple[float, float]
 
 LEAST_VIEWS, MOST_VIEWS = 2, 256
-"""Views in a set."""
+"""Bounds on the number of views in a set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """How the cameras of a scene are placed: `views` of them, of which all but the first stand around an earlier one.
+    """How the cameras of a scene are placed: `views` of them, each but the first placed around an earlier one.
 
-    `overlap` is the range from which each of those draws its overlap with that earlier one, uniformly: the fraction of the earlier view's
+    `overlap` is the range from which each of these uniformly draws its overlap with that earlier one: the fraction of the earlier view's
     pixels with depth whose points the later one sees. `baseline` is the range of the distance between the two cameras, in metres: at the
-    same overlap, a short one leaves little parallax and an easier pair.
+    same overlap, a short baseline gives little parallax and an easier pair.
 
-    `second` counts the second cameras of a scene: pairs that differ in it alone share the room, view 1 and both lenses, and the second
-    camera stands in another place, at its own draw of the overlap. Command lines ask for number 0.
+    `second` numbers the second cameras of a scene. Pairs that differ only in it share the room, view 1 and both lenses; the second camera
+    has another place and its own draw of the overlap. Command lines use number 0.
 
     Raises:
-        OptionError: no pair can lie in a range, there is no such second camera, or there are too few or too many views.
+        OptionError: no pair can be in a range, there is no such second camera, or there are too few or too many views.
     """
 
     overlap: Range = (0.25, 0.9)
@@ -49,10 +49,10 @@ class SyntheticConfig:
 
 
 def check_views(views: int) -> None:
-    """Refuses sets of fewer than two views, or of more than anybody trains with.
+    """Checks that a set's number of views is from LEAST_VIEWS to MOST_VIEWS.
 
     Raises:
-        OptionError: it is one of those.
+        OptionError: it is not.
     """
     if not LEAST_VIEWS <= views <= MOST_VIEWS:
         raise OptionError(f"--views {views}: expected {LEAST_VIEWS} to {MOST_VIEWS} views in a set")
@@ -69,10 +69,10 @@ def _example(name: str) -> str:
 def parse_synthetic(text: str, views: int = 2) -> SyntheticConfig:
     """Options as a command line gives them, comma-separated: `overlap=0.5-0.9,baseline=0.1-1`.
 
-    "" gives the defaults; one number stands for the range of itself. `views` is how many cameras a scene has.
+    "" gives the defaults; a single number is both ends of its range. `views` is the number of cameras in a scene.
 
     Raises:
-        OptionError: an option is unknown or given twice, or its value is not a range in its bounds.
+        OptionError: an option is unknown or given twice, its value is not a range in its bounds, or `views` is out of bounds.
     """
     options: dict[str, Range] = {}
     for part in filter(None, text.split(",")):

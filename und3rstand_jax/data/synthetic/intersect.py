@@ -1,7 +1,7 @@
 """Where rays meet a room and the solids in it, in closed form.
 
-A solid is a box, a sphere or an upright cylinder, in a frame of its own that is centred on it. All three are convex: a ray is
-inside for one interval of t, and that interval is all there is to compute. A ray's points are origin + t · direction, for
+A solid is a box, a sphere or an upright cylinder, in its own frame, which is centred on it. All three are convex: a ray is
+inside for one interval of t, and only that interval needs computing. A ray's points are origin + t · direction, for
 directions of any length: if the component along a camera's optical axis is 1, t is the depth.
 
 A vector is three arrays, x, y and z: compilers turn arithmetic on them into one wide loop, which a last axis of size 3 would prevent.
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from und3rstand_jax.data.synthetic.scene import BOXES, CYLINDERS, SOLIDS, SPHERES, Scene
 
 FAR = 1e9
-"""t of what a ray misses."""
+"""The value of t for a ray that meets nothing."""
 
 ROOM = -1
 """The room's number among the solids."""
@@ -47,7 +47,7 @@ def frame(array: Float[Array, "*N 3 3"]) -> Axes:
 
 
 def each(function: Callable[..., Array], *triples: tuple[ArrayLike, ArrayLike, ArrayLike]) -> Vector:
-    """The function of all x, of all y and of all z."""
+    """Applies the function to all x, to all y and to all z."""
     x, y, z = (function(*values) for values in zip(*triples, strict=True))
     return x, y, z
 
@@ -73,18 +73,18 @@ def norm(a: Vector) -> Reals:
 
 
 def into(axes: Axes, vector: Vector) -> Vector:
-    """A vector of the surrounding frame, in the frame of these axes."""
+    """A vector of the surrounding frame, expressed in the frame of these axes."""
     return dot(axes[0], vector), dot(axes[1], vector), dot(axes[2], vector)
 
 
 def out_of(axes: Axes, vector: Vector) -> Vector:
-    """A vector of the frame of these axes, in the surrounding frame: the inverse of `into`."""
+    """A vector of the frame of these axes, expressed in the surrounding frame: the inverse of `into`."""
     x, y, z = axes
     return along(along(each(lambda a: a * vector[0], x), y, vector[1]), z, vector[2])
 
 
 def room_exit(half: Vector, origin: Vector, direction: Vector) -> Reals:
-    """t at which rays from within a box of half size `half` about the origin leave it."""
+    """t at which rays from inside a box of half size `half`, centred on the origin, leave it."""
     return functools.reduce(jnp.minimum, each(lambda h, o, i: h * jnp.abs(i) - o * i, half, origin, each(_inverse, direction)))
 
 
@@ -134,7 +134,7 @@ def _inverse(direction: Reals) -> Reals:
 
 
 def nearest_surface(scene: Scene, origin: Vector, direction: Vector) -> tuple[Reals, Int[Array, "..."]]:
-    """t at which rays from within the room first meet a surface, and whose: a solid's number, or ROOM."""
+    """t at which rays from inside the room first meet a surface, and whose surface it is: a solid's number, or ROOM."""
     t = room_exit(components(scene.room), origin, direction)
 
     def step(solid: ArrayLike, entry: Reals, found: tuple[Reals, Array]) -> tuple[Reals, Array]:

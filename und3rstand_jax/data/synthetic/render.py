@@ -1,4 +1,4 @@
-"""Sets of views, rendered by casting a ray through every pixel. All of it is a pure function of (seed, index)."""
+"""Sets of views, rendered by casting a ray through every pixel. Everything is a pure function of (seed, index)."""
 
 import dataclasses
 from functools import partial
@@ -37,14 +37,14 @@ class RenderedSets:
 
     @property
     def views(self) -> int:
-        """How many a set has."""
+        """Number of views in a set."""
         return self.scenes.views
 
     def __len__(self) -> int:
         return self.count
 
     def set_name(self, index: int) -> str:
-        """What a report calls a set."""
+        """A set's name in a report."""
         return f"scene {index}"
 
     def read(self, index: int) -> ViewSet:
@@ -53,7 +53,7 @@ class RenderedSets:
         return jax.tree.map(np.asarray, _render_jitted(self.seed, number, self.shape, self.scenes))
 
     def fit(self, index: int, views: ViewSet, shape: Shape, rng: np.random.Generator | None) -> ViewSet:
-        """The set itself: scenes are rendered at the shape asked for."""
+        """The set unchanged: scenes are rendered at the requested shape."""
         return views
 
 
@@ -85,7 +85,7 @@ def render_sets(seed: int | Array, indices: Int[Array, " B"], shape: Shape, conf
     )
 
     # If XLA knew that there is a single set, it would drop the loop, fuse the set's arithmetic with its surroundings, and round it
-    # differently. The barrier hides the number of turns, the padding that every turn renders the same set.
+    # differently. The barrier hides the number of iterations; the padding hides that every iteration renders the same set.
     turns = lax.optimization_barrier(jnp.int32(count))
     padded = jnp.concatenate([indices, indices[:1]])
 
@@ -112,7 +112,7 @@ def _render(seed: int | Array, index: Array, shape: Shape, config: SyntheticConf
     scene = sample_scene(scene_key)
     world = _World(scene, *sample_textures(texture_key, SURFACES))
     cameras = sample_cameras(camera_key, scene, shape, config)
-    # Keeps compilers from fusing the sampling into the loops over pixels and sampling anew in each.
+    # Keeps compilers from fusing the sampling into the loops over pixels and repeating it in each.
     world, cameras = lax.optimization_barrier((world, cameras))
 
     height, width = shape

@@ -1,7 +1,7 @@
 """A room and what stands in it, drawn at random: sizes, places, a window, light.
 
 The world's origin is the middle of the room, its axes run along the walls, z is up, and its unit is the metre. All scenes have arrays
-of one size: a solid that a scene lacks lies far below the floor, where no ray from inside the room reaches.
+of the same size: a solid that a scene lacks is put far below the floor, where no ray from inside the room reaches it.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -75,7 +75,7 @@ class Scene(NamedTuple):
 
 
 def sample_scene(key: PRNGKeyArray) -> Scene:
-    """A room 3 to 8 m across and 2.3 to 3.3 m high with 3 to 12 solids, a lamp, and in one case of three a window."""
+    """A room 3 to 8 m across and 2.3 to 3.3 m high with 3 to 12 solids, a lamp, and in one case out of three a window."""
     room_key, window_key, solids_key, light_key = jax.random.split(key, 4)
     u = uniform(room_key, (3,))
     room = jnp.stack([span(u[0], 1.5, 4), span(u[1], 1.5, 4), span(u[2], 1.15, 1.65)])
@@ -99,14 +99,14 @@ def _solids(key: PRNGKeyArray, room: Float[Array, " 3"]) -> tuple[Array, Array, 
     half = _half_sizes(u[0:3], jnp.min(cell))
     tilt = jnp.zeros(SOLIDS, jnp.float32).at[_BOARDS].set(span(u[3, _BOARDS], 0.35, 1.3))
     axes = _axes(2 * jnp.pi * u[4], tilt)
-    # In cells in random order, off the cell's middle as far as there is room.
+    # One per cell, in random order, off the cell's middle by as much as there is room for.
     order = jnp.argsort(u[5])
     corner = jnp.stack([order % _CELLS[0], order // _CELLS[0]], axis=1) * cell - room[:2]
     space = jnp.maximum(cell - 2 * jnp.hypot(half[:, 0], half[:, 1])[:, None], 0)
     place = corner + cell / 2 + (u[6:8].T - 0.5) * space
     present = jnp.asarray(_ALWAYS) | (u[8] < span(u[9, 0], 0.3, 0.9))
     place, base = _stack(place, half, u[10], present, -room[2])
-    # A tilted board's middle is as high as its slope makes it.
+    # The height of a tilted board's middle follows from its slope.
     rise = half[:, 2] * jnp.cos(tilt) + half[:, 1] * jnp.sin(tilt)
     center = jnp.concatenate([place, (base + rise)[:, None]], axis=1)
     center, axes = _hang(center, axes, half[_PICTURE], room, u[9, 1:5])
@@ -136,7 +136,7 @@ def _axes(yaw: Float[Array, "*N"], tilt: Float[Array, "*N"]) -> Float[Array, "*N
 def _stack(
     place: Float[Array, "12 2"], half: Float[Array, "12 3"], chance: Float[Array, " 12"], present: Bool[Array, " 12"], floor: Array
 ) -> tuple[Float[Array, "12 2"], Float[Array, " 12"]]:
-    """Horizontal places, and the heights that solids stand at: the floor, or the top of a box that is present and large enough."""
+    """Horizontal places, and the heights at which solids stand: the floor, or the top of a box that is present and large enough."""
     base = jnp.full(SOLIDS, floor)
     for upper, lower in _ONTO:
         stands = present[lower] & (chance[upper] < 0.6) & jnp.all(half[upper, :2] < half[lower, :2])

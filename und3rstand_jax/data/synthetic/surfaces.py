@@ -1,4 +1,4 @@
-"""What a pixel shows of the solid that its ray has met: which surface, facing where, and how much of it the pixel covers."""
+"""What a pixel shows of the solid that its ray meets: which surface, its orientation, and how much of it the pixel covers."""
 
 from typing import NamedTuple, TypeVar
 
@@ -27,7 +27,7 @@ from und3rstand_jax.data.synthetic.scene import CYLINDERS, SOLIDS, SPHERES, Scen
 from und3rstand_jax.data.synthetic.textures import Footprint
 
 FACES = 6
-"""Of the room: −x, +x, −y, +y, floor, ceiling."""
+"""Number of the room's faces: −x, +x, −y, +y, floor, ceiling."""
 
 SKY = FACES + SOLIDS
 """The sky's number among the surfaces."""
@@ -41,8 +41,8 @@ Table = TypeVar("Table")
 class Seen(NamedTuple):
     """What pixels show.
 
-    The surface's number; the point and the unit normal (towards the viewer) in the world; the point in the solid's frame (of the sky:
-    its direction); the two of its coordinates that patterns lie in; the pixel's footprint there.
+    The surface's number; the point and the unit normal (towards the viewer) in the world; the point in the solid's frame (for the
+    sky: its direction); the two of its coordinates in which patterns are defined; the pixel's footprint there.
     """
 
     surface: Int[Array, "..."]
@@ -62,7 +62,7 @@ class _Solid(NamedTuple):
 
 
 def see(scene: Scene, solid: Int[Array, "..."], origin: Vector, direction: Vector, t: Reals, spread: float | Reals) -> Seen:
-    """What rays show that meet `solid` (ROOM, or its number) at t; `spread` is a pixel's width at t = 1."""
+    """What is seen along rays that meet `solid` (ROOM, or its number) at t; `spread` is a pixel's width at t = 1."""
     point = along(origin, direction, t)
     number = np.arange(SOLIDS + 1) + ROOM
     # The room comes first, at index 0.
@@ -82,7 +82,7 @@ def see(scene: Scene, solid: Int[Array, "..."], origin: Vector, direction: Vecto
     axis, coordinate = (jnp.where(on_z, c, jnp.where(on_x, a, b)) for a, b, c in ((0, 1, 2), point))
     face = 2 * axis + (coordinate > 0)
     surface = jnp.where(sky, SKY, jnp.where(solid == ROOM, face, FACES + solid))
-    # Clouds as on a dome 2 m away, which no step to the side brings nearer.
+    # Clouds as if on a dome 2 m away that moves with the viewer.
     dome = each(lambda p, d: jnp.where(sky, 2 * d / norm(direction), p), local, direction)
     plane, footprint = _footprint(dome, ray, normal, t * spread)
     return Seen(surface, point, out_of(shape.axes, normal), dome, plane, footprint)
@@ -90,7 +90,7 @@ def see(scene: Scene, solid: Int[Array, "..."], origin: Vector, direction: Vecto
 
 def lookup(table: Table, index: Int[Array, "..."]) -> Table:
     """A table's entries, along the last axis of each of its arrays (…, rows), at `index`."""
-    # A gather for each column: those of single numbers fuse with what uses them, those of rows do not.
+    # A gather for each column: gathers of single numbers fuse with what uses them, gathers of rows do not.
     return jax.tree.map(lambda column: jnp.asarray(column).at[index].get(mode="promise_in_bounds"), table)
 
 
@@ -108,7 +108,7 @@ def _normal(shape: _Solid, point: Vector, ray: Vector) -> Vector:
 
 
 def _footprint(point: Vector, ray: Vector, normal: Vector, width: Reals) -> tuple[tuple[Reals, Reals], Footprint]:
-    """The coordinates of points that patterns lie in, and what pixels of `width` across the ray cover there.
+    """The coordinates of points in which patterns are defined, and what pixels of `width` across the ray cover there.
 
     Along an axis a of the surface, a pixel's projection along the ray d onto it is √(1 + (d·a / d·n)²) times as wide as the pixel.
     """
@@ -119,7 +119,7 @@ def _footprint(point: Vector, ray: Vector, normal: Vector, width: Reals) -> tupl
         return jnp.where(~level & facing_x, v[1], v[0]), jnp.where(level, v[1], v[2])
 
     length = norm(ray)
-    # Grazing pixels cover at most 50 times their width: they show nothing but the mean long before that.
+    # Grazing pixels cover at most 50 times their width: they show only the mean long before that.
     slope = 1 / jnp.maximum(jnp.abs(dot(ray, normal)), 0.02 * length)
     u, v = (width * jnp.sqrt(1 + (d * slope) ** 2) for d in in_plane(ray))
     return in_plane(point), Footprint(u, v, width * jnp.sqrt(length * slope))

@@ -1,7 +1,7 @@
 """Colours of surfaces, as functions of the point: patterns and noise at several scales.
 
-Noise is a function of the 3-D point, so that it continues across edges; patterns lie in the plane that a surface is most nearly parallel
-to. Both fade where a pixel cannot resolve them, which is the only way in which a colour depends on the view.
+Noise is a function of the 3-D point, so it continues across edges. Patterns are drawn in the coordinate plane to which a surface is most
+nearly parallel. Both fade where a pixel cannot resolve them, which is the only way in which a colour depends on the view.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Texture(NamedTuple):
     """How surfaces, or the pixels that show them, mix their two colours.
 
     A pattern has a period along each of its axes, in metres. The second colour takes up the fraction `duty` of it, and every other row is
-    shifted by the fraction `shift`. Tiles differ in brightness by up to `tone`. Noise of weight `grain` is added: it starts at the
+    shifted by the fraction `shift` of it. Tiles differ in brightness by up to `tone`. Noise of weight `grain` is added: it starts at the
     frequency `coarse` (1/m), and each octave's amplitude is `gain` times that of the one before. `salt` makes one surface's noise differ
     from another's.
     """
@@ -99,7 +99,7 @@ def _colors(u: Float[Array, "3 N"]) -> Float[Array, "3 N"]:
 def mix(texture: Texture, point: Vector, plane: tuple[Reals, Reals], footprint: Footprint) -> tuple[Reals, Reals]:
     """At points of surfaces, the second colour's fraction and a factor for the brightness.
 
-    `point` is in the solid's frame, `plane` holds the two of its coordinates that patterns lie in; both in metres.
+    `point` is in the solid's frame, `plane` has the two of its coordinates in which patterns are defined; both in metres.
     """
     v = plane[1] / texture.period_v
     row = jnp.floor(v)

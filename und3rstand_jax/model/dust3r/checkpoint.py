@@ -1,4 +1,4 @@
-"""How the checkpoints of DUSt3R look, and CroCo's, which have the same trunk; other families with it build on this."""
+"""What DUSt3R's checkpoints look like, and CroCo's, which have the same trunk. Other families with this trunk build on it."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ _STEM = re.compile(
 )
 _WRAPPERS = re.compile(r"((backbone|model|net|encoder|dust3r|croco)\.)*")
 
-# Only a CroCo trunk has names that end so: what precedes them is where a trunk is, whatever it is called.
+# Only a CroCo trunk has names that end like this: whatever precedes them is the trunk's prefix.
 _TRUNK = re.compile(r"(.*\.)?(patch_embed\.proj|(enc|dec)_blocks2?\.[0-9]+\.(attn\.qkv|cross_attn\.proj[qkv]))\.weight")
 
 
@@ -28,10 +28,10 @@ class DUSt3RForm(CheckpointForm):
     """The checkpoints of DUSt3R.
 
     Attributes:
-        title: for people to read.
+        title: the family's name in descriptions of a model.
         config: the class of its configs.
         option_of: field -> option in PyTorch, where it has another name.
-        unseen: fields that change results and that no tensor shows.
+        unseen: fields that affect results and that no tensor shows.
     """
 
     anchor = "patch_embed.proj.weight"
@@ -46,19 +46,19 @@ class DUSt3RForm(CheckpointForm):
     unseen: ClassVar[tuple[str, ...]] = ("enc_num_heads", "dec_num_heads", "rope_base", "depth_mode", "conf_mode")
 
     def names(self, config: Any, second_decoder: str) -> tuple[NamedStack, ...]:
-        """The table of names, where these blocks of PyTorch fill view 2's decoder."""
+        """The table of names; `second_decoder` names the PyTorch blocks that fill view 2's decoder."""
         return dust3r_names(config, second_decoder)
 
     def head_fields(self, tensors: Shapes) -> dict[str, Any] | None:
-        """The fields that view 1's head with these tensors shows; None where the head is not one of this family's."""
+        """The fields that view 1's head with these tensors shows; None if the head is not one of this family's."""
         return head_fields(tensors)
 
     def fields_of_unknown_head(self) -> dict[str, Any] | None:
-        """The fields of a model whose head is nobody's; None where the trunk is not left to this family."""
+        """The fields of a model whose head belongs to no family; None if this family does not take such a trunk."""
         return {"head_type": None}
 
     def own_names(self, names: Iterable[str]) -> frozenset[str]:
-        """Names below a trunk, and those of a DUSt3R with nothing but the usual words before them."""
+        """Names below a trunk, and names of a DUSt3R that have only the usual prefixes."""
         names = tuple(names)
         trunks = {match[1] or "" for match in map(_TRUNK.fullmatch, names) if match}
 
@@ -87,7 +87,7 @@ class DUSt3RForm(CheckpointForm):
         return Architecture(config, evidence, self._guesses(config))
 
     def of_shapes(self, tensors: Shapes) -> Architecture | None:
-        """The widths, depths and head; heads of attention have as many channels as in the published models."""
+        """The widths, depths and head; attention heads are taken to have as many channels as in the published models."""
         before = f"{HEAD}1."
         of_head = self.head_fields({name.removeprefix(before): shape for name, shape in tensors.items() if name.startswith(before)})
         of_head = self.fields_of_unknown_head() if of_head is None else of_head
@@ -116,7 +116,7 @@ class DUSt3RForm(CheckpointForm):
         evidence: dict[str, Evidence] = {field.name: rest for field in dataclasses.fields(config)}
         evidence |= dict.fromkeys(inferred, ("inferred", "names and shapes"))
         evidence |= dict.fromkeys(guessed, ("default", f"no config; {_HEAD_DIM} channels a head, as in every published model"))
-        # One channel more of a tensor that is there is not shown by it.
+        # Whether a tensor has one more channel cannot be seen from its shape.
         evidence |= {field: rest for field in self.unseen if field in of_head}
         return Architecture(config, evidence, self._guesses(config))
 
@@ -125,7 +125,7 @@ class DUSt3RForm(CheckpointForm):
         return tuple(field for field in self.unseen if config.heads or not field.endswith("_mode"))
 
     def uses(self, config: Any, tensors: Iterable[str]) -> TensorUses:
-        """A CroCo's one decoder fills both."""
+        """A CroCo checkpoint's one decoder fills both."""
         tensors = tuple(tensors)
         has_head = any(name.startswith(HEAD) for name in tensors)
         # A checkpoint with a head was trained on two decoders: there a missing one is damage, not CroCo.

@@ -15,7 +15,7 @@ from und3rstand_jax.support.errors import ConfigError, OptionError
 from und3rstand_jax.support.option_values import parse_image_size
 from und3rstand_jax.support.text import listed, number_text
 
-# The largest that is accepted, far above any model's: a config may be a stranger's, and costs memory and time as it says.
+# The largest accepted values, far above any model's: a config may be a stranger's, and its numbers cost memory and time.
 _LARGEST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 128, "mlp_ratio": 64}
 LARGEST_SIDE = 65536
 """Pixels of an image's side."""
@@ -30,14 +30,14 @@ class BackboneConfig(ModelConfig):
 
     `img_size` is (height, width) of the training images and only a record: the model takes any multiples of the patch size.
     `head_type` is None for a trunk without a head (CroCo, or a checkpoint whose head is not known).
-    `max_views` is how many views a call takes at most, None for any number. A DUSt3R takes two; one that is trained on sets of more sends
-    every view after the first through the second decoder and its heads, and each view's tokens attend to those of all others, as in
-    MV-DUSt3R (Tang et al., CVPR 2025).
+    `max_views` is the largest number of views that a call takes, None for any number. A DUSt3R takes two. One that is trained on larger
+    sets sends every view after the first through the second decoder and its heads, and each view's tokens attend to those of all others, as
+    in MV-DUSt3R (Tang et al., CVPR 2025).
 
-    A class of configs is a family of models; `und3rstand_jax.model.families` has what belongs to it.
+    Each config class stands for a family of models; `und3rstand_jax.model.families` lists what belongs to it.
 
     Raises:
-        ConfigError: no model has this architecture. All faults are listed.
+        ConfigError: the architecture is not valid. All faults are listed.
     """
 
     HEAD_TYPES: ClassVar[tuple[str, ...]] = ("linear", "dpt")
@@ -56,7 +56,7 @@ class BackboneConfig(ModelConfig):
     head_type: str | None = "dpt"
     depth_mode: Mode = ("exp", -math.inf, math.inf)
     conf_mode: Mode = ("exp", 1.0, math.inf)
-    # Not in its repr, by which runs of earlier versions know a model.
+    # Not in the repr, by which runs of earlier versions identify a model.
     max_views: int | None = dataclasses.field(default=2, repr=False, metadata={"came_later": True})
 
     def __post_init__(self) -> None:
@@ -64,11 +64,11 @@ class BackboneConfig(ModelConfig):
         complaints = [f"{name} must be at least 1; found {value}" for name, value in sizes.items() if value < 1]
         limits = {name: _LARGEST[name.removeprefix("enc_").removeprefix("dec_")] for name in SIZES}
         complaints += [
-            f"{name} is at most {limits[name]}; found {number_text(value)}" for name, value in sizes.items() if value > limits[name]
+            f"{name} must be at most {limits[name]}; found {number_text(value)}" for name, value in sizes.items() if value > limits[name]
         ]
         if not all(1 <= side <= LARGEST_SIDE for side in self.img_size):
             found = ", ".join(map(number_text, self.img_size))
-            complaints.append(f"the sides of img_size are 1 to {LARGEST_SIDE} pixels; found {found}")
+            complaints.append(f"the sides of img_size must be 1 to {LARGEST_SIDE} pixels; found {found}")
         for side in ("enc", "dec"):
             dim, heads = getattr(self, f"{side}_embed_dim"), getattr(self, f"{side}_num_heads")
             if not complaints and dim % (4 * heads):
@@ -85,13 +85,13 @@ class BackboneConfig(ModelConfig):
         if not 1 < self.rope_base < math.inf:
             complaints.append(f"RoPE's base must be a finite number above 1; found {self.rope_base:g}")
         if self.max_views is not None and self.max_views < LEAST_VIEWS:
-            complaints.append(f"max_views is {LEAST_VIEWS} or more, or None for any number; found {number_text(self.max_views)}")
+            complaints.append(f"max_views must be {LEAST_VIEWS} or more, or None for any number; found {number_text(self.max_views)}")
         complaints += self._other_faults()
         if complaints:
             raise ConfigError("backbone config: " + listed(complaints, "; ", 20, 400))
 
     def _other_faults(self) -> list[str]:
-        """What else is wrong: a family adds what is wrong with its own fields."""
+        """Further faults; a family adds those of its own fields."""
         return mode_faults(self)
 
     @property
@@ -112,7 +112,7 @@ class BackboneConfig(ModelConfig):
         return (Head(POINTMAP, ("head1", "head2"), ("encoder.norm", *middle, last), ("pts3d", "conf")),)
 
     def check_view_count(self, count: int) -> None:
-        """Refuses so many views.
+        """Refuses this number of views if the model does not take it.
 
         Raises:
             OptionError: the model takes fewer or more.
@@ -131,7 +131,7 @@ class BackboneConfig(ModelConfig):
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The decoder's."""
+        """The decoder's blocks."""
         names = (f"decoder.{i}" for i in range(self.dec_depth))
         return tuple(
             Block(name, f"{name}.self_attn", f"{name}.cross_attn", tuple(f"{name}.{step}" for step in DECODER_STEPS)) for name in names
@@ -144,12 +144,12 @@ class BackboneConfig(ModelConfig):
 
     @property
     def last_norm(self) -> str | None:
-        """What every head reads last."""
+        """The layer that every head reads last."""
         return "decoder.norm"
 
     @property
     def trunk(self) -> tuple[str, ...]:
-        """The parts of the parameter tree that are no head's."""
+        """The parts of the parameter tree that belong to no head."""
         return ("encoder", "decoder")
 
     def layer_width(self, layer_id: str) -> int:
@@ -157,7 +157,7 @@ class BackboneConfig(ModelConfig):
         return self.enc_embed_dim if layer_id.startswith("encoder.") else self.dec_embed_dim
 
     def head_count(self, layer_id: str) -> int:
-        """Heads of the attentions of the stack that a layer belongs to."""
+        """Number of attention heads in the stack that a layer belongs to."""
         return self.enc_num_heads if layer_id.startswith("encoder.") else self.dec_num_heads
 
     def reads(self, layer_id: str) -> Reads:
@@ -165,7 +165,7 @@ class BackboneConfig(ModelConfig):
         return "others" if layer_id.endswith("cross_attn") else "own"
 
     def before_block(self, layer_id: str) -> str | None:
-        """The layer before the decoder block in whose middle a layer is, which the other views' cross-attention reads."""
+        """The layer before the decoder block that a layer is in the middle of, which the other views' cross-attention reads; else None."""
         stack, *place = layer_id.split(".")
         if stack != "decoder" or len(place) < 2 or place[1] == DECODER_STEPS[-1]:
             return None
@@ -173,17 +173,17 @@ class BackboneConfig(ModelConfig):
 
     @classmethod
     def from_scratch(cls, options: Mapping[str, Any]) -> "BackboneConfig":
-        """The architecture that options of training make; all of FROM_SCRATCH are given.
+        """The architecture that options of training define; all options of FROM_SCRATCH are given.
 
         Raises:
-            OptionError: the image size is none of this model's.
-            ConfigError: no model has this architecture.
+            OptionError: the image size is malformed, or a side is not a multiple of the patch size.
+            ConfigError: the architecture is not valid.
         """
         size = parse_image_size(options["image_size"], cls.patch_size, "--image-size")
         return cls(**{SCRATCH_FIELDS.get(name, name): value for name, value in {**options, "image_size": size}.items()})
 
     def trained_on(self, views: int) -> "BackboneConfig":
-        """It takes any number of views once it is trained on more than it takes."""
+        """A model that is trained on more views than it takes then takes any number."""
         return self if self.max_views is None or views <= self.max_views else dataclasses.replace(self, max_views=None)
 
     @classmethod
@@ -205,7 +205,7 @@ class BackboneConfig(ModelConfig):
     def from_hub_config(cls, options: Mapping[str, Any]) -> "BackboneConfig":
         """The config that the hub's `config.json` of a DUSt3R or CroCo model describes.
 
-        A head of another type is left out: the trunk is usable without.
+        A head of another type is left out: the trunk is usable without it.
 
         Raises:
             ConfigError: an option is unknown, or has a value this implementation does not support. All are listed.

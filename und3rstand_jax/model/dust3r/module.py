@@ -1,4 +1,4 @@
-"""DUSt3R as a pure function of its parameters and two views, or more (Wang et al., CVPR 2024, section 3.1)."""
+"""DUSt3R as a pure function of its parameters and two or more views (Wang et al., CVPR 2024, section 3.1)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -55,10 +55,10 @@ class DUSt3R(MultiViewModel):
     def predict(
         self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int, modules: dict[str, nn.Module]
     ) -> Pointmap:
-        """What a view's heads make of its token maps: the first view's own, or those that all others share.
+        """A view's predictions by its heads: the first view's own heads, or those that all others share.
 
         Args:
-            heads: to run, of the config's.
+            heads: the heads to run, out of the config's.
             layers: at least those that they read.
             grids: (rows, columns) of each view's tokens.
             view: from 0.
@@ -74,10 +74,10 @@ class DUSt3R(MultiViewModel):
         return prediction
 
     def head_module(self, head: Head, name: str) -> nn.Module:
-        """The network of one of the config's heads, under this name; a family with further heads has theirs."""
+        """The network of one of the config's heads, under this name; a family with further heads overrides this."""
         config = self.config
         return DPTHead(name=name) if config.pointmap_kind == "dpt" else LinearHead(config.patch_size, name=name)
 
     def read_head(self, head: Head, raw: Float[Array, "B H W K"]) -> Pointmap:
-        """A head's raw channels as what it adds to a prediction."""
+        """Converts a head's raw channels to what it adds to a prediction."""
         return to_pointmap(raw, self.config.depth_mode, self.config.conf_mode)

@@ -41,7 +41,7 @@ _DPT_HEAD: tuple[Row, ...] = (
 _HEADS: dict[str | None, tuple[Row, ...]] = {"linear": (("proj", "proj", "linear"),), "dpt": _DPT_HEAD, None: ()}
 
 HEAD = "downstream_head"
-"""The heads of views 1 and 2, with the view's number behind it."""
+"""The name of a view's head, without the view's number (1 or 2) at the end."""
 
 UNUSED_PATTERNS = {
     r"mask_token": "used in CroCo's pre-training only",
@@ -58,7 +58,7 @@ _HEAD_TYPES = {frozenset({"proj"}): "linear", frozenset({"dpt"}): "dpt"}
 
 
 def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
-    """`head_type` of a head with these tensors; None where it is of another family."""
+    """`head_type` of a head with these tensors; None if it belongs to another family."""
     head_type = _HEAD_TYPES.get(head_modules(tensors))
     return None if head_type is None else {"head_type": head_type}
 
@@ -73,7 +73,7 @@ def dust3r_names(config: BackboneConfig, second_decoder: str = "dec_blocks2") ->
 
     Args:
         config: the architecture.
-        second_decoder: the blocks that fill view 2's decoder: `dec_blocks2`, or `dec_blocks` in a CroCo checkpoint, which has one.
+        second_decoder: the blocks that fill view 2's decoder: `dec_blocks2`, or `dec_blocks` in a CroCo checkpoint, which has only one.
     """
     return (
         NamedStack("", "", 0, _TRUNK),
@@ -85,7 +85,7 @@ def dust3r_names(config: BackboneConfig, second_decoder: str = "dec_blocks2") ->
 
 
 def second_names() -> dict[str, str]:
-    """Second name -> first name of the tensors that a DPT checkpoint holds under two names."""
+    """Second name -> first name of the tensors that a DPT checkpoint has under two names."""
     return {
         f"{HEAD}{v}.dpt.scratch.layer_rn.{k - 1}.weight": f"{HEAD}{v}.dpt.scratch.layer{k}_rn.weight" for v in (1, 2) for k in (1, 2, 3, 4)
     }

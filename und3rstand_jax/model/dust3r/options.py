@@ -1,4 +1,4 @@
-"""The options that published checkpoints state their architecture with, read into the fields of a config and written again.
+"""Reads the options with which published checkpoints state their architecture into the fields of a config.
 
 The hub's `config.json` and the `args.model` string of a `.pth` file hold the same keyword arguments. An option that this implementation
 does not have is refused by name, never ignored.
@@ -23,7 +23,7 @@ SCRATCH_FIELDS = {
     "enc_width": "enc_embed_dim", "enc_heads": "enc_num_heads", "dec_width": "dec_embed_dim", "dec_heads": "dec_num_heads",
     "head": "head_type", "image_size": "img_size",
 }  # fmt: skip
-"""Of them, the fields that have other names."""
+"""Those whose config field has another name -> that field."""
 
 IGNORED = frozenset({"freeze", "landscape_only", "mask_ratio", "two_confs", "desc_conf_mode", "desc_mode"})
 """Options that change nothing: training state, what the original itself ignores when it loads for use, and what belongs to heads that
@@ -31,7 +31,7 @@ the checkpoint does not have."""
 
 
 def output_mode(kind: str) -> Parser:
-    """Of an output activation; `kind` is that of `output_modes`."""
+    """The parser of an output activation; `kind` is a key of `OUTPUT_MODES`."""
 
     def parse(option: str, value: Any) -> Fields:
         try:
@@ -64,7 +64,7 @@ PARSERS: Mapping[str, Parser] = {
     "patch_embed_cls": only("PatchEmbedDust3R", "ManyAR_PatchEmbed", "PatchEmbed"),
     "norm_im2_in_dec": only(True),
 }
-"""The options that all models with DUSt3R's trunk have, but for `output_mode`, which depends on the head."""
+"""The options that all models with DUSt3R's trunk have, except `output_mode`, which depends on the head."""
 
 OPTION_OF = {"rope_base": "pos_embed"}
 """Fields whose option has another name."""

@@ -1,8 +1,8 @@
-"""DUSt3R's trunk: one encoder for all views, a decoder for the first and one for the others, which read the other views' streams.
+"""DUSt3R's trunk: one encoder for all views, and two decoders, view 1's and the others', which read the other views' streams.
 
     images ─▶ Encoder ─▶ encoder.norm ─▶ Decoder ─▶ decoder.norm
 
-Both run from where they are entered as far as the needed sites require, and return what they come by there.
+Both modules run from their entry point as far as the needed sites require, and return at least those sites.
 """
 
 from collections.abc import Collection, Sequence
@@ -42,8 +42,8 @@ class Encoder(nn.Module):
         Args:
             inputs: the views' images (B, H, W, 3) each, or their tokens after the layer `since`.
             grids: (rows, columns) of each view's tokens.
-            needed: sites behind `since`.
-            edits: of sites behind `since`.
+            needed: sites after `since`.
+            edits: of sites after `since`.
             since: a layer of the blocks, or None to begin with the images.
         """
         config, arithmetic = self.config, self.arithmetic
@@ -106,15 +106,15 @@ class Decoder(nn.Module):
         since: str | None,
         before: ViewTokens | None,
     ) -> dict[str, Traced]:
-        """Runs the views' tokens as far as the needed sites (ids `decoder.…`) require; returns those and, at its place, `decoder.embed`.
+        """Runs the views' tokens as far as the needed sites (ids `decoder.…`) require; returns those, and `decoder.embed` if computed.
 
         Args:
             inputs: tokens of `encoder.norm`, or those after the layer `since`.
             grids: (rows, columns) of each view's tokens.
-            needed: sites behind `since`.
-            edits: of sites behind `since`.
+            needed: sites after `since`.
+            edits: of sites after `since`.
             since: `decoder.embed` or a layer of the blocks, or None to begin with the encoder's tokens.
-            before: the tokens before the block of which `since` is a step that is not its last.
+            before: the tokens before the block that `since` is in the middle of.
         """
         config, arithmetic = self.config, self.arithmetic
         head_dim = config.dec_embed_dim // config.dec_num_heads
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
 
 
 def _others(of_views: Sequence[T], view: int, axis: int) -> T:
-    """What a view's cross-attention reads: all other views' tokens, or their rotations, along the axis of tokens."""
+    """What a view's cross-attention reads: all other views' tokens, or their rotations, concatenated along the axis of tokens."""
     others = [of_view for number, of_view in enumerate(of_views) if number != view]
     return others[0] if len(others) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *others)
 

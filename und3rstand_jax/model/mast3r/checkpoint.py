@@ -1,4 +1,4 @@
-"""How the checkpoints of MASt3R look: as DUSt3R's, with heads of two parts."""
+"""What MASt3R's checkpoints look like: DUSt3R's, with heads of two parts."""
 
 from typing import Any
 

@@ -26,11 +26,11 @@ class MASt3RConfig(BackboneConfig):
 
     Attributes:
         desc_dim: channels of a descriptor.
-        two_confs: whether descriptors have a confidence of their own; without, it is that of the points.
-        desc_conf_mode: the form of that confidence.
+        two_confs: whether descriptors have their own confidence; if not, they use that of the points.
+        desc_conf_mode: the output activation of that confidence.
 
     Raises:
-        ConfigError: no model has this architecture. All faults are listed.
+        ConfigError: the architecture is not valid. All faults are listed.
     """
 
     HEAD_TYPES: ClassVar[tuple[str, ...]] = ("catmlp+dpt",)
@@ -46,7 +46,7 @@ class MASt3RConfig(BackboneConfig):
         if self.head_type is None:
             faults.append("a MASt3R has a head; without one the trunk is that of a DUSt3R")
         if not 1 <= self.desc_dim <= _LARGEST_DESCRIPTOR:
-            faults.append(f"desc_dim is 1 to {_LARGEST_DESCRIPTOR}; found {number_text(self.desc_dim)}")
+            faults.append(f"desc_dim must be 1 to {_LARGEST_DESCRIPTOR}; found {number_text(self.desc_dim)}")
         try:
             parse_mode("conf_mode", self.desc_conf_mode)
         except ValueError as error:
@@ -65,13 +65,13 @@ class MASt3RConfig(BackboneConfig):
 
     @property
     def feature_widths(self) -> tuple[int, int, int]:
-        """Channels of a token as the local-feature head takes it, within the head, and as it leaves it."""
+        """Channels of a token at the local-feature head's input, in its hidden layer, and at its output."""
         width = self.enc_embed_dim + self.dec_embed_dim
         return width, 4 * width, self.feature_channels * self.patch_size**2
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """DUSt3R's head, and the one for local features; without `two_confs`, `desc_conf` comes where both are run."""
+        """DUSt3R's head, and the one for local features; without `two_confs`, `desc_conf` needs both."""
         outputs = ("desc", "desc_conf") if self.two_confs else ("desc",)
         return *super().heads, Head(FEATURES, ("features1", "features2"), ("encoder.norm", "decoder.norm"), outputs)
 

@@ -1,6 +1,6 @@
 """MASt3R as a pure function of its parameters and its views: DUSt3R, and for each view a head for local features.
 
-The head is a small MLP on every token, as the encoder and as the decoder leave it (Leroy et al., ECCV 2024, section 3.2).
+The head is a small MLP on each token's concatenated encoder and decoder outputs (Leroy et al., ECCV 2024, section 3.2).
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ _EXACT = lax.Precision.HIGHEST
 
 
 class LocalFeatures(nn.Module):
-    """A token of the encoder beside the decoder's, through an MLP with an exact GELU, to raw channels of its patch. Always float32."""
+    """An MLP with an exact GELU from a token's encoder and decoder outputs to raw channels of its patch. Always float32."""
 
     config: MASt3RConfig
 
@@ -36,7 +36,7 @@ class LocalFeatures(nn.Module):
 
 
 class MASt3R(DUSt3R):
-    """The model; attributes and calls are those of `DUSt3R`. Predictions hold `desc` and `desc_conf` too."""
+    """The model; attributes and calls are those of `DUSt3R`. Predictions also have `desc` and `desc_conf`."""
 
     def predict(
         self, heads: Iterable[Head], layers: Mapping[str, Traced], grids: Grids, view: int, modules: dict[str, nn.Module]

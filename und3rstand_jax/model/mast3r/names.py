@@ -15,9 +15,9 @@ _FEATURES: tuple[Row, ...] = tuple((layer, f"{_LOCAL_FEATURES}.{layer}", "linear
 
 
 def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
-    """The fields that a head with these tensors shows; None where it is of another family.
+    """The fields that a head with these tensors shows; None if it belongs to another family.
 
-    That descriptors have a confidence of their own, as the published model's do, is assumed: it is one channel more of the same tensor.
+    Descriptors are assumed to have their own confidence, as in the published model: it would be one more channel of the same tensor.
     """
     if head_modules(tensors) != {"dpt", _LOCAL_FEATURES}:
         return None
@@ -26,7 +26,7 @@ def head_fields(tensors: Mapping[str, Shape]) -> dict[str, Any] | None:
 
 
 def refusal(names: Iterable[str]) -> str | None:
-    """Why a model is refused whose tensors, options or class have these names; None where nothing speaks against it."""
+    """Why a model whose tensors, options or class have these names is refused; None if it is not."""
     names = tuple(names)
     if any("dune" in name.lower() for name in names):
         return "MASt3R with a DUNE encoder is not supported; expected CroCo's, as in MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"

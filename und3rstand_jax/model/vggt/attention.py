@@ -1,6 +1,6 @@
-"""Self-attention over the tokens of one view or of all views, as VGGT has it (Wang et al., CVPR 2025, section 3.2).
+"""Self-attention over the tokens of one view or of all views, as in VGGT (Wang et al., CVPR 2025, section 3.2).
 
-Tokens come as (B, V, P, C). Unless they are captured, the scores of all heads never exist together: over eight views of 518×518 pixels they
+Tokens are (B, V, P, C). Unless they are captured, the scores of all heads never exist at once: over eight views of 518×518 pixels they
 would take 7.7 GB.
 """
 
@@ -27,11 +27,11 @@ class ViewAttention(nn.Module):
 
     Attributes:
         arithmetic: how to compute.
-        num_heads: of which each has C / num_heads channels.
-        step: the name of its step within the block, `frame.self_attn`.
+        num_heads: number of heads, each with C / num_heads channels.
+        step: the name of its step within the block, such as `frame.self_attn`.
         reads_all: whether each view's tokens read those of all views.
         normed: whether queries and keys go through a layer norm over their head's channels first.
-        special_tokens: how many tokens of a view stand before the patches'.
+        special_tokens: how many of a view's tokens precede its patch tokens.
     """
 
     arithmetic: Arithmetic
@@ -80,7 +80,7 @@ class ViewAttention(nn.Module):
         return mixed.reshape(query.shape)
 
     def _keep(self, scores: "Scores", read: int, sites: BlockSites) -> None:
-        """Keeps what is captured of scores and weights, which are computed for it alone."""
+        """Keeps the captured scores, weights and masses, which are computed only for this."""
         for part in (SCORES, WEIGHTS, MASS):
             for of in sites.captured_at(f"{self.step}.{part}"):
                 if part == MASS:
@@ -92,7 +92,7 @@ class ViewAttention(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The scores of an attention, q·k/√D in float32, before they are computed; W is V where views read themselves, else 1.
+    """The scores of an attention, q·k/√D in float32, computed on demand. W is V if views read themselves, else 1.
 
     `edit` broadcasts to (B, V, H, P, M).
     """
@@ -103,7 +103,7 @@ class Scores:
     precision: lax.Precision
 
     def of_heads(self, heads: slice, queries: slice = slice(None)) -> Float[Array, "B V h p M"]:
-        """Those of some heads and queries, after the edit."""
+        """The scores of some heads and queries, after the edit."""
         query, key = self.query[:, :, queries, heads], self.key[:, :, :, heads]
         of_view = "bvphd,bvmhd->bvhpm" if key.shape[1] == query.shape[1] else "bvphd,bwmhd->bvhpm"
         products = jnp.einsum(of_view, query, key, precision=self.precision, preferred_element_type=jnp.float32)
@@ -113,7 +113,7 @@ class Scores:
         return apply_affine(Affine(*(_chosen(_chosen(part, 2, heads), 3, queries) for part in self.edit)), scores)
 
     def mix(self, value: Float[Array, "B W M H D"]) -> Float[Array, "B V P H D"]:
-        """softmax(scores) v, one head and one view's queries after another."""
+        """softmax(scores) v, computed for one head and one view's queries at a time."""
         heads, views = value.shape[3], self.query.shape[1]
 
         def mixed(head: Array, view: Array) -> Float[Array, "B P D"]:
@@ -137,7 +137,7 @@ class Scores:
         return jnp.moveaxis(_over(of_head, heads, self.query.shape[1]), (0, 1), (2, 1))
 
     def _weights(self, head: Array, view: Array, queries: slice = slice(None)) -> Float[Array, "B p M"]:
-        """Those of one head's and one view's queries, which may be traced."""
+        """The weights of one head and one view's queries; both indices may be traced."""
 
         def one(part: Numbers, axis: int, index: Array) -> Array:
             return jnp.asarray(part) if part.shape[axis] == 1 else lax.dynamic_index_in_dim(jnp.asarray(part), index, axis)
@@ -148,7 +148,7 @@ class Scores:
 
 
 def _over(of: Callable[[Array, Array], Float[Array, "..."]], heads: range, views: int) -> Float[Array, "h V ..."]:
-    """What a function makes of each head and each view, one after another."""
+    """The results of a function for each head and each view, computed one after another."""
     found = lax.map(lambda place: of(*place), (jnp.repeat(jnp.asarray(heads), views), jnp.tile(jnp.arange(views), len(heads))))
     return found.reshape(len(heads), views, *found.shape[1:])
 

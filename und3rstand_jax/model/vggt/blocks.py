@@ -1,8 +1,8 @@
-"""The block that every stack of VGGT has, DINOv2's and the camera head's among them, and the pair of a frame and a global block.
+"""The block of every stack of VGGT, including DINOv2's and the camera head's, and the pair of a frame block and a global block.
 
     x ← x + γ₁ · attention(norm₁(x)),   x ← x + γ₂ · MLP(norm₂(x))
 
-The residual stream is float32 whatever the trunk computes in: the scale γ of each branch is.
+The residual stream is float32 whatever the trunk's dtype, because the scale γ of each branch is.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ class ScaledBlock(nn.Module):
 
     Attributes:
         arithmetic: how to compute.
-        num_heads: of its attention.
-        mlp_ratio: channels within the MLP for each of a token's.
+        num_heads: heads of its attention.
+        mlp_ratio: the MLP's hidden channels per token channel.
         epsilon: of its norms.
-        scale: what the factors of its branches begin with.
-        prefix: of its steps' names within the stack, such as `frame.`.
+        scale: the initial value of its branches' factors.
+        prefix: prefix of its steps' names within the stack, such as `frame.`.
         reads_all, normed, special_tokens: see `ViewAttention`.
     """
 
@@ -74,7 +74,7 @@ class LayerScale(nn.Module):
 
 
 class Pair(nn.Module):
-    """A frame block, in which each view reads itself, and a global one, in which all views read all."""
+    """A frame block, in which each view reads itself, and a global block, in which each view reads all views."""
 
     arithmetic: Arithmetic
     config: VGGTConfig
@@ -88,7 +88,7 @@ class Pair(nn.Module):
 
     @nn.nowrap
     def block(self, kind: str, **owner: Any) -> ScaledBlock:
-        """The `frame` or the `global` block, under a `name` in this module, or with `parent=None` in none."""
+        """The `frame` or the `global` block, under a `name` in this module, or, with `parent=None`, outside any module."""
         return ScaledBlock(
             self.arithmetic,
             self.config.num_heads,

@@ -1,4 +1,4 @@
-"""VGGT's camera head: each view's camera from its token, refined a few times (Wang et al., CVPR 2025, section 3.3). Always float32."""
+"""VGGT's camera head: each view's camera from its token, refined iteratively (Wang et al., CVPR 2025, section 3.3). Always float32."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from und3rstand_jax.model.vggt.blocks import ScaledBlock
 from und3rstand_jax.model.vggt.config import STEPS, VGGTConfig
 
 POSE = 9
-"""Numbers of a pose encoding, see `und3rstand_jax.model.pose_encoding`."""
+"""Length of a pose encoding, see `und3rstand_jax.model.pose_encoding`."""
 
 _EXACT = Arithmetic(jnp.dtype(jnp.float32), lax.Precision.HIGHEST, "auto")
 
@@ -28,13 +28,13 @@ class Poses(NamedTuple):
 
 
 class CameraHead(nn.Module):
-    """Blocks over the views' camera tokens, modulated by the pose as it is so far (adaptive norm, Peebles and Xie, ICCV 2023)."""
+    """Blocks over the views' camera tokens, modulated by the current pose estimate (adaptive norm, Peebles and Xie, ICCV 2023)."""
 
     config: VGGTConfig
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "B V C"]) -> Poses:
-        """(B, V, 2·embed_dim), frame block's output beside global block's."""
+        """Takes (B, V, 2·embed_dim): the frame block's output concatenated with the global block's."""
         config, width = self.config, tokens.shape[-1]
         tokens = _EXACT.layer_norm("token_norm", 1e-5)(tokens.astype(jnp.float32))
         embed, modulation = _EXACT.dense(width, "embed_pose"), _EXACT.dense(3 * width, "modulation")
@@ -56,25 +56,25 @@ class CameraHead(nn.Module):
             x, steps = lax.scan(run, (tokens + gate * (plain(tokens) * (1 + scale) + shift))[:, None], blocks)
             delta = branch(norm(x[:, 0]))
             raw = raw + delta if iteration else delta
-            # The next iteration begins with the pose as it is before this.
+            # The next iteration begins with the pose before this ReLU.
             encodings.append(jnp.concatenate([raw[..., :7], jax.nn.relu(raw[..., 7:])], axis=-1))
             streams.append(steps)
         return Poses(tuple(encodings), tuple(streams))
 
 
 class PoseBranch(nn.Module):
-    """Two linear layers with an exact GELU between them. Run as often as there are iterations, whose results add up."""
+    """Two linear layers with an exact GELU between them. They run once per iteration, and the results add up."""
 
     iterations: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V C"]) -> Float[Array, "B V 9"]:
-        """What the pose changes by."""
+        """The change of the pose."""
         hidden = gelu(_EXACT.dense(x.shape[-1] // 2, "fc1")(x))
         return nn.Dense(POSE, dtype=_EXACT.dtype, precision=_EXACT.precision, bias_init=self._some_camera, name="fc2")(hidden)
 
     def _some_camera(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, " 9"]:
-        """From scratch all iterations together end without rotation, and with fields of view of a radian: behind their ReLU one below 0
-        has no gradient.
+        """The bias with which all iterations of a fresh model together give no rotation and fields of view of a radian: after its ReLU, a
+        field of view below 0 has no gradient.
         """
         return jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1], dtype) / self.iterations

@@ -1,4 +1,4 @@
-"""How the checkpoints of VGGT look. Their config states three sizes; the tensors show most of the rest."""
+"""What VGGT's checkpoints look like. Their config states three sizes; the tensors show most of the rest."""
 
 import dataclasses
 import math
@@ -29,21 +29,21 @@ class VGGTForm(CheckpointForm):
     widths = ("embed_dim", "patch_size", "mlp_ratio", "dpt_width")
 
     def own_names(self, names: Iterable[str]) -> frozenset[str]:
-        """All modules beside an aggregator: their names alone might be anybody's."""
+        """All modules beside an aggregator: by their names alone, they might belong to any model."""
         names = tuple(names)
         trunks = {match[1] or "" for match in map(_TRUNK.fullmatch, names) if match}
         return frozenset(name for name in names for trunk in trunks if re.match(re.escape(trunk) + _OWN, name))
 
     def has_heads(self, names: Iterable[str]) -> bool:
-        """Whether any belongs to a camera, depth or point head."""
+        """Whether any name belongs to a camera, depth or point head."""
         return any(head in name.split(".") for name in names for head in HEADS.values())
 
     def of_options(self, options: Mapping[str, Any], where: str, tensors: Shapes) -> Architecture:
-        """The options go with the tensors, which must not contradict them."""
+        """Combines the options with the tensors, which must not contradict them."""
         return self._architecture(options, where, tensors)
 
     def of_shapes(self, tensors: Shapes) -> Architecture:
-        """Everything but head counts, iterations, positions' base and which pairs the DPT heads read."""
+        """Everything but DINOv2's and the camera head's head counts, its iterations, RoPE's base and which pairs the DPT heads read."""
         return self._architecture({}, "", tensors)
 
     def _architecture(self, options: Mapping[str, Any], where: str, tensors: Shapes) -> Architecture:
@@ -75,7 +75,7 @@ class VGGTForm(CheckpointForm):
         return Architecture(config, evidence, guesses)
 
     def uses(self, config: Any, tensors: Iterable[str]) -> TensorUses:
-        """What a head needs that the config does not have stays unused."""
+        """The tensors of a head that the config does not enable stay unused."""
         off = {rf"{part}\..*": "the config does not enable this head" for name, part in HEADS.items() if name not in config.head_names}
         title = "VGGT of no published size" if config.heads else "trunk alone: no heads"
         return TensorUses(vggt_names(config), UNUSED | off, {}, title, bool(config.heads))
@@ -89,10 +89,10 @@ def _matters(field: str, heads: tuple[str, ...]) -> bool:
 
 
 def _shown(tensors: Shapes, img_size: tuple[int, int] | None) -> dict[str, Any]:
-    """The fields that shapes show. What a missing tensor would have shown is left out: that it is missing is said later.
+    """The fields that shapes show. Fields of missing tensors are left out; the missing tensors are reported later.
 
     Raises:
-        CheckpointError: they do not show the sizes of a patch and a token.
+        CheckpointError: the shapes do not show the sizes of a patch and a token.
     """
     anchor = tensors[VGGTForm.anchor]
     if len(anchor) != 4 or 0 in anchor:
@@ -120,6 +120,6 @@ def _shown(tensors: Shapes, img_size: tuple[int, int] | None) -> dict[str, Any]:
         side = math.isqrt(positions - 1)
         sides = (side * patch, side * patch)
         if img_size is not None and 1 + img_size[0] // patch * (img_size[1] // patch) == positions:
-            sides = img_size  # of a grid that is no square, the config alone says which
+            sides = img_size  # for a grid that is not square, only the config says which
         shown["img_size"] = sides
     return {field: value for field, value in shown.items() if value}

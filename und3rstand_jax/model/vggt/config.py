@@ -2,9 +2,9 @@
 
     patch_embed   encoder.embed   encoder.I.self_attn   encoder.I.mlp   encoder.norm                  DINOv2
     aggregator.embed   frame.I.self_attn   frame.I.mlp   global.I.self_attn   global.I.mlp            one stream, in this order
-    camera.K.I.self_attn   camera.K.I.mlp   pose_enc.K   depth_head.level.L   depth_head.fused        inside of heads
+    camera.K.I.self_attn   camera.K.I.mlp   pose_enc.K   depth_head.level.L   depth_head.fused        inside heads
 
-Heads read frame.I.mlp beside global.I.mlp.
+Heads read frame.I.mlp concatenated with global.I.mlp.
 """
 
 import dataclasses
@@ -36,23 +36,23 @@ class VGGTConfig(ModelConfig):
     """The architecture of a VGGT (Wang et al., CVPR 2025, section 3).
 
     Attributes:
-        img_size: (height, width), in pixels, of images with the grid that DINOv2's positions are stored for; a model takes any.
-        patch_size: pixels of a patch's side.
+        img_size: (height, width), in pixels, of images with the grid of DINOv2's stored positions; a model takes other sizes too.
+        patch_size: the side of a patch in pixels.
         embed_dim: channels of a token, in DINOv2 and in the blocks.
-        depth: pairs of a frame block and a global one.
-        num_heads: of the attentions of both.
-        num_registers: learned tokens that stand between the camera's token and the patches'.
-        enc_depth, enc_num_heads: of DINOv2.
-        mlp_ratio: channels within an MLP for each of its token's.
-        rope_base: of the rotary positions of frame and global blocks.
-        camera_depth, camera_num_heads, camera_iterations: blocks of the camera head, their heads, and how often they refine the cameras.
-        dpt_width: channels in which a DPT head fuses its levels.
+        depth: number of pairs of a frame block and a global block.
+        num_heads: attention heads of both.
+        num_registers: learned tokens between the camera token and the patch tokens.
+        enc_depth, enc_num_heads: DINOv2's blocks and attention heads.
+        mlp_ratio: an MLP's hidden channels per token channel.
+        rope_base: base of the rotary positions of frame and global blocks.
+        camera_depth, camera_num_heads, camera_iterations: the camera head's blocks, attention heads and refinement iterations.
+        dpt_width: channels of a DPT head's fused maps.
         dpt_channels: channels of its four levels.
         dpt_layers: the pairs that it reads.
-        head_names: the heads that there are, of "camera", "depth", "points".
+        head_names: the heads of the model, out of "camera", "depth", "points", in this order.
 
     Raises:
-        ConfigError: no model has this architecture. All faults are listed.
+        ConfigError: the architecture is not valid. All faults are listed.
     """
 
     HEADS: ClassVar[tuple[str, ...]] = (CAMERA, DEPTH, POINTS)
@@ -82,7 +82,9 @@ class VGGTConfig(ModelConfig):
         sizes = {name: getattr(self, name) for name in _LARGEST}
         faults = [f"{name} must be at least 1; found {value}" for name, value in sizes.items() if value < 1]
         faults += [
-            f"{name} is at most {_LARGEST[name]}; found {number_text(value)}" for name, value in sizes.items() if value > _LARGEST[name]
+            f"{name} must be at most {_LARGEST[name]}; found {number_text(value)}"
+            for name, value in sizes.items()
+            if value > _LARGEST[name]
         ]
         if not faults:
             faults += self._other_faults()
@@ -93,11 +95,11 @@ class VGGTConfig(ModelConfig):
         faults = []
         if not all(self.patch_size <= side <= _LARGEST_SIDE and side % self.patch_size == 0 for side in self.img_size):
             found = ", ".join(map(number_text, self.img_size))
-            faults.append(f"the sides of img_size are multiples of {self.patch_size} up to {_LARGEST_SIDE} pixels; found {found}")
+            faults.append(f"the sides of img_size must be multiples of {self.patch_size} up to {_LARGEST_SIDE} pixels; found {found}")
         for width, count, parts, why in (
             (self.embed_dim, self.num_heads, 4, "2-D RoPE splits every head's channels in four"),
-            (self.embed_dim, self.enc_num_heads, 1, "each head has as many channels"),
-            (2 * self.embed_dim, self.camera_num_heads, 1, "each of the camera's heads has as many channels"),
+            (self.embed_dim, self.enc_num_heads, 1, "all heads have equally many channels"),
+            (2 * self.embed_dim, self.camera_num_heads, 1, "all heads of the camera have equally many channels"),
         ):
             if width % (parts * count):
                 faults.append(f"a width of {width} must be a multiple of {parts * count}: {why}")
@@ -108,20 +110,20 @@ class VGGTConfig(ModelConfig):
                 "dpt_channels, and half of dpt_width, must be multiples of 4: half of a position's channels are sines, half cosines"
             )
         if any(not 0 <= layer < self.depth for layer in self.dpt_layers) or list(self.dpt_layers) != sorted(self.dpt_layers):
-            faults.append(f"dpt_layers are four pairs of 0 to {self.depth - 1} in their order; found {list(self.dpt_layers)}")
+            faults.append(f"dpt_layers must be four pairs from 0 to {self.depth - 1} in ascending order; found {list(self.dpt_layers)}")
         if unknown := [name for name in self.head_names if name not in self.HEADS]:
-            faults.append(f"head_names are of {', '.join(self.HEADS)}; found {listed(map(repr, unknown))}")
+            faults.append(f"head_names must be out of {', '.join(self.HEADS)}; found {listed(map(repr, unknown))}")
         elif list(self.head_names) != [name for name in self.HEADS if name in self.head_names]:
-            faults.append(f"head_names stand in the order {', '.join(self.HEADS)}, each once; found {', '.join(self.head_names)}")
+            faults.append(f"head_names must be in the order {', '.join(self.HEADS)}, none twice; found {', '.join(self.head_names)}")
         return faults
 
     @classmethod
     def from_scratch(cls, options: Mapping[str, Any]) -> "VGGTConfig":
-        """A small model with heads for cameras and points; of the options, `dec_…` are those of the pairs, `dec_width` of all tokens.
+        """A small model with heads for cameras and points. The options `dec_…` apply to the pairs, `dec_width` to all tokens.
 
         Raises:
-            OptionError: the image size is none of this model's.
-            ConfigError: no model has this architecture.
+            OptionError: the image size is malformed, or a side is not a multiple of the patch size.
+            ConfigError: the architecture is not valid.
         """
         depth = options["dec_depth"]
         return cls(
@@ -143,22 +145,22 @@ class VGGTConfig(ModelConfig):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """As the original's loader does."""
+        """The preprocessing of the original's loader."""
         return "vggt"
 
     @property
     def depth_mode(self) -> Mode:
-        """DUSt3R's, in which probes read points, so that theirs compare; VGGT's own heads have activations of their own."""
+        """DUSt3R's, so that probes of both models are comparable; VGGT's own heads have other activations."""
         return ("exp", -math.inf, math.inf)
 
     @property
     def conf_mode(self) -> Mode:
-        """DUSt3R's, which is VGGT's own too."""
+        """DUSt3R's, which is also VGGT's own."""
         return ("exp", 1.0, math.inf)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The pairs: within a frame block a view reads itself, within a global one all views."""
+        """The pairs: in a frame block a view reads itself, in a global block all views."""
         return tuple(
             Block(
                 f"pair.{i}",
@@ -181,7 +183,7 @@ class VGGTConfig(ModelConfig):
 
     @property
     def trunk(self) -> tuple[str, ...]:
-        """The parts of the parameter tree that are no head's."""
+        """The parts of the parameter tree that belong to no head."""
         return ("encoder", "aggregator")
 
     @property
@@ -192,7 +194,7 @@ class VGGTConfig(ModelConfig):
 
     @property
     def inside_heads(self) -> dict[str, str]:
-        """Ids of what can be captured inside of heads -> the head."""
+        """Id of each site inside a head -> that head's name."""
         iterations = range(self.camera_iterations) if CAMERA in self.head_names else ()
         ids: dict[str, str] = {}
         for k in iterations:
@@ -223,7 +225,7 @@ class VGGTConfig(ModelConfig):
         return self.embed_dim
 
     def head_count(self, layer_id: str) -> int:
-        """Heads of the attentions of the stack that a layer belongs to."""
+        """Number of attention heads in the stack that a layer belongs to."""
         return self.enc_num_heads if layer_id.startswith("encoder.") else self.num_heads
 
     def reads(self, layer_id: str) -> Reads:
@@ -231,26 +233,26 @@ class VGGTConfig(ModelConfig):
         return "all" if layer_id.startswith("global.") else "own"
 
     def special_tokens(self, layer_id: str) -> tuple[str, ...]:
-        """DINOv2's class token and registers, which no block after it sees; then VGGT's token of the camera and registers."""
+        """In DINOv2 its class token and registers, which no later block sees; after it, VGGT's camera token and registers."""
         if layer_id == "patch_embed":
             return ()
         first = "class" if layer_id.startswith("encoder.") else "camera"
         return (first, *(f"register{i}" for i in range(self.num_registers)))
 
     def check_view_count(self, count: int) -> None:
-        """Any number from one on.
+        """Accepts any number of views from one up.
 
         Raises:
-            OptionError: there is none.
+            OptionError: there is no view.
         """
         if count < 1:
             raise OptionError(f"this model takes one view or more; found {count}")
 
     def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """All views are of one size.
+        """Refuses views of different sizes.
 
         Raises:
-            ImageError: they are not.
+            ImageError: the sizes differ.
         """
         same_size(sizes)
 
@@ -268,12 +270,12 @@ class VGGTConfig(ModelConfig):
         return cls(**{**assumed(**sizes), "head_names": tuple(enabled), **stated})
 
     def to_hub_config(self) -> dict[str, Any]:
-        """The options that rebuild this config: those of the hub's `config.json`, and what differs from what these imply."""
+        """The options that rebuild this config: those of the hub's `config.json`, and every field that differs from what these imply."""
         height, width = self.img_size
         options: dict[str, Any] = {"embed_dim": self.embed_dim, "img_size": height if height == width else [height, width]}
         options |= {"patch_size": self.patch_size}
         options |= {option: False for name, option in ENABLE.items() if name not in self.head_names}
-        # The depth first: it says which pairs the DPT heads would read.
+        # The depth first: it determines which pairs the DPT heads would read.
         implied = self.from_hub_config({**options, "depth": self.depth})
         options |= {} if self.depth == type(self).depth else {"depth": self.depth}
         for field in dataclasses.fields(self):
@@ -284,4 +286,4 @@ class VGGTConfig(ModelConfig):
 
 
 PUBLISHED = {"facebook/VGGT-1B": VGGTConfig(), "facebook/VGGT-1B-Commercial": VGGTConfig()}
-"""The published models: hub id -> architecture. The second is the first, trained again for use under another licence."""
+"""The published models: hub id -> architecture. The second is the first, retrained for use under another licence."""

@@ -1,7 +1,7 @@
-"""VGGT's DPT heads: four layers of one view as images of four scales, fused from coarse to fine, to a map over its pixels.
+"""VGGT's DPT heads: four layers of one view as images at four scales, fused from coarse to fine into a map over its pixels.
 
-After Ranftl et al. (ICCV 2021); what is VGGT's own (Wang et al., CVPR 2025): one norm for all levels, positions that are added to maps, a
-residual unit whose skip carries relu(x), and bilinear steps with aligned corners to the next level's exact size. Always float32.
+After Ranftl et al. (ICCV 2021). Specific to VGGT (Wang et al., CVPR 2025): one norm for all levels, positions added to the maps, a
+residual unit whose skip carries relu(x), and bilinear resizing with aligned corners to the next level's exact size. Always float32.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _POSITION_SCALE = 0.1
 
 
 class DPTOutput(NamedTuple):
-    """Raw channels of every pixel, and what led to them: the four levels before fusion and the fused map."""
+    """Raw channels of every pixel, and the intermediate maps: the four levels before fusion and the fused map."""
 
     raw: Float[Array, "B H W K"]
     levels: tuple[Float[Array, "B _h _w _C"], ...]
@@ -27,12 +27,12 @@ class DPTOutput(NamedTuple):
 
 
 class PositionedDPT(nn.Module):
-    """A head with `channels` outputs a pixel.
+    """A head with `channels` outputs per pixel.
 
     Attributes:
-        channels: outputs, the raw confidence last.
+        channels: number of outputs, the raw confidence last.
         level_widths: channels of the levels, finest first.
-        width: in which they are fused.
+        width: channels of the fused maps.
     """
 
     channels: int
@@ -41,7 +41,7 @@ class PositionedDPT(nn.Module):
 
     @nn.compact
     def __call__(self, *maps: Float[Array, "B h w C"], size: tuple[int, int]) -> DPTOutput:
-        """Fuses four token maps, in network order, late and coarse ones first, to raw channels of an image of this (height, width)."""
+        """Fuses four token maps, given in network order, from late and coarse to early and fine, into raw channels of a `size` image."""
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm")
         levels = []
         for k, (tokens, width) in enumerate(zip(maps, self.level_widths, strict=True), start=1):
@@ -77,12 +77,12 @@ def positions(height: int, width: int, channels: int, size: tuple[int, int]) -> 
     """Sines and cosines of a pixel's place, times 0.1: of x, (1, width, channels), in the first half of the channels; of y, (height, 1,
     channels), in the second.
 
-    x and y run from the middles of the outer pixels of an image of this (height, width), whose half diagonal is 1. They are apart since
-    their sum over an image of 518×518 would be a constant of 137 MB in the program.
+    x and y run between the centres of the outermost pixels of an image of this (height, width), whose half diagonal is 1. They are separate
+    because their sum over an image of 518×518 would be a constant of 137 MB in the program.
     """
     ratio = size[1] / size[0]
     spans = ratio / np.sqrt(ratio**2 + 1), 1 / np.sqrt(ratio**2 + 1)
-    # In float64, as the original has it, and rounded once.
+    # In float64, as in the original, and rounded once.
     frequencies = _POSITION_BASE ** -(np.arange(channels // 4) / (channels // 4))
 
     def along(count: int, span: float) -> np.ndarray:

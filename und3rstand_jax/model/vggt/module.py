@@ -1,4 +1,4 @@
-"""VGGT as a pure function of its parameters and one view or more (Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025)."""
+"""VGGT as a pure function of parameters and one or more views (Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025)."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -25,20 +25,21 @@ from und3rstand_jax.model.vggt.trunk import Aggregator, Encoder, joined_edits
 
 _CONFIDENCE: Mode = ("exp", 1.0, math.inf)
 _PIXELS_TOGETHER = 2**19
-"""Of all views that go through a DPT head at once."""
+"""The most pixels, of all views together, that go through a DPT head at once."""
 
 
 class VGGT(MultiViewModel):
     """The model; attributes and calls are those of `MultiViewModel`.
 
-    In bfloat16 products and attention are, the residual stream and what is captured of it stay float32, as in the original's intended use.
+    With dtype bfloat16, only matrix products and attention are bfloat16. The residual stream and its captures stay float32, as in the
+    original's intended use.
     """
 
     config: VGGTConfig
 
     @property
     def stream_dtype(self) -> jnp.dtype:
-        """Float32: the scale of each branch is."""
+        """Always float32, because the scale of each branch is."""
         return jnp.dtype(jnp.float32)
 
     def run_trunk(
@@ -129,7 +130,7 @@ class VGGT(MultiViewModel):
 
 
 def _of_views(values: Float[Array, "B V K"]) -> Traced:
-    """Of each view, as its one token."""
+    """The values of each view, (B, 1, K), as its one token."""
     return tuple(values[:, view, None] for view in range(values.shape[1]))
 
 

@@ -5,7 +5,7 @@ from und3rstand_jax.model.vggt.config import CAMERA, DEPTH, POINTS, VGGTConfig
 
 ENCODER = "aggregator.patch_embed."
 HEADS = {CAMERA: "camera_head", DEPTH: "depth_head", POINTS: "point_head"}
-"""Head -> what its parameters are under, in PyTorch as in the tree."""
+"""Head -> the name under which its parameters are, in PyTorch and in the tree."""
 
 UNUSED = {
     r"aggregator\.patch_embed\.mask_token": "used in DINOv2's pre-training only",

@@ -1,7 +1,7 @@
-"""The options that state a VGGT's architecture, read into the fields of its config.
+"""Reads the options that state a VGGT's architecture into the fields of its config.
 
-The hub's `config.json` holds `embed_dim`, `img_size` and `patch_size` and, from newer code, `enable_camera` and its like. Everything else
-stands in the original's code, or shows in the tensors. A config of our own export states what is neither, under its field's name.
+The hub's `config.json` has `embed_dim`, `img_size` and `patch_size` and, from newer code, `enable_camera` and the like. Everything else is
+fixed in the original's code, or shows in the tensors. A config that this package exports states the rest, under the fields' names.
 """
 
 import math
@@ -31,8 +31,8 @@ def read(options: Mapping[str, Any]) -> Fields:
 
 
 def assumed(embed_dim: int, depth: int) -> Fields:
-    """The published model's values, at these sizes, of what no shape shows: DINOv2's heads have 64 channels, those of the twice as wide
-    camera head 128; the DPT heads read as far through the pairs.
+    """The published model's values, scaled to these sizes, for what no shape shows. Attention heads have 64 channels in DINOv2 and 128 in
+    the camera head, which is twice as wide; the DPT heads read the pairs at the same relative depths.
     """
     heads = max(1, embed_dim // _HEAD_DIM)
     layers = tuple(max(1, math.floor(tap * depth / _TAPS[-1] + 0.5)) - 1 for tap in _TAPS)
@@ -77,4 +77,4 @@ PARSERS: Mapping[str, Parser] = {
     "dpt_layers": _four_numbers,
     **dict.fromkeys((*ENABLE.values(), "enable_track"), _enabled),
 }
-"""All options; those named `enable_…` are no fields of the config."""
+"""All options; those named `enable_…` are not fields of the config."""

@@ -1,9 +1,9 @@
-"""VGGT's trunk: DINOv2 for each view, then pairs of a block within the views and one over all of them.
+"""VGGT's trunk: DINOv2 for each view, then pairs of blocks, one within each view and one over all views.
 
     images ─▶ Encoder ─▶ encoder.norm ─▶ Aggregator ─▶ global.I.mlp
 
-Views are of one size and go through as one array (B, V, P, C). Both run from where they are entered as far as the needed sites require,
-and return what they come by there.
+All views have one size and go through as one array (B, V, P, C). Both modules run from their entry point as far as the needed sites
+require, and return at least those sites.
 """
 
 import functools
@@ -32,11 +32,11 @@ Layers: TypeAlias = dict[str, Float[Array, "B V ..."]]
 
 _PAIR = "pair"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1] (ImageNet's), which DINOv2 was trained with."""
+"""Mean and deviation of RGB in [0, 1] (ImageNet's), with which DINOv2 was trained."""
 
 
 class Encoder(nn.Module):
-    """DINOv2 (Oquab et al., 2024) with registers, of which the patches' tokens go on."""
+    """DINOv2 (Oquab et al., 2024) with registers; only its patch tokens go on to the aggregator."""
 
     arithmetic: Arithmetic
     config: VGGTConfig
@@ -50,8 +50,8 @@ class Encoder(nn.Module):
         Args:
             inputs: images (B, V, H, W, 3) in [-1, 1], or the views' tokens after the layer `since`.
             grid: (rows, columns) of a view's patches.
-            needed: sites behind `since`.
-            edits: of sites behind `since`.
+            needed: sites after `since`.
+            edits: of sites after `since`.
             since: `patch_embed` or a layer `encoder.…`, or None to begin with the images.
         """
         config, arithmetic = self.config, self.arithmetic
@@ -132,7 +132,7 @@ class EncoderTokens(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """The special tokens of VGGT, which tell the first view from all others, and the pairs of blocks."""
+    """VGGT's special tokens, which distinguish the first view from all others, and the pairs of blocks."""
 
     arithmetic: Arithmetic
     config: VGGTConfig
@@ -146,8 +146,8 @@ class Aggregator(nn.Module):
         Args:
             tokens: of `encoder.norm`, or those after the layer `since`.
             grid: (rows, columns) of a view's patches.
-            needed: sites behind `since`.
-            edits: of sites behind `since`.
+            needed: sites after `since`.
+            edits: of sites after `since`.
             since: `aggregator.embed` or a layer of the blocks, or None to begin with the encoder's tokens.
         """
         config = self.config
@@ -182,13 +182,13 @@ class Aggregator(nn.Module):
 
 
 class SpecialTokens(nn.Module):
-    """A token for the camera and registers in front of each view's patches: those of the first view, or of any other."""
+    """Puts a camera token and registers before each view's patches: one set for the first view, another for all others."""
 
     config: VGGTConfig
 
     @nn.compact
     def __call__(self, patches: Float[Array, "B V N C"]) -> Float[Array, "B V P C"]:
-        """The camera's token, the registers and the patches."""
+        """The camera token, the registers and the patches."""
         small, width = nn.initializers.normal(1e-6), self.config.embed_dim
         camera = self.param("camera", small, (2, 1, width), jnp.float32)
         registers = self.param("registers", small, (2, self.config.num_registers, width), jnp.float32)
@@ -197,7 +197,7 @@ class SpecialTokens(nn.Module):
 
 
 def joined_edits(edits: SiteEdits) -> SiteEdits:
-    """The edits of each site as those of one stream: numbers with an axis of views behind the batch's, (1 or B, V, …)."""
+    """The edits of each site as edits of one stream: numbers with an axis of views after the batch axis, (1 or B, V, …)."""
     return {site: (_joined(views),) for site, views in edits.items() if any(affine is not None for affine in views)}
 
 

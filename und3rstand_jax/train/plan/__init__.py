@@ -1,4 +1,4 @@
-"""What a training step takes on a device that this machine need not have: it is compiled and counted, never run.
+"""What a training step takes on a device that this machine need not have. The step is compiled and its work counted; it never runs.
 
 chips       published peaks
 topology    devices to plan for

@@ -21,11 +21,11 @@ class Chip:
     """A chip's peaks.
 
     Attributes:
-        name: as its vendor calls it.
-        memory: bytes. Capacities are taken as decimal gigabytes, some 6% less than compilers are willing to fill: the runtime needs
+        name: the vendor's name.
+        memory: in bytes. Capacities are taken as decimal gigabytes, some 6% less than compilers are willing to fill: the runtime needs
             some memory too.
-        bandwidth: of that memory, in bytes per second.
-        interconnect: to other chips, one way, in bytes per second.
+        bandwidth: bandwidth of that memory, in bytes per second.
+        interconnect: bandwidth to other chips, one way, in bytes per second.
         bfloat16: FLOP/s of matrix products.
         float32: the same at each precision, by lax.Precision's names in lower case.
     """
@@ -38,19 +38,19 @@ class Chip:
     float32: Mapping[str, float]
 
     def rate(self, dtype: str, precision: str) -> float:
-        """FLOP/s of matrix products of operands of `dtype`, at one of lax.Precision's names in lower case."""
+        """FLOP/s of matrix products with operands of `dtype`; `precision` is one of lax.Precision's names in lower case."""
         return self.float32[precision] if dtype == "float32" else self.bfloat16
 
 
 def _tpu(name: str, memory: float, bandwidth: float, interconnect: float, bfloat16: float) -> Chip:
-    """From GB, GB/s, Gbit/s and TFLOP/s."""
+    """A TPU, from figures in GB, GB/s, Gbit/s and TFLOP/s."""
     peak = bfloat16 * _TERA
     by_precision = {"default": peak, "high": peak / 3, "highest": peak / 6}
     return Chip(name, memory * _GIGA, bandwidth * _GIGA, interconnect / 8 * _GIGA, peak, by_precision)
 
 
 def _gpu(name: str, memory: float, bandwidth: float, interconnect: float, bfloat16: float, tf32: float, float32: float) -> Chip:
-    """From GB, GB/s, GB/s and TFLOP/s."""
+    """A GPU, from figures in GB, GB/s, GB/s and TFLOP/s."""
     by_precision = {"default": tf32 * _TERA, "high": tf32 * _TERA, "highest": float32 * _TERA}
     return Chip(name, memory * _GIGA, bandwidth * _GIGA, interconnect * _GIGA, bfloat16 * _TERA, by_precision)
 
@@ -61,7 +61,7 @@ TPUS = {
     "v5p": _tpu("TPU v5p", 95, 2765, 4800, 459),
     "v6e": _tpu("TPU v6e", 32, 1640, 3584, 918),
 }
-"""By generation."""
+"""TPUs by generation."""
 
 GPUS = {
     "A100-SXM4-40GB": _gpu("A100 SXM 40 GB", 40, 1555, 300, 312, 156, 19.5),
@@ -69,4 +69,4 @@ GPUS = {
     "H100 80GB HBM3": _gpu("H100 SXM", 80, 3350, 450, 989.4, 494.7, 67),
     "H200": _gpu("H200 SXM", 141, 4800, 450, 989.4, 494.7, 67),
 }
-"""By a part of the name that the driver gives the device."""
+"""GPUs by a part of the device name that the driver reports."""

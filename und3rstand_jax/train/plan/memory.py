@@ -1,6 +1,6 @@
-"""What a step takes of a device's memory: the step is compiled from shapes alone, for devices that need not be here.
+"""The device memory that a step takes. The step is compiled from shapes alone, for devices that need not be present.
 
-Totals are the compiler's; what they are made of follows from the sizes of the arguments.
+Totals are the compiler's; their breakdown follows from the sizes of the arguments.
 """
 
 import concurrent.futures
@@ -22,18 +22,18 @@ from und3rstand_jax.train.step.data_parallel import parallel, parallel_shapes
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device while the step runs: its arguments, and what it needs besides.
+    """Bytes on one device while the step runs: its arguments, and what it needs in addition.
 
     Attributes:
         backbone: the frozen trunk's parameters.
-        probes: their parameters.
+        probes: the probes' parameters.
         last_good: the copy of the last parameters that gave a finite loss.
-        optimizer: its state.
-        batch: the device's share.
+        optimizer: the optimiser's state.
+        batch: the device's share of the batch.
         padding: what the device's layout of the arguments adds to their sizes.
-        tokens: of the captured layers: the one part of the compiler's temporaries that grows with the number of layers.
-        temporaries: all others.
-        results: all but the new state, which is donated the old one's memory.
+        tokens: tokens of the captured layers, the one part of the compiler's temporaries that grows with the number of layers.
+        temporaries: all other temporaries.
+        results: all results except the new state, which takes over the old state's memory.
         program: the machine code.
     """
 
@@ -55,30 +55,30 @@ class Memory:
 
 
 class NotCompiled(Exception):
-    """The compiler gave up: the step does not fit into the device's memory, or the compiler crashed. The message says which."""
+    """The step did not compile: it does not fit into the device's memory, or the compiler crashed. The message says which."""
 
 
 def measure(topology: Topology, task: ProbesTask, pairs: int) -> Memory:
     """Compiles a step for `pairs` pairs on each device of a topology.
 
     Args:
-        topology: what to compile for.
-        task: the step.
-        pairs: on each device.
+        topology: the devices to compile for.
+        task: defines the step.
+        pairs: number of pairs on each device.
 
     Raises:
         NotCompiled: it does not fit, or the compiler crashed.
     """
     if topology.platform != "tpu":
         return _measure(topology, task, pairs)
-    # In a process of its own, because libtpu may crash: it has been seen to overflow its stack at 48 pairs. Spawned, not forked, because
+    # In a separate process, because libtpu may crash: it has been seen to overflow its stack at 48 pairs. Spawned, not forked, because
     # JAX has threads; the environment, which libtpu reads, is inherited.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, initializer=_silence_stderr) as process:
         try:
             return process.submit(_measure, topology, task, pairs).result()
         except BrokenProcessPool:
-            raise NotCompiled("libtpu crashed, a fault of its own; after `ulimit -s unlimited`, here and in the run, it may not") from None
+            raise NotCompiled("libtpu itself crashed; `ulimit -s unlimited`, here and before the run, may prevent this") from None
 
 
 def _silence_stderr() -> None:
@@ -108,10 +108,10 @@ def compile_step(task: ProbesTask, arguments: Arguments, devices: Sequence[jax.D
 
 
 def step_memory(compiled: Compiled, task: ProbesTask, arguments: Arguments) -> Memory:
-    """What a compiled step takes on each of its devices."""
+    """The memory that a compiled step takes on each of its devices."""
     analysis = compiled.memory_analysis()
     assert analysis is not None, "every backend of ours has one"
-    # The compiler drops arguments that nothing reads, which then have no sharding. They lie in memory all the same.
+    # The compiler drops arguments that nothing reads, which then have no sharding. They occupy memory all the same.
     read = jax.tree.map(lambda leaf, sharding: leaf if sharding is not None else None, tuple(arguments), compiled.input_shardings[0])
     groups = arguments.state.groups.values()
     probes = tree_bytes([group.params for group in groups])
@@ -132,7 +132,7 @@ def step_memory(compiled: Compiled, task: ProbesTask, arguments: Arguments) -> M
 
 
 def memory_limit(devices: Sequence[jax.Device], chip: Chip | None) -> float:
-    """Bytes that a step may take on each device: of a CPU its share of the machine, of a GPU what JAX reserves, of a TPU all of it."""
+    """Bytes that a step may take on each device: a CPU's share of the machine's memory, what JAX reserves on a GPU, all of a TPU's."""
     if devices[0].platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(devices)
     if devices[0].platform == "gpu":

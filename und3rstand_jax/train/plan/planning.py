@@ -26,10 +26,10 @@ class Largest:
     """The largest batch that fits.
 
     Attributes:
-        pairs: of the largest batch that was compiled and fits; 0 if none does.
-        total: bytes it takes.
-        too_many: the smallest batch that does not fit: one that was compiled, or else what extrapolation from the two largest says. None
-            where the search ended before it met one.
+        pairs: pairs in the largest batch that was compiled and fits; 0 if none does.
+        total: bytes that it takes.
+        too_many: pairs in the smallest batch that does not fit: one that was compiled, or else one extrapolated from the two largest. None
+            if the search ended before it met one.
     """
 
     pairs: int
@@ -39,20 +39,20 @@ class Largest:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a step takes on each of some devices. Bytes and `pairs` are those of one device.
+    """What a step takes on each device of a topology. Bytes and `pairs` are those of one device.
 
     Attributes:
         task: what is trained and how, with all defaults filled in. Of several resolutions, the step has the largest.
-        topology: what it runs on.
-        device_kind: what the devices call themselves.
-        devices: how many there are.
-        hosts: how many they belong to.
-        pairs: of the run's batch.
-        limit: bytes of memory there are.
+        topology: what the step runs on.
+        device_kind: the name that the devices report.
+        devices: number of devices.
+        hosts: number of hosts that they belong to.
+        pairs: the device's share of the run's batch.
+        limit: bytes of memory available.
         tried: by number of pairs, the memory of each batch that was compiled, or why it does not compile.
-        largest: None where it was not asked for.
+        largest: the largest batch that fits; None if the search was skipped.
         parts: the step's work.
-        chip: None where the device's peaks are not known.
+        chip: the device's peaks; None if they are not known.
     """
 
     task: ProbesTask
@@ -72,17 +72,17 @@ def make_plan(options: TrainOptions, topology: Topology, quick: bool) -> Plan:
     """Plans the run of these options; reads no weights and no data.
 
     Args:
-        options: of the run.
-        topology: what it would run on.
-        quick: leave out the search for the largest batch, which takes longest.
+        options: the run's options.
+        topology: what the run would use.
+        quick: skip the search for the largest batch, which takes most of the time.
 
     Raises:
-        OptionError: an option cannot be met, or there is no compiler for the topology.
+        OptionError: an option cannot be satisfied, or there is no compiler for the topology.
         CheckpointError: the backbone cannot be found.
     """
     devices = topology_devices(topology)
     if options.attention == "cudnn" and topology.platform != "gpu":
-        raise OptionError(f"--attention cudnn runs on NVIDIA GPUs; for {topology.name} give another, or none")
+        raise OptionError(f"--attention cudnn requires an NVIDIA GPU; for {topology.name}, give another attention or omit the option")
     hosts = len({device.process_index for device in devices})
     task = ProbesTask.create(options, backbone_config(options.backbone), len(devices), hosts=hosts)
     pairs = task.feed.batch_size // len(devices)
@@ -127,12 +127,12 @@ def largest_batch(bytes_of: Callable[[int], float], limit: float, fixed: float, 
     """Finds the largest batch that fits, in few compilations: every further pair takes about as much memory as the one before.
 
     Args:
-        bytes_of: compiles for a number of pairs and returns the bytes they take, infinity where the compiler gives up.
-        limit: bytes there are.
+        bytes_of: compiles for a number of pairs and returns the bytes they take, or infinity if compilation fails.
+        limit: bytes of memory available.
         fixed: bytes that any batch needs; at most what a batch of 0 would take.
-        start: pairs of a first batch.
-        total: bytes it takes, by `bytes_of`.
-        unit: batches are multiples of it.
+        start: number of pairs in a first batch.
+        total: bytes that the first batch takes, by `bytes_of`.
+        unit: every batch is a multiple of this number of pairs.
     """
     known = {start // unit: total}
     while True:
@@ -149,13 +149,13 @@ def largest_batch(bytes_of: Callable[[int], float], limit: float, fixed: float, 
 def _next_size(known: dict[int, float], limit: float, low: int, high: int | None) -> int | None:
     """The largest size that should fit; None if none between `low`, which fits, and `high`, which does not, can."""
     finite = sorted((size, total) for size, total in known.items() if total < math.inf)
-    size = 2 * max(known)  # while nothing is known of how memory grows
+    size = 2 * max(known)  # while it is not known how memory grows
     if len(finite) > 1:
         (less, before), (more, after) = finite[-2:]
         if after > before:
             size = math.floor(more + (limit - after) * (more - less) / (after - before))
     size = max(size, 1 if low == 0 else 0)
     if high is not None:
-        # Where the compiler gave up, there is nothing to extrapolate from: halve.
+        # If compilation failed, there is nothing to extrapolate from: halve.
         size = min(size, high - 1 if known[high] < math.inf else max((low + high) // 2, 1))
     return size if low < size and size != high else None

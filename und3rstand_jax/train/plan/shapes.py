@@ -1,4 +1,4 @@
-"""Shapes of what one device's step takes and of what it computes on the way; nothing is computed."""
+"""Shapes of the arguments and intermediates of one device's step; nothing is computed."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ from und3rstand_jax.train.step.probe_step import ProbesState, Tokens, captured_t
 
 
 class Arguments(NamedTuple):
-    """What the step takes on one device: the state, the backbone's parameters, and the device's share of a batch."""
+    """The step's arguments on one device: the state, the backbone's parameters, and the device's share of a batch."""
 
     state: ProbesState
     backbone: Params
@@ -28,12 +28,12 @@ class Arguments(NamedTuple):
 
 
 def planned_shape(task: ProbesTask) -> Shape:
-    """The image size that is planned for: of several resolutions, the largest must fit."""
+    """The image size to plan for: of several resolutions, the largest must fit."""
     return max(task.feed.shapes, key=math.prod)
 
 
 def step_arguments(task: ProbesTask, pairs: int) -> Arguments:
-    """The step's arguments for so many pairs on each device, every array a `jax.ShapeDtypeStruct`."""
+    """The step's arguments for `pairs` pairs on each device, every array a `jax.ShapeDtypeStruct`."""
 
     def array(dtype: DTypeLike, *sides: int) -> Any:
         return jax.ShapeDtypeStruct((pairs, *sides), np.dtype(dtype))
@@ -57,7 +57,7 @@ def trunk(module: MultiViewModel) -> Params:
 
 
 class Intermediates(NamedTuple):
-    """What the step makes of one micro-batch before probes are read; `tokens` by group."""
+    """What the step computes from one micro-batch before it runs the probes; `tokens` by group."""
 
     part: Batch
     example: Example
@@ -66,7 +66,7 @@ class Intermediates(NamedTuple):
 
 
 def intermediates(task: ProbesTask, arguments: Arguments) -> Intermediates:
-    """Shapes of what the step makes of these arguments."""
+    """Shapes of the step's intermediates for these arguments."""
     micro_batches = task.options.accumulate
     part = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // micro_batches, *leaf.shape[1:]), leaf.dtype), arguments.batch)
     example = jax.eval_shape(task.example_of(planned_shape(task)), part)
@@ -76,5 +76,5 @@ def intermediates(task: ProbesTask, arguments: Arguments) -> Intermediates:
 
 
 def tree_bytes(tree: object) -> int:
-    """The size of all arrays of a tree, without padding that a device's layout may add."""
+    """The size of all arrays of a tree in bytes, without padding that a device's layout may add."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -115,7 +115,7 @@ def _largest(plan: Plan) -> list[str]:
         return [*lines, f"  more may fit: the search ends after {MOST_COMPILATIONS} compilations"]
     tried = plan.tried.get(found.too_many)
     if tried is None:
-        return [*lines, f"  {found.too_many} do not, by what the last ones took"]
+        return [*lines, f"  {found.too_many} do not, by extrapolation"]
     return [*lines, f"  {found.too_many} do not: {printable(tried) if isinstance(tried, str) else _bytes(tried.total)}"]
 
 
@@ -138,13 +138,13 @@ def _work(plan: Plan) -> list[str]:
         return cells if plan.chip is None else [*cells, f"{1e3 * sum(seconds(part, plan.chip) for part in parts):.1f}"]
 
     def kinds(part: Part) -> str:
-        # Less than a hundredth of the products is not worth a word.
+        # Kinds that make up less than a hundredth of the products are left out.
         shown = [kind for kind, flops in part.count.products.items() if flops * 100 > part.count.flops]
         return ", ".join(f"{dtype} {precision}" if dtype == "float32" else dtype for dtype, precision in shown)
 
     rows = [*(row(part.name, kinds(part), [part]) for part in plan.parts), row("a step", "", plan.parts)]
     return [
-        "Work of each device, counted in the step's own program with every round of its loops. Moved: operands and results of",
+        "Work of each device, counted in the step's own program with every iteration of its loops. Moved: operands and results of",
         "matrix products, as if each read and wrote memory, and the state. Other: elementwise arithmetic, which has no share in the times.",
         text_table(head if plan.chip is None else [*head, "least ms"], rows, numbers_from=1, indent=2),
     ]

@@ -1,7 +1,7 @@
 """The devices that a step is planned for, by name.
 
-A topology is a TPU slice such as `v5e:2x4`, which this machine need not have since libtpu compiles for it by name, or this machine's own
-devices, `cpu` and `gpu`.
+A topology is a TPU slice such as `v5e:2x4`, or this machine's own devices, `cpu` or `gpu`. The machine need not have the TPU slice: libtpu
+compiles for it by name.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Topology:
     Attributes:
         name: as `--topology` names it.
         platform: cpu, gpu or tpu.
-        generation: of a TPU, such as v5e.
-        bounds: of a TPU slice, the chips along each axis of its torus.
+        generation: a TPU's generation, such as v5e.
+        bounds: the chips along each axis of a TPU slice's torus.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """The topology of a name; needs no JAX.
+    """The topology that a name stands for. Does not import JAX.
 
     Raises:
         OptionError: there is no such device or generation.
@@ -60,7 +60,7 @@ def parse_topology(name: str) -> Topology:
 
 
 def prepare_environment(topology: Topology) -> None:
-    """Sets what JAX and libtpu read when they start; to be called before JAX is imported.
+    """Sets the environment variables that JAX and libtpu read when they start. Call it before importing JAX.
 
     To compile for a TPU that this machine lacks, JAX itself must run on the CPU, and libtpu must not look up the machine it runs on.
     """
@@ -71,11 +71,11 @@ def prepare_environment(topology: Topology) -> None:
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_ACCELERATOR_TYPE"] = f"{kind}-{cores * math.prod(topology.bounds)}"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # the lock file guards a TPU, of which there is none
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # the lock file guards a TPU, and there is none
 
 
 def topology_devices(topology: Topology) -> "tuple[jax.Device, ...]":
-    """The devices to compile for: those of all hosts of a TPU slice, or the present ones.
+    """The devices to compile for: those of all hosts of a TPU slice, or those of this machine.
 
     Raises:
         OptionError: libtpu is not installed or has no such slice, or this machine has no such device.
@@ -91,7 +91,7 @@ def topology_devices(topology: Topology) -> "tuple[jax.Device, ...]":
         except RuntimeError:
             here = ", ".join(sorted({device.platform for device in jax.devices()}))
             raise OptionError(
-                f"--topology {topology.name}: this machine has no {topology.name}, only {here}; run this on one that has"
+                f"--topology {topology.name}: this machine has no {topology.name}, only {here}; run this on one that has it"
             ) from None
     options: dict[str, object] = {}
     if any(side < host_side for side, host_side in zip(topology.bounds, _HOST_BOUNDS, strict=False)):
@@ -106,7 +106,7 @@ def topology_devices(topology: Topology) -> "tuple[jax.Device, ...]":
 
 
 def chip_of(topology: Topology, device_kind: str) -> Chip | None:
-    """The chip of a topology's devices, which call themselves `device_kind`; None if its peaks are not listed here."""
+    """The chip of a topology's devices, which report the name `device_kind`; None if its peaks are not listed here."""
     if topology.platform == "tpu":
         return TPUS[topology.generation]
     if topology.platform == "gpu":

@@ -1,6 +1,6 @@
-"""What a step computes and, from a chip's published peaks, how long that takes at least.
+"""What a step computes and, from a chip's published peaks, the least time that this takes.
 
-Programs are traced, not run. XLA's own analysis counts the body of a loop once; here every round of it counts.
+Programs are traced, not run. XLA's own analysis counts the body of a loop once; here every iteration counts.
 """
 
 import collections
@@ -25,7 +25,7 @@ from und3rstand_jax.train.step.optimizer import update
 from und3rstand_jax.train.step.probe_step import captured_tokens, layer_gradient, named_groups, truth_by_token
 
 Kind = tuple[str, str]
-"""Of a matrix product: dtype of its operands and, for float32, precision in lower case; other dtypes have one, "default"."""
+"""Kind of a matrix product: dtype of its operands and, for float32, precision in lower case; for other dtypes, it is "default"."""
 
 _MOVES = frozenset(
     (
@@ -34,7 +34,7 @@ _MOVES = frozenset(
         *("select_n", "slice", "split", "squeeze", "stop_gradient", "transpose"),
     )
 )
-"""Primitives that move or make data without arithmetic."""
+"""Primitives that move or create data without arithmetic."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Count:
     Attributes:
         products: flops of matrix products and convolutions by kind; a multiplication and an addition are two.
         traffic: their operands and results in bytes, as if each product read from memory and wrote to it.
-        elementwise: all other arithmetic, one operation for each output element (of a reduction, for each input element).
+        elementwise: all other arithmetic, one operation for each output element (for a reduction, for each input element).
     """
 
     products: collections.Counter[Kind] = dataclasses.field(default_factory=collections.Counter)
@@ -53,21 +53,21 @@ class Count:
 
     @property
     def flops(self) -> int:
-        """Of all products."""
+        """FLOPs of all products."""
         return sum(self.products.values())
 
     def __add__(self, other: "Count") -> "Count":
         return Count(self.products + other.products, self.traffic + other.traffic, self.elementwise + other.elementwise)
 
     def times(self, rounds: int) -> "Count":
-        """The count of as many repetitions."""
+        """The count of `rounds` repetitions."""
         products = collections.Counter({kind: flops * rounds for kind, flops in self.products.items()})
         return Count(products, self.traffic * rounds, self.elementwise * rounds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part of one device's step. `exchanged` are the bytes it sends to other devices."""
+    """One part of one device's step. `exchanged` is the number of bytes it sends to other devices."""
 
     name: str
     count: Count
@@ -75,10 +75,10 @@ class Part:
 
 
 def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Part]:
-    """A device's step in parts, each counted in its own program, every round of it.
+    """A device's step in parts, each counted in its own program with every iteration of its loops.
 
-    The updates' traffic is the state, read and written once. Gradients are summed in a ring of all devices, which makes each send them
-    twice but for its own share.
+    The updates' traffic is the state, read and written once. Gradients are summed in a ring of all devices, in which each device sends
+    them twice, except for its own share.
     """
     # Every implementation of attention computes the same products, and this one has no kernel that hides them.
     task = dataclasses.replace(task, module=task.module.clone(attention="xla"))
@@ -121,14 +121,14 @@ def step_parts(task: ProbesTask, arguments: Arguments, devices: int) -> list[Par
 def seconds(part: Part, chip: Chip) -> float:
     """The least time a part takes: the longest of its products, its traffic and its exchange.
 
-    Elementwise arithmetic is left out: no rate of it is published for TPUs.
+    Elementwise arithmetic is left out: no rate for it is published for TPUs.
     """
     products = sum(flops / chip.rate(*kind) for kind, flops in part.count.products.items())
     return max(products, part.count.traffic / chip.bandwidth, part.exchanged / chip.interconnect)
 
 
 def count(fn: Callable[..., object], *args: object) -> Count:
-    """What `fn(*args)` computes; arguments may be abstract. Of a `cond` the most expensive branch counts, of a `while` one round."""
+    """What `fn(*args)` computes; arguments may be abstract. A `cond` counts as its most expensive branch, a `while` as one iteration."""
     return _of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
@@ -171,7 +171,7 @@ def _of_product(equation: JaxprEqn) -> Count:
 
 
 def _inner_programs(params: Mapping[str, object]) -> Iterator[Jaxpr]:
-    """The programs within an equation: of a loop, a call, a custom derivative."""
+    """The programs inside an equation: those of a loop, a call or a custom derivative."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):

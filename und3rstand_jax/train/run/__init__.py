@@ -1,1 +1,1 @@
-"""A run from first step to last: its folder, checkpoints, logs, interruption, the loop, and what it ends with."""
+"""A run from first step to last: its folder, checkpoints, logs, interruption, loop and results."""

@@ -35,10 +35,11 @@ class WindowRecord(TypedDict):
 
 
 class Record(TypedDict, total=False):
-    """What a checkpoint holds besides the state, as plain values; the position in the data is the step times the batch size.
+    """What a checkpoint contains besides the state, as plain values; the position in the data is the step times the batch size.
 
-    `step` and `pairs` are how far the run is, `window` the losses since the last line of the log, `frozen` the step at which each frozen
-    row was frozen, `unreadable` how many pairs could not be read, `validation_due` whether the validation after this step was cut short.
+    `step` and `pairs` say how far the run has got, `window` the losses since the last line of the log. `frozen` is the step at which
+    each frozen row was frozen, `unreadable` the number of pairs that could not be read, `validation_due` whether the validation after this
+    step was cut short.
     """
 
     step: int
@@ -51,20 +52,20 @@ class Record(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Saved(Generic[T]):
-    """A checkpoint as it is read back: the state as NumPy arrays, and the record that went with it."""
+    """A checkpoint as read back: the state as NumPy arrays, and the record saved with it."""
 
     state: T
     record: Record
 
 
 class Checkpoints:
-    """Orbax checkpoints of one process: a run on several hosts keeps them on its first."""
+    """Orbax checkpoints of one process: a run on several hosts keeps them on its first host."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Opens or creates the folder; the newest `keep` checkpoints stay, and the one with the lowest error.
+        """Opens or creates the folder. The newest `keep` checkpoints are kept, and the one with the lowest error.
 
         Raises:
-            CheckpointError: what is in the folder is damaged, or no run's.
+            CheckpointError: the folder's contents are damaged, or not those of a run.
         """
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, preservation_policy
@@ -82,7 +83,7 @@ class Checkpoints:
                     best_fn=lambda metrics: metrics[ERROR],
                     best_mode="min",
                     enable_async_checkpointing=True,
-                    # What a killed process left half written.
+                    # Removes what a killed process left half written.
                     cleanup_tmp_directories=True,
                     create=False,
                     multiprocessing_options=single_process_options(),
@@ -91,7 +92,7 @@ class Checkpoints:
             )
 
     def save(self, step: int, state: object, record: Record, error: float | None) -> None:
-        """Starts to write the state after `step` steps; returns as soon as the caller may change its arguments again.
+        """Starts writing the state after `step` steps; returns as soon as the caller may change its arguments again.
 
         Args:
             step: number of steps done.
@@ -163,7 +164,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _readable(what: object) -> Iterator[None]:
-    """Turns what Orbax makes of damaged files into a CheckpointError."""
+    """Turns the errors that Orbax raises for damaged files into a CheckpointError."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, NotADirectoryError) as error:
@@ -174,7 +175,7 @@ def _readable(what: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Turns what TensorStore makes of the system's errors back into OSError."""
+    """Turns the ValueErrors into which TensorStore converts the system's errors back into OSErrors."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Epipolar probes on a backbone or on its control, trained by the loop that trains everything else, and read back when they are there."""
+"""Epipolar probes on a backbone or on its control: trained by the same loop as everything else, and read back if they exist."""
 
 import logging
 from collections.abc import Callable
@@ -18,18 +18,18 @@ _logger = logging.getLogger(__name__)
 def train_epipolar(
     options: EpipolarOptions, command: str = "the same command", farewell: Callable[[str], None] = _logger.warning
 ) -> EpipolarProbes | None:
-    """Trains epipolar probes in the folder `options.out`, resumes what was interrupted there, or reads what is finished.
+    """Trains epipolar probes in the folder `options.out`, resumes an interrupted run there, or reads the probes of a finished one.
 
     Args:
-        options: of the run; `fresh` trains the control, on a backbone with freshly drawn weights.
+        options: the run's options; with `fresh`, the control is trained, on a backbone with freshly drawn weights.
         command: what the user typed, to say how to resume.
-        farewell: shows a last line, from a signal handler, when a request to stop ends the process on the spot.
+        farewell: shows a last line, from a signal handler, when a request to stop ends the process immediately.
 
     Returns:
-        The probes; None if the process was asked to stop meanwhile: all that was done is saved, and the same call goes on with it.
+        The probes; None if the process was asked to stop before the end. All work is then saved, and the same call resumes it.
 
     Raises:
-        UserError: an option, the data, the backbone or the folder cannot be used, or the folder holds another run.
+        UserError: an option, the data, the backbone or the folder cannot be used, or the folder contains another run.
         OSError: files cannot be written.
     """
     task = make_task(options)

@@ -1,11 +1,11 @@
-"""The folder of a run: which run it holds, and whether the given options resume it.
+"""The folder of a run: which run it contains, and whether the given options resume it.
 
 config.yaml     every option, as the run uses it             checkpoints/    the newest and the best states
-run.json        what was trained on what                     metrics.jsonl   losses and validations       tensorboard/
+run.json        what is trained, and on what                 metrics.jsonl   losses and validations       tensorboard/
 skipped.txt     pairs that could not be read, if any         metrics.json    the figures at the end
 probes/         the trained probes with their backbone and their model card, and their evaluation in layers.csv and layers.png
 backbone/       or the trained backbone with its model card, and learning_curve.png
-epipolar/       or the trained epipolar probes; until then, tokens/ holds what they are trained on
+epipolar/       or the trained epipolar probes; until then, tokens/ contains what they are trained on
 pose/           or the trained pose probes, and their errors in layers.csv; tokens/ as well
 """
 
@@ -40,7 +40,7 @@ KINDS: tuple[tuple[type[RunOptions], str], ...] = (
     (PoseOptions, "pose probes"),
 )
 
-# A folder's parts that are results of their own list their files themselves. Hidden files are what a killed process was writing.
+# Subfolders that are results of their own list their files themselves. Hidden files are what a killed process was writing.
 _WRITTEN = re.compile(
     r"config\.yaml|run\.json|metrics\.jsonl?|layers\.(csv|png)|learning_curve\.png|skipped\d*\.txt"
     r"|checkpoints/\d+(\.orbax-checkpoint-tmp[^/]*)?/((state|record|metrics)(\.orbax-checkpoint-tmp[^/]*)?/.+|_CHECKPOINT_METADATA"
@@ -50,7 +50,7 @@ _WRITTEN = re.compile(
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run."""
+    """Whether a folder is a run's."""
     return _record(folder).get("format") == FORMAT
 
 
@@ -70,14 +70,15 @@ def resumed_options(options: Options) -> Options:
 
 @contextlib.contextmanager
 def run_folder(options: RunOptions, identity: Mapping[str, object]) -> Iterator[None]:
-    """Creates the folder of a new run, or checks that the options resume the run in it; no other process may write it meanwhile.
+    """Creates the folder of a new run, or checks that the options resume the run in it. Inside, no other process may write to it.
 
     Args:
-        options: complete, with nothing left open.
+        options: complete options, with nothing left open.
         identity: what else must be the same when a run is resumed; plain values.
 
     Raises:
-        OutputError: the folder holds something else, or another run; the message names the options that differ, or the other process.
+        OutputError: the folder contains something else or another run, or another process is using it. The message names the options that
+            differ, or the other process.
     """
     folder = options.out
     check_name(folder)
@@ -96,21 +97,21 @@ def _open(options: RunOptions, identity: Mapping[str, object]) -> None:
         # Whoever made the folder may have planted them where a run writes.
         links = sorted(file for file in files_in(folder) if (folder / file).is_symlink())
         if links:
-            raise OutputError(f"{folder / links[0]} is a symbolic link; a run has none in its folder: remove it, or choose another --out")
+            raise OutputError(f"{folder / links[0]} is a symbolic link, which a run never writes: remove it, or choose another --out")
         if not options.overwrite and (folder / CONFIG).exists():
             _check_same(options, identity)
             write_config(folder / CONFIG, option_values(options))
             return
         own = run_files(folder)
         check_own(folder, own, is_passing)
-        # Without its config, a run is one that starts anew; its record goes last, since it makes the folder a run.
+        # The config goes first: without it, a run starts anew. The record stays: it makes the folder a run.
         for file in sorted(own, key=lambda file: (file != CONFIG, file)):
             if file != RECORD:
                 (folder / file).unlink()
         remove_empty_folders(folder)
     elif not all(map(is_passing, os.listdir(folder))):
         raise OutputError(f"{folder} is not empty and not a training run; choose another --out")
-    # The record comes first, since it makes the folder a run: killed from here on, it can be started again.
+    # The record comes first, since it makes the folder a run: if killed from here on, the run can be started again.
     trains = _trains(options)
     kind = {} if trains == PROBES else {TRAINS: trains}
     replace_text(folder / RECORD, to_json({"format": FORMAT, "version": VERSION} | kind | dict(identity)))
@@ -120,7 +121,7 @@ def _open(options: RunOptions, identity: Mapping[str, object]) -> None:
 def run_files(folder: Path) -> frozenset[str]:
     """The files below the folder of a run that a run writes, relative to it."""
     there = frozenset(files_in(folder))
-    # What a checkpoint lists may lead out of the folder: whoever made it wrote the list.
+    # The paths that a checkpoint lists may lead out of the folder: whoever made it wrote the list.
     listed = (f"{part}/{file}" for part in ("probes", "backbone") for file in checkpoint_files(folder / part) or ())
     return there.intersection([*filter(_WRITTEN.fullmatch, there), *listed])
 
@@ -128,7 +129,7 @@ def run_files(folder: Path) -> frozenset[str]:
 def _check_same(options: RunOptions, identity: Mapping[str, object]) -> None:
     folder = options.out
     _check_kind(options)
-    # A run from before an option existed has its default, which leaves everything as it was.
+    # A run older than an option counts as having its default, with which nothing changes.
     earlier = {field.name: field.default for field in dataclasses.fields(options)} | read_config(folder / CONFIG, type(options))
     differing = [
         f"--{field.name.replace('_', '-')} {_as_given(earlier[field.name])} (now {_as_given(getattr(options, field.name))})"
@@ -153,7 +154,7 @@ def _check_kind(options: RunOptions) -> None:
     earlier = _record(options.out).get(TRAINS, PROBES)
     wanted = _trains(options)
     if earlier != wanted:
-        raise OutputError(f"{options.out} holds a run that trains {earlier}, not {wanted}; choose another --out, or --overwrite")
+        raise OutputError(f"{options.out} contains a run that trains {earlier}, not {wanted}; choose another --out, or --overwrite")
 
 
 def _trains(options: RunOptions) -> str:

@@ -41,22 +41,22 @@ class Data(NamedTuple):
 
 
 class Loop(Generic[State]):
-    """Trains from the state at hand to the last step, or until asked to stop.
+    """Trains from a given state to the last step, or until asked to stop.
 
-    Checkpoints and the metrics log are those of the first process; on others both are None, and all else is the same.
+    Only the first process has checkpoints and a metrics log; on the others both are None, and everything else is the same.
     """
 
     def __init__(self, task: Task[State], data: Data, checkpoints: Checkpoints | None, step: int, record: Record) -> None:
-        """Continues after `step` steps, with the record of the checkpoint after them (empty at the start)."""
+        """Continues after `step` steps, with the record of the checkpoint written then (empty at the start)."""
         self._task, self._data, self._checkpoints = task, data, checkpoints
         self._window = LossWindow(**record["window"]) if "window" in record else LossWindow()
         self._frozen: dict[str, int] = dict(record.get("frozen", {}))
         self._unreadable: int = record.get("unreadable", 0)
         self._validation_due: bool = record.get("validation_due", False)
-        # A line for each pair that this host could not read: step, source, reason.
+        # One line for each pair that this host could not read: step, source, reason.
         self._unreadable_list: Path = task.options.out / f"skipped{jax.process_index() or ''}.txt"
         if self._unreadable_list.exists():
-            # Pairs of later steps will be met again.
+            # Pairs of later steps will come up again.
             keep_lines(self._unreadable_list, lambda line: _step_of(line) <= step)
         self._programs: dict[Shape, Step[State]] = {}
         self._validation = Validation(task, data.val)
@@ -68,7 +68,7 @@ class Loop(Generic[State]):
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Closes the logs after its block, and waits for checkpoints that are still being written."""
+        """Closes the logs on exit, and waits for checkpoints that are still being written."""
         try:
             yield
         finally:
@@ -82,12 +82,12 @@ class Loop(Generic[State]):
         """Trains.
 
         Args:
-            state: on every device; donated.
-            step: number of steps it has behind it.
-            stop: asked before every step.
+            state: the state on every device; donated.
+            step: number of steps already done.
+            stop: checked before every step.
 
         Returns:
-            The state, and the steps it has behind it: fewer than all if the run was asked to stop. Either way it is saved.
+            The state, and the number of steps done: fewer than all if the run was asked to stop. Either way the state is saved.
 
         Raises:
             DataError: pairs cannot be read.
@@ -129,19 +129,19 @@ class Loop(Generic[State]):
         return state, step
 
     def _program(self, shape: Shape, state: State, fixed: Params, batch: Batch) -> Step[State]:
-        """The step for batches of a shape, compiled at its first batch."""
+        """The step for batches of one shape, compiled for the first such batch."""
         if shape not in self._programs:
             with timed("compiling the step for %d×%d pixels", shape[1], shape[0]) if is_first() else contextlib.nullcontext():
                 program = parallel(self._task.step(shape), donate=(0,))
                 self._programs[shape] = program
                 if jax.process_count() == 1:
-                    # Ahead of its first call, so that the memory of compiling is given back before the step needs some.
+                    # Ahead of its first call, so that the memory used for compiling is returned before the step needs any.
                     self._programs[shape] = program.lower(state, fixed, batch).compile()
                     give_back_freed_memory()
         return self._programs[shape]
 
     def _take_in(self, pending: collections.deque[Losses], left: int) -> None:
-        """Waits until only `left` steps are under way, and adds the losses of the others to the window."""
+        """Waits until only `left` steps are in flight, and adds the losses of the others to the window."""
         while len(pending) > left:
             self._window.add(self._task.by_row(first(pending.popleft())))
             self._progress.advance()
@@ -170,7 +170,7 @@ class Loop(Generic[State]):
                     self._metrics.event(step, text)
 
     def _validate(self, step: int, state: State, stop: Interruption) -> float | None:
-        """The mean error; None if the run was asked to stop, which leaves the validation to the one that resumes it."""
+        """The mean error; None if the run was asked to stop, which leaves the validation to the run that resumes it."""
         with timed("validating after step %d", step) if is_first() else contextlib.nullcontext():
             errors = self._validation(self._fixed, state.params, stop, lambda delivery: self._report_unreadable(step - 1, delivery))
         self._validation_due = errors is None
@@ -193,7 +193,7 @@ class Loop(Generic[State]):
             "unreadable": self._unreadable,
             "validation_due": self._validation_due,
         }
-        # A copy of its own: the next step takes the state's memory while the copy is still being written.
+        # A separate copy: the next step reuses the state's memory while the copy is still being written.
         self._checkpoints.save(step, first(state), record, error)
 
     def _report_unreadable(self, step: int, delivery: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""What a run says about its progress: metrics.jsonl and TensorBoard, and a progress bar, or lines where stderr is not a terminal."""
+"""A run's reports on its progress: metrics.jsonl, TensorBoard, and a progress bar, or lines if stderr is not a terminal."""
 
 import contextlib
 import logging
@@ -31,7 +31,7 @@ class _Entry(TypedDict):
 
 
 def keep_lines(file: Path, is_kept: Callable[[str], bool]) -> None:
-    """Leaves those lines of a log that are to be kept. A line that cannot be read, as one cut short by a kill, is left out."""
+    """Keeps only those lines of a log that `is_kept` accepts. An unreadable line, such as one cut short by a kill, is removed."""
     kept = []
     for _, line in json_lines(read_text(file, OutputError, "remove it", largest=2**40)):
         with contextlib.suppress(UserError):
@@ -45,10 +45,10 @@ def _step_of(line: str, file: Path) -> int:
 
 
 class MetricsLog:
-    """Losses and validation errors of every layer and view, as lines of JSON and for TensorBoard."""
+    """Losses and validation errors of every layer and view, written as lines of JSON and for TensorBoard."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Opens the logs of a run that has done `step` steps, and removes what was written after them before it was interrupted."""
+        """Opens the logs of a run that has done `step` steps, and removes entries of later steps, written before an interruption."""
         from tensorboardX import SummaryWriter
 
         self._file = folder / LOG
@@ -58,7 +58,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(own_folder(folder / TENSORBOARD)), purge_step=step + 1 if step else None)
 
     def losses(self, step: int, layers: Mapping[str, Mapping[str, float]], facts: Mapping[str, float]) -> None:
-        """Mean losses of each layer over the steps since the previous entry, and figures of the run as a whole."""
+        """Logs mean losses of each layer over the steps since the previous entry, and figures for the run as a whole."""
         self._write({"step": step, **facts, "layers": layers})
         for layer, values in layers.items():
             for name, value in values.items():
@@ -68,7 +68,7 @@ class MetricsLog:
         self.flush()
 
     def validation(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> None:
-        """Error of each layer and view on held-out pairs."""
+        """Logs the error of each layer and view on held-out pairs."""
         self._write({"step": step, "validation": layers})
         for layer, values in layers.items():
             for view, value in values.items():
@@ -76,7 +76,7 @@ class MetricsLog:
         self.flush()
 
     def event(self, step: int, text: str) -> None:
-        """Something that happened once, such as a probe that was frozen."""
+        """Logs something that happened once, such as the freezing of a probe."""
         self._write({"step": step, "event": text})
         self._board.add_text("events", text, step)
 
@@ -86,7 +86,7 @@ class MetricsLog:
         self._board.flush()
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes both logs."""
         self._lines.close()
         self._board.close()
 
@@ -95,10 +95,10 @@ class MetricsLog:
 
 
 class LossWindow:
-    """Sums of losses since the last entry of the log. Plain floats, so that a checkpoint holds them exactly."""
+    """Sums of losses since the last entry of the log. Plain floats, so that a checkpoint stores them exactly."""
 
     def __init__(self, steps: int = 0, sums: Mapping[str, Mapping[str, float]] | None = None) -> None:
-        """Empty, or as `record` gave it."""
+        """An empty window, or one with the contents that `record` returned."""
         self.steps = steps
         self._sums = {layer: dict(values) for layer, values in (sums or {}).items()}
 
@@ -123,10 +123,10 @@ class LossWindow:
 
 
 class Progress:
-    """Steps done, loss, pairs (or sets) per second and time left, on stderr of the first process."""
+    """Shows steps done, loss, pairs (or sets) per second and time left, on stderr of the first process."""
 
     def __init__(self, steps: int, done: int, shown: bool, things: str = "pairs") -> None:
-        """`shown` is true on the first process; `things` is what a step takes."""
+        """`shown` is true on the first process; `things` names what a batch consists of."""
         self._things = things
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="training", disable=None if shown and not is_quiet() else True, dynamic_ncols=True
@@ -137,7 +137,7 @@ class Progress:
         self._last_line = 0.0
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Counts one more step."""
         self._bar.update()
 
     def figures(self, step: int, loss: float, pairs_per_second: float) -> None:

@@ -1,6 +1,6 @@
 """The processes of a run: how several hosts find each other and agree, and how a process is asked to stop.
 
-Requests to stop are SIGTERM, as TPU hosts and batch systems send it before they take the machine away, and Ctrl-C.
+A request to stop is SIGTERM, which TPU hosts and batch systems send before they take the machine away, or Ctrl-C.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ def join(options: RunOptions) -> None:
         return
     if any(value is None for value in given):
         raise OptionError(
-            "--coordinator, --processes and --process go together; on a TPU pod or under Slurm, --distributed alone is enough"
+            "give --coordinator, --processes and --process together; on a TPU pod or under Slurm, --distributed alone is enough"
         )
     jax.distributed.initialize(options.coordinator, options.processes, options.process)
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the first process, the one that writes."""
     return jax.process_index() == 0
 
 
@@ -58,7 +58,7 @@ def from_first(tree: T) -> T:
 
 
 def agreed_options(options: Options) -> Options:
-    """The options, completed from an earlier run in the same folder, which of several hosts only the first need have."""
+    """The options, completed from an earlier run in the same folder. Of several hosts, only the first needs to have that folder."""
     if jax.process_count() == 1:
         return resumed_options(options)
     text = json.dumps(option_values(resumed_options(options))).encode() if is_first() else b""
@@ -79,18 +79,18 @@ def wait_for_all(name: str) -> None:
 class Interruption:
     """Whether the run was asked to stop.
 
-    Inside `finishing`, work is finished and saved first. Outside, everything is saved, and a request ends the process on the spot.
+    Inside `finishing`, work is finished and saved first. Outside, everything is already saved, and a request ends the process immediately.
     """
 
     def __init__(self, farewell: Callable[[], None]) -> None:
-        """`farewell` is called, from the signal handler, when the process ends on the spot."""
+        """`farewell` is called, from the signal handler, when the process ends immediately."""
         self._farewell = farewell
         self._requested = self._finishing = False
 
     def __call__(self, step: int) -> bool:
         """Whether to stop instead of taking this step; all processes of a run get the same answer.
 
-        On several hosts JAX's own service passes a SIGTERM on, so that all of them stop at the same step.
+        On several hosts, JAX's own service forwards a SIGTERM, so that all of them stop at the same step.
         """
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -100,12 +100,12 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether this process knows that it is to stop."""
+        """Whether a request to stop has reached this process."""
         return self._requested
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[None]:
-        """Inside, a request only sets `requested`; the code there checks it now and then."""
+        """Inside, a request only sets `requested`, which the code there must check from time to time."""
         self._finishing = True
         try:
             yield
@@ -118,8 +118,8 @@ class Interruption:
             raise KeyboardInterrupt
         self._requested = True
         if not self._finishing:
-            # Not by an exception: one raised while the garbage collector or a destructor runs, which is a good part of the time when
-            # JAX traces a program, is lost, and the run would go on. All that is written survives a kill, so nothing needs cleaning up.
+            # Not by an exception: one raised while the garbage collector or a destructor runs is lost, and the run would go on. They run
+            # for much of the time while JAX traces a program. All that is written survives a kill, so nothing needs cleaning up.
             self._farewell()
             os._exit(0)
 

@@ -31,19 +31,19 @@ _logger = logging.getLogger(__name__)
 
 
 class Ending(NamedTuple):
-    """How a run ended: what to tell the user, a summary of the results or how to resume, and whether all steps are done."""
+    """How a run ended: a text for the user, which summarises the results or says how to resume, and whether all steps are done."""
 
     text: str
     is_finished: bool
 
 
 def train(options: RunOptions, command: str, farewell: Callable[[str], None]) -> Ending | None:
-    """Trains, or resumes training, and writes at the end what was trained and how good it is.
+    """Trains, or resumes training, and finally writes what was trained and how accurate it is.
 
     Args:
         options: as given.
         command: what the user typed, to say how to resume.
-        farewell: shows a last line, from a signal handler, when a request to stop ends the process on the spot.
+        farewell: shows a last line, from a signal handler, when a request to stop ends the process immediately.
 
     Returns:
         How it ended; a run that was asked to stop is not finished. None on all hosts but the first.
@@ -60,7 +60,7 @@ def train(options: RunOptions, command: str, farewell: Callable[[str], None]) ->
         with contextlib.ExitStack() as stack:
             checkpoints = None
             if is_first():
-                # From here on the folder is the run's: whatever can be refused has been.
+                # From here on the folder belongs to the run: all checks that could refuse it are done.
                 stack.enter_context(run_folder(task.options, task.identity))
                 # However this ends, a checkpoint that is being written is completed.
                 checkpoints = stack.enter_context(Checkpoints(task.options.out / CHECKPOINTS, task.options.keep))
@@ -82,7 +82,7 @@ def train(options: RunOptions, command: str, farewell: Callable[[str], None]) ->
 
 
 def make_task(options: RunOptions) -> Task[Any]:
-    """What the options ask to train; nothing is loaded yet, but sources are converted on first use.
+    """The task that the options define. Nothing is loaded yet, but sources are converted on first use.
 
     Raises:
         UserError: an option or a checkpoint cannot be used.
@@ -110,7 +110,7 @@ def _train(task: Task[State], data: Data, checkpoints: Checkpoints | None, stop:
     if checkpoints is not None and (newest := checkpoints.newest()) is not None:
         saved = checkpoints.read(newest, state)
         state, record = saved.state, saved.record
-        del saved  # no copy of the state is to stay on the host
+        del saved  # no copy of the state should stay on the host
     state = replicate(from_first(state))
     step = int(first(state.step))
     if is_first():

@@ -18,10 +18,10 @@ Errors = dict[str, dict[str, float]]
 
 
 class Validation:
-    """The held-out pairs, and the compiled program that measures on them."""
+    """The held-out pairs, and the compiled program that measures errors on them."""
 
     def __init__(self, task: Task[Any], sources: Sources) -> None:
-        """Nothing is compiled before the first call."""
+        """Sets up the program; it is compiled at the first call."""
         self._task, self._sources = task, sources
         self._measure = parallel(task.errors())
 
@@ -31,11 +31,11 @@ class Validation:
         Args:
             fixed: the task's fixed parameters, on every device.
             params: the parameters to validate, on every device.
-            stop: asked after every batch.
+            stop: checked after every batch.
             report: called with every batch, to report pairs that could not be read.
 
         Returns:
-            The errors; None if this process was asked to stop meanwhile.
+            The errors; None if this process was asked to stop before the end.
         """
         task, devices = self._task, jax.local_device_count()
         places = held_out(task.val_feed, self._sources, task.options.val_pairs)

@@ -2,9 +2,9 @@
 
     batch ─▶ example ─▶ backbone with heads ─▶ loss, gradient, update
 
-The loss is that of the pointmaps; a model with a head for cameras (VGGT) has that of its cameras added, see `model_loss`.
+The loss is that of the pointmaps. For a model with a head for cameras (VGGT), the loss of its cameras is added; see `model_loss`.
 
-Like that of the probes, it is written for one device's share of the batch; `total` sums over devices.
+Like the probes' step, it is written for one device's share of the batch; `total` sums over devices.
 """
 
 from typing import NamedTuple, cast
@@ -31,7 +31,7 @@ MODEL = "model"
 
 
 class BackboneState(NamedTuple):
-    """The whole state: steps done, and the model with its optimiser's moments, frozen like a probe if its loss is ever not finite."""
+    """The whole state: steps done, and the model with its optimiser's moments. Like a probe, it is frozen once its loss is not finite."""
 
     step: Int[Array, ""]
     model: TrainState
@@ -69,9 +69,9 @@ def backbone_step(
         batch: this device's sets.
         module: the backbone.
         recipe: how it is updated.
-        example_of: makes model inputs and ground truth of a batch.
+        example_of: makes model inputs and ground truth from a batch.
         total: sums a tree's leaves over all devices.
-        micro_batches: how many parts the share is computed in, one after the other.
+        micro_batches: number of parts in which the share is computed, one after the other.
 
     Returns:
         The next state, and the loss over the whole batch, every entry (1,), under the name MODEL.
@@ -111,6 +111,6 @@ def backbone_errors(params: Params, batch: Batch, *, module: MultiViewModel, exa
 
 
 def pointmaps(module: MultiViewModel, params: Params, images: tuple[Float[Array, "B _H _W 3"], ...]) -> tuple[Pointmap, ...]:
-    """The model's own pointmaps of a batch."""
+    """The model's own pointmaps for a batch."""
     output = cast(BackboneOutput, module.apply({"params": params}, *images, head=POINTMAP))
     return output.pointmaps

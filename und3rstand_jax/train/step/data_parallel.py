@@ -1,8 +1,8 @@
 """Data parallelism: one program on every device of every host, each with its own pairs and the same parameters.
 
 This is the only module that knows how devices are addressed. It uses `pmap`: arguments and results have a leading axis, one entry per
-device, which the rest of the package leaves to these functions. `parallel_by_shard_map` takes and gives the same: should JAX give up
-`pmap`, it can take the place of `parallel`, and nothing outside this module changes.
+device, which the rest of the package leaves to these functions. `parallel_by_shard_map` has the same arguments and results. If JAX ever
+removes `pmap`, it can replace `parallel` without changes outside this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ def parallel(step: Callable[P, R_co], donate: tuple[int, ...] = (), devices: Seq
 
     Args:
         step: written for one device.
-        donate: numbers of the arguments whose memory the results may take.
-        devices: those to compile for; all, by default.
+        donate: indices of the arguments whose memory the results may reuse.
+        devices: the devices to compile for; all by default.
     """
     program: Program[P, R_co] = jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
     return program
@@ -63,21 +63,21 @@ def parallel_by_shard_map(step: Callable[P, R_co], donate: tuple[int, ...] = ())
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], step(*own(args), **own(kwargs)))
 
     spec = PartitionSpec(AXIS)
-    # What the loops of a step carry begins as the same on all devices and is not later, which the check of that would refuse.
+    # The carry of a step's loops starts the same on all devices and later differs, which the check of varying axes would refuse.
     mapped = jax.shard_map(on_one_device, mesh=_sharding().mesh, in_specs=spec, out_specs=spec, check_vma=False)
     program: Program[P, R_co] = jax.jit(mapped, donate_argnums=donate)
     return program
 
 
 def parallel_shapes(tree: T, devices: int) -> T:
-    """The shapes of the arguments of `parallel` on so many devices, from those on one: to compile without data."""
+    """The shapes of the arguments of `parallel` on `devices` devices, from those on one: to compile without data."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape), leaf.dtype), tree)
 
 
 def replicate(tree: T) -> T:
-    """Every leaf on every local device.
+    """Copies every leaf to every local device.
 
-    Leaf by leaf, releasing each where nobody else holds it: a full-size backbone is never in memory twice.
+    It copies leaf by leaf, and releases each one that nothing else refers to: a full-size backbone is never in memory twice.
     """
     sharding = _sharding()
     leaves, structure = jax.tree.flatten(tree)
@@ -106,15 +106,15 @@ def split(tree: T) -> T:
 
 
 def _sharding() -> NamedSharding:
-    """Entry i of the leading axis on device i, of all devices of all hosts."""
+    """The sharding that puts entry i of the leading axis on device i, of all devices of all hosts."""
     return NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
 def first(tree: T) -> T:
-    """What the first local device holds, as NumPy arrays of this process's own."""
+    """The first local device's values, copied into NumPy arrays."""
     return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data[0]), tree)
 
 
 def joined(tree: T, axis: int) -> T:
-    """What all local devices hold, joined along an axis, as NumPy arrays: the inverse of `split` for results with an axis of pairs."""
+    """The values of all local devices, joined along an axis, as NumPy arrays: the inverse of `split` for results with an axis of pairs."""
     return jax.tree.map(lambda leaf: np.concatenate([np.asarray(shard.data[0]) for shard in leaf.addressable_shards], axis=axis), tree)

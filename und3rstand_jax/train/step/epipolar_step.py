@@ -1,8 +1,8 @@
 """What epipolar probes keep of a pass, their loss, and their validation error.
 
-The loss is the squared Sampson distance of a correspondence, s, for places normalised to the images, as s / (1 + s / c²): the same for
-correspondences that nearly fit, and at most c² for one that does not fit at all. Without the bound, a few places near an epipole of a
-wrong F, whose lines are all but undefined, would outweigh the batch.
+The loss of a correspondence is s / (1 + s / c²), where s is its squared Sampson distance for places normalised to the images. This is
+nearly s for correspondences that nearly fit, and at most c² for one that does not fit at all. Without the bound, a few places near an
+epipole of a wrong F, whose lines are all but undefined, would outweigh the batch.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ class EpipolarLoss(NamedTuple):
     singular: Float[Array, "..."]
 
     def named(self) -> dict[str, Any]:
-        """Its parts as logs call them."""
+        """Its parts under their names in logs."""
         return self._asdict()
 
 
 @dataclasses.dataclass(frozen=True)
 class EpipolarReading(Reading):
-    """Averaged tokens, and up to `correspondences` true places of each pair; views are of `size` (height, width) pixels."""
+    """Averaged tokens, and up to `correspondences` true places of each pair; views have `size` (height, width) pixels."""
 
     kind = SeenPlaces
 
@@ -63,7 +63,7 @@ class EpipolarReading(Reading):
         return init_epipolar(self.config, seed)
 
     def counts(self, truth: Truth) -> RowCounts:
-        """Pairs, and their correspondences."""
+        """Number of pairs, and of their correspondences."""
         seen = cast(SeenPlaces, truth).seen
         pairs, found = seen.shape[0], jnp.sum(seen)
         return jnp.float32(pairs), found.astype(jnp.float32)
@@ -84,7 +84,7 @@ class EpipolarReading(Reading):
         return loss, EpipolarLoss(loss, root, jnp.sum(smallest_singular_value(fixed)) / pairs)
 
     def errors(self, params: Params, tokens: Float[Array, "B D"], truth: Truth) -> Float[Array, "B 2"]:
-        """Of each view, the mean distance in pixels of the true places to their epipolar lines; NaN without a true place."""
+        """For each view, the mean distance in pixels from the true places to their epipolar lines; NaN without a true place."""
         places = cast(SeenPlaces, truth)
         both = line_distances(read_fundamental(params, tokens), places.places1, places.places2)
         means = [jnp.sum(jnp.where(places.seen, one, 0.0), axis=-1) / jnp.sum(places.seen, axis=-1) for one in both]

@@ -1,8 +1,8 @@
-"""The training step of probes on what is kept of a frozen backbone's passes, one row a layer, and their validation error.
+"""The training step of probes on tokens kept from a frozen backbone's passes, one row per layer, and their validation error.
 
-    positions ─▶ what is kept of those sets ─▶ for each row: what it reads, loss, gradient, update
+    positions ─▶ what is kept of those sets ─▶ for each row: prediction, loss, gradient, update
 
-A `Reading` says what is kept, how a row reads it, and how far that is from the truth.
+A `Reading` defines what is kept, how a row reads it, and how far its prediction is from the truth.
 """
 
 import abc
@@ -26,27 +26,27 @@ from und3rstand_jax.train.step.optimizer import Loss, Recipe, Total, TrainState,
 
 
 class Poses(NamedTuple):
-    """True pose encodings of V cameras of each set, (B, V, 9); `known` (B,) says where they have a unit of length."""
+    """True pose encodings of V cameras of each set, (B, V, 9); `known` (B,) says which sets have a unit of length."""
 
     encodings: Float[Array, "B V 9"]
     known: Bool[Array, " B"]
 
 
 Truth = SeenPlaces | Poses
-"""What rows are trained to know of B sets."""
+"""What rows are trained to predict for B sets."""
 
 RowCounts = tuple[Float[Array, ""], ...]
-"""What a batch's losses are means over."""
+"""The counts by which a batch's summed losses are divided."""
 
 
 class Kept(NamedTuple):
-    """What probes are trained on, of N sets: of each group the tokens (L, N, …), and the truth."""
+    """What probes are trained on, for N sets: for each group the tokens (L, N, …), and the truth."""
 
     tokens: dict[str, Float[Array, "L N ..."]]
     truth: Truth
 
     def of(self, positions: Int[Array, " B"]) -> "Kept":
-        """Those of a batch; positions beyond the last set begin again with the first."""
+        """What is kept of a batch's sets; positions beyond the last set start again from the first."""
         chosen = positions % self.truth[-1].shape[0]
         tokens = {name: values[:, chosen] for name, values in self.tokens.items()}
         return Kept(tokens, jax.tree.map(lambda leaf: leaf[chosen], self.truth))
@@ -54,10 +54,10 @@ class Kept(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Reading(abc.ABC):
-    """One kind of probes on what is kept.
+    """One kind of probes on kept tokens.
 
     Attributes:
-        kind: of the truth.
+        kind: type of the truth.
         config: the rows.
     """
 
@@ -67,7 +67,7 @@ class Reading(abc.ABC):
 
     @abc.abstractmethod
     def keep(self, output: BackboneOutput, example: Example, keys: Key[Array, " B"]) -> Kept:
-        """What is kept of a pass that captured the probed layers; what is drawn depends on each set's key alone."""
+        """What is kept of a pass that captured the probed layers; random draws depend only on each set's key."""
 
     @abc.abstractmethod
     def init(self, seed: int, truth: Truth) -> dict[str, Params]:
@@ -79,11 +79,11 @@ class Reading(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, params: Params, tokens: Float[Array, "B ..."], truth: Truth, counts: RowCounts) -> tuple[Float[Array, ""], Loss]:
-        """This device's part of a row's loss: parts add up to the batch's."""
+        """This device's part of a row's loss: the parts add up to the batch's loss."""
 
     @abc.abstractmethod
     def errors(self, params: Params, tokens: Float[Array, "B ..."], truth: Truth) -> Float[Array, "B K"]:
-        """A row's errors on each set, of K kinds; NaN where there is none."""
+        """A row's errors on each set, K kinds of them; NaN where one is undefined."""
 
 
 class KeptState(NamedTuple):
@@ -99,12 +99,12 @@ class KeptState(NamedTuple):
 
     @property
     def frozen_at(self) -> dict[str, ArrayLike]:
-        """Of each group, the step at which each row was frozen, (L,); −1 for one that trains."""
+        """For each group, the step at which each row was frozen, (L,); −1 while it trains."""
         return {name: group.frozen_at for name, group in self.groups.items()}
 
 
 def initial_kept_state(reading: Reading, recipe: Recipe, kept: Kept, seed: int) -> KeptState:
-    """The state before the first step: fresh probes, which standardise as the kept sets' tokens ask."""
+    """The state before the first step: fresh probes, which standardise their input by the statistics of the kept sets' tokens."""
     params = standardised(reading.init(seed, kept.truth), kept.tokens)
     groups = {name: jax.vmap(lambda row: initial_train_state(recipe, row))(group) for name, group in params.items()}
     return KeptState(jnp.zeros((), jnp.int32), groups)
@@ -116,15 +116,15 @@ def kept_step(
     """One step on this device's share of the batch.
 
     Args:
-        state: of all probes, the same on every device.
-        kept: the training sets', all of them on every device.
-        batch: of which only the positions are read.
-        reading: what probes these are.
+        state: the state of all probes, the same on every device.
+        kept: what is kept of all training sets, the same on every device.
+        batch: the batch, of which only the positions are read.
+        reading: defines the probes.
         recipe: how they are updated.
         total: sums a tree's leaves over all devices.
 
     Returns:
-        The next state, and of each group the losses over the whole batch, every entry (L,).
+        The next state, and for each group the losses over the whole batch, every entry (L,).
     """
     own = kept.of(batch.position.astype(jnp.int32))
     counts = total(reading.counts(own.truth))
@@ -142,7 +142,7 @@ def kept_step(
 
 
 def kept_errors(params: dict[str, Params], kept: Kept, batch: Batch, *, reading: Reading) -> dict[str, Float[Array, "_L B K"]]:
-    """Of each group and set, the rows' errors; of the batch only the positions are read."""
+    """For each group, the rows' errors on each set; only the batch's positions are read."""
     own = kept.of(batch.position.astype(jnp.int32))
     return {
         name: jax.vmap(lambda row, tokens: reading.errors(row, tokens, own.truth))(group, own.tokens[name])

@@ -1,6 +1,6 @@
-"""The loops inside a step: over micro-batches, which accumulates gradients, and over stacked layers, a few side by side.
+"""The loops inside a step: one over micro-batches, which accumulates gradients, and one over stacked layers, a few side by side.
 
-Each gives the result of all at once in the memory of a part.
+Each gives the same result as computing everything at once, but needs the memory of one part only.
 """
 
 from collections.abc import Callable
@@ -42,10 +42,10 @@ def accumulate(
     Args:
         add: (sums so far, examples of a micro-batch, counts) -> sums with that micro-batch.
         zeros: sums of nothing.
-        batch: this device's share, of a number of sets that `micro_batches` divides.
-        micro_batches: how many; with one, examples are made once.
+        batch: this device's share, whose number of sets is a multiple of `micro_batches`.
+        micro_batches: number of micro-batches; with one, examples are made once.
         example_of: see `ExampleOf`.
-        total: adds up over devices.
+        total: sums over devices.
 
     Returns:
         The sums of this device, and the counts of all devices.
@@ -65,8 +65,8 @@ def over_layers(
     """Maps `fn(carry of a layer, inputs of a layer) -> (new carry, output)` over the leading axis of both trees.
 
     The stacked carry is updated in place: unlike with `vmap` or `lax.map`, there is never a second copy of it in memory, nor the
-    intermediates of more than `side_by_side` layers. As many layers are computed at once as the largest divisor of their number that
-    is at most `side_by_side`.
+    intermediates of more than `side_by_side` layers. The number of layers computed at once is the largest divisor of their total
+    number that is at most `side_by_side`.
     """
     layers = jax.tree.leaves(carry)[0].shape[0]
     width = max(divisor for divisor in range(1, max(side_by_side, 1) + 1) if layers % divisor == 0)

@@ -1,8 +1,8 @@
-"""The loss of a whole model: of its pointmaps, and of its cameras where it has a head for them.
+"""The loss of a whole model: that of its pointmaps, and of its cameras if it has a head for them.
 
-The cameras' loss is that of pose probes (`pose_step`), after every iteration that refines them, later ones weighing more, as in RAFT
-(Teed and Deng, ECCV 2020, section 3.3). Points and cameras are of one unit, which is the model's own: translations are divided by what
-the loss of the points divides the predicted points by.
+The cameras' loss is that of pose probes (`pose_step`), after every iteration that refines them. Later iterations weigh more, as in RAFT
+(Teed and Deng, ECCV 2020, section 3.3). Points and cameras share one unit, which is the model's own: translations are divided by the same
+scale by which the points' loss divides the predicted points.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ from und3rstand_jax.train.step.kept_step import Poses
 from und3rstand_jax.train.step.pose_step import PoseLoss, pose_distances, true_poses
 
 DECAY = 0.8
-"""What an iteration's distances weigh, of those of the next one."""
+"""Weight of an iteration's distances, relative to those of the next one."""
 
 
 class ModelLoss(NamedTuple):
-    """A loss over a batch: what is minimised; of each view the means over valid pixels; of the cameras the means over all."""
+    """A loss over a batch: what is minimised; for each view, the means over valid pixels; for the cameras, the means over all of them."""
 
     total: Float[Array, "..."]
     views: tuple[Float[Array, "..."], ...]
@@ -31,7 +31,7 @@ class ModelLoss(NamedTuple):
     cameras: PoseLoss | None
 
     def named(self) -> dict[str, Any]:
-        """Its parts as logs call them: `total`, `view1`, …, `regression1`, …, `camera_total`, `camera_translation`, …"""
+        """Its parts under their names in logs: `total`, `view1`, …, `regression1`, …, `camera_total`, `camera_translation`, …"""
         views = {f"view{view}": value for view, value in enumerate(self.views, start=1)}
         regressions = {f"regression{view}": value for view, value in enumerate(self.regressions, start=1)}
         cameras = {} if self.cameras is None else {f"camera_{name}": value for name, value in self.cameras.named().items()}
@@ -39,7 +39,7 @@ class ModelLoss(NamedTuple):
 
 
 class ModelSums(NamedTuple):
-    """Sums over a micro-batch, which add up to the batch's: over valid pixels, and over the cameras, of PoseLoss's three parts."""
+    """Sums over a micro-batch, which add up to the batch's: over valid pixels, and over the cameras for PoseLoss's three parts."""
 
     points: SetSums
     cameras: tuple[Float[Array, ""], ...] | None
@@ -51,7 +51,7 @@ class ModelSums(NamedTuple):
 
 
 def trained_heads(config: HasHeads) -> tuple[Head, ...]:
-    """The heads that the loss reads."""
+    """The heads whose outputs the loss uses."""
     return tuple(head for head in config.heads if head.name in pointmap_head(config) or head == head_of(CAMERAS, config))
 
 
@@ -65,15 +65,15 @@ def loss_sums(output: BackboneOutput, example: Example) -> ModelSums:
 
 
 def camera_sums(encodings: Float[Array, "K B V 9"], unit: Float[Array, " B"], truth: Poses) -> tuple[Float[Array, ""], ...]:
-    """Over all cameras, the weighted means over iterations of the three distances; 0 of sets without a unit of length.
+    """Sums over all cameras of the three distances' weighted means over iterations; a set without a unit of length adds 0.
 
     Args:
-        encodings: after each of K iterations, translations in the model's unit.
-        unit: what that unit is, to divide by.
+        encodings: encodings after each of K iterations, with translations in the model's unit.
+        unit: the size of that unit, by which translations are divided.
         truth: all views' cameras.
     """
     weights = DECAY ** jnp.arange(len(encodings) - 1, -1, -1, dtype=jnp.float32)
-    unit = jnp.where(truth.known, unit, 1.0)  # of sets that do not count it may be next to nothing
+    unit = jnp.where(truth.known, unit, 1.0)  # for sets that do not count it may be nearly zero
     scaled = jnp.concatenate([encodings[..., :3] / unit[:, None, None], encodings[..., 3:]], axis=-1)
     parts = (
         jnp.einsum("k,kbv->bv", weights / jnp.sum(weights), part)
@@ -83,7 +83,7 @@ def camera_sums(encodings: Float[Array, "K B V 9"], unit: Float[Array, " B"], tr
 
 
 def mean_model_loss(sums: ModelSums, counts: Counts, sets: Float[Array, ""]) -> ModelLoss:
-    """The loss of a batch of so many sets, from its sums and its counts of pixels."""
+    """The loss of a batch of `sets` sets, from its sums and its counts of pixels."""
     points = mean_loss(sums.points, counts)
     if sums.cameras is None:
         return ModelLoss(*points, None)

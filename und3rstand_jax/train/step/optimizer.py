@@ -1,4 +1,4 @@
-"""How parameters are updated, and the state that a step carries to the next one.
+"""How parameters are updated, and the state that a step passes to the next one.
 
 DUSt3R's recipe (Wang et al., CVPR 2024, supplementary), every part of it an option. Muon (Jordan et al., 2024) is an alternative for
 training a backbone on few pairs.
@@ -37,7 +37,7 @@ class Total(Protocol):
 
 @runtime_checkable
 class Loss(Protocol):
-    """A named tuple of a batch's figures, every entry () or, of a stack of models, (L,): what is minimised, and others for the log."""
+    """A named tuple of a batch's figures: what is minimised, and others for the log. Every entry is () or, for a stack of models, (L,)."""
 
     @property
     def total(self) -> Float[Array, "..."]:
@@ -51,10 +51,10 @@ class Loss(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """AdamW, its learning rate a linear warm-up from 0 and half a cosine from `learning_rate` to `final_learning_rate`.
+    """AdamW. The learning rate warms up linearly from 0, then follows half a cosine from `learning_rate` to `final_learning_rate`.
 
-    Weight decay applies to matrices only, never to biases and norms. With `optimizer` "muon" the matrices of transformer blocks are
-    updated by their orthogonalised momentum, scaled to the size of AdamW's updates, and all else by AdamW without decay.
+    Weight decay applies to matrices only, never to biases and norms. With `optimizer` "muon", the matrices of transformer blocks are
+    updated by their orthogonalised momentum, scaled to the size of AdamW's updates, and everything else by AdamW without decay.
 
     Raises:
         OptionError: a number is outside its range.
@@ -80,7 +80,7 @@ class Recipe:
 
 
 def schedule(recipe: Recipe) -> optax.Schedule:
-    """Learning rate of each step, counted from 0. Step 0 of a warm-up already moves: it takes 1/warmup of the peak."""
+    """Learning rate of each step, counted from 0. Step 0 of a warm-up already trains, at 1/warmup_steps of the peak."""
     cosine = optax.cosine_decay_schedule(
         recipe.learning_rate,
         max(recipe.steps - recipe.warmup_steps, 1),
@@ -91,7 +91,7 @@ def schedule(recipe: Recipe) -> optax.Schedule:
         first = recipe.learning_rate / recipe.warmup_steps
         warmup = optax.linear_schedule(first, recipe.learning_rate, max(recipe.warmup_steps - 1, 1))
         rate = optax.join_schedules([warmup, cosine], [recipe.warmup_steps])
-    # Of an integer, optax would make float64 under JAX_ENABLE_X64.
+    # From an integer, optax would compute float64 under JAX_ENABLE_X64.
     return lambda step: rate(jnp.asarray(step, jnp.float32))
 
 
@@ -113,7 +113,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def matrices(params: Params) -> Params:
-    """Which leaves are matrices: their name says it, since stacked biases have as many axes."""
+    """Which leaves are matrices: decided by name, since stacked biases have as many axes."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -121,16 +121,16 @@ def _block_matrices(params: Params) -> Params:
     """Which leaves Muon takes: the stacked matrices (block, in, out) of transformer blocks; None for the others."""
 
     def numbers(path: tuple[DictKey, ...], leaf: ArrayLike) -> optax.contrib.MuonDimensionNumbers | None:
-        # Of kernels, which have as many axes as no other: one matrix has two, a convolution four.
+        # Kernels with three axes are stacks: a single matrix has two, a convolution four.
         return optax.contrib.MuonDimensionNumbers(1, 2) if path[-1].key == "kernel" and jnp.ndim(leaf) == 3 else None
 
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 class TrainState(NamedTuple):
-    """A backbone, or the probes of one group: then every leaf has a leading axis L, one entry per layer.
+    """The state of a backbone, or of the probes of one group; in the latter, every leaf has a leading axis L, one entry per layer.
 
-    `params` are what the next loss is computed with; `last_good` gave the last finite loss. If a loss or gradient is not finite,
+    The next loss is computed with `params`; `last_good` gave the last finite loss. If a loss or gradient is not finite,
     training falls back to `last_good` and stays there. `frozen_at` is the step at which that happened, −1 while training goes on.
     """
 

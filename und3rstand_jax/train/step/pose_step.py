@@ -1,7 +1,7 @@
 """What pose probes keep of a pass, their loss, and their validation error.
 
-The loss is the sum of three squared distances to the true encoding: of the translations, of the unit quaternions, whose sign means
-nothing, and of the fields of view.
+The loss is the sum of three squared distances to the true encoding: of the translations, of the unit quaternions up to their sign, and of
+the fields of view.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from und3rstand_jax.probes.pose import camera_tokens, init_pose, read_pose
 from und3rstand_jax.train.step.kept_step import Kept, Poses, Reading, RowCounts, Truth
 
 MEASURES = ("rotation", "translation", "field_of_view")
-"""What is measured of a camera, each an angle in degrees: of the rotation between the two, between the directions of their translations,
-and the difference of the fields of view (the mean of both).
+"""Errors of a camera, each an angle in degrees: of the rotation between it and the true one, between the directions of their translations,
+and the difference of their fields of view (the mean of the vertical and the horizontal one).
 """
 
 
@@ -37,7 +37,7 @@ class PoseLoss(NamedTuple):
     field_of_view: Float[Array, "..."]
 
     def named(self) -> dict[str, Any]:
-        """Its parts as logs call them."""
+        """Its parts under their names in logs."""
         return self._asdict()
 
 
@@ -55,13 +55,13 @@ class PoseReading(Reading):
         return Kept(camera_tokens(output, self.config, self.backbone), poses._replace(encodings=poses.encodings[:, 1:]))
 
     def init(self, seed: int, truth: Truth) -> dict[str, Params]:
-        """The mean of the true encodings, whatever the token."""
+        """Probes that give the mean of the true encodings, whatever the token."""
         poses = cast(Poses, truth)
         known = jnp.where(poses.known[:, None, None], poses.encodings, 0.0)
         return init_pose(self.config, jnp.sum(known, axis=(0, 1)) / jnp.maximum(self.counts(truth)[0], 1.0))
 
     def counts(self, truth: Truth) -> RowCounts:
-        """Cameras whose set has a unit of length."""
+        """Number of cameras whose set has a unit of length."""
         poses = cast(Poses, truth)
         return (jnp.sum(poses.known).astype(jnp.float32) * poses.encodings.shape[1],)
 
@@ -75,13 +75,13 @@ class PoseReading(Reading):
         return total, PoseLoss(total, translation, rotation, field_of_view)
 
     def errors(self, params: Params, tokens: Float[Array, "B V C"], truth: Truth) -> Float[Array, "B 3"]:
-        """The means of MEASURES over views; of the directions NaN where all cameras stand in one place."""
+        """The means of MEASURES over views; for directions, NaN where all cameras are in one place."""
         poses = cast(Poses, truth)
         return jnp.nanmean(pose_angles(read_pose(params, tokens), poses.encodings, poses.known[:, None]), axis=1)
 
 
 def true_poses(example: Example) -> Poses:
-    """The cameras of all views as camera from view 1's frame, in units of the scene's scale: that of view 1 is at the origin."""
+    """All views' cameras, as transforms from view 1's camera frame to theirs, in units of the scene's scale; view 1's is at the origin."""
     targets, scale = example.targets, true_scale(example.targets)
     known = jnp.any(jnp.stack([jnp.any(target.valid, axis=(1, 2)) for target in targets]), axis=0)
     rotation1, origin1 = targets[0].cam2world[:, :3, :3], targets[0].cam2world[:, :3, 3]
@@ -107,7 +107,7 @@ def pose_distances(
 
 
 def pose_angles(encodings: Float[Array, "*B 9"], truth: Float[Array, "*B 9"], known: Bool[Array, "*#B"]) -> Float[Array, "*B 3"]:
-    """MEASURES of each camera; the direction is NaN where the true translation is none, or not `known`."""
+    """MEASURES of each camera; the direction is NaN where the true translation is shorter than LEAST_BASELINE, or not `known`."""
     apart, together = _chords(encodings[..., 3:7], truth[..., 3:7])
     rotation = 4 * jnp.arctan2(jnp.minimum(apart, together), jnp.maximum(apart, together))
     direction = 2 * jnp.arctan2(*_chords(encodings[..., :3], truth[..., :3]))
@@ -117,8 +117,8 @@ def pose_angles(encodings: Float[Array, "*B 9"], truth: Float[Array, "*B 9"], kn
 
 
 def _chords(a: Float[Array, "*B N"], b: Float[Array, "*B N"]) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-    """Lengths of the difference and of the sum of two vectors made unit: twice their ratio's arc tangent is the angle between the two,
-    exact for small angles, where the arc cosine of the product loses half the digits.
+    """Lengths of the difference and of the sum of two vectors scaled to unit length. Twice their ratio's arc tangent is the vectors' angle.
+    It is exact for small angles, where the arc cosine of the product loses half the digits.
     """
     one, two = _unit(a), _unit(b)
     return jnp.linalg.norm(one - two, axis=-1), jnp.linalg.norm(one + two, axis=-1)

@@ -30,10 +30,10 @@ from und3rstand_jax.train.step.loops import ExampleOf, accumulate, counted_examp
 from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
 
 Tokens = tuple[Float[Array, "... B _N _C"], ...]
-"""A layer's tokens of every view, (B, N, C) each; with a leading axis L those of all layers of a group."""
+"""A layer's tokens of every view, (B, N, C) each; those of all layers of a group have a leading axis L."""
 
 LayerGradient = tuple[Params, SetSums]
-"""A probe's gradient, and the sums that its loss is made of; stacked, every leaf (L, …). Both add up over micro-batches and devices."""
+"""A probe's gradient, and the sums that make up its loss; stacked, every leaf (L, …). Both add up over micro-batches and devices."""
 
 
 class ProbesState(NamedTuple):
@@ -49,12 +49,12 @@ class ProbesState(NamedTuple):
 
     @property
     def frozen_at(self) -> dict[str, ArrayLike]:
-        """Of each group, the step at which each probe was frozen, (L,); −1 for one that trains."""
+        """For each group, the step at which each probe was frozen, (L,); −1 while it trains."""
         return {name: group.frozen_at for name, group in self.groups.items()}
 
 
 def initial_state(config: ProbeConfig, recipe: Recipe, seed: int) -> ProbesState:
-    """The state before the first step. A probe's parameters depend on its layer and the seed alone."""
+    """The state before the first step. A probe's parameters depend only on its layer and the seed."""
     groups = {
         name: jax.vmap(lambda params: initial_train_state(recipe, params))(params) for name, params in init_probes(config, seed).items()
     }
@@ -78,20 +78,20 @@ def probe_step(
     """One step on this device's share of the batch.
 
     Args:
-        state: of all probes, the same on every device.
-        trunk: the backbone's parameters, of which only those of no head are read.
+        state: the state of all probes, the same on every device.
+        trunk: the backbone's parameters; those of its heads are not read.
         batch: this device's sets.
         module: the backbone.
         probes: the probes on it.
         recipe: how they are updated.
-        example_of: makes model inputs and ground truth of a batch.
+        example_of: makes model inputs and ground truth from a batch.
         total: sums a tree's leaves over all devices.
-        micro_batches: how many parts the share is computed in, one after the other.
-        side_by_side: how many layers are computed at once.
-        precision: of the probes' matrix products.
+        micro_batches: number of parts in which the share is computed, one after the other.
+        side_by_side: largest number of layers to compute at once.
+        precision: precision of the probes' matrix products.
 
     Returns:
-        The next state, and of each group the loss over the whole batch, every entry (L,).
+        The next state, and for each group the loss over the whole batch, every entry (L,).
     """
     truth: Truth | None = None
     inputs: Mapping[str, Tokens | LayerGradient]
@@ -135,7 +135,7 @@ def _add_gradients(
     side_by_side: int,
     precision: lax.Precision,
 ) -> dict[str, LayerGradient]:
-    """Adds the gradients of every layer on a micro-batch, by group."""
+    """Adds every layer's gradient on a micro-batch to the sums, by group."""
     tokens, truth = captured_tokens(module, probes, trunk, example), truth_by_token(probes, example)
     added = {}
     for name, group in named_groups(probes).items():
@@ -157,7 +157,7 @@ def layer_errors(
     example_of: ExampleOf,
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> dict[str, Float[Array, "_L B V"]]:
-    """Of each group, the shift- and scale-invariant error of its layers on each set and view, in the ground truth's unit."""
+    """For each group, the shift- and scale-invariant error of its layers on each set and view, in the ground truth's unit."""
     example = example_of(batch)
     tokens = captured_tokens(module, probes, trunk, example)
     sizes = tuple((target.valid.shape[1], target.valid.shape[2]) for target in example.targets)
@@ -179,15 +179,15 @@ def named_groups(probes: ProbeConfig) -> dict[str, ProbeGroup]:
 
 
 def trunk_params(params: Params, config: ModelConfig) -> Params:
-    """What of a backbone's parameters is no head's: probes never read its heads, which need not lie on every device."""
+    """A backbone's parameters without those of its heads: probes never read these, so they need not be on every device."""
     return {name: part for name, part in params.items() if name in config.trunk}
 
 
 def captured_tokens(module: MultiViewModel, probes: ProbeConfig, trunk: Params, example: Example) -> dict[str, Tokens]:
-    """Of each group, the patches' tokens (L, B, N, C) of its layers, of every view, in the dtype that the trunk computes in.
+    """For each group, the patches' tokens (L, B, N, C) of its layers, for every view, in the dtype in which the trunk computes.
 
-    A VGGT's residual streams are float32 in any case. In bfloat16 they would be most of the step's memory, for digits that a trunk
-    in bfloat16 does not have.
+    A VGGT's residual streams are always float32. With a bfloat16 trunk, keeping them so would take most of the step's memory, for digits
+    that such a trunk does not have.
     """
     output = cast(BackboneOutput, module.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
 
@@ -200,14 +200,14 @@ def captured_tokens(module: MultiViewModel, probes: ProbeConfig, trunk: Params, 
 
 
 def truth_by_token(probes: ProbeConfig, example: Example) -> Truth:
-    """What the probes' predictions are compared with, (B, N, p²): laid out once as all probes yield it, not each of them as an image."""
+    """The truth that probes' predictions are compared with, (B, N, p²): rearranged once into the probes' layout."""
     return jax.tree.map(lambda plane: by_token(plane, probes.patch_size), normalised_truth(example.targets))
 
 
 def layer_gradient(
     group: ProbeGroup, probes: ProbeConfig, precision: lax.Precision, params: Params, tokens: Tokens, truth: Truth, counts: Counts
 ) -> LayerGradient:
-    """One probe's gradient on these sets; the truth is that of `truth_by_token`."""
+    """One probe's gradient on these sets; `truth` comes from `truth_by_token`."""
 
     def loss(params: Params) -> tuple[Float[Array, ""], SetSums]:
         sums = confidence_sums(read_planes(params, tokens, group, probes, precision), truth)

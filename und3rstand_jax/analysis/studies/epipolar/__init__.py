@@ -1,1 +1,1 @@
-"""The fundamental matrix, read from averaged tokens: `study` says what `measures` measure, `figure` draws it."""
+"""The fundamental matrix, read from averaged tokens: `study` reports what `measures` computes, `figure` draws it."""

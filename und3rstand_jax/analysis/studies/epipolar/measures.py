@@ -30,25 +30,25 @@ TRAINED, CONTROL, UNTRAINED, EXACT = "trained", "control", "untrained", "exact"
 
 
 def bytes_a_pair(setting: Setting) -> int:
-    """Of the tokens of all layers from the input of the blocks in which views meet on."""
+    """Bytes of a pair's tokens in all layers from the input of the blocks where views meet."""
     config = setting.backbone.config
     return 4 * layers_from_embed(config) * config.block_width * sum(config.token_count(config.embed, grid) for grid in setting.grids)
 
 
 def layers_from_embed(config: ModelConfig) -> int:
-    """How many layers there are from that input on."""
+    """How many layers there are, starting with that input."""
     return len(config.layer_ids) - config.layer_ids.index(config.embed)
 
 
 def epipolar_at_once(setting: Setting) -> int:
-    """As many pairs as have a GiB of tokens."""
+    """How many pairs have up to a GiB of tokens."""
     return pairs_at_once(setting, bytes_a_pair(setting), 2**30)
 
 
 def measure_epipolar(
     setting: Setting, trained: EpipolarProbes, control: EpipolarProbes, control_backbone: Backbone
 ) -> dict[str, Float[np.ndarray, "S ..."]]:
-    """Everything of every probe, pair by pair: PROBE/NAME (S, layers), such as trained/error; constant and exact have one column."""
+    """Every number of every probe, pair by pair: PROBE/NAME (S, layers), such as trained/error; constant and exact have one column."""
     untrained = trained.untrained(setting.seed)
 
     def compute(some: range) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ def measure_epipolar(
         size = (views[0].shape[1], views[0].shape[2])
         places1, places2, seen = (np.stack(arrays) for arrays in zip(*map(correspondences_of, truths), strict=True))
         own = _matrices(setting.backbone.module, trained.config, setting.backbone.params, (trained.params, untrained.params), *views)
-        # In the arithmetic of the model: the control's probes were trained in that too.
+        # In the model's arithmetic, in which the control's probes were trained too.
         other = _matrices(setting.backbone.module, control.config, control_backbone.params, (control.params,), *views)
         layers = trained.layer_ids
         matrices = {
@@ -92,7 +92,7 @@ def correspondences_of(
 
 
 def exact_matrix(truth: GroundTruth) -> Float[np.ndarray, "3 3"]:
-    """F of the pair's cameras for places normalised to the images; NaN where they stand in one place."""
+    """F of the pair's cameras for places normalised to the images; NaN if both are in the same place."""
     return normalised(fundamental_matrix(truth.intrinsics[0], truth.intrinsics[1], truth.pose), _size(truth, 0), _size(truth, 1))
 
 
@@ -105,7 +105,7 @@ def _size(truth: GroundTruth, view: int) -> tuple[int, int]:
 def _matrices(
     module: MultiViewModel, config: EpipolarConfig, params: Any, probes: tuple, view1: Array, view2: Array
 ) -> list[dict[str, Float[Array, "B 3 3"]]]:
-    """Each set of probes' F of every row, from one pass."""
+    """F as each set of probes reads it from every row, all from one pass."""
     output = cast(BackboneOutput, module.apply({"params": params}, view1, view2, capture=config.layer_ids, head=False))
     tokens = averages(output, config)
     return [read_all(config, of_probes, tokens) for of_probes in probes]

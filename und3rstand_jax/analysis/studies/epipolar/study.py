@@ -1,4 +1,4 @@
-"""Where the averaged tokens of a pair say how its cameras stand to each other: probes for the fundamental matrix, layer by layer.
+"""At which layers a pair's averaged tokens encode its cameras' relative pose: probes for the fundamental matrix, layer by layer.
 
     pairs ─▶ backbone, and its control with random weights ─▶ averaged tokens ─▶ each layer's probe: F ─▶ root Sampson error
 
@@ -35,7 +35,7 @@ PROBES = {
     CONSTANT: "one constant F for all pairs, trained in the same way: it reads no tokens",
     EXACT: "no probe: the F of the pair's true cameras",
 }
-"""What stands behind the numbers of a record."""
+"""Where the numbers of a record come from."""
 
 MEANING = {
     "layer": "whose averaged tokens the probe reads; none where it reads nothing",
@@ -56,26 +56,27 @@ _COLUMNS = (
 
 
 def cost(setting: Setting) -> Cost:
-    """One pass a pair of the backbone and one of its control. The tokens of all layers of a batch are held at once."""
+    """One pass of the backbone and one of its control per pair. A batch's tokens of all layers are in memory at once."""
     layers = layers_from_embed(setting.backbone.config)
     held = epipolar_at_once(setting) * bytes_a_pair(setting)
     return Cost(2 * setting.count, held, 8 * setting.count * 3 * 3 * (layers + 1))
 
 
 def epipolar(setting: Setting) -> Study:
-    """The study of F; of its probes and their control in `setting.epipolar`.
+    """The study of F, with the probes and their control in `setting.epipolar`.
 
     Raises:
-        CheckpointError: there are none, they are not those of these backbones, or the two backbones or sets of probes differ in shape.
+        CheckpointError: there are no probes, they are not for these backbones, or the two backbones or the two sets of probes differ.
+        DataError: no pair has a pixel of view 1 that view 2 sees.
     """
     if setting.epipolar is None:
-        raise CheckpointError("the study epipolar needs epipolar probes and their control; none were trained")
+        raise CheckpointError("the study epipolar needs epipolar probes and their control, and none were trained; give them in the setting")
     trained, control, control_backbone = setting.epipolar
     _check(setting, trained, control, control_backbone)
     by_pair = measure_epipolar(setting, trained, control, control_backbone)
     if not by_pair["correspondences"].any():
         raise DataError(
-            "in no held-out pair does view 2 see any of view 1's sampled pixels, so no F can be measured; give pairs that overlap"
+            "view 2 sees none of view 1's sampled pixels in any held-out pair, so no F can be measured; give pairs that overlap"
         )
     layers = trained.layer_ids
     records = [_record(by_pair, probe, index, layer) for index, layer in enumerate(layers) for probe in (TRAINED, CONTROL, UNTRAINED)]
@@ -104,7 +105,7 @@ def _check(setting: Setting, trained: EpipolarProbes, control: EpipolarProbes, c
     config = setting.backbone.config
     if control_backbone.config != config:
         raise CheckpointError(
-            f"the control's backbone has another architecture than the one studied: expected {config}, found {control_backbone.config}; "
+            f"the control's backbone has a different architecture: expected {config}, found {control_backbone.config}; "
             "draw it with random_backbone(backbone.config, seed)"
         )
     if trained.config != control.config:
@@ -116,7 +117,7 @@ def _check(setting: Setting, trained: EpipolarProbes, control: EpipolarProbes, c
     widths = {group.width for group in trained.config.groups if not all(config.layer_width(x) == group.width for x in _probed(group))}
     if wrong or widths:
         raise CheckpointError(
-            f"the epipolar probes are not those of this backbone: expected layers among {config.layer_ids[0]} … {config.layer_ids[-1]} "
+            f"the epipolar probes are not for this backbone: expected layers among {config.layer_ids[0]} … {config.layer_ids[-1]} "
             f"with their widths, found {', '.join(wrong) or f'tokens of {sorted(widths)} channels'}; train them on it"
         )
 

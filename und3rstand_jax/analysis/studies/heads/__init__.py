@@ -1,1 +1,1 @@
-"""What every attention head looks at: `study` says what `measures` measure, `by_descriptors` adds what a model with descriptors shows."""
+"""What every attention head looks at: `study` reports what `measures` computes, `by_descriptors` adds what descriptors show."""

@@ -1,4 +1,4 @@
-"""Beside the study of heads, where the model makes descriptors: which heads look where the descriptors match.
+"""An addition to the study of heads, for models that make descriptors: which heads look where the descriptors match.
 
 pairs ─▶ descriptors ─▶ of each token, the pixel most similar to its middle one ─▶ how often a head's strongest key lies there
 """
@@ -27,15 +27,17 @@ MEANING = {
 }
 
 RIGHT = "right_by_descriptors"
-"""Of every pair and both views, the share of tokens that descriptors place within one token of the true place."""
+"""For every pair and both views, the share of tokens that descriptors place within one token of the true place."""
 
 
 def measure_agreement(setting: Setting, bytes_a_pair: int) -> dict[str, Float[np.ndarray, "S 2 ..."]]:
-    """`cross_attn/near_descriptor` (S, 2, blocks, heads) and `RIGHT` (S, 2), pair by pair; nothing where there are no descriptors.
+    """`cross_attn/near_descriptor` (S, 2, blocks, heads) and `RIGHT` (S, 2), pair by pair; empty without descriptors.
+
+    Also empty if the attention between the views reads a view's own tokens too.
 
     Args:
         setting: the study's.
-        bytes_a_pair: of attention weights.
+        bytes_a_pair: bytes of a pair's attention weights.
     """
     config, head = setting.backbone.config, descriptor_head(setting.backbone.config)
     if head is None or any(config.reads(block.across) != "others" for block in config.blocks):
@@ -54,7 +56,7 @@ def measure_agreement(setting: Setting, bytes_a_pair: int) -> dict[str, Float[np
 
 
 def findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], across: str) -> list[str]:
-    """How often descriptors find the true place, and which head of the attention between the views (`across`) looks most where they do."""
+    """How often descriptors find the true place, and which head of the attention between the views (`across`) agrees most with them."""
     if RIGHT not in by_pair:
         return []
     found = []
@@ -88,7 +90,7 @@ def _near(
 
 
 def _share_right(placed: BothPlaces, true: BothPlaces) -> list[float]:
-    """Of both views' tokens that have a place by their descriptors and a true one."""
+    """The share of right places, among each view's tokens that have a place by their descriptors and a true one."""
 
     def of_view(found: TruePlaces, truth: TruePlaces) -> float:
         known = found.seen & truth.seen

@@ -1,4 +1,4 @@
-"""What the study of heads measures of every pair, from the attention weights of all blocks."""
+"""What the study of heads measures on every pair, from the attention weights of all blocks."""
 
 import functools
 from typing import Any, cast
@@ -20,13 +20,13 @@ from und3rstand_jax.model.sites import WEIGHTS
 _MOST_WEIGHTS = 2**32  # bytes, of one pair
 
 SINK_TOKEN = "sink_token"
-"""Of every pair, which key gets most of a head's attention; there is no mean of that."""
+"""For every pair, which key gets most of a head's attention; it has no mean."""
 
 
 def measure_heads(setting: Setting) -> dict[str, Float[np.ndarray, "S 2 blocks heads"]]:
-    """Everything of every head, pair by pair: ATTENTION/NAME, such as cross_attn/mass; axis 1 is the view whose tokens ask.
+    """Every number of every head, pair by pair: ATTENTION/NAME, such as cross_attn/mass; axis 1 is the view whose tokens are the queries.
 
-    Queries are patches. Where keys are special tokens or the patches of several views, there is more to say: see `destinations`.
+    Queries are patches. Where keys are special tokens or the patches of several views, there are more numbers: see `destinations`.
     """
     truths, grids = setting.pairs.truths, setting.grids
     groups = _groups(setting)
@@ -72,9 +72,9 @@ def _head_statistics(
 
 
 def match_statistics(weights: Float[Array, "B H N M"], places: Any, others: Any) -> dict[str, Float[Array, "B H"]]:
-    """How attention and its strongest key lie to the true places (`TruePlaces`, stacked), and to those of others as a control.
+    """Whether attention and its strongest key are on the true places (`TruePlaces`, stacked), and on those of others as a control.
 
-    Keys are the other view's patches; rows that do not sum to 1 also go elsewhere.
+    Keys are the other view's patches; attention whose rows do not sum to 1 also goes elsewhere.
     """
     strongest = jnp.argmax(weights, axis=-1)
 
@@ -93,7 +93,7 @@ def match_statistics(weights: Float[Array, "B H N M"], places: Any, others: Any)
 def attention_statistics(
     weights: Float[Array, "B H N M"], here: Grid, there: Grid, seen: Bool[Array, "B N"]
 ) -> dict[str, Float[Array, "B H"]]:
-    """What `OF_QUERIES` names, of all queries, of those that are seen and of those that are not."""
+    """The numbers of `OF_QUERIES`, for all queries, for those that are seen and for those that are not."""
     between = jnp.asarray(_distances(here, there))
     distance = jnp.einsum("bhnm,nm->bhn", weights, between, precision=jax.lax.Precision.HIGHEST)
     return _of_queries(weights, distance, between, seen)
@@ -104,8 +104,8 @@ def statistics_of_several(
 ) -> dict[str, Float[Array, "B H"]]:
     """The same where keys are the patches of several views, or special tokens too.
 
-    Of `own` and `distance` the views are laid over one another; special tokens have no place, and a distance is that of what goes to
-    patches.
+    For `own` and `distance`, the views are laid over one another. Special tokens have no place, so distances are only of the attention
+    that goes to patches.
     """
     between = np.full((weights.shape[2], weights.shape[3]), np.inf, np.float32)
     for other, patches in keys.patches.items():
@@ -117,7 +117,7 @@ def statistics_of_several(
 
 
 def destinations(weights: Float[Array, "B H N M"], keys: Keys, view: int) -> dict[str, Float[Array, "B H"]]:
-    """Where attention goes, mean over queries: to own patches, to the other view's, to special tokens; and whether the sink is one."""
+    """Where attention goes, mean over queries: to own patches, the other view's, special tokens; and whether the sink is special."""
     taken = jnp.mean(weights, axis=2)
     found = {"to_special": jnp.sum(jnp.where(jnp.asarray(keys.is_special), taken, 0.0), axis=-1)} if keys.special else {}
     if len(keys.patches) > 1:
@@ -159,22 +159,22 @@ def _distances(here: Grid, there: Grid) -> Float[np.ndarray, "N M"]:
 
 
 def head_count(config: ModelConfig) -> int:
-    """Of one attention of one view, in all blocks."""
+    """The heads of one attention of one view, in all blocks."""
     return len(config.blocks) * config.block_heads
 
 
 def bytes_a_pair(setting: Setting) -> int:
-    """Of the attention weights that are held together, of both attentions of all blocks or of a group of them."""
+    """Bytes of the attention weights in memory together: those of both attentions, in all blocks or in a group of them."""
     return min(len(setting.backbone.config.blocks), _blocks_at_once(setting)) * _bytes_a_block(setting)
 
 
 def heads_at_once(setting: Setting) -> int:
-    """As many pairs as have half a GiB of weights."""
+    """How many pairs have up to half a GiB of weights."""
     return pairs_at_once(setting, bytes_a_pair(setting))
 
 
 def passes_a_pair(setting: Setting) -> int:
-    """One for each group of blocks whose weights are held together."""
+    """One for each group of blocks whose weights are in memory together."""
     return len(_groups(setting))
 
 
@@ -194,7 +194,7 @@ def _blocks_at_once(setting: Setting) -> int:
 
 
 def _groups(setting: Setting) -> list[tuple[str, ...]]:
-    """Ids of the weights, in groups of blocks of which one pair's are held together; a pass for each."""
+    """Ids of the weights, in groups of blocks whose weights of one pair are in memory together; each group takes a pass."""
     blocks, together = setting.backbone.config.blocks, _blocks_at_once(setting)
     return [
         tuple(f"{step}.{WEIGHTS}" for block in blocks[low : low + together] for step in (block.own, block.across))

@@ -1,4 +1,4 @@
-"""What every attention head looks at in the blocks in which views meet: the true place, its own place, or a sink.
+"""What every attention head looks at in the blocks where views meet: the true place, its own place, or a sink.
 
     pairs ─▶ attention weights of all blocks ─▶ of each head: matches, mass, entropy, distance, sink ─▶ means over pairs, a label
 
@@ -39,7 +39,7 @@ OF_MATCHES = {
     "mass": "share of such queries' attention on the true place and the tokens around it",
     "mass_other": "control: the same with the true places of another pair",
 }
-"""Of cross-attention alone."""
+"""Numbers of cross-attention only."""
 
 OF_QUERIES = {
     "entropy": "entropy of a query's attention over that of even attention: 1 is even, 0 all on one key",
@@ -47,7 +47,7 @@ OF_QUERIES = {
     "own": "share of attention within one token of the query's own position",
     "sink": "share of attention on the key that gets most of it in the pair",
 }
-"""Of all attention; with _seen or _unseen, of queries that the other view sees, and of those hidden from it or outside of its image."""
+"""Numbers of all attention; with _seen or _unseen, of queries that the other view sees, or of those hidden from it or outside its image."""
 
 OF_DESTINATIONS = {
     "to_own": "share of attention that goes to patches of the query's own view",
@@ -55,18 +55,18 @@ OF_DESTINATIONS = {
     "to_special": "share of attention that goes to special tokens, of both views where both are read",
     "sink_special": "share of pairs in which the key that gets most of the attention is a special token",
 }
-"""Where there is more to read than one view's patches."""
+"""Numbers of attention that reads more than one view's patches."""
 
 KEYS = (
     "queries are patches; where an attention reads special tokens, or both views, its keys are all of these: entropy and sink are over all "
     "keys, distance is that of the attention that goes to patches, own is of both views laid over one another, mass is the share of all "
     "attention, and match and near are of the strongest of the other view's patches"
 )
-"""A fact of models whose attention reads more than one view's patches."""
+"""A fact about models whose attention reads more than one view's patches."""
 
 
 def meaning_of(config: ModelConfig) -> dict[str, str]:
-    """Of every name in a record, what it is."""
+    """What every name in a record means."""
     kinds, stacks = kinds_of(config), stacks_of(config)
     return {
         "attention": f"{kinds.across} or {kinds.own} of a {block_words(config)}",
@@ -94,9 +94,9 @@ def _reads_more(config: ModelConfig) -> bool:
 
 
 def cost(setting: Setting) -> Cost:
-    """One pass a pair, with the attention weights of both attentions of all blocks, and two more where the model makes descriptors.
+    """One pass per pair, with the weights of both attentions of all blocks, and two more if the model makes descriptors.
 
-    Weights of blocks that are too large to be held together take a pass each.
+    If the weights of all blocks do not fit into memory together, each group of blocks takes its own pass.
     """
     passes = passes_a_pair(setting) + (0 if descriptor_head(setting.backbone.config) is None else 2)
     return Cost(
@@ -206,7 +206,7 @@ def _findings(records: Sequence[Record], config: ModelConfig) -> list[str]:
 
 
 def _where_attention_goes(records: Sequence[Record], kinds: Kinds) -> list[str]:
-    """Of models that read both views or special tokens: how much goes where, and how many sinks are special tokens."""
+    """For models that read both views or special tokens: how much goes where, and how many sinks are special tokens."""
     found = []
     own = [record for record in records if record["attention"] == kinds.across]
     if "to_other" in own[0]:

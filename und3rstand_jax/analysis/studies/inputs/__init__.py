@@ -1,1 +1,1 @@
-"""What the model does with other inputs than two views of one place: `study`, with whole views (`conditions`) and patches (`covered`)."""
+"""What the model does with inputs other than two views of one place: `study`, with whole views (`conditions`) and patches (`covered`)."""

@@ -1,4 +1,4 @@
-"""Pairs made of other pairs, for the study `inputs`: swapped, doubled, unrelated; each with its truth."""
+"""Pairs made from other pairs, for the study `inputs`: swapped, doubled, unrelated; each with its truth."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ from und3rstand_jax.geometry.metrics import mean_distance
 
 
 class Condition(NamedTuple):
-    """Pairs as the model is given them.
+    """Pairs as they are given to the model.
 
-    `related` says whether both views are of one scene: only then has view 2 a place in view 1's frame. `own_units` (S, 2) are the mean
-    distances of each view's true points to that view's own camera; NaN without a true point.
+    `related` says whether both views are of one scene: only then does view 2 have a place in view 1's frame. `own_units` (S, 2) is the mean
+    distance of each view's true points to that view's own camera; NaN without a true point.
     """
 
     pairs: Pairs
@@ -47,7 +47,7 @@ def conditions_of(pairs: Pairs, others: Pairs) -> dict[str, Condition]:
 
 
 def _swapped(truth: GroundTruth) -> GroundTruth:
-    """The same pair with view 2 first, in whose camera's frame all points then are."""
+    """The same pair with view 2 first; all points are then in its camera's frame."""
 
     def moved(view: ViewTruth) -> ViewTruth:
         points = (view.points.astype(np.float64) - truth.pose[:3, 3]) @ truth.pose[:3, :3]

@@ -1,4 +1,4 @@
-"""Part of the study `inputs`: the patches of view 1 that show what a token of view 2 shows are covered, and that token looked at.
+"""Part of the study `inputs`: covers the patches of view 1 that show what a token of view 2 shows, and measures that token.
 
 tokens of view 2 that view 1 sees ─▶ some, drawn ─▶ their match and its neighbours, or as many patches elsewhere, grey ─▶ passes
 """
@@ -15,7 +15,7 @@ from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.model.output import Grid, Grids
 
 QUERIES = 4
-"""Tokens that are looked at in a pair."""
+"""The most tokens that are measured in a pair."""
 
 _NEIGHBOURS = 1  # rows and columns of tokens around the match
 
@@ -81,7 +81,7 @@ def measured_covers(
         seeds: of each pair's draws.
         run: the model, from both views' images to both views' points.
         straight: what it gives for the pairs as they are.
-        count: most queries of a pair.
+        count: the most queries of a pair.
 
     Returns:
         straight/token_error, and of match and control token_error, token_moved and elsewhere_moved, under COVER/NAME.

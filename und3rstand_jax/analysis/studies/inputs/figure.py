@@ -77,7 +77,7 @@ def _bars(axes: Axes, records: Sequence[Record], labels: Sequence[str], names: d
 
 
 def _bars_beside(axes: Axes, covered: Sequence[Record]) -> None:
-    """How far points have moved, beside the errors."""
+    """How far points have moved, next to the errors."""
     for number, (name, label) in enumerate({"token_moved": "token moved", "elsewhere_moved": "rest of view 2 moved"}.items()):
         means = [mean_in(record, name) for record in covered]
         places = 3.5 + np.arange(len(covered)) + (number - 0.5) * 0.4

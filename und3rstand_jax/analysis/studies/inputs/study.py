@@ -1,10 +1,10 @@
-"""What the model does with other inputs than two overlapping views, and what of view 1 a token of view 2 needs.
+"""What the model does with inputs other than two overlapping views, and which part of view 1 a token of view 2 needs.
 
     pairs ─▶ views swapped, doubled, unrelated ─▶ errors, shapes, matches, pose          pairs by their true overlap ─▶ the same
          └─▶ the patches of a token's true match covered, or others ─▶ how that token's points change
 
 Such inputs are those of Easi3R, of arXiv 2512.11508 and of arXiv 2511.22686: a model that places views by matching loses a token's place
-with its match and not with another patch, and still knows the shape of a view beside an unrelated one.
+if its match is covered but not if another patch is, and still knows the shape of a view next to an unrelated one.
 """
 
 import functools
@@ -77,12 +77,12 @@ MEANING = {
 
 
 def cost(setting: Setting) -> Cost:
-    """A pass of every condition, and two of every covered token."""
+    """One pass for every condition, and two for every covered token."""
     return Cost(setting.count * (4 + 2 * QUERIES), _at_once(setting) * _bytes_a_pair(setting), 8 * setting.count * 50)
 
 
 def _bytes_a_pair(setting: Setting) -> int:
-    """Of points, and of what the head holds of a pair; about."""
+    """Approximate bytes of a pair's points, and of what the head keeps of it."""
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     return 4 * pixels * (512 if reads_several_layers(setting.backbone.config) else 100)
 
@@ -96,7 +96,7 @@ def inputs(setting: Setting) -> Study:
 
     Raises:
         CheckpointError: the backbone has no head to measure by.
-        OptionError: there is a single pair, and so no unrelated view.
+        OptionError: there is only one pair, and so no unrelated view.
     """
     by_pair = measure_inputs(setting)
     groups = overlap_groups(by_pair["overlap"])
@@ -121,9 +121,9 @@ def inputs(setting: Setting) -> Study:
 def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
     """CONDITION/NAME of every pair, and its overlap."""
     if not setting.backbone.config.heads:
-        raise CheckpointError("inputs are measured by the model's own pointmaps, and this backbone has no head; give a checkpoint with one")
+        raise CheckpointError("inputs measures the model's own pointmaps, and this backbone has no head; give a checkpoint with one")
     if setting.count < 2:
-        raise OptionError(f"an unrelated view 2 is that of another pair; expected two pairs or more, found {setting.count}")
+        raise OptionError(f"the unrelated view 2 comes from another pair; expected two pairs or more, found {setting.count}")
 
     def run(view1: np.ndarray, view2: np.ndarray) -> Points:
         return tuple(np.asarray(pred["pts3d"]) for pred in setting.backbone(view1, view2, capture=(), head=POINTMAP).pointmaps)
@@ -145,7 +145,7 @@ def measure_inputs(setting: Setting) -> dict[str, Float[np.ndarray, " S"]]:
 
 
 def overlap_groups(overlap: Float[np.ndarray, " S"]) -> list[np.ndarray]:
-    """The pairs' numbers in at most `BINS` groups of about equal size, from the least overlap to the most; two pairs in each at least."""
+    """The pairs' numbers in at most `BINS` groups of about equal size, from the least overlap to the most; at least two pairs in each."""
     return np.array_split(np.argsort(overlap, kind="stable"), max(1, min(BINS, len(overlap) // 2)))
 
 
@@ -165,7 +165,7 @@ def _measured(output: BackboneOutput, condition: Condition, alignment: Alignment
 
 @functools.partial(jax.jit, static_argnums=2)
 def _on_device(output: BackboneOutput, truth: PairTruth, alignment: Alignment) -> dict[str, Array]:
-    """What `HeadFinish` goes on with, each view's error by itself, and mean confidences."""
+    """What `HeadFinish` needs, each view's shape error, and mean confidences."""
     preds = output.pointmaps
     found = dict(HeadMeasure(alignment)(output, truth, ()))
     found["shape1"], found["shape2"] = shape_errors(preds, truth.truth, jnp.asarray(truth.unit))

@@ -1,1 +1,1 @@
-"""What is lost without heads, sublayers and attention between the views: `study` puts together what `sets` names and `sweeps` measure."""
+"""What is lost without heads, sublayers and attention between the views: `sets` names them, `sweeps` measures, `study` puts it together."""

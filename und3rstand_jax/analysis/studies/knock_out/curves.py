@@ -1,4 +1,4 @@
-"""The numbers of the study of knock-outs by what was taken away: curves over the number of heads, with their controls'."""
+"""The numbers of the study of knock-outs by what was taken away: curves over the number of heads, with those of their controls."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from und3rstand_jax.analysis.studies.knock_out.sweeps import Row
 from und3rstand_jax.analysis.studies.study import Mean, mean_of
 
 ByPair = Mapping[str, Float[np.ndarray, " S"]]
-"""Of every metric, its value in every measured pair."""
+"""Every metric's value in every measured pair."""
 
 TOLD_K = 8
-"""Sentences are about so many heads, or the most that were taken away."""
+"""Findings are about this many heads, or the most that were taken away."""
 
 
 class Curve(NamedTuple):
-    """One kind of set over k. Of random ones the mean over draws, pair by pair, and the least and greatest draw's mean."""
+    """One kind of set over k. For random ones, the mean over draws, pair by pair, and the lowest and highest mean of a draw."""
 
     ks: tuple[int, ...]
     values: tuple[Mean, ...]
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
 
 
 def curve_of(rows: Sequence[Row], kind: str, by: By, metric: str, of: str | None = None) -> Curve:
-    """Of the sets of one kind, taken away in one way; `of` tells the controls of several kinds apart."""
+    """The curve of the sets of one kind, taken away in one way; `of` tells the controls of several kinds apart."""
     chosen = [row for row in rows if row.taken.kind == kind and row.by == by and of in (None, row.taken.of)]
     points = []
     for k in sorted({row.taken.k for row in chosen if row.taken.k is not None}):
@@ -57,7 +57,7 @@ def excess_of(rows: Sequence[Row], kind: str, by: By, metric: str, k: int) -> Me
 
 
 def ways(rows: Sequence[Row]) -> list[By]:
-    """Those in which heads were taken away."""
+    """The ways in which heads were taken away."""
     return [by for by in sets.WAYS if any(row.by == by and row.taken.kind == sets.MATCH for row in rows)]
 
 
@@ -67,10 +67,10 @@ def named(rows: Sequence[Row], name: str) -> Row:
 
 
 def told_k(rows: Sequence[Row]) -> int:
-    """The number of heads that sentences are about."""
+    """The number of heads that findings are about."""
     return max(k for k in curve_of(rows, sets.MATCH, "mean", VIEW2).ks if k <= TOLD_K)
 
 
 def effect_on(row: Row, metric: str = VIEW2) -> Mean:
-    """The mean difference to the unedited run."""
+    """The mean difference from the unedited run."""
     return mean_of(row.effects[metric])

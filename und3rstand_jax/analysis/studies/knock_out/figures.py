@@ -79,7 +79,7 @@ def curves_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair) -> Fi
 
 
 def layers_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> Figure:
-    """What leaving out each sublayer and block costs both views, and cross-attention up to a block or from one on."""
+    """What it costs both views to leave out each sublayer and block, and cross-attention before a block or from one on."""
     blocks, kinds = config.blocks, kinds_of(config)
     depth, columns = len(blocks), len(kinds.steps) + 1
     figure = Figure(figsize=(12.5, 2.8 + 0.34 * depth), layout="constrained")
@@ -109,7 +109,7 @@ def layers_figure(unedited: ByPair, rows: Sequence[Row], constant: ByPair, confi
 
 
 def _two_lines(kind: str) -> str:
-    """A kind of step in words, in lines that are narrow."""
+    """A kind of step in words, broken into narrow lines."""
     words = words_of(kind)
     return words.replace("-", "-\n") if "-" in words else words.replace(" ", "\n")
 

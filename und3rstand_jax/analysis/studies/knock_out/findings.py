@@ -1,4 +1,4 @@
-"""What the study of knock-outs says: tables of the sets beside their controls, and findings."""
+"""What the study of knock-outs says: tables of the sets with their controls, and findings."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from und3rstand_jax.analysis.studies.study import Mean, Table, mean_of, plus_min
 from und3rstand_jax.model.config import ModelConfig
 
 CLEAR = 2.0
-"""An effect is said to be one if it is so many standard errors from 0."""
+"""An effect counts as clear if it is more than this many standard errors from 0."""
 
 _COLUMNS = {
     VIEW1: "view 1's error",
@@ -34,7 +34,7 @@ _NAMES = {
 
 
 def tables_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> list[Table]:
-    """Heads by mean over k, all ways at one k, and the costliest of sublayers, blocks and cross-attention."""
+    """Heads replaced by their mean, over k; all ways at one k; and the costliest sublayers and blocks, and cross-attention."""
     nothing = ("nothing", *(_text(metric, mean_of(unedited[metric])) for metric in _COLUMNS))
     of_constant = ("the model: a constant pointmap", *(plus_minus(mean_of(constant[view])) for view in (VIEW1, VIEW2)), "", "", "")
     heads = [nothing, of_constant]
@@ -88,7 +88,7 @@ def draws_text(count: int) -> str:
 
 
 def findings_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config: ModelConfig) -> list[str]:
-    """What the numbers say, in sentences that hold them."""
+    """What the numbers say, in sentences that quote them."""
     found = [_of_heads(unedited, rows, sets.MATCH), _of_matches(unedited, rows), _of_heads(unedited, rows, sets.SINK)]
     found.append(_of_ways(rows))
     worse = _worse_than_constant(rows, constant)
@@ -96,7 +96,7 @@ def findings_of(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config:
 
 
 def _goes(before: Mean, after: Mean, effect: Mean) -> str:
-    """Rises from A to B; or, where that is not clear, stays."""
+    """Rises or falls from A to B; or, where that is not clear, goes from A to B."""
     numbers = f"from {plus_minus(before)} to {plus_minus(after)}"
     if not abs(effect.mean) > CLEAR * effect.error:
         return f"goes {numbers}, a change of {plus_minus(effect)}, which is within {CLEAR:.0f} standard errors of none"
@@ -217,7 +217,7 @@ def _of_between(unedited: ByPair, rows: Sequence[Row], constant: ByPair, config:
         f"{shape(one[1].values)} without view 2's.",
     ]
     depth = sum(row.taken.kind == sets.BLOCK for row in rows)
-    # Of later and later beginnings, the first whose loss is not clear.
+    # Going to later and later blocks, the first whose loss is not clear.
     for block in range(1, depth):
         effect = effect_on(named(rows, sets.from_on(block, config)))
         if not effect.mean > CLEAR * effect.error:

@@ -1,9 +1,9 @@
 """What the study of knock-outs takes away: heads ranked by what they look at, random heads as controls, sublayers and blocks.
 
-    statistics of heads (`heads`) ─▶ ranking ─▶ the k first, the k last, k others of the same blocks by chance
+    statistics of heads (`heads`) ─▶ ranking ─▶ the first k, the last k, k random others of the same blocks
     blocks ──▶ each sublayer, each block, the attention between the views
 
-Leaving out whole layers is what arXiv 2509.07120 does; the heads are those of arXiv 2512.11508 and 2510.24907.
+Whole layers are left out as in arXiv 2509.07120; the heads are those of arXiv 2512.11508 and 2510.24907.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ MATCH, SINK, RANDOM, BOTTOM = "match", "sink", "random", "bottom"
 SUBLAYER, BLOCK, BETWEEN = "sublayer", "block", "between_views"
 
 BLOCKED: Literal["blocked"] = "blocked"
-"""In place of a way: how attention to the other view is taken away where it cannot be told from the rest by what it adds."""
+"""In place of a way: how attention to the other view is taken away where its update cannot be separated from the rest."""
 
 Way: TypeAlias = By | Literal["blocked"]
 
 WAYS: tuple[By, ...] = ("zero", "mean", "resample")
 
 DRAWS: Mapping[By, int] = {"mean": 5, "zero": 1, "resample": 1}
-"""How many random controls a set has in each way; the first by mean are those of the other ways. More take most of the time."""
+"""How many random controls a set has in each way; the other ways use the first of those by mean. More would take most of the time."""
 
 _BOTH: tuple[Literal[1, 2], ...] = (1, 2)
 _TRIES = 8
@@ -38,7 +38,7 @@ Ranking: TypeAlias = tuple[Place, ...]
 
 
 def meaning_of(config: ModelConfig) -> dict[str, str]:
-    """Of every kind of set, what it is."""
+    """What every kind of set is."""
     kinds = kinds_of(config)
     across, own = words_of(kinds.across), words_of(kinds.own)
     both = f"{across.removesuffix('attention')} and {own}" if across.endswith("-attention") else f"{across} and {own}"
@@ -59,12 +59,12 @@ def meaning_of(config: ModelConfig) -> dict[str, str]:
 
 
 def blocks_scores(config: ModelConfig) -> bool:
-    """Whether the views are kept apart by blocking keys: where the attention between them reads a view's own tokens too."""
+    """Whether the views are kept apart by blocking keys: true if the attention between them reads a view's own tokens too."""
     return any(config.reads(block.across) == "all" for block in config.blocks)
 
 
 class Rankings(NamedTuple):
-    """Heads, first those that do most of it."""
+    """Heads, strongest first."""
 
     match: Ranking
     sink: Ranking
@@ -75,13 +75,13 @@ class Taken:
     """Some places that are taken away together.
 
     Attributes:
-        kind: of `KINDS`.
-        name: to read, and of this set alone.
-        places: what goes.
+        kind: one of the names in `meaning_of`.
+        name: to read, and unique to this set.
+        places: what is taken away.
         k: how many heads; None for sublayers.
-        of: of a control, the kind of set that it is one of.
-        draw: of a random control, from 1.
-        pool: of a random control, what it was drawn from: "same blocks", or "all blocks" where those have too few other heads.
+        of: for a control, the kind of set that it is a control of.
+        draw: for a random control, its number from 1.
+        pool: for a random control, what it was drawn from: "same blocks", or "all blocks" where those have too few other heads.
     """
 
     kind: str
@@ -100,21 +100,21 @@ class Taken:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether keys are blocked, in place of values taken away."""
+        """Whether keys are blocked, rather than values taken away."""
         return any(parse_site(place.site).part == SCORES for place in self.places)
 
     @property
     def ablation(self) -> Ablation:
-        """As `edits_of` takes it."""
+        """The set as `edits_of` takes it."""
         return Ablation(self.name, "set", self.places)
 
 
 def rankings(by_pair: Mapping[str, Float[np.ndarray, "S 2 blocks heads"]], pairs: range, config: ModelConfig) -> Rankings:
-    """From the means over some pairs of `measure_heads`; a head of which nothing is known comes last, ties go by block, view and head.
+    """From the means of `measure_heads` over some pairs; heads without a value come last, and ties go by block, view and head.
 
     Args:
-        by_pair: of every pair.
-        pairs: those that count.
+        by_pair: from `measure_heads`, for every pair.
+        pairs: the ones to use.
         config: of the backbone.
     """
     kinds, some = kinds_of(config), slice(pairs.start, pairs.stop)
@@ -144,7 +144,7 @@ def _scores(steps: Sequence[str], values: Float[np.ndarray, "S 2 blocks heads"])
 
 
 def counts_of(config: ModelConfig) -> tuple[int, ...]:
-    """1, 2, 4, … up to a quarter of both views' heads between the views: of as many again, and more, a control can be drawn."""
+    """1, 2, 4, … up to a quarter of both views' heads between the views, so that at least as many others are left for a control."""
     most = max(1, len(config.blocks) * config.block_heads // 2)
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
@@ -160,7 +160,7 @@ def head_sets(ranking: Rankings, config: ModelConfig, seed: int) -> list[Taken]:
 
 
 def _controls(of: Taken, everywhere: Sequence[Place], config: ModelConfig, seed: int) -> list[Taken]:
-    """As many different ones as are asked for, or fewer where there are not as many."""
+    """As many different controls as `DRAWS` asks for, or fewer if there are not enough."""
     k = len(of.places)
     pool, drawn_from = heads_of_same_blocks(of.places, config), "same blocks"
     if len(set(pool) - set(of.places)) < k:
@@ -210,7 +210,7 @@ def _places(steps: Sequence[str], part: str = UPDATE, views: tuple[Literal[1, 2]
 
 
 def ways_of(taken: Taken, resampling: bool) -> tuple[By, ...]:
-    """In which ways a set is taken away: sublayers by zero, the last by mean, controls as `DRAWS` says, the first in all ways."""
+    """The ways in which a set is taken away: sublayers by zero, the last k by mean, controls as `DRAWS` says, the first k in all ways."""
     if taken.k is None:
         return ("zero",)
     if taken.kind == BOTTOM:

@@ -1,7 +1,7 @@
-"""What both views' geometry loses without heads that look at the true place, sinks, sublayers or blocks, beside controls.
+"""What both views' geometry loses without heads that look at the true place, sinks, sublayers or blocks, with controls.
 
     first half of the pairs ─▶ statistics of heads ─▶ rankings ─▶ sets (`sets`)
-    other half ─▶ sweeps (`sweeps`) ─▶ effects on the unedited run ─▶ records, tables, figures, findings
+    other half ─▶ sweeps (`sweeps`) ─▶ effects relative to the unedited run ─▶ records, tables, figures, findings
 
 Correspondence heads and sinks are those of "Understanding Multi-View Transformers" (arXiv 2510.24907) and of arXiv 2512.11508.
 """
@@ -36,7 +36,7 @@ LEAST_TO_SPLIT = 16
 
 
 def meaning_of(config: ModelConfig) -> dict[str, str]:
-    """Of every name in a record, what it is."""
+    """What every name in a record means."""
     kinds = {
         UNEDITED: "the model as it is",
         CONSTANT: "no model: of every pixel the mean of the other pairs' true points there",
@@ -67,7 +67,7 @@ def _ways(config: ModelConfig) -> dict[str, str]:
 
 
 def cost(setting: Setting) -> Cost:
-    """A pass of the blocks for every set in every way on the pairs that are measured. Most is held by attention or by resampling."""
+    """One pass of the blocks for every set in every way, on the measured pairs. Attention or resampling takes the most memory."""
     config = setting.backbone.config
     kinds = 2 * len(sets.counts_of(config))  # rankings times k
     in_all_ways = len(sets.WAYS) + sum(sets.DRAWS[by] for by in sets.WAYS)
@@ -82,7 +82,7 @@ def cost(setting: Setting) -> Cost:
 
 
 def halves(count: int) -> tuple[range, range]:
-    """The pairs on which heads are ranked, and those on which their loss is measured; with fewer than 16, all are both."""
+    """The pairs that heads are ranked on, and those that their loss is measured on; with fewer than 16 pairs, all serve for both."""
     if count < LEAST_TO_SPLIT:
         return range(count), range(count)
     return range(count // 2), range(count // 2, count)
@@ -96,7 +96,9 @@ def knock_out(setting: Setting) -> Study:
     """
     config = setting.backbone.config
     if not config.heads:
-        raise CheckpointError("knock-out measures the model's own pointmaps; expected a backbone with a head, found none; give another one")
+        raise CheckpointError(
+            "knock-out measures the model's own pointmaps; expected a backbone with a head, found one without; give another"
+        )
     ranked_on, measured_on = halves(setting.count)
     of_heads = measure_heads(setting)
     ranking = sets.rankings(of_heads, ranked_on, config)
@@ -131,9 +133,9 @@ def record_of(row: Row) -> Record:
 
 
 def leave_one_out_errors(setting: Setting, numbers: range) -> dict[str, Float[np.ndarray, " S"]]:
-    """Both views' errors of a constant pointmap: of every pixel the mean of the other pairs' normalised true points; NaN without others.
+    """Both views' errors of a constant pointmap: at every pixel, the mean of the other pairs' normalised true points; NaN without others.
 
-    A pixel that no other pair knows takes the mean of the view's other pixels. Without an alignment points are metres, as predicted ones.
+    A pixel that no other pair knows takes the mean of the view's other pixels. Without alignment, points are in metres, as predicted.
     """
     alignment = setting.alignment
     truth, unit = setting.pairs.truth
@@ -211,7 +213,7 @@ def _by_pair(
     constant: Mapping[str, np.ndarray],
     rows: Sequence[Row],
 ) -> dict[str, Float[np.ndarray, "S records"]]:
-    """Every metric, a column for each record in their order; NaN where a pair was not measured."""
+    """Every metric, with a column for each record, in order; NaN where a pair was not measured."""
     found = {}
     for name in METRICS:
         values = np.full((setting.count, 2 + len(rows)), np.nan)

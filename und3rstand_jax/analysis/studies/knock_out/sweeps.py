@@ -1,4 +1,4 @@
-"""How the study of knock-outs is measured: two programs, in which every set mentions the same sites.
+"""How the study of knock-outs is measured: up to three sweeps; within each, every set mentions the same sites.
 
 zero, mean, sublayers ─▶ one sweep over the pairs ─────────────────────────┐
 resampling ─▶ values of another pair, a few pairs at once ─▶ a sweep ──────┼─▶ error of all pairs, matches and pose of some
@@ -34,7 +34,7 @@ METRICS = {
     "shape1": "error of view 1 laid over its true points by a similarity of its own, in the same unit: view 2's place does not matter",
     "shape2": "the same of view 2: its shape, wherever it is placed",
 }
-"""Of every number that is kept, what it is."""
+"""What every number that is kept means."""
 
 SHAPES = ("shape1", "shape2")
 
@@ -46,7 +46,7 @@ _VIEWS: tuple[Literal[1, 2], ...] = (1, 2)
 
 
 class Row(NamedTuple):
-    """One set taken away in one way: every metric of every measured pair, and its difference to the unedited run of the same program."""
+    """One set taken away in one way: every metric of every measured pair, and its difference from the unedited run of the same program."""
 
     taken: Taken
     by: Way
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MeasureWithShapes:
-    """What `HeadMeasure` measures, and each view's shape by itself."""
+    """What `HeadMeasure` measures, and the shape error of each view on its own."""
 
     alignment: Alignment
 
@@ -68,18 +68,18 @@ class MeasureWithShapes:
 
 @dataclasses.dataclass(frozen=True)
 class SomePoses:
-    """What `HeadFinish` makes of some pairs; of the others the errors alone, since matches and pose take longer than the model.
+    """`HeadFinish`'s numbers for some pairs; for the others, only the errors, since matches and pose take longer than the model.
 
     Attributes:
-        finish: of all pairs.
-        posed: numbers of the pairs whose matches and pose are found; they are NaN of others.
+        finish: for all pairs.
+        posed: numbers of the pairs whose matches and pose are found; both are NaN for the others.
     """
 
     finish: Finish
     posed: range
 
     def __call__(self, measured: Mapping[str, np.ndarray], pairs: Sequence[int]) -> dict[str, np.ndarray]:
-        """The numbers of each example, which is of that pair."""
+        """The numbers of each example; `pairs` says which pair it is of."""
         chosen = [index for index, number in enumerate(pairs) if number in self.posed]
         finished = self.finish({name: values[chosen] for name, values in measured.items()}, [pairs[index] for index in chosen])
         found = {}
@@ -90,7 +90,7 @@ class SomePoses:
 
 
 def posed(measured: int) -> int:
-    """Of how many of the measured pairs matches and pose are found: a third of them, and 12 at least."""
+    """For how many of the measured pairs matches and pose are found: a third of them, but at least 12 if there are as many."""
     return min(measured, max(LEAST_POSED, measured // 3))
 
 
@@ -98,7 +98,7 @@ def measure(setting: Setting, numbers: range, taken: Sequence[Taken]) -> tuple[d
     """Every metric of the unedited run, and of every set in every way it is taken away, on some of the pairs.
 
     Args:
-        setting: with all pairs: what a pair's values are replaced by comes from others, measured or not.
+        setting: with all pairs: the values that replace a pair's come from other pairs, measured or not.
         numbers: of the pairs that are measured.
         taken: the sets.
     """
@@ -121,7 +121,7 @@ def measure(setting: Setting, numbers: range, taken: Sequence[Taken]) -> tuple[d
 
 
 def _row(taken: Taken, by: Way, values: Mapping[str, np.ndarray], unedited: Mapping[str, np.ndarray]) -> Row:
-    with np.errstate(invalid="ignore"):  # of two infinite errors the difference is not known
+    with np.errstate(invalid="ignore"):  # the difference of two infinite errors is NaN
         return Row(taken, by, values, {name: values[name] - unedited[name] for name in METRICS})
 
 
@@ -140,7 +140,7 @@ def _sweep_plain(setting: Setting, numbers: range, asked: Sequence[tuple[Taken, 
 
 
 def _sweep_blocked(setting: Setting, numbers: range, asked: Sequence[Taken]) -> list[dict[str, np.ndarray]]:
-    """The unedited run, then the sets of which a view's queries do not see the other view's tokens."""
+    """The unedited run, then the sets in which a view's queries do not see the other view's tokens."""
     config, grids = setting.backbone.config, setting.grids
     sites: tuple[SiteView, ...] = tuple((f"{block.across}.{SCORES}", view) for block in config.blocks for view in _VIEWS)
     values: dict[SiteView, np.ndarray] = {}
@@ -173,7 +173,7 @@ def _swept(setting: Setting, numbers: range, made: Sequence[Callable[[], Edits]]
 
 
 def _sweep_resampled(setting: Setting, numbers: range, asked: Sequence[Taken]) -> list[dict[str, np.ndarray]]:
-    """The unedited run, then the sets by resampling; no more than a few pairs' values are held at once."""
+    """The unedited run, then the sets by resampling; only a few pairs' values are in memory at once."""
     backbone, config = setting.backbone, setting.backbone.config
     sites = _head_sites(config)
     names = tuple(dict.fromkeys(site for site, _ in sites))
@@ -206,12 +206,12 @@ def _sweep_resampled(setting: Setting, numbers: range, asked: Sequence[Taken]) -
 
 
 def resampled_at_once(setting: Setting) -> int:
-    """How many pairs, and how many passes of one, resampling takes at once."""
+    """How many pairs, and how many passes in a batch, resampling takes at once."""
     return max(1, min(setting.batch_size, _AT_ONCE // bytes_of_values(setting)))
 
 
 def bytes_of_values(setting: Setting) -> int:
-    """Of one pair, what all heads of the blocks put out, in both views."""
+    """Bytes of the outputs of all heads of the blocks, in both views of one pair."""
     config = setting.backbone.config
     tokens = sum(config.token_count(config.embed, grid) for grid in setting.grids)
     return 4 * tokens * config.block_width * 2 * len(config.blocks)
@@ -226,7 +226,7 @@ def _update_sites(config: ModelConfig) -> tuple[SiteView, ...]:
 
 
 def _shape_of_one(place: SiteView, setting: Setting) -> tuple[int, ...]:
-    """Of the values at a site, as `replacements` gives them by mean: one token's, or where some are special each token's."""
+    """The shape of a site's values, as `replacements` gives them by mean: one token's or, where some are special, every token's."""
     config, (site, view) = setting.backbone.config, place
     layer, width, heads = parse_site(site).layer_id, config.block_width, config.block_heads
     if not site.endswith(f".{HEADS}"):

@@ -1,1 +1,1 @@
-"""What can be read from every layer by its probe: `study` says what `measures` measure, `figure` draws it."""
+"""What can be read from every layer by its probe: `study` reports what `measures` computes, `figure` draws it."""

@@ -12,7 +12,7 @@ from und3rstand_jax.model.layer_ids import HEAD
 
 
 class _Point(NamedTuple):
-    """A record as the plots of layers take it."""
+    """A record in the form that the plots of layers take."""
 
     layer_id: str
     record: Record

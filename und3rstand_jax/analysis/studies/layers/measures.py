@@ -1,4 +1,4 @@
-"""What the study of layers measures of every pair: each layer as its probe reads it, the same by the control's, and descriptors.
+"""What the study of layers measures on every pair: each layer as its probe reads it, and as the control's does; and descriptors.
 
 pairs ─▶ backbone, once ─▶ probe of each layer, and the head ─▶ errors, on the device ─▶ matches and pose, on the host
 """
@@ -95,7 +95,7 @@ def _read_all(
     views: tuple[Array, ...],
     truth: PairTruth,
 ) -> dict[str, dict[str, Array]]:
-    """Of every layer every view's error and, with `points`, what `HeadFinish` goes on with."""
+    """For every layer, every view's error and, with `points`, what `HeadFinish` needs."""
     output = cast(BackboneOutput, module.apply({"params": params}, *views, capture=config.layer_ids, head=head))
     found: dict[str, dict[str, Array]] = {}
 
@@ -113,7 +113,7 @@ def _read_all(
 
 
 def layers_at_once(setting: Setting) -> int:
-    """As many pairs as have half a GiB of points in all layers."""
+    """How many pairs have up to half a GiB of points in all layers."""
     layers = len(setting.probes.layer_ids) + 1 if setting.probes else 1
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     return pairs_at_once(setting, layers * pixels * 16)

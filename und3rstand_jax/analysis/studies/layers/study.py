@@ -2,8 +2,8 @@
 
     pairs ─▶ backbone, once ─▶ probe of each layer, and the head ─▶ errors, on the device ─▶ matches and pose, on the host
 
-As in "Understanding Multi-View Transformers" (arXiv 2510.24907). A probe reads each token by itself: the study says where geometry is
-readable, not which step found it.
+As in "Understanding Multi-View Transformers" (arXiv 2510.24907). A probe reads each token on its own: the study shows where geometry is
+readable, not which step computed it.
 """
 
 import math
@@ -45,14 +45,14 @@ from und3rstand_jax.model.layer_ids import HEAD
 from und3rstand_jax.support.errors import CheckpointError
 
 FIRST_BLOCKS = (1, 2)
-"""The blocks from which on the kinds of steps are compared: block 0's first step has no layer before it."""
+"""The first blocks for comparing the kinds of steps; not block 0, whose first step has no layer before it."""
 
 _OF_VIEWS = {
     "adds": "what the step takes off view 1's error: the layer before less this one, pair by pair; none where that has no probe",
     "same": "control: view 1's error by a probe on this layer that was trained like those on random weights",
     "random": "control: view 1's error by a probe on this layer of a backbone with random weights",
 }
-"""Of every view, such as adds1."""
+"""For every view, such as adds1."""
 
 
 def _meaning(views: int) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _meaning(views: int) -> dict[str, str]:
 
 
 def cost(setting: Setting) -> Cost:
-    """A pass a pair, two for the control, if there is one, and one for descriptors; the points of every layer are held for a batch."""
+    """Per pair, one pass, two for a control (even without one), one for descriptors. A batch's points of all layers are in memory."""
     layers = len(setting.probes.layer_ids) + 1 if setting.probes else 0
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
     passes = 3 + (descriptor_head(setting.backbone.config) is not None)
@@ -142,7 +142,7 @@ def step_falls(
 ) -> dict[str, tuple[Mean, ...]]:
     """For each kind of step, the fall of every view's error over all steps of that kind from a block on, in blocks where views meet.
 
-    A fall is the error before a step less that after it. They are summed within each pair first, so that the standard errors are those
+    A fall is the error before a step minus that after it. They are summed within each pair first, so that the standard errors are those
     of what is compared, pair by pair.
     """
 

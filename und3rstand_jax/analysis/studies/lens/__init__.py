@@ -1,1 +1,1 @@
-"""Intermediate tokens through the model's own head: `study` says what `measures` measure."""
+"""Intermediate tokens through the model's own head: `study` reports what `measures` computes."""

@@ -35,7 +35,7 @@ def lens_figure(records: Sequence[Record], layers: Sequence[str], turn: float, b
         records: of the study.
         layers: in network order.
         turn: the error in degrees of predicting no rotation.
-        below: what the layers are, below the figure.
+        below: the label below the figure, which says what the layers are.
     """
     views = max(record["view"] for record in records if isinstance(record["view"], int))
     figure = Figure(figsize=(min(max(0.3 * len(layers) + 2.5, 8.0), 16.0), 4.0 + 3.0 * views), layout="constrained")
@@ -80,7 +80,7 @@ def _draw(axes: Axes, own: Sequence[Record], name: str, line: _Line) -> None:
 
 
 def _bounded(axes: Axes, own: Sequence[Record]) -> None:
-    """Errors without the norm may be beyond all bounds: ten times the largest of the others is enough to see it."""
+    """Ends the axis at ten times the largest of the other errors at most: those without the norm can be arbitrarily large."""
     others = [mean.mean for record in own for name in ("normed", "normed_other", "probe") if isinstance(mean := record.get(name), Mean)]
     known = [value for value in others if np.isfinite(value) and value > 0]
     if known:

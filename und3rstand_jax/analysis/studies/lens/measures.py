@@ -32,31 +32,31 @@ _READINGS = {
 
 
 def readings_of(config: ModelConfig) -> dict[str, str]:
-    """Of each way to read a layer's tokens, what it is; without a norm behind the blocks there is nothing to leave out or to scale."""
+    """What each way to read a layer's tokens is; without a norm after the blocks there is nothing to leave out or to scale."""
     if config.last_norm is not None:
         return _READINGS
     return {"normed": "the model's own head", "probe": _READINGS["probe"]}
 
 
 RIGHT = "normed/descriptors"
-"""Right matches by the descriptors that a layer's tokens make, where the model makes any."""
+"""Right matches by the descriptors made from a layer's tokens, if the model makes any."""
 
 FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
-"""The scales that are tried, times the ratio of the root mean squares of decoder.norm's tokens and the layer's."""
+"""The scales to try, relative to the ratio of the root mean squares of decoder.norm's tokens and the layer's."""
 
 MOST_FITTED = 16
-"""Pairs that a scale is fitted on, at most."""
+"""The most pairs that a scale is fitted on."""
 
-_AT_ONCE = 2**30  # bytes of tokens and of what a head holds
+_AT_ONCE = 2**30  # bytes of tokens and of what a head keeps
 
 _errors = jax.jit(errors_of, static_argnums=(3, 4))
 
 
 class Scales(NamedTuple):
-    """Of L layers the factor with the least sum of all views' mean errors without norm.
+    """For L layers, the factor with the least sum of all views' mean errors without norm.
 
     Attributes:
-        factors: by which tokens are multiplied.
+        factors: what tokens are multiplied by.
         at_edge: whether it is the smallest or largest that was tried, so that another might be better.
         pairs: numbers of the pairs that they were fitted on.
     """
@@ -105,7 +105,7 @@ def fit_scales(setting: Setting, alignment: Alignment) -> Scales:
 def measure(setting: Setting, scales: Float[np.ndarray, " L"] | None, alignment: Alignment) -> dict[str, Float[np.ndarray, "S L"]]:
     """READING/view1, /view2, …, /other1, /other2, …, `normed/rotation` and `probe/rotation`, pair by pair; NaN without a probe.
 
-    And `RIGHT` where the model makes descriptors. `scales` are None where no norm can be left out.
+    Also `RIGHT`, if the model makes descriptors. `scales` is None where there is no norm to leave out.
     """
     backbone, probes = setting.backbone, setting.probes
     config, layers, features = backbone.config, lens_layers(backbone.config), descriptor_head(backbone.config)
@@ -146,7 +146,7 @@ def measure(setting: Setting, scales: Float[np.ndarray, " L"] | None, alignment:
         return {name: np.stack(values, axis=1) for name, values in found.items()}
 
     by_pair = over_pairs(setting, "lens", compute, lens_at_once(setting))
-    # A pair's tokens were measured against an earlier pair too: that is the other pair's control.
+    # A pair's tokens were also measured against an earlier pair: that is the earlier pair's control.
     later = other_pair(0, setting.count)
     return {name: np.roll(values, -later, axis=0) if "/other" in name else values.copy() for name, values in by_pair.items()}
 
@@ -172,13 +172,13 @@ def fitted_pairs(setting: Setting) -> Int[np.ndarray, " F"]:
 
 
 def _known_mean(values: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, "..."]:
-    """Over the pairs whose value is not NaN; NaN without any."""
+    """The mean over the pairs whose value is not NaN; NaN if there are none."""
     known = ~np.isnan(values)
     return np.where(known, values, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
 
 
 def bytes_a_pair(setting: Setting) -> int:
-    """Of a pair's tokens of all layers, and of what a head holds of it; about."""
+    """Approximate bytes of a pair's tokens in all layers, and of what a head keeps of it."""
     config = setting.backbone.config
     pixels = sum(rows * columns for rows, columns in setting.grids) * config.patch_size**2
     layers = (*(layer for reading in config.readings for layer in reading), *head_layers(config))
@@ -187,5 +187,5 @@ def bytes_a_pair(setting: Setting) -> int:
 
 
 def lens_at_once(setting: Setting) -> int:
-    """As many pairs as are held together."""
+    """How many pairs are in memory together."""
     return pairs_at_once(setting, bytes_a_pair(setting), _AT_ONCE)

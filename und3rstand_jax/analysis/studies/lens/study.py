@@ -1,10 +1,10 @@
-"""Intermediate tokens through the model's own head, beside the probes: which layers are already written in the head's language.
+"""Intermediate tokens through the model's own head, next to the probes: which layers the head can already read.
 
     pairs ─▶ streams after every decoder step ─┬─▶ [decoder.norm] ─▶ own head ─▶ errors, the later views' rotation
                                                └─▶ probe, where there is one ─▶ the same
 
-The logit lens of language models; on multi-view transformers as in soskek/understand_vggt. What a layer knows but writes in another way
-than the last layer, a probe finds and the lens does not.
+This is the logit lens of language models, applied to multi-view transformers as in soskek/understand_vggt. If a layer knows something
+but encodes it differently from the last layer, a probe finds it and the lens does not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,14 +53,14 @@ OF_SETS = {
     "normed_rotation": "in the rows of view 2: error of a later view's rotation in degrees, the mean over these views, from the points of "
     "the model's own head with the norm; 180 where no pose was found",
 }
-"""What sets of more than two views have in place of that."""
+"""What some names in a record mean instead, for sets of more than two views."""
 
 _ORDER = ("normed", "bare", "scaled", "probe")  # of readings in a record
-_SHARE_OF_A_PASS = {False: 0.01, True: 0.25}  # the part of a linear head, and of a DPT head, in a published model's products
+_SHARE_OF_A_PASS = {False: 0.01, True: 0.25}  # of a published model's matrix products: a linear head's part, and a DPT head's
 
 
 def meaning_of(config: ModelConfig, views: int = 2) -> dict[str, str]:
-    """Of every name in a record of sets of so many views, what it is."""
+    """What every name in a record means, for sets of this many views."""
     readings, has_norm = readings_of(config), config.last_norm is not None
     streams = (
         "the decoder's input, or its stream after a step" if has_norm else f"the streams of a {block_words(config)}, named by the last"
@@ -82,7 +82,7 @@ def meaning_of(config: ModelConfig, views: int = 2) -> dict[str, str]:
 
 
 def cost(setting: Setting) -> Cost:
-    """Three passes at most for the tokens, and for each layer the head thrice a pair, and once a factor for the pairs of the fit."""
+    """At most three passes for the tokens; for each layer, the head three times per pair, and once per factor on the pairs of the fit."""
     config, layers = setting.backbone.config, len(lens_layers(setting.backbone.config))
     has_norm = config.last_norm is not None
     fitted = len(fitted_pairs(setting)) if has_norm else 0
@@ -98,7 +98,7 @@ def lens(setting: Setting) -> Study:
 
     Raises:
         CheckpointError: the backbone has no head.
-        OptionError: there is one pair: a scale is fitted on some pairs and tried on others, and the control takes another pair.
+        OptionError: there is only one pair: a scale is fitted on some pairs and tried on others, and the control takes another pair.
     """
     config, layers = setting.backbone.config, lens_layers(setting.backbone.config)
     if not config.heads:
@@ -107,7 +107,7 @@ def lens(setting: Setting) -> Study:
             "CroCo's); give a checkpoint of a whole model, or read its layers with probes"
         )
     if setting.count < 2:
-        raise OptionError(f"the lens needs at least 2 pairs, some to fit a scale on and others to try it; found {setting.count}")
+        raise OptionError(f"the lens needs at least 2 pairs, some to fit a scale on and others to try it on; found {setting.count}")
     alignment = setting.alignment
     scales = None if config.last_norm is None else fit_scales(setting, alignment)
     by_pair = measure(setting, None if scales is None else scales.factors, alignment)
@@ -155,7 +155,7 @@ def _fact_of_scales(scales: Scales, layers: Sequence[str], every: str) -> dict[s
 
 
 def _order_words(config: ModelConfig) -> str:
-    """The layers that are read, in words below the figure."""
+    """The layers that are read, in words for the label below the figure."""
     if len(config.readings[0]) > 1:
         return f"{block_words(config)}, whose streams are read together"
     return "decoder block; within a block after self-attention, cross-attention and MLP; E is the decoder's input"
@@ -242,7 +242,7 @@ def _findings(records: Sequence[Record], by_pair: Mapping[str, np.ndarray], laye
 
 
 def _readable(own: Sequence[Record], by_pair: Mapping[str, np.ndarray], view: int) -> str:
-    """From which layer on the lens reads this scene rather than any."""
+    """From which layer on the lens reads this scene better than another."""
     gains = [mean_of(values) for values in (by_pair[f"normed/other{view}"] - by_pair[f"normed/view{view}"]).T]
     since, last = holds_from([gain.mean > 2 * gain.error for gain in gains]), own[-1]
     if since is None:

@@ -50,7 +50,7 @@ def patching_figure(records: Sequence[Record], config: ModelConfig) -> Figure:
 
 
 def share_in(record: Record, name: str = "points2") -> Mean:
-    """How much of B a record's run has."""
+    """A record's share towards B."""
     return mean_in(record, f"share_{name}")
 
 

@@ -2,7 +2,7 @@
 
     A's streams before some blocks ─▶ these and all later, with B's values at one site ─▶ distances on the device, poses on the host
 
-A program has all sites of some blocks, each with a switch: which site, view and head are patched are numbers.
+A program has all sites of some blocks, each with a switch: which site, view and head are patched is an input, not compiled in.
 """
 
 import functools
@@ -38,11 +38,11 @@ MLP = "mlp"
 CONTROLS: tuple[Source, ...] = ("unrelated", "itself")
 
 _PROGRAMS = 4
-"""At most so many are compiled: each begins at another block and takes the patches of some blocks."""
+"""At most this many are compiled; each begins at a different block and takes the patches of some blocks."""
 
 _IN_FLIGHT = 4
 _POSE_POINTS = 512
-"""About so many of the more confident half of view 2's sampled points: a pair has a hundred runs whose poses are to be found."""
+"""Poses use about this many of the more confident half of view 2's sampled points, since a pair has a hundred runs with a pose to find."""
 
 
 class Patch(NamedTuple):
@@ -55,7 +55,7 @@ class Patch(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What is put in."""
+        """What is put in: a head, an update or a layer."""
         return "head" if self.head is not None else UPDATE if parse_site(self.site).part == UPDATE else "layer"
 
     @property
@@ -64,12 +64,12 @@ class Patch(NamedTuple):
         return parse_site(self.site).layer_id
 
     def block(self, config: ModelConfig) -> int:
-        """In which the patch is made; the embedding is what the first one begins with."""
+        """The block that the patch is in; the embedding counts as the first one's."""
         return 0 if self.layer == config.embed else block_of(self.layer)
 
 
 def patches_of(config: ModelConfig) -> list[Patch]:
-    """All of the study: of view 2 layers, updates and cross-attention heads, of view 1 layers; and the controls, between blocks."""
+    """All patches of the study: view 2's layers, updates and cross-attention heads, view 1's layers, and the controls between blocks."""
     layers, embed = config.all_layers, config.embed
     across = [block.across for block in config.blocks]
     between = [embed, *(block.steps[-1] for block in config.blocks)]
@@ -85,21 +85,21 @@ def patches_of(config: ModelConfig) -> list[Patch]:
 
 
 def same_patch(patch: Patch, config: ModelConfig) -> Patch:
-    """The patch whose output this one's is: a stream after an MLP holds what it holds before, for the MLP reads nothing else."""
+    """A patch with the same output: patching a stream after an MLP is the same as before it, since the MLP reads nothing else."""
     if patch.kind == "layer" and patch.layer.endswith(MLP):
         return patch._replace(site=config.layer_ids[config.layer_ids.index(patch.layer) - 1])
     return patch
 
 
 class Compared(NamedTuple):
-    """What a patched pass is held against: both runs' own points, and the truth of A and of B."""
+    """What a patched pass is compared with: both runs' own points, and the truth of A and of B."""
 
     runs: tuple[tuple[Array, ...], ...]
     truths: tuple[PairTruth, ...]
 
 
 class Runs:
-    """All patches on some of a setting's pairs; their own passes are made at once, and their values held."""
+    """All patches on some of a setting's pairs. The unpatched passes run on construction, and their values stay in memory."""
 
     def __init__(self, setting: Setting, patches: Sequence[Patch], some: range) -> None:
         assert setting.twins is not None, "checked before"
@@ -120,8 +120,8 @@ class Runs:
         )
 
     def measured(self) -> dict[str, Float[np.ndarray, "B ..."]]:
-        """NAME of every patch, (B, patches), and NAME_of_a and NAME_of_b of the own runs, (B,)."""
-        with ThreadPoolExecutor() as pool:  # OpenCV and the device leave it the interpreter
+        """NAME for every patch, (B, patches), and NAME_of_a and NAME_of_b for the unpatched runs, (B,)."""
+        with ThreadPoolExecutor() as pool:  # OpenCV and the device release the GIL
             own, twin = (_measured(self.values[source].pointmaps, self.compared, self.alignment) for source in ("itself", "twin"))
             cameras = [self._cameras(run) for run in (own, twin)]
             finish = functools.partial(self._finished, cameras[1])
@@ -187,7 +187,7 @@ def _start_of(patch: Patch, config: ModelConfig) -> str:
 
 
 def _switch(patch: Patch, site: str, view: int, config: ModelConfig) -> Float[np.ndarray, "..."]:
-    """1 where the patch is: (1, 1, 1), or of heads (1, 1, H, 1)."""
+    """1 where the patch is, 0 elsewhere: (1, 1, 1), or for heads (1, 1, H, 1)."""
     here = patch.site == site and patch.view == view
     if parse_site(site).part != HEADS:
         return np.full((1, 1, 1), here, np.float32)
@@ -212,7 +212,7 @@ def _patched(
     chosen: dict[str, tuple[Array, ...]],
     compared: Compared,
 ) -> dict[str, Array]:
-    """A pass from A's streams with the chosen of B's values, measured."""
+    """Measures a pass from A's streams with the chosen ones of B's values."""
     edits: SiteEdits = {
         site: tuple(
             Affine(1 - switch, switch * jnp.asarray(value, jnp.float32)) for switch, value in zip(chosen[site], values[site], strict=True)
@@ -229,7 +229,7 @@ def _measured(preds: tuple[Pointmap, ...], compared: Compared, alignment: Alignm
     (a1, a2), (b1, b2) = (one.truth.valid for one in compared.truths)
     own, twin = compared.runs
     valid = (a1 & b1, a2 & b2)
-    # One unit for all runs: the model's own, of which a patch may carry another pair's scale, made comparable between pairs.
+    # One unit for all runs, since a patch may carry another pair's scale: the model's own for A, so that pairs are comparable.
     unit = _mean(jnp.linalg.norm(own[0], axis=-1), valid[0])[:, None, None, None]
     points, in_a, in_b = (tuple(view / unit for view in run) for run in ((preds[0]["pts3d"], preds[1]["pts3d"]), own, twin))
     found = {"out/points2": points[1], "out/confidence2": preds[1]["conf"]}
@@ -245,5 +245,5 @@ def _distance(one: Float[Array, "B H W 3"], other: Float[Array, "B H W 3"], vali
 
 
 def _mean(values: Float[Array, "B H W"], valid: Bool[Array, "B H W"]) -> Float[Array, " B"]:
-    """Over the valid pixels; NaN without any."""
+    """The mean over the valid pixels; NaN if there are none."""
     return jnp.sum(jnp.where(valid, values, 0.0), axis=(1, 2)) / jnp.sum(valid, axis=(1, 2))

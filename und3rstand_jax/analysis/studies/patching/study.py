@@ -2,11 +2,11 @@
 
     pair A, pair B (same view 1) ─▶ one pass each ─▶ B's values at one site, put into A's pass ─▶ how near the output is to B's own
 
-Activation patching (Vig et al. 2020, "Causal mediation analysis"; Meng et al. 2022, "Locating and editing factual associations") on a
-model of two views, whose streams read one another in every block. View 1's image is the same in both pairs, so that view 2's stream
-from B, put in before the first block, gives B's output by construction. Later, what it does not bring is what view 1's stream has read
-from A's view 2 before and gives back in later blocks; view 1's curve shows the same from the other side. So the curves say which stream
-carries view 2's place, not at which layer it is worked out.
+This is activation patching (Vig et al. 2020, "Causal mediation analysis"; Meng et al. 2022, "Locating and editing factual associations")
+on a model of two views whose streams read each other in every block. View 1's image is the same in both pairs. So view 2's stream from
+B, put in before the first block, gives B's output by construction. Put in later, it misses what view 1's stream has already read from
+A's view 2 and gives back in later blocks; view 1's curve shows the same from the other side. So the curves show which stream carries
+view 2's place, not at which layer it is worked out.
 """
 
 import math
@@ -39,7 +39,7 @@ from und3rstand_jax.model.head_choice import head_layers, reads_several_layers
 from und3rstand_jax.support.errors import CheckpointError, OptionError
 
 HALF = 0.5
-"""From this share on an output counts as B's rather than A's."""
+"""Above this share, an output counts as B's rather than A's."""
 
 SHARES = {
     "points2": "view 2's points: 1 − d(out, B) / d(A, B), d the mean distance of two runs' points of the same pixels",
@@ -73,14 +73,14 @@ _MEANING = {
 
 
 def meaning_of(config: ModelConfig) -> dict[str, str]:
-    """Of every name in a record, what it is."""
+    """What every name in a record means."""
     stacks = stacks_of(config)
     of = f"of the {stacks[0]}" if len(stacks) == 1 else f"number of the {block_words(config)}"
     return _MEANING | {"block": f"{of}; none for {config.embed}, the stream before the first"}
 
 
 def cost(setting: Setting) -> Cost:
-    """A pass begins at the block of its patch, or a few before. Held are, of some pairs, both views' values at all sites."""
+    """A pass begins at its patch's block, or a few before. Both views' values at all sites are in memory, for some pairs at a time."""
     config = setting.backbone.config
     patches = {same_patch(patch, config) for patch in patches_of(config)}
     depth = len(config.blocks)
@@ -93,7 +93,7 @@ def patching(setting: Setting) -> Study:
 
     Raises:
         CheckpointError: the backbone has no head to measure by.
-        OptionError: the pairs have no twins, or there is a single one.
+        OptionError: the pairs have no twins, or there is only one pair.
     """
     config, patches = setting.backbone.config, patches_of(setting.backbone.config)
     by_pair = measure_patches(setting, patches)
@@ -127,9 +127,9 @@ def patching(setting: Setting) -> Study:
 
 
 def measure_patches(setting: Setting, patches: Sequence[Patch]) -> dict[str, Float[np.ndarray, "S ..."]]:
-    """Of every pair and patch, to_a/NAME and to_b/NAME: distances to the runs' own output, in the same unit, and degrees; and `ERRORS`.
+    """For every pair and patch, to_a/NAME and to_b/NAME: distances to A's and B's own output, in one unit or in degrees; and `ERRORS`.
 
-    (S, patches) each, and NAME_of_a and NAME_of_b for the runs as they are, (S,).
+    (S, patches) each, and NAME_of_a and NAME_of_b for the unpatched runs, (S,).
 
     Raises:
         CheckpointError, OptionError: as from `patching`.
@@ -137,7 +137,7 @@ def measure_patches(setting: Setting, patches: Sequence[Patch]) -> dict[str, Flo
     if not setting.backbone.config.heads:
         raise CheckpointError("patching measures the model's own pointmaps, and this backbone has no head; give a checkpoint with one")
     if setting.twins is None:
-        raise OptionError("patching needs pairs that share view 1, which only rendered scenes have; give --data synthetic alone")
+        raise OptionError("patching needs pairs that share view 1, which only rendered scenes have; give only --data synthetic")
     if setting.count < 2:
         raise OptionError(f"patching takes another pair's values as its control; expected two pairs or more, found {setting.count}")
     return over_pairs(setting, "patches", lambda some: Runs(setting, patches, some).measured(), _at_once(setting))
@@ -155,7 +155,7 @@ def _fact_of_head(config: ModelConfig) -> str:
 
 
 def patch_record(by_pair: Mapping[str, np.ndarray], patch: Patch, number: int, config: ModelConfig) -> Record:
-    """One patch's shares and errors; its numbers are those of this column."""
+    """One patch's shares and errors; `number` is its column."""
 
     def of_patch(name: str) -> Float[np.ndarray, " S"]:
         return by_pair[name][:, number]
@@ -191,7 +191,7 @@ def share_towards(distance: Float[np.ndarray, " S"], apart: Float[np.ndarray, " 
 
 
 def _bytes_a_pair(setting: Setting) -> int:
-    """The values of both views at all sites, thrice: A's, B's, and what a program makes of them."""
+    """Bytes of both views' values at all sites, three times: A's, B's, and what a program makes of them; plus the head's."""
     config = setting.backbone.config
     tokens = sum(config.token_count(config.embed, grid) for grid in setting.grids)
     pixels = sum(view.shape[1] * view.shape[2] for view in setting.pairs.views)
@@ -242,12 +242,12 @@ def _tables(records: Sequence[Record], last_step: str) -> list[Table]:
 
 
 def name_of(record: Record) -> str:
-    """As it is written: decoder.3.cross_attn.heads:1."""
+    """A record's site and head as they are written: decoder.3.cross_attn.heads:1."""
     return f"{record['site']}" if record["head"] is None else f"{record['site']}:{record['head']}"
 
 
 def decided(records: Sequence[Record], name: str = "points2") -> str | None:
-    """The first layer from which on every later one's share is above `HALF`; None if the last one's is not."""
+    """The first layer from which on all shares are above `HALF`; None if the last one's is not."""
     since = holds_from([share_in(record, name).mean > HALF for record in records])
     return None if since is None else str(records[since]["site"])
 

@@ -1,1 +1,1 @@
-"""How alike layers and views are, and how many dimensions their tokens use: `study` says what `measures` measure."""
+"""How alike layers and views are, and how many dimensions their tokens use: `study` reports what `measures` computes."""

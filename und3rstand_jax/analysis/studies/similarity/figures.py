@@ -114,7 +114,7 @@ def _means(records: Sequence[Record], name: str) -> list[Mean]:
 
 
 def _ticks(layers: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The layers with a name: the ends of blocks, embedding and norms, every other block where there are many."""
+    """The layers with a label: the ends of blocks, embedding and norms; every other block if there are many."""
     ends = [index for index, layer in enumerate(layers) if layer.count(".") == 1 or layer.endswith(".mlp")]
     every = 2 if len(ends) > 30 else 1
     kept = [index for index in ends if layers[index].count(".") == 1 or int(layers[index].split(".")[1]) % every == 0]

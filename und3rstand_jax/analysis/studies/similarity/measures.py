@@ -24,16 +24,16 @@ Stacks = tuple[Float[Array, "B _L _N _C"], ...]
 """One view's patches of all of the encoder's layers, and of all of the decoder's."""
 
 Drawn = tuple[Float[Array, "S Le _ Ce"], Float[Array, "S Ld _ Cd"]]
-"""The same of random weights, of as many pairs as are measured: no pair comes after them."""
+"""The same for random weights, of only the pairs that are measured: no pair comes after them."""
 
 
 def measure(setting: Setting) -> dict[str, Float[np.ndarray, "S ..."]]:
-    """Everything of every pair, L layers in network order.
+    """Every number of every pair, with L layers in network order.
 
-    Of each view, `view1/…` and `view2/…`: `layers` and `random` (S, L, L) are HSIC between every two layers, of the model and of random
-    weights; `with_random`, `with_next` and `shuffled` (S, L) between a layer and the random model's, the next pair's, and its own tokens
-    in another order; `rank`, `cosine`, `random_rank`, `random_cosine` (S, L). Of both views at once `match`, `other`, `shuffled` and
-    `random` with `/cross`, `/one` and `/two` (S, L): HSIC at pairs of tokens, and of either view's tokens of these pairs with themselves.
+    For each view, `view1/…` and `view2/…`: `layers` and `random` (S, L, L) are HSIC between every two layers, of the model and of random
+    weights; `with_random`, `with_next` and `shuffled` (S, L) are HSIC between a layer and the random model's, the next pair's, and its own
+    tokens in another order; `rank`, `cosine`, `random_rank` and `random_cosine` are (S, L). For both views together, `match`, `other`,
+    `shuffled` and `random` with `/cross`, `/one` and `/two` (S, L): HSIC between matched tokens, and of each view's with themselves.
     """
     drawn = random_backbone(setting.backbone.config, setting.seed, setting.backbone.module.dtype)
     grids, truths = setting.grids, setting.pairs.truths
@@ -70,14 +70,14 @@ def _stacks(backbone: Backbone, setting: Setting, numbers: Sequence[int]) -> tup
 
 
 def stack_layers(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The encoder's layers and those from the input of the blocks in which views meet on, together all of them in network order."""
+    """The encoder's layers, and the layers from the input of the blocks where views meet; together, all in network order."""
     border = config.layer_ids.index(config.embed)
     return config.layer_ids[:border], config.layer_ids[border:]
 
 
 @jax.jit
 def _of_view(trained: Stacks, random: Drawn, orders: Int[Array, "S N"]) -> dict[str, Float[Array, "S ..."]]:
-    """Of S pairs; the tokens hold the one behind the last as well."""
+    """For S pairs; `trained` has the pair after the last as well."""
 
     def of_pair(given: Any) -> dict[str, Array]:
         tokens, following, drawn, order = given
@@ -101,7 +101,7 @@ def _of_view(trained: Stacks, random: Drawn, orders: Int[Array, "S N"]) -> dict[
 
 @jax.jit
 def _between_views(one: Stacks, two: Stacks, token: Int[Array, "S N"], seen: Bool[Array, "S N"]) -> dict[str, Float[Array, "S L"]]:
-    """HSIC of view 1's tokens with those of view 2 that they are matched with, layer by layer, and of either with themselves."""
+    """HSIC of view 1's tokens with those of view 2 that they are matched with, layer by layer, and of each with themselves."""
 
     def of_pair(given: Any) -> dict[str, Array]:
         one, two, token, seen = given
@@ -115,7 +115,7 @@ def _between_views(one: Stacks, two: Stacks, token: Int[Array, "S N"], seen: Boo
 
 
 Matches = tuple[Int[np.ndarray, " N"], Bool[np.ndarray, " N"]]
-"""Of view 1's tokens, which of view 2's show the same place, 0 where none does, and whether any does."""
+"""For each of view 1's tokens, which of view 2's shows the same place, 0 if none does, and whether any does."""
 
 
 def _matches(token: Int[np.ndarray, " N"], seen: Bool[np.ndarray, " N"]) -> Matches:
@@ -140,28 +140,28 @@ def _joined(matches: Sequence[Matches]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bytes_a_pair(setting: Setting) -> int:
-    """Of a pair's tokens of all layers, of the model and of random weights; about."""
+    """Approximate bytes of a pair's tokens in all layers, of the model and of random weights."""
     config = setting.backbone.config
     widths = sum(map(config.layer_width, config.layer_ids))
     return 2 * 4 * widths * sum(rows * columns for rows, columns in setting.grids)
 
 
 def bytes_of_grams(setting: Setting) -> int:
-    """Of the Gram matrices of one view of one pair, of which no more are held at once; about."""
+    """Approximate bytes of the Gram matrices of one view of one pair; no more are in memory at once."""
     return 6 * 4 * len(setting.backbone.config.layer_ids) * max(rows * columns for rows, columns in setting.grids) ** 2
 
 
 def similarity_at_once(setting: Setting) -> int:
-    """As many pairs as are held together."""
+    """How many pairs are in memory together."""
     return pairs_at_once(setting, bytes_a_pair(setting))
 
 
 def values_a_pair(config: ModelConfig) -> int:
-    """Numbers that are kept of each pair."""
+    """How many numbers are kept of each pair."""
     layers = len(config.layer_ids)
     return 2 * (2 * layers**2 + 7 * layers) + 12 * layers
 
 
 def of_view(by_pair: Mapping[str, np.ndarray], view: int, name: str) -> Float[np.ndarray, "S ..."]:
-    """What `measure` found of a view under a name."""
+    """What `measure` found for a view under a name."""
     return by_pair[f"view{view}/{name}"]

@@ -4,8 +4,8 @@
                                    ├─▶ effective rank, mean cosine: do tokens collapse?
                                    └─▶ first principal components as colours
 
-CKA: Kornblith et al. 2019. Attention collapse of multi-view transformers: arXiv 2512.21691. Each number stands beside that of the same
-model with random weights, and CKA beside what shuffled tokens and another scene's give.
+CKA: Kornblith et al. 2019. Attention collapse of multi-view transformers: arXiv 2512.21691. Each number comes with that of the
+same model with random weights, and CKA also with those of shuffled tokens and of another scene's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ ESTIMATE = (
 
 
 def cost(setting: Setting) -> Cost:
-    """Two passes a pair, one of them with random weights, and one more for the pair after every batch; all layers are held."""
+    """Two passes per pair, one of them with random weights, and one more for the pair after every batch; all layers are in memory."""
     together = similarity_at_once(setting)
     batches = -(-setting.count // together)
     held = (2 * together + 1) * bytes_a_pair(setting) // 2 + bytes_of_grams(setting)
@@ -76,7 +76,7 @@ def similarity(setting: Setting) -> Study:
     """The study of similarity.
 
     Raises:
-        OptionError: there is one pair: controls take another one.
+        OptionError: there is only one pair: the controls take another one.
     """
     if setting.count < 2:
         raise OptionError(f"the study of similarity needs at least 2 pairs, since its controls use another one; found {setting.count}")
@@ -146,7 +146,7 @@ def _one_layer(by_pair: Mapping[str, np.ndarray], view: int, layers: Sequence[st
     own, drawn = _own(by_pair, view, "layers"), _own(by_pair, view, "random")
     cka = {
         "cka_to_random": ratio_of_means(of_view(by_pair, view, "with_random"), own, drawn),
-        # The mean over all pairs of the next one's own is the mean of all.
+        # The pairs wrap around, so the mean of the next pairs' own is the mean of all.
         "cka_next": ratio_of_means(of_view(by_pair, view, "with_next"), own, np.roll(own, -1, axis=0)),
         "cka_shuffled": ratio_of_means(of_view(by_pair, view, "shuffled"), own, own),
     }

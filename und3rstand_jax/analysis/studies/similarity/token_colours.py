@@ -1,4 +1,4 @@
-"""Tokens as colours: of one layer and one pair the first three principal components of both views' tokens as red, green and blue."""
+"""Tokens as colours: for a layer and a pair, the first three principal components of both views' tokens as red, green and blue."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.images import to_uint8
 
 PAIRS = 3
-"""Pairs that are shown, at most."""
+"""The most pairs that are shown."""
 
 _IN_BLOCKS = 6  # layers shown of the encoder's and the decoder's blocks
 _CLIPPED = (2.0, 98.0)  # percentiles of a component that become black and full colour
 
 Colours = Float[np.ndarray, "rows columns 3"]
-"""Of each token, in [0, 1]."""
+"""Each token's colour, in [0, 1]."""
 
 
 def shown_layers(config: ModelConfig) -> tuple[str, ...]:
-    """About eight layers from the first to the last, those of the blocks at the blocks' ends."""
+    """About eight layers from the first to the last; those in blocks are the blocks' ends."""
     before = config.layer_ids[: config.layer_ids.index(config.embed)]
     ends = [layer for layer in before if layer.endswith(".mlp")]
     encoder = [ends[block] for block in sorted({0, len(ends) // 2})]
@@ -32,7 +32,7 @@ def shown_layers(config: ModelConfig) -> tuple[str, ...]:
 
 
 def colours_of(setting: Setting) -> tuple[list[tuple[UInt8[np.ndarray, "H W 3"], ...]], dict[str, list[tuple[Colours, ...]]]]:
-    """Both images of the first pairs, and of each layer both views' colours of them."""
+    """Both images of each of the first pairs, and for each layer both views' colours in these pairs."""
     layers, count = shown_layers(setting.backbone.config), min(PAIRS, setting.count)
     images, colours = [], {layer: [] for layer in layers}  # type: tuple[list, dict[str, list]]
     for number in range(count):
@@ -50,7 +50,7 @@ def colours_of(setting: Setting) -> tuple[list[tuple[UInt8[np.ndarray, "H W 3"],
 def principal_colours(tokens: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N 3"]:
     """The first three principal components in [0, 1], each stretched from its 2nd to its 98th percentile.
 
-    A component's sign is such that its longest deviation from the mean is positive; one that does not exist, or is constant, is 0.5.
+    A component's sign makes its largest deviation from the mean positive; one that does not exist, or is constant, is 0.5.
     """
     centred = tokens - tokens.mean(axis=0)
     u, sizes, _ = np.linalg.svd(centred, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Layer ids in names, in whichever words: encoder/enc, decoder/dec, self_attn/attn/sa, cross_attn/ca, mlp/ffn/ff."""
+"""Finds layer ids in names, in any of these words: encoder/enc, decoder/dec, self_attn/attn/sa, cross_attn/ca, mlp/ffn/ff."""
 
 import dataclasses
 from collections import Counter
@@ -29,7 +29,7 @@ _FILLERS = {"probe", "probes", "layer", "layers", "block", "blocks", "net", "net
 
 @dataclass(frozen=True)
 class Word:
-    """A word or number of a name, the component it stands in and, for a number, the word it is attached to."""
+    """A word or number in a name, the component it is in and, for a number, the word it is attached to."""
 
     token: Token
     part: int
@@ -37,9 +37,9 @@ class Word:
 
 
 def split_words(names: Sequence[str]) -> list[list[Word]]:
-    """The words and numbers of names that stand beside each other.
+    """The words and numbers of sibling names.
 
-    Where a word comes bare and with a 2 attached (dec_blocks, dec_blocks2) the bare one is number 1.
+    If a word appears both bare and with a 2 attached (dec_blocks, dec_blocks2), the bare one counts as number 1.
     """
     split = [[(piece, part) for part, text in enumerate(name.split(".")) for piece in pieces(text)] for name in names]
     suffixes: dict[Token, set[Token | None]] = {}
@@ -66,13 +66,13 @@ def stacks(backbone: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def network_key(name: Sequence[Token]) -> tuple[tuple[int, int, str], ...]:
-    """Orders the tokens of names as the network runs: numbers as numbers, encoder, decoder, sublayers, other words."""
+    """Sort key that orders the tokens of names as the network runs: numbers as numbers, encoder, decoder, sublayers, other words."""
     return tuple((1, _NETWORK_RANKS[token], "") if token in _NETWORK_RANKS else token_key(token) for token in name)
 
 
 @dataclass(frozen=True)
 class LayerName:
-    """The layer that a name carries; `block` and `step` as written, `rest` the tokens that say nothing about it."""
+    """The layer in a name; `block` and `step` as written, `rest` the tokens that say nothing about the layer."""
 
     side: str | None
     block: int | None
@@ -82,7 +82,7 @@ class LayerName:
 
 @dataclass(frozen=True)
 class NamedLayers:
-    """The layer id of each name, or the problem that keeps them undetermined."""
+    """The layer id in each name, or the problem that leaves them undetermined."""
 
     ids: tuple[str, ...] = ()
     rests: tuple[tuple[Token, ...], ...] = ()
@@ -92,12 +92,12 @@ class NamedLayers:
 
 
 def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: ModelConfig) -> NamedLayers:
-    """The layer ids that `names` carry, if they all carry one and each layer has one probe or each has two.
+    """The layer ids in `names`, if every name has one and either each layer has one probe or each has two.
 
     Args:
         names: prefixes of the MLPs.
-        inputs: the channels each reads; they tell encoder from decoder where no word does.
-        backbone: which layers there are.
+        inputs: the channels that each MLP reads; they tell encoder from decoder if no word does.
+        backbone: the model that has the layers.
     """
     split = split_words(names)
     sides = {word: side for word, side in _SIDES.items() if side in stacks(backbone)}
@@ -113,12 +113,12 @@ def read_layer_names(names: Sequence[str], inputs: Sequence[int], backbone: Mode
 
 
 def _ids_of(found: Sequence[LayerName | None], names: Sequence[str], inputs: Sequence[int], backbone: ModelConfig) -> NamedLayers:
-    """From the layers as written to their ids."""
+    """The ids of layers as written."""
     if not any(found):
         return NamedLayers()
     missing = [name for name, layer in zip(names, found, strict=True) if layer is None]
     if missing:
-        return NamedLayers(problem=f"{len(missing)} of {len(names)} names carry no layer, {missing[0]} for one")
+        return NamedLayers(problem=f"{len(missing)} of {len(names)} names have no layer, for example {missing[0]}")
     dims = {stack: width for stack, (width, _) in stacks(backbone).items()}
     layers = []
     for name, layer, width in zip(names, found, inputs, strict=True):
@@ -165,9 +165,9 @@ def _layer_name(words: Sequence[Word], sides: Mapping[str, str], left_first: boo
 def _find_step(
     words: Sequence[Word], sides: Mapping[str, str], left_first: bool, mlps: bool, apart: bool = True
 ) -> tuple[int, int, str, int] | None:
-    """Where the sublayer is named (start, stop), which it is, and where its block's number stands.
+    """The place of the sublayer's name (start, stop), the sublayer, and the place of its block's number.
 
-    `mlps` is whether the word mlp is looked for or those of attention, `apart` whether it may be another component than the number.
+    `mlps` is whether to look for the word mlp or for those of attention, `apart` whether it may be outside the number's component.
     """
 
     def counts_blocks(at: int) -> bool:

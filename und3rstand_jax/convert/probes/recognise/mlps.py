@@ -1,9 +1,9 @@
-"""Which modules of a checkpoint belong together in one MLP.
+"""Finds the modules of a checkpoint that belong together in one MLP.
 
 Modules form a tree by their names. An MLP is a subtree whose linear layers chain: the first reads a layer's width, each
 reads what the one before wrote, the last writes a patch. The largest such subtree is taken, because the chain ends
-where the next MLP begins; where outputs are as wide as inputs, so that MLPs chain with each other, it is split at the
-highest level whose branches are MLPs of one shape or are named after layers or views.
+where the next MLP begins. If outputs are as wide as inputs, MLPs chain with each other: the subtree is then split at
+the highest level whose branches are MLPs of one shape or are named after layers or views.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ _SPLITTING = {"enc", "encoder", "dec", "decoder", "attn", "sa", "ca", "cross", "
 
 
 def mlp_branches(modules: Sequence[Module], widths: Widths, depth: int = 0) -> list[list[Module]]:
-    """The subtrees of `modules` that are MLPs, or look like their sibling MLPs and do not chain; `depth` components lie above."""
+    """The subtrees of `modules` that are MLPs, or look like their sibling MLPs but do not chain; `depth` counts components above."""
     if _is_mlp(modules, depth, widths):
         return [list(modules)]
     branches = _branches(modules, depth)

@@ -1,6 +1,6 @@
-"""Which layer, and which view, each probe of a checkpoint with unknown names reads.
+"""Decides which layer, and which view, each probe of a checkpoint with unknown names reads.
 
-Evidence in this order: what the caller states, what the config states, layers that the names carry, and last a running
+The evidence, in order: what the caller states, what the config states, layers in the names, and finally a running
 number that counts exactly the decoder layers of the paper. Anything else stays undecided, with a complaint that says
 which option settles it.
 """
@@ -50,7 +50,7 @@ def recognise(
     if not named:
         slots = order_slots(mlps, len(stated.ids) if stated else None)
     elif len(mlps) == len(named):
-        slots = once_each([groups[layer][0][0] for layer in named], True, "the names hold each layer once")
+        slots = once_each([groups[layer][0][0] for layer in named], True, "the names have each layer once")
     else:
         slots = pair_named([groups[layer] for layer in named])
     ids, how, why, problem = _identify(named, slots, names, stated, backbone)
@@ -61,7 +61,7 @@ def recognise(
 
 @dataclass(frozen=True)
 class _StatedLayers:
-    """Layer ids that someone stated in the order of the MLPs: `how` says who, `where` in which place."""
+    """Layer ids that somebody stated, in the order of the MLPs: `how` says who stated them, `where` says where."""
 
     ids: tuple[str, ...]
     how: How
@@ -73,7 +73,7 @@ def _stated_layers(
 ) -> tuple[_StatedLayers | None, list[Complaint]]:
     """The layers of --probe-layers, else those of the config, else None; and the ids that cannot be used.
 
-    A config may state ids as they stand, ids in other words (dec_blocks.3.cross_attn), or patterns.
+    A config may state exact ids, ids in other words (dec_blocks.3.cross_attn), or patterns.
     """
     if probe_layers:
         faults = [fault for layer in probe_layers for fault in unknown_layer(layer, backbone.layer_ids)]
@@ -101,9 +101,9 @@ def _stated_layers(
 
 
 def _sibling_faults(mlps: Sequence[Mlp]) -> list[Complaint]:
-    """MLPs of one name pattern and input width whose tensors are not those of most of their siblings.
+    """Complaints about MLPs whose tensors differ from those of most siblings: MLPs with the same name pattern and input width.
 
-    A whole linear layer can be lost without breaking the chain of widths: only the siblings show it.
+    A whole linear layer can be lost without breaking the chain of widths: only the siblings show this.
     """
     families: dict[tuple[str, int], list[Mlp]] = defaultdict(list)
     for mlp in mlps:

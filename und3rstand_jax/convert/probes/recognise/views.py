@@ -22,7 +22,7 @@ Name = tuple[Token, ...]
 class Slots:
     """The probes in order: one entry per layer, which holds one MLP per view (1 if shared, 2 if separate).
 
-    `counted` is whether the names are equal but for one running number, so that its order is the layers' order.
+    `counted` is whether the names are equal except for one running number, whose order is then the layers' order.
     """
 
     probes: tuple[Views, ...]
@@ -43,7 +43,7 @@ def once_each(mlps: Sequence[Mlp], counted: bool, why: str, problem: str = "") -
 
 
 def pair_named(pairs: Sequence[Sequence[tuple[Mlp, Name]]]) -> Slots:
-    """The two MLPs of each layer, view 1 first, by the one number that their names differ in beside the layer."""
+    """The two MLPs of each layer, view 1 first, by the only number besides the layer in which their names differ."""
     probes, seen = [], set()
     for (a, left), (b, right) in pairs:
         at = [i for i, (x, y) in enumerate(zip(left, right, strict=False)) if x != y]
@@ -56,12 +56,12 @@ def pair_named(pairs: Sequence[Sequence[tuple[Mlp, Name]]]) -> Slots:
     values = {(low, high) for low, high, _ in seen}
     problem = "" if len(values) == 1 else f"the numbers that tell the views apart change from layer to layer: {sorted(values)[:3]}"
     called = all(word in VIEW_WORDS for _, _, word in seen)
-    why = "the names hold each layer twice, " + ("and name the view" if called else "and a number tells the two apart")
+    why = "the names have each layer twice, " + ("and name the view" if called else "and a number tells the two apart")
     return Slots(tuple(probes), True, "read" if called else "inferred", why, problem)
 
 
 def order_slots(mlps: Sequence[Mlp], layers: int | None) -> Slots:
-    """The probes by their names' running numbers.
+    """The probes in the order of the running numbers in their names.
 
     Args:
         mlps: every MLP; none carries a layer's name.
@@ -79,7 +79,7 @@ def order_slots(mlps: Sequence[Mlp], layers: int | None) -> Slots:
     if len(candidates) > 1:
         return once_each(ordered, False, "", "more than one number in the names could be that of a view")
     if not candidates:
-        return once_each(ordered, _counts(list(names.values()), varying), "the names hold no second index of two")
+        return once_each(ordered, _counts(list(names.values()), varying), "the names have no second index of two")
 
     axis = candidates[0]
     pairs: dict[Name, list[Mlp]] = defaultdict(list)
@@ -90,12 +90,12 @@ def order_slots(mlps: Sequence[Mlp], layers: int | None) -> Slots:
     if alone:
         return once_each(ordered, False, "", f"{alone[0]} has no counterpart for the other view")
     probes = tuple(tuple(pairs[name]) for name in sorted(pairs, key=network_key))
-    why = "the names count two views" if called else "the names hold an index of exactly two beside the running one"
+    why = "the names count two views" if called else "the names have an index of exactly two besides the running one"
     return Slots(probes, _counts(list(pairs), _varying(list(pairs)) or []), "read" if called else "inferred", why)
 
 
 def _varying(names: Sequence[Name]) -> list[int] | None:
-    """Where names of equal words differ in a number; None if their words differ."""
+    """The positions at which names with equal words differ in a number; None if their words differ."""
     columns = list(zip(*names, strict=False))
     equal = len({len(name) for name in names}) == 1
     if not equal or any(len(set(column)) > 1 and not all(isinstance(t, int) for t in column) for column in columns):
