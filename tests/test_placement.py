@@ -241,7 +241,7 @@ def test_intrinsics_of_the_models_image_become_the_photos():
     [
         (
             lambda p: p.on_photo(np.zeros((1, 32, 32, 3))),
-            r"values of the model's image, \(32, 32, …\); found \(1, 32, 32, 3\); this has an axis",
+            r"values of the model's image, \(32, 32, …\); found \(1, 32, 32, 3\); this has a batch axis: take \[0\]",
         ),
         (lambda p: p.on_photo(np.zeros((40, 64))), r"found \(40, 64\)$"),
         (lambda p: p.on_photo(np.zeros((32, 32)), "cubic"), "method 'cubic' is not one of nearest, linear"),
