@@ -23,7 +23,8 @@ CHECKED = [f"und3rstand_jax.{floor}" for floor in FLOORS.split()]
 
 LONGEST = (
     *("test_edit_parity", "test_step", "test_model_properties", "test_parity_torch", "test_inspect_data", "test_training_run"),
-    *("test_study_command", "test_accelerator_benchmark", "test_interruption", "test_tutorials", "test_many_view_training", "test_recipes"),
+    *("test_study_command", "test_accelerator_benchmark", "test_tpu_compile", "test_interruption", "test_tutorials"),
+    *("test_many_view_training", "test_recipes"),
     # Apart from the other files that have a model of full size: two of them at once take most of a machine's memory.
     "test_torch_reference_vggt",
     *("test_sweep", "test_edit_starts", "test_study_lens"),
