@@ -245,11 +245,13 @@ def test_the_model_itself_learns_and_views_are_trained_together():
     recipe = Recipe(30, 2, learning_rate=3e-3)
     state = initial_backbone_state(moving(), recipe)
     step = jax.jit(functools.partial(backbone_step, module=module(), recipe=recipe, example_of=example_of, total=lambda tree: tree))
-    losses, cameras = [], []
+    losses, cameras, rotations = [], [], []
     for _ in range(recipe.steps):
         state, loss = step(state, batch(2))
         losses.append(float(sum(view[0] for view in loss[MODEL].regressions)))
         cameras.append(float(loss[MODEL].cameras.total[0]))
-    # Measured: 3.44 → 1.00, and 1.97 → 1.35; a model from scratch starts with fields of view that are nearly right.
-    assert losses[-1] < 0.4 * losses[0] and cameras[-1] < 0.75 * cameras[0]
+        rotations.append(float(loss[MODEL].cameras.rotation[0]))
+    # Measured: 3.44 → 1.00, 1.97 → 1.35 and 1.07 → 0.03. What is left of the cameras' is a field of view whose ReLU has gone below 0, where
+    # it has no gradient: from these moved parameters, and at this learning rate, a start at a radian does not prevent it.
+    assert losses[-1] < 0.4 * losses[0] and cameras[-1] < 0.75 * cameras[0] and rotations[-1] < 0.1 * rotations[0]
     assert len(loss[MODEL].views) == 3
