@@ -59,7 +59,7 @@ function drawPlan(canvas, layer, values, geometry, [left, right, near, far]) {
   const later = laterViews(values);
   values.layers.forEach(({ poses }, i) => i !== layer && later.forEach((view, at) => wedge(view, poses[at].camera, themeColour("faint"), 0.09)));
   later.forEach((view, at) => wedge(view, values.true_poses?.[at], themeColour("truth"), 0.26));
-  later.forEach((view, at) => wedge(view, values.own_poses?.poses[at].camera, themeColour("angle"), 0.16));
+  later.forEach((view, at) => wedge(view, values.own_poses?.poses[at].camera, themeColour("marker"), 0.16));
   wedge(1, IDENTITY, themeColour("view1"), 0.2, true);
   later.forEach((view, at) => wedge(view, values.layers[layer].poses[at].camera, themeColour(`view${view}`), 0.2, true));
 }
