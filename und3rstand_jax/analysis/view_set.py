@@ -66,6 +66,11 @@ def median_known(numbers: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
+def median_angles(poses: Sequence[PoseEstimate]) -> tuple[float | None, float | None]:
+    """Medians in degrees of the angles of rotations, and of the directions of translations; None where no angle is known."""
+    return median_known([pose.rotation_degrees for pose in poses]), median_known([pose.translation_degrees for pose in poses])
+
+
 @dataclasses.dataclass(frozen=True)
 class Attention:
     """Post-softmax attention of one block: for each view, each head's weights from every patch to the patches it attends to.

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from und3rstand_jax.analysis.layer_plot import Panel, Series, panels_figure
-from und3rstand_jax.analysis.view_set import GROUND_TRUTH, OWN_POINTMAPS, Layer, SetAnalysis, median_known
+from und3rstand_jax.analysis.view_set import GROUND_TRUTH, OWN_POINTMAPS, Layer, SetAnalysis, median_angles
 from und3rstand_jax.model.layer_ids import HEAD, layer_name
 from und3rstand_jax.report.attention_figure import attention_figure
 from und3rstand_jax.report.contact_sheet import ContactSheet
@@ -85,11 +85,8 @@ def pose_figure(analysis: SetAnalysis) -> Figure:
     """Rotation and translation error of view 2's pose, or their medians over the later views, by layer; those by the model's camera head
     are lines across.
     """
-    own = analysis.own_poses or ()
-    rotation, translation = (
-        {} if angle is None else {"by the model's camera head": angle}
-        for angle in (median_known([pose.rotation_degrees for pose in own]), median_known([pose.translation_degrees for pose in own]))
-    )
+    own = median_angles(analysis.own_poses or ())
+    rotation, translation = ({} if angle is None else {"by the model's camera head": angle} for angle in own)
     series = (
         Series("rotation", _nan_if_none(lambda layer: layer.rotation_degrees), across=rotation),
         Series("direction of translation", _nan_if_none(lambda layer: layer.translation_degrees), False, across=translation),

@@ -8,7 +8,7 @@ import numpy as np
 
 from und3rstand_jax.analysis.head_use import HeadUse
 from und3rstand_jax.analysis.steps import words_of
-from und3rstand_jax.analysis.view_set import Layer, SetAnalysis, median_known
+from und3rstand_jax.analysis.view_set import Layer, SetAnalysis, median_angles
 from und3rstand_jax.geometry.matching import Correspondences
 from und3rstand_jax.geometry.pose import Pose, PoseEstimate
 from und3rstand_jax.model.layer_ids import layer_name
@@ -224,7 +224,7 @@ def format_table(analysis: SetAnalysis) -> str:
     footer = f"errors and rotation against {analysis.reference}"
     if analysis.truth is not None:
         footer += f"; matches within {analysis.match_threshold:.3g} pixels of the true place"
-    own = median_known([pose.rotation_degrees for pose in analysis.own_poses or ()])
-    if own is not None:
-        footer += f"\nrotation by the model's camera head: {own:.2f}°"
+    own_rotation, _ = median_angles(analysis.own_poses or ())
+    if own_rotation is not None:
+        footer += f"\nrotation by the model's camera head: {own_rotation:.2f}°"
     return f"{table}\n{footer}"

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from und3rstand_jax.analysis.head_use import HeadUse
 from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.true_place_attention import set_true_places
-from und3rstand_jax.analysis.view_set import Layer, SetAnalysis, median_known
+from und3rstand_jax.analysis.view_set import Layer, SetAnalysis, median_angles
 from und3rstand_jax.geometry.cameras import centred_intrinsics
 from und3rstand_jax.geometry.matching import Correspondences, drawn_matches
 from und3rstand_jax.geometry.pose import PoseEstimate
@@ -91,8 +91,8 @@ def _layer(layer: Layer, scale: float) -> dict[str, object]:
 
 def _own_poses(poses: Sequence[PoseEstimate], scale: float) -> dict[str, object]:
     """In the form of a layer's, which are by PnP on its points."""
-    medians = {"rotation": [pose.rotation_degrees for pose in poses], "translation": [pose.translation_degrees for pose in poses]}
-    return {name: median_known(angles) for name, angles in medians.items()} | {"poses": _poses(poses, scale)}
+    rotation, translation = median_angles(poses)
+    return {"rotation": rotation, "translation": translation, "poses": _poses(poses, scale)}
 
 
 def _poses(poses: Sequence[PoseEstimate], scale: float) -> list[dict[str, object]]:
