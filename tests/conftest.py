@@ -107,6 +107,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def _working_directory_is_left_as_it_was() -> Iterator[None]:
+    """A test that ends in another folder fails by itself: the files of tests that passed are removed, this folder among them, and it
+    would be later tests that fail for want of a working directory."""
+    before = os.getcwd()
+    yield
+    try:
+        after = os.getcwd()
+    except FileNotFoundError:
+        after = "a folder that is gone"
+    os.chdir(before)
+    assert after == before
+
+
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that pass what a signature forbids, to see that it is refused with a message."""

@@ -1,6 +1,7 @@
 """Checkpoints to convert: config, headers, indices, model card, mapping file, the call in a pickle, pickles."""
 
 import argparse
+import contextlib
 import functools
 import io
 import json
@@ -62,13 +63,8 @@ def _cards() -> Sequence[Files]:
 
 
 def _plan_with_card(folder: Path) -> object:
-    import os
-
-    os.chdir(folder / "probes")  # what a card names may be beside it
-    try:
+    with contextlib.chdir(folder / "probes"):  # what a card names may be beside it
         return plan(folder / "probes")
-    finally:
-        os.chdir(folder.parent)
 
 
 @functools.cache

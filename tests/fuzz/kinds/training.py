@@ -1,5 +1,6 @@
 """What a training run reads: options in a file, the folder of an earlier run, its checkpoints, its log as a curve."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -73,19 +74,13 @@ def _plot_curve(folder: Path) -> None:
 @functools.cache
 def _run_seeds() -> Sequence[Files]:
     def write(folder: Path) -> None:
-        import os
-
         (folder / "material").mkdir()
         for name, content in material.converted().items():
             file = folder / "material" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        here = Path.cwd()
-        os.chdir(folder)
-        try:
+        with contextlib.chdir(folder):
             _save_run()
-        finally:
-            os.chdir(here)
         (folder / "run" / "skipped.txt").write_text("2\tpairs:photos\ta.jpg: cannot be read\n9\tpairs:photos\tb.jpg: no\n")
         (folder / "run" / "metrics.jsonl").write_bytes(_log_seeds()[0]["metrics.jsonl"])
 
@@ -127,15 +122,12 @@ def _save_run() -> None:
 
 def _resume(folder: Path) -> None:
     """All that a run reads when it is resumed."""
-    import os
-
     from und3rstand_jax.data.loader import open_sources
     from und3rstand_jax.train.run.checkpoints import Checkpoints
     from und3rstand_jax.train.run.folder import CHECKPOINTS, run_folder
     from und3rstand_jax.train.run.loop import Data, Loop
 
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         task = _task()
         data = Data(open_sources(task.feed.specs, "train"), open_sources(task.val_feed.specs, "val"))
         with run_folder(task.options, task.identity), Checkpoints(task.options.out / CHECKPOINTS, 2) as checkpoints:
@@ -145,8 +137,6 @@ def _resume(folder: Path) -> None:
             loop = Loop(task, data, checkpoints, newest or 0, saved.record if saved else {})
             with loop.closing():
                 assert saved is None or np.isfinite(int(np.asarray(saved.state.step).flat[0]))
-    finally:
-        os.chdir(folder.parent)
 
 
 KINDS = (
