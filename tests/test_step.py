@@ -11,6 +11,7 @@ import pytest
 
 from tests import step_cases
 from tests.step_cases import LAYERS, WAYS, Case, backbone, batch, one_device_step, take_steps
+from und3rstand_jax.train.step.loops import in_rows
 from und3rstand_jax.train.step.optimizer import NOT_FROZEN, Recipe, matrices, optimizer, schedule
 
 pytestmark = [pytest.mark.filterwarnings("error::DeprecationWarning"), pytest.mark.quick]
@@ -94,6 +95,17 @@ def test_side_by_side_and_in_parts_is_the_same(usual, changes):
     losses, state = take_steps(Case(**changes))
     assert_close(usual[0], losses)
     assert_close(usual[1], state)
+
+
+@pytest.mark.parametrize("layers", [(), (3,)])
+def test_a_gradient_is_laid_out_in_rows_on_tpus_alone_and_never_changed(layers):
+    gradient = {"square": np.ones((256, 128)), "narrow": np.ones((256, 100)), "bias": np.ones(128)}
+    gradient = {name: np.float32(np.arange(array.size).reshape(array.shape)) for name, array in gradient.items()}
+    stacked = jax.tree.map(lambda array: np.broadcast_to(array, (*layers, *array.shape)), gradient)
+    laid_out = jax.jit(jax.vmap(in_rows) if layers else in_rows)
+    jax.tree.map(np.testing.assert_array_equal, laid_out(stacked), stacked)
+    on_tpu, on_cpu = (laid_out.trace(stacked).lower(lowering_platforms=(platform,)).as_text() for platform in ("tpu", "cpu"))
+    assert (on_tpu.count("LayoutConstraint"), on_cpu.count("LayoutConstraint")) == (1, 0)
 
 
 def test_sets_of_three_views_in_parts_give_the_same_step():

@@ -212,6 +212,24 @@ def test_what_is_not_asked_for_is_not_computed():
 # What comes out
 
 
+def test_captures_in_another_dtype_are_the_same_numbers_rounded():
+    module, params = small(dtype="bfloat16").module, small_params()
+    layers = ("encoder.0.mlp", "frame.*", "global.*")
+
+    @jax.jit
+    def captured(*images):
+        runs = (module.clone(capture_dtype=dtype) for dtype in (None, jnp.bfloat16))
+        return [dict(run.apply({"params": params}, *images, capture=layers, head=False)) for run in runs]
+
+    exact, rounded = captured(*views(2))
+    assert len(exact) == 9 and exact.keys() == rounded.keys()
+    for layer, streams in exact.items():
+        of_pairs = layer != "encoder.0.mlp"
+        for stream, other in zip(streams, rounded[layer], strict=True):
+            assert (stream.dtype, other.dtype) == (jnp.float32, jnp.bfloat16 if of_pairs else jnp.float32)
+            np.testing.assert_array_equal(stream.astype(other.dtype), other, err_msg=layer)
+
+
 def test_special_tokens_and_patches():
     output = plain()
     for layer, count in (("patch_embed", 0), ("encoder.norm", SPECIAL), ("aggregator.embed", SPECIAL), (LAST, SPECIAL)):

@@ -52,6 +52,8 @@ class MultiViewModel(nn.Module):
         unroll: write the stacks out instead of scanning them. Slow to compile; XLA's cost analysis counts a loop's
             body once, so its figures are right only without loops.
         remat: recompute each block in the backward pass instead of storing its intermediate values.
+        capture_dtype: the dtype in which a VGGT's pairs of blocks keep what is captured, in place of float32. Its heads would read rounded
+            tokens, so it is for passes without heads.
     """
 
     config: ModelConfig
@@ -60,6 +62,7 @@ class MultiViewModel(nn.Module):
     attention: AttentionImplementation = "auto"
     unroll: bool = False
     remat: bool = False
+    capture_dtype: DTypeLike | None = None
 
     @property
     def stream_dtype(self) -> jnp.dtype:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from und3rstand_jax.model.affine import Affine, SiteEdits
 from und3rstand_jax.model.block_sites import BlockSites
@@ -136,6 +137,7 @@ def run_stack(
     edits: Mapping[int, BlockEdits] = MappingProxyType({}),
     before: Streams | None = None,
     remat: bool = False,
+    capture_dtype: DTypeLike | None = None,
 ) -> dict[Position, Streams]:
     """Runs a planned stack; the result holds exactly the captured positions.
 
@@ -148,6 +150,7 @@ def run_stack(
         edits: those of each block that has any; edits of blocks that are not run are ignored.
         before: the tokens before the first run's block, if the run begins in the block's middle.
         remat: whether the backward pass recomputes each block instead of storing its intermediate values.
+        capture_dtype: the dtype of captures, by default their own. Converted after the stack, they would be in memory twice.
     """
     kept: dict[Position, Streams] = {}
     for run in runs:
@@ -159,7 +162,10 @@ def run_stack(
             # Indexing inside the loop reads one block's weights; slicing the stack outside would copy the run's.
             of_block = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], params)
             after = block(of_block, streams, streams if run.since is None or before is None else before, run, edits)
-            return after[run.until], {step: after[step] for step in run.captured}
+            captured = {step: after[step] for step in run.captured}
+            if capture_dtype is not None:
+                captured = jax.tree.map(lambda x: x.astype(capture_dtype), captured)
+            return after[run.until], captured
 
         if remat:
             body = jax.checkpoint(body)

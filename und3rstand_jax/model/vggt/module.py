@@ -64,7 +64,7 @@ class VGGT(MultiViewModel):
             layers = encoder(x, grids[0], of_encoder | {"encoder.norm"} if of_aggregator else of_encoder, joined, since)
             x = layers.get("encoder.norm", x)
         if of_aggregator:
-            aggregator = Aggregator(arithmetic, config, self.unroll, self.remat, name="aggregator")
+            aggregator = Aggregator(arithmetic, config, self.unroll, self.remat, self.capture_dtype, name="aggregator")
             layers |= aggregator(x, grids[0], of_aggregator, joined, None if in_encoder else since)
         return {site: tuple(values[:, view] for view in range(len(grids))) for site, values in layers.items()}
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.affine import Affine, Numbers, SiteEdits, apply_affine, neutral_like
@@ -138,6 +139,7 @@ class Aggregator(nn.Module):
     config: VGGTConfig
     unroll: bool
     remat: bool
+    capture_dtype: DTypeLike | None
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "B V P C"], grid: Grid, needed: Collection[str], edits: SiteEdits, since: str | None) -> Layers:
@@ -174,7 +176,7 @@ class Aggregator(nn.Module):
         inside = with_insides(steps, {site for _, site in positions})
         entry = stack_entry(None if since is None else _in_pairs(since), steps)
         runs = plan_runs(inside, config.depth, positions, of_blocks, entry)
-        kept = run_stack(run_all, pairs, (x,), runs, self.unroll, of_blocks, remat=self.remat)
+        kept = run_stack(run_all, pairs, (x,), runs, self.unroll, of_blocks, remat=self.remat, capture_dtype=self.capture_dtype)
         for (index, site), streams in kept.items():
             kind, step = site.split(".", 1)
             layers[f"{kind}.{index}.{step}"] = streams[0]

@@ -92,7 +92,7 @@ def make_plan(options: TrainOptions, topology: Topology, quick: bool) -> Plan:
     tried: dict[int, Memory | str] = {}
 
     def compiled_bytes(pairs: int) -> float:
-        _logger.info("compiling the step for %s, %d pairs on each device …", topology.name, pairs)
+        _logger.info("compiling the step for %s, %d %s on each device …", topology.name, pairs, task.feed.things)
         since = time.monotonic()
         try:
             memory = measure(topology, task, pairs)

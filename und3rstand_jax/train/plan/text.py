@@ -91,7 +91,9 @@ def _thing(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> list[str]:
-    title = f"Memory of each device at {plan.pairs} {plan.task.feed.things}, by XLA's analysis of the compiled step"
+    views = plan.task.feed.views
+    sets = _several(plan.pairs, _thing(plan)) + (f" of {views} views" if views > 2 else "")
+    title = f"Memory of each device at {sets}, by XLA's analysis of the compiled step"
     memory = plan.tried[plan.pairs]
     if isinstance(memory, str):
         return [title, f"  does not compile for {_bytes(plan.limit)}: {printable(memory)}"]

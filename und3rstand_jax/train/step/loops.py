@@ -9,6 +9,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool
 
 from und3rstand_jax.data.example import Example
@@ -23,6 +24,10 @@ Sums = TypeVar("Sums")
 Carry = TypeVar("Carry")
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
+Gradient = TypeVar("Gradient")
+
+_LANES = 128
+"""A TPU stores arrays in tiles of 8 × 128 numbers."""
 
 
 def counted_example(batch: Batch, example_of: ExampleOf, total: Total) -> tuple[Example, Counts]:
@@ -82,6 +87,24 @@ def over_layers(
 
     carry, outputs = lax.scan(run, carry, jnp.arange(0, layers, width))
     return carry, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), outputs)
+
+
+def in_rows(gradient: Gradient) -> Gradient:
+    """The same gradient, its matrices laid out in memory row by row, as a TPU stores parameters whose sides are multiples of 128.
+
+    Where the number of tokens is not such a multiple, XLA prefers a transposed gradient, and with it a transposed state, which it would
+    have to copy before the loop over layers and after it: twice the memory.
+    """
+
+    def constrained(matrix: Array) -> Array:
+        return with_layout_constraint(matrix, Layout(major_to_minor=tuple(range(matrix.ndim))))
+
+    def laid_out(leaf: Array) -> Array:
+        if leaf.ndim < 2 or any(side % _LANES for side in leaf.shape[-2:]):
+            return leaf
+        return lax.platform_dependent(leaf, tpu=constrained, default=lambda matrix: matrix)
+
+    return jax.tree.map(laid_out, gradient)
 
 
 def _one_at_a_time(fn: Callable[[Carry, Inputs], tuple[Carry, Outputs]]) -> Callable[[Carry, Inputs], tuple[Carry, Outputs]]:

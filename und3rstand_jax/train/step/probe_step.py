@@ -26,7 +26,7 @@ from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.config import ProbeConfig, ProbeGroup
 from und3rstand_jax.probes.probes import by_token, init_probes, read_layer, read_planes
-from und3rstand_jax.train.step.loops import ExampleOf, accumulate, counted_example, over_layers
+from und3rstand_jax.train.step.loops import ExampleOf, accumulate, counted_example, in_rows, over_layers
 from und3rstand_jax.train.step.optimizer import Recipe, Total, TrainState, initial_train_state, update
 
 Tokens = tuple[Float[Array, "... B _N _C"], ...]
@@ -117,7 +117,7 @@ def probe_step(
             computed = own if truth is None else layer_gradient(group, probes, precision, layer.params, cast(Tokens, own), truth, counts)
             gradient, sums = total(cast(LayerGradient, computed))
             loss = mean_loss(sums, counts)
-            return update(recipe, layer, gradient, loss, state.step), loss
+            return update(recipe, layer, in_rows(gradient), loss, state.step), loss
 
         new[name], losses[name] = over_layers(train_layer, state.groups[name], inputs[name], side_by_side)
     return ProbesState(state.step + 1, new), losses
@@ -189,7 +189,8 @@ def captured_tokens(module: MultiViewModel, probes: ProbeConfig, trunk: Params, 
     A VGGT's residual streams are always float32. With a bfloat16 trunk, keeping them so would take most of the step's memory, for digits
     that such a trunk does not have.
     """
-    output = cast(BackboneOutput, module.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
+    rounded = module.clone(capture_dtype=module.dtype)
+    output = cast(BackboneOutput, rounded.apply({"params": trunk}, *example.images, capture=probes.layer_ids, head=False))
 
     def stacked(layers: Sequence[str], view: int) -> Float[Array, "L B N C"]:
         return jnp.stack([output.patches(layer)[view].astype(module.dtype) for layer in layers])
