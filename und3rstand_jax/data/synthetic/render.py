@@ -90,7 +90,7 @@ def render_sets(seed: int | Array, indices: Int[Array, " B"], shape: Shape, conf
     padded = jnp.concatenate([indices, indices[:1]])
 
     def add(turn: ArrayLike, sets: ViewSet) -> ViewSet:
-        views = _render(seed, padded[turn], shape, config)
+        views = _render_traced_once(jnp.asarray(seed, jnp.uint32), padded[turn], shape, config)
         return jax.tree.map(lambda array, entry: array.at[turn].set(entry), sets, views)
 
     return lax.fori_loop(0, turns, add, (view,) * config.views)
@@ -132,6 +132,10 @@ def _render(seed: int | Array, index: Array, shape: Shape, config: SyntheticConf
 
     views = jax.vmap(render_view)(cameras)
     return tuple(jax.tree.map(lambda array, view=view: array[view], views) for view in range(config.views))
+
+
+_render_traced_once = jax.jit(_render, static_argnums=(2, 3))
+"""Tracing takes seconds, and a process of training has several programs that render: the step, validation and the evaluation."""
 
 
 def _shade(world: _World, seen: Seen) -> UInt8[Array, "H W 3"]:
