@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.browser import WITH_WEBGL, body_after, needs_browser
+from tests.browser import WITH_WEBGL, WITHOUT_WEBGL, body_after, needs_browser
 from tests.page_cases import make_report
 from und3rstand_jax.report.page import page_text
 
@@ -97,3 +97,26 @@ def test_every_part_of_the_page_of_four_views_works_together(tmp_path, has_truth
     assert len(set(shown)) == 4 and min(shown) > nothing and again == shown[0] and seen["checked"] == [True] * 4
     photos, lines, panels = seen["colours"]
     assert photos == lines == panels and len(set(photos)) == 4
+
+
+LENS = """<script>
+addEventListener("load", () => {
+  const wait = setInterval(() => {
+    if (!document.body.dataset.ready) return;
+    clearInterval(wait);
+    const lines = [...document.querySelectorAll("#lens-chart path.line.dashed")];
+    document.body.dataset.seen = JSON.stringify(lines.map((line) => [line.getAttribute("d"), line.getTotalLength()]));
+  }, 20);
+});
+</script>"""
+
+
+@needs_browser
+def test_the_lens_is_a_line_though_it_reads_only_some_layers(tmp_path):
+    report = make_report((48, 64), 2, 2, views=4)
+    lens = {f"decoder.{block}.mlp": (0.5, 0.4, 0.3, 0.2) for block in range(2)}
+    page = tmp_path / "report.html"
+    page.write_text(page_text(report, None, lens) + LENS, "ascii")
+    body = body_after(page, tmp_path / "profile", "", "--window-size=1280,1000", *WITHOUT_WEBGL)
+    lines = json.loads(body["data-seen"])
+    assert len(lines) == 4 and all(drawn.count("M") == drawn.count("L") == 1 and length > 50 for drawn, length in lines)

@@ -24,6 +24,7 @@ from und3rstand_jax.geometry.pose import PoseEstimate
 from und3rstand_jax.model.dust3r.config import BackboneConfig
 from und3rstand_jax.model.images import load_image, to_uint8
 from und3rstand_jax.model.photos import open_photo
+from und3rstand_jax.model.vggt.config import VGGTConfig
 from und3rstand_jax.report import layer_report
 from und3rstand_jax.report.figures import accuracy_figure, correspondences_figure, errors_figure, pose_figure
 from und3rstand_jax.report.numbers import write_arrays, write_numbers
@@ -346,3 +347,12 @@ def test_what_the_model_uses_is_left_out_only_where_it_takes_long(wanted, side, 
             layer_report._with_uses(wanted, headless, (grid, grid))
     else:
         assert not layer_report._with_uses(wanted, headless, (grid, grid))
+
+
+@pytest.mark.parametrize(("views", "expected"), [(2, True), (3, True), (4, False)])
+def test_a_lens_that_takes_long_is_not_left_out_without_a_word(views, expected, monkeypatch, caplog):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with caplog.at_level("INFO", logger="und3rstand_jax"):
+        assert layer_report._with_uses("auto", VGGTConfig(), ((37, 37),) * views) is expected
+    assert ("the model's own head reads them, which would take long" in caplog.text) is not expected
+    assert "--uses yes" not in caplog.text  # it is refused

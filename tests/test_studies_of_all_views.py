@@ -21,6 +21,7 @@ from und3rstand_jax.analysis.studies.knock_out.sweeps import measure
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import both_true_places
 from und3rstand_jax.geometry.metrics import normalised_errors
+from und3rstand_jax.model import sites
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.families import backbone_module, backbone_shapes
 from und3rstand_jax.model.vggt.config import VGGTConfig
@@ -162,10 +163,13 @@ def test_special_tokens_have_means_of_their_own(setting):
     np.testing.assert_allclose(found[:, SPECIAL:], np.repeat(patches, PATCHES, axis=1), rtol=1e-4, atol=1e-6)
 
 
-def test_attention_maps_come_block_by_block_pooled_and_without_special_tokens():
+@pytest.mark.parametrize("most", [sites._MOST_BYTES, 4 * (3 * TOKENS) ** 2])
+def test_attention_maps_come_block_by_block_pooled_and_without_special_tokens(most, monkeypatch):
     given = Inputs("three views", views(3), None, {})
     names = [f"global.{block}.self_attn.weights" for block in range(2)]
     output = model()(*given.views, capture=names, head=False)
+    # All heads of a block in one array, or too large for that.
+    monkeypatch.setattr(sites, "_MOST_BYTES", most)
     maps = {pool: attention_maps(model(), given, pool) for pool in (1, 2)}
     for block, name in enumerate(names):
         assert maps[1][block].keys == ((1, 2, 3),) * 3
@@ -179,6 +183,18 @@ def test_attention_maps_come_block_by_block_pooled_and_without_special_tokens():
     large = VGGTConfig()
     assert pool_of(TINY, GRIDS) == 1 and pool_of(large, ((37, 37),) * 4) == 3
     assert held_bytes(large, ((37, 37),) * 4, 3) == 4 * 24 * 16 * (4 * 13 * 13) ** 2
+
+
+def test_the_weights_of_a_block_are_captured_in_parts_that_are_not_too_large():
+    large = VGGTConfig()
+    for grids in (((37, 37),) * 2, ((28, 37),) * 4, ((37, 37),) * 4, ((37, 37),) * 11):
+        parts = sites.weights_in_parts("global.0.self_attn", large, grids, batch=1)
+        sites.check_captures(parts, large, grids, 1)
+        assert [head for part in parts for head in sites.parse_site(part).heads] == list(range(16))
+    assert sites.weights_in_parts("global.0.self_attn", large, ((28, 37),) * 4, batch=1) == (
+        "global.0.self_attn.weights:0-14",
+        "global.0.self_attn.weights:15",
+    )
 
 
 def test_single_heads_in_a_report_are_for_attention_to_others_alone():

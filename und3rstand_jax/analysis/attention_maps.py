@@ -19,7 +19,7 @@ from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.model.backbone import Backbone
 from und3rstand_jax.model.config import Block, ModelConfig
 from und3rstand_jax.model.output import Activation, BackboneOutput, Grid, Grids
-from und3rstand_jax.model.sites import WEIGHTS
+from und3rstand_jax.model.sites import WEIGHTS, weights_in_parts
 from und3rstand_jax.model.start import start_layers, token_grids
 from und3rstand_jax.support.progress import with_progress
 
@@ -75,27 +75,31 @@ def attention_maps(model: Backbone, inputs: Inputs, pool: int, progress: bool = 
     config, grids = model.config, token_grids(inputs.sizes, model.config)
     found = []
     blocks = with_progress(_by_block(model, inputs), "attention", len(config.blocks), "block", progress)
-    for number, (block, weights) in enumerate(blocks):
+    for number, (block, of_heads) in enumerate(blocks):
         by_view, read = [], []
-        for view, of_view in enumerate(weights):
+        for view, grid in enumerate(grids):
             keys = keys_of(config, block.across, grids, view)
-            own = np.asarray(of_view, np.float32)[0, :, keys.special :]
-            parts = [pool_attention(own[..., patches], grids[view], grids[other], pool) for other, patches in keys.patches.items()]
-            by_view.append(np.concatenate(parts, axis=-1))
+            pooled = []
+            for weights in of_heads:
+                own = np.asarray(weights[view], np.float32)[0, :, keys.special :]
+                parts = [pool_attention(own[..., patches], grid, grids[other], pool) for other, patches in keys.patches.items()]
+                pooled.append(np.concatenate(parts, axis=-1))
+            by_view.append(np.concatenate(pooled))
             read.append(tuple(other + 1 for other in keys.patches))
         found.append(Attention(number, tuple(by_view), tuple(read)))
     return tuple(found)
 
 
-def _by_block(model: Backbone, inputs: Inputs) -> Iterator[tuple[Block, Activation]]:
-    """Each block's weights, as captured; each pass begins where the previous one ended."""
+def _by_block(model: Backbone, inputs: Inputs) -> Iterator[tuple[Block, list[Activation]]]:
+    """Each block's weights, as captured, of some heads and then the next; each pass begins where the previous one ended."""
     start: BackboneOutput | None = None
     for block in model.config.blocks:
-        name, after = f"{block.across}.{WEIGHTS}", start_layers(block.steps[-1], model.config, head=False)
+        names = weights_in_parts(block.across, model.config, token_grids(inputs.sizes, model.config), batch=1)
+        after = start_layers(block.steps[-1], model.config, head=False)
         views = inputs.views if start is None else ()
-        output = jax.block_until_ready(model(*views, capture=(name, *after), head=False, start=start))
+        output = jax.block_until_ready(model(*views, capture=(*names, *after), head=False, start=start))
         start = BackboneOutput({layer: output[layer] for layer in after}, output.image_sizes)
-        yield block, output[name]
+        yield block, [output[name] for name in names]
 
 
 def pooled_grid(grid: Grid, pool: int) -> Grid:

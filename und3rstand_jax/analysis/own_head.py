@@ -24,6 +24,7 @@ from und3rstand_jax.model.heads import Pointmap
 from und3rstand_jax.model.layer_ids import network_order
 from und3rstand_jax.model.module import MultiViewModel
 from und3rstand_jax.model.output import Activation, BackboneOutput
+from und3rstand_jax.support.progress import with_progress
 
 LENS = (
     "a layer's tokens take the place of the decoder's last ones: with norm, of those before decoder.norm; without, of its output. A DPT "
@@ -53,7 +54,9 @@ def _read_before_norm(config: ModelConfig) -> list[str]:
     return [layer for layer in head_layers(config) if layer != config.last_norm]
 
 
-def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...]) -> dict[str, tuple[float, ...]]:
+def lens_of_set(
+    model: Backbone, inputs: Inputs, layers: Sequence[str], reference: tuple[ViewTruth, ...], progress: bool = False
+) -> dict[str, tuple[float, ...]]:
     """All views' errors of what the head reads from layers of one set, with norm (see `LENS`), as by `geometry.metrics.point_errors`.
 
     One pass, then the head alone for each layer.
@@ -63,6 +66,7 @@ def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], referenc
         inputs: the views.
         layers: ids; those that are not among `lens_layers` are left out.
         reference: what errors are measured against.
+        progress: whether a terminal shows a progress bar.
     """
     config = model.config
     read = [layer for layer in layers if layer in lens_layers(config)]
@@ -70,7 +74,7 @@ def lens_of_set(model: Backbone, inputs: Inputs, layers: Sequence[str], referenc
         return {}
     output = model(*inputs.views, capture=lens_captures(read, config), head=False)
     found = {}
-    for layer in read:
+    for layer in with_progress(read, "lens", len(read), "layer", progress):
         seen = model(start=lens_start(output, layer, config, norm=True), capture=(), head=POINTMAP)
         found[layer] = point_errors(tuple(map(ViewGeometry.of, seen.pointmaps)), reference)
     return found

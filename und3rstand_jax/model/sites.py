@@ -168,14 +168,27 @@ def check_captures(captured: Iterable[str], config: ModelConfig, grids: Sequence
                 raise LayerError(f"{site} asks for queries that not every view has: there are {fewest}, 0 to {fewest - 1}")
         if site.part not in (SCORES, WEIGHTS) or config.reads(site.layer_id) != "all":
             continue
-        heads = len(site.heads or range(config.head_count(site.layer_id)))
-        asked = sum(len(site.queries or range(config.token_count(site.layer_id, grid))) for grid in grids)
-        size = 4 * batch * heads * asked * config.attention_keys(site.layer_id, grids, 0)
+        size = _captured_bytes(site, config, grids, batch)
         if size > _MOST_BYTES:
             raise LayerError(
                 f"{site} of {len(grids)} views would take {size / 1e9:.1f} GB; choose a head ({site.id}:0), queries ({site.id}#0-9), or "
                 f"{site.layer_id}.{MASS}: sums over each view"
             )
+
+
+def weights_in_parts(layer_id: str, config: ModelConfig, grids: Sequence[Grid], batch: int) -> tuple[str, ...]:
+    """Ids of an attention's weights, of as many heads each as `check_captures` allows in one array, lowest head first."""
+    count = config.head_count(layer_id)
+    of_one = _captured_bytes(Site(layer_id, WEIGHTS, range(1)), config, grids, batch)
+    most = max(1, _MOST_BYTES // of_one)
+    return tuple(str(Site(layer_id, WEIGHTS, range(first, min(first + most, count)))) for first in range(0, count, most))
+
+
+def _captured_bytes(site: Site, config: ModelConfig, grids: Sequence[Grid], batch: int) -> int:
+    """Bytes of the scores or weights at a site, of all views."""
+    heads = len(site.heads or range(config.head_count(site.layer_id)))
+    asked = sum(len(site.queries or range(config.token_count(site.layer_id, grid))) for grid in grids)
+    return 4 * batch * heads * asked * config.attention_keys(site.layer_id, grids, 0)
 
 
 def with_insides(steps: Sequence[str], requested: Collection[str]) -> tuple[str, ...]:

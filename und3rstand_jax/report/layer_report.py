@@ -132,8 +132,12 @@ def _with_uses(wanted: str, config: ModelConfig, grids: Grids) -> bool:
         _logger.info("leaving out the heads of the panel 'What the model uses': %s reads all views", config.blocks[0].across)
     if wanted == "auto" and len(grids) > PAIR:
         _logger.info("leaving out the panel 'What the model uses', which is for pairs of views; found %d views", len(grids))
-    elif wanted == "auto" and is_long:
+    if wanted == "auto" and is_long and with_heads:
         _logger.info("skipping the panel 'What the model uses': its %d passes would take long on this CPU; --uses yes includes it", passes)
+    elif wanted == "auto" and is_long:
+        _logger.info(
+            "leaving out the layers as the model's own head reads them, which would take long on this CPU; a smaller --size has them"
+        )
     return wanted == "yes" or (wanted == "auto" and not is_long)
 
 
@@ -142,7 +146,7 @@ def _uses(model: Backbone, inputs: Inputs, analysis: SetAnalysis, stopwatch: Sto
         with_heads = len(inputs.views) == PAIR and comes_in_one_pass(model.config)
         heads = use_of_heads(model, inputs, analysis, progress=progress) if with_heads else None
         layers = [layer.layer_id for layer in analysis.layers]
-        return Uses(heads, lens_of_set(model, inputs, layers, analysis.reference_points))
+        return Uses(heads, lens_of_set(model, inputs, layers, analysis.reference_points, progress))
 
 
 def write_report(folder: Path, analysis: SetAnalysis, stopwatch: Stopwatch, progress: bool = False, uses: Uses | None = None) -> None:

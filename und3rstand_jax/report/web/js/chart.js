@@ -17,7 +17,7 @@ function niceStep(highest, wanted, steps = []) {
 export function createChart(container, state, layers, series, { label, height = 260, format, ceiling = null, steps }) {
   const known = series.flatMap(({ values }) => values).filter((value) => value !== null);
   if (!known.length) {
-    container.append(element("p", { class: "absent" }, "Unknown for this pair."));
+    container.append(element("p", { class: "absent" }, "Unknown for these views."));
     return;
   }
   const stepY = niceStep(ceiling ?? (Math.max(...known) || 1), height > 220 ? 5 : 4, steps);
@@ -94,10 +94,11 @@ function grid(y, top, step, inner, format) {
   ]);
 }
 
+// A dashed line has no symbols and goes on from one known value to the next: the lens reads some layers only, of a VGGT one in four.
 function line({ colour, dashed, values }, x, y, layers, radius) {
   let pen = "M";
   const path = values.map((value, i) => {
-    if (value === null) return ((pen = "M"), "");
+    if (value === null) return (dashed || (pen = "M"), "");
     const part = `${pen}${x(i).toFixed(1)},${y(value).toFixed(1)}`;
     pen = "L";
     return part;
