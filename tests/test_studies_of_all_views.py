@@ -7,6 +7,7 @@ import pytest
 
 import und3rstand_jax as u3d
 from tests.walls import GRID, wall_pairs
+from und3rstand_jax.analysis import true_place_heads
 from und3rstand_jax.analysis.ablations import replacements
 from und3rstand_jax.analysis.attention_keys import keys_of
 from und3rstand_jax.analysis.attention_maps import attention_maps, held_bytes, pool_attention, pool_of
@@ -20,6 +21,7 @@ from und3rstand_jax.analysis.studies.knock_out.sets import BETWEEN, layer_sets
 from und3rstand_jax.analysis.studies.knock_out.sweeps import measure
 from und3rstand_jax.analysis.studies.study import Setting
 from und3rstand_jax.analysis.true_place_attention import both_true_places
+from und3rstand_jax.analysis.true_place_heads import true_place_shares
 from und3rstand_jax.geometry.metrics import normalised_errors
 from und3rstand_jax.model import sites
 from und3rstand_jax.model.backbone import Backbone
@@ -183,6 +185,17 @@ def test_attention_maps_come_block_by_block_pooled_and_without_special_tokens(mo
     large = VGGTConfig()
     assert pool_of(TINY, GRIDS) == 1 and pool_of(large, ((37, 37),) * 4) == 3
     assert held_bytes(large, ((37, 37),) * 4, 3) == 4 * 24 * 16 * (4 * 13 * 13) ** 2
+
+
+def test_shares_on_true_places_are_the_same_block_by_block_and_in_groups_of_heads(monkeypatch):
+    pairs = wall_pairs(8.0, 12.0, -8.0)
+    together = true_place_shares(model(), pairs)
+    assert len(together) == 2 * 2 * 2 and all(0 < share < 1 for share in together.values())
+    monkeypatch.setattr(true_place_heads, "_ATTENTION_AT_ONCE", 1)
+    monkeypatch.setattr(sites, "_MOST_BYTES", 4 * (2 * TOKENS) ** 2)  # one head
+    apart = true_place_shares(model(), pairs)
+    assert apart.keys() == together.keys()
+    np.testing.assert_allclose([*apart.values()], [*together.values()], rtol=1e-4)
 
 
 def test_the_weights_of_a_block_are_captured_in_parts_that_are_not_too_large():

@@ -27,6 +27,7 @@ MOST_HELD = 2**30
 """The most bytes that all pooled weights may take together."""
 
 Weights: TypeAlias = Float[np.ndarray, "heads _N _M"]
+Views: TypeAlias = tuple[Float[np.ndarray, "B _H _W 3"], ...]
 
 
 def comes_in_one_pass(config: ModelConfig) -> bool:
@@ -74,7 +75,7 @@ def attention_maps(model: Backbone, inputs: Inputs, pool: int, progress: bool = 
     """
     config, grids = model.config, token_grids(inputs.sizes, model.config)
     found = []
-    blocks = with_progress(_by_block(model, inputs), "attention", len(config.blocks), "block", progress)
+    blocks = with_progress(weights_by_block(model, inputs.views), "attention", len(config.blocks), "block", progress)
     for number, (block, of_heads) in enumerate(blocks):
         by_view, read = [], []
         for view, grid in enumerate(grids):
@@ -90,14 +91,15 @@ def attention_maps(model: Backbone, inputs: Inputs, pool: int, progress: bool = 
     return tuple(found)
 
 
-def _by_block(model: Backbone, inputs: Inputs) -> Iterator[tuple[Block, list[Activation]]]:
-    """Each block's weights, as captured, of some heads and then the next; each pass begins where the previous one ended."""
+def weights_by_block(model: Backbone, views: Views) -> Iterator[tuple[Block, list[Activation]]]:
+    """Each block's weights of one set, as captured, of some heads and then the next; each pass begins where the previous one ended."""
     start: BackboneOutput | None = None
+    grids = token_grids(tuple((view.shape[1], view.shape[2]) for view in views), model.config)
     for block in model.config.blocks:
-        names = weights_in_parts(block.across, model.config, token_grids(inputs.sizes, model.config), batch=1)
+        names = weights_in_parts(block.across, model.config, grids, batch=1)
         after = start_layers(block.steps[-1], model.config, head=False)
-        views = inputs.views if start is None else ()
-        output = jax.block_until_ready(model(*views, capture=(*names, *after), head=False, start=start))
+        given = views if start is None else ()
+        output = jax.block_until_ready(model(*given, capture=(*names, *after), head=False, start=start))
         start = BackboneOutput({layer: output[layer] for layer in after}, output.image_sizes)
         yield block, [output[name] for name in names]
 
