@@ -1,10 +1,11 @@
-"""`pointmaps`, `edit` and `report` on a VGGT, through their command line: one photo, and four."""
+"""`pointmaps`, `edit`, `report` and `train pose` on a VGGT, through their command line."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import und3rstand_jax as u3d
@@ -12,6 +13,7 @@ from tests.conversion import converted
 from tests.make_checkpoint import save_hub_folder
 from tests.test_vggt_convert import HUB_OF_SMALL, tensors
 from und3rstand_jax.commands.run import main
+from und3rstand_jax.commands.train import main as train
 
 pytestmark = [pytest.mark.slow, pytest.mark.quick]
 
@@ -61,3 +63,28 @@ def test_four_photos_have_a_report_with_global_attention(folder, capsys):
     tokens = int(np.prod(numbers["grids"][0]))
     assert weights.shape[1:] == (tokens, 4 * tokens) and (weights.sum(axis=-1) < 1).all()
     assert (folder / "report" / "figures" / "attention.png").exists()
+
+
+def test_pose_probes_are_trained_and_end_with_a_card(folder, capsys):
+    out, layers = folder / "poses", ("global.0.mlp", "global.1.mlp")
+    size = ("--resolution", "56x56", "--views", "3", "--pairs", "8", "--val-pairs", "4", "--batch-size", "4", "--at-once", "4")
+    command = ["pose", "--backbone", folder / "jax", "--layers", ",".join(layers), *size, "--steps", "4", "--out", out]
+    assert train([*map(str, command)]) == 0, capsys.readouterr().err
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert list(numbers["layers"]) == [*layers, "constant"]
+    rotations = {layer: errors["rotation"]["mean"] for layer, errors in numbers["layers"].items()}
+    assert all(0 < angle < 180 for angle in rotations.values())
+    card = (out / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == "und3rstand_jax" and {"vggt", "probes"} <= set(header["tags"])
+    metrics = {metric["type"]: metric["value"] for metric in header["model-index"][0]["results"][0]["metrics"]}
+    assert metrics["rotation_error"] == min(rotations[layer] for layer in layers)
+    assert (
+        "4 steps on synthetic:\n\n    python -m train pose --" in card and f"--layers {','.join(layers)} --backbone jax --pairs 8" in card
+    )
+    for layer, row in numbers["layers"].items():
+        cells = (f"{row[measure]['mean']:.2f} ± {row[measure]['error']:.2f}" for measure in ("rotation", "translation", "field_of_view"))
+        assert f"| {layer} | {' | '.join(cells)} |" in card
+    assert str(folder) not in card
+    assert train([*map(str, command)]) == 0
+    assert "is finished already" in capsys.readouterr().out

@@ -4,7 +4,7 @@ A card is made from the checkpoint's `config.json` alone. Its header is that of 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,31 @@ def add_results(folder: Path, part: str, results: Results) -> Path:
     info = dataclasses.replace(info, provenance=provenance)
     # The list of files goes first: a card that it does not name would count as somebody else's file.
     write_checkpoint_info(folder, info, (*info.files, CARD))
+    replace_text(folder / CARD, model_card(info, folder.resolve().name, _licence_of(info)))
+    return folder / CARD
+
+
+def _licence_of(info: CheckpointInfo) -> Licence | None:
+    """The strictest licence of its parts; None unless that of each is known and one is the strictest."""
     known, unknown = known_licences(info.provenance)
     try:
-        licence = None if unknown or not known else strictest(known)
+        return None if unknown or not known else strictest(known)
     except OptionError:  # whoever publishes it has to separate its parts
-        licence = None
-    replace_text(folder / CARD, model_card(info, folder.resolve().name, licence))
-    return folder / CARD
+        return None
+
+
+def results_card(name: str, what: str, results: Results, info: CheckpointInfo) -> str:
+    """The card, as Markdown under a header in YAML, of something trained on a backbone that is not a checkpoint itself.
+
+    Args:
+        name: what to call it.
+        what: a sentence that says what it is.
+        results: how it was trained, and how good it is.
+        info: the backbone's checkpoint. Its licence also holds for what was trained on it.
+    """
+    licence = _licence_of(info)
+    title = f"---\n{_header(info, name, licence, [results], ['probes'])}\n---\n\n# {printable(name)}\n\n{what}\n"
+    return "\n".join([title, _training(results), *_origin(info), _licence(licence)])
 
 
 def model_card(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
@@ -59,19 +77,21 @@ def model_card(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
         name: the name by which it is loaded: a hub id, or the name of its folder.
         licence: the licence under which it is published; with None, the card says that it is not stated.
     """
+    all_results = [info.provenance[part]["results"] for part in info.parts if "results" in info.provenance[part]]
+    tags = ["pointmap", *(["probes"] if info.probes is not None else [])]
     sections = [
-        f"---\n{_header(info, name, licence)}\n---\n",
+        f"---\n{_header(info, name, licence, all_results, tags)}\n---\n",
         f"# {printable(name.rpartition('/')[2])}\n",
         *_what_it_is(info),
         *_use(info, name),
-        *(_training(info.provenance[part]["results"]) for part in info.parts if "results" in info.provenance[part]),
+        *map(_training, all_results),
         *_origin(info),
         _licence(licence),
     ]
     return "\n".join(sections)
 
 
-def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
+def _header(info: CheckpointInfo, name: str, licence: Licence | None, all_results: Sequence[Results], tags: Sequence[str]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     found = [
@@ -83,9 +103,7 @@ def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
             metric_name=metric["name"],
             metric_value=metric["value"],
         )
-        for part in info.parts
-        for results in [info.provenance[part].get("results")]
-        if results is not None
+        for results in all_results
         for metric in results["metrics"]
     ]
     family = [] if info.backbone is None else [family_of(info.backbone).name]
@@ -96,7 +114,7 @@ def _header(info: CheckpointInfo, name: str, licence: Licence | None) -> str:
         library_name=LIBRARY,
         pipeline_tag=_TASK,
         base_model=base_models(info.provenance) or None,
-        tags=[*family, "pointmap", *(["probes"] if info.probes is not None else []), "jax", "flax"],
+        tags=[*family, *tags, "jax", "flax"],
         model_name=name.rpartition("/")[2] if found else None,  # of the results' list alone
         eval_results=found or None,
     )

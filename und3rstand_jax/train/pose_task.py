@@ -8,14 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from und3rstand_jax.analysis.evaluation_files import METRICS, TABLE
-from und3rstand_jax.analysis.studies.study import mean_of, plus_minus
+from und3rstand_jax.analysis.studies.study import mean_of
+from und3rstand_jax.checkpoint.format import read_checkpoint_info
+from und3rstand_jax.convert.model_card import results_card
+from und3rstand_jax.convert.sources.layout import CARD
 from und3rstand_jax.data.loader import Sources
-from und3rstand_jax.data.records import Batch, Shape, things_of
+from und3rstand_jax.data.records import Batch, Shape
 from und3rstand_jax.model.config import ModelConfig
 from und3rstand_jax.model.layer_ids import select_layers
 from und3rstand_jax.probes.pose import pose_config
 from und3rstand_jax.support.files import fresh_file, replace_text
 from und3rstand_jax.support.text import printable, text_table, to_json
+from und3rstand_jax.train.card import pose_results
 from und3rstand_jax.train.config_file import option_values
 from und3rstand_jax.train.kept_options import PoseOptions
 from und3rstand_jax.train.kept_task import KeptTask
@@ -28,6 +32,9 @@ _MEANING = {
     "field_of_view": "difference of their fields of view in degrees, mean of the vertical and the horizontal one",
     "constant": "one camera for all, trained in the same way: it reads no token",
 }
+
+
+_WHAT = "Linear probes that read each view's camera from its camera token, one for each layer (`pose/`)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +65,7 @@ class PoseTask(KeptTask):
         return printable(f"{out} is finished already: {out / self.NAME}, {out / TABLE}")
 
     def finish(self, state: KeptState, step: int, val_sources: Sources) -> str:
-        """Writes the probes' parameters, and their errors on the held-out sets in `metrics.json` and `layers.csv`."""
+        """Writes the probes' parameters, their errors on the held-out sets in `metrics.json` and `layers.csv`, and their card."""
         out, options = self.options.out, self.options
         val = self.kept.val
         count = val.truth[-1].shape[0]
@@ -72,7 +79,8 @@ class PoseTask(KeptTask):
                 writer.writerow([layer, *(repr(float(value)) if np.isfinite(value) else "" for mean in row for value in mean)])
         found = {layer: {name: mean._asdict() for name, mean in zip(MEASURES, row, strict=True)} for layer, row in means.items()}
         replace_text(out / METRICS, to_json({"step": step, "options": option_values(options), "layers": found, "meaning": _MEANING}))
-        rows = [[layer, *(plus_minus(mean, 2) for mean in row)] for layer, row in means.items()]
-        table = text_table(["layer", "rotation °", "translation °", "field of view °"], rows, numbers_from=1)
-        note = f"mean error ± standard error on {count} held-out {things_of(options.views)}, of the views after the first"
-        return "\n".join([table, note, super().finish(state, step, val_sources), printable(f"table: {out / TABLE}")])
+        results = pose_results(options, step, means, count)
+        assert self.source is not None
+        replace_text(out / CARD, results_card(out.resolve().name, _WHAT, results, read_checkpoint_info(self.source)))
+        lines = [text_table(results["head"], results["rows"], numbers_from=1), results["note"], super().finish(state, step, val_sources)]
+        return "\n".join([*lines, *map(printable, (f"card:  {out / CARD}", f"table: {out / TABLE}"))])
