@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # users compile them, but for those marked `quick`.
     usual = "1" if config.option.markexpr == "not slow" else "0"
     config.stash[_DEFAULT] = os.environ.setdefault(_QUICK, usual) == "1"
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        # PyTorch's threads wait for each other by spinning. More of them than cores, in several processes, took fifty times as long.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
     if _CACHE not in os.environ:
         # A program that several tests or processes run is compiled once.
         _made.append(tempfile.mkdtemp(prefix="und3rstand_jax_programs_"))
