@@ -12,6 +12,7 @@ from und3rstand_jax.geometry.pose import PoseEstimate, pose_errors
 from und3rstand_jax.model.output import Cameras
 from und3rstand_jax.report.attention_figure import place_of_token, salient_token
 from und3rstand_jax.report.numbers import format_table
+from und3rstand_jax.support import progress
 from und3rstand_jax.support.progress import Stopwatch
 
 LAYERS = ("decoder.0.mlp", "decoder.1.self_attn", "decoder.1.cross_attn", "decoder.1.mlp")
@@ -160,6 +161,15 @@ def test_the_model_runs_once_for_layers_head_and_the_cross_attention_of_every_bl
     assert found.record["source"] == "here" and found.record["intrinsics"]["view2"][0][0] == pytest.approx(0.77 * WIDTH)
     assert (found.reference, found.match_threshold) == ("ground truth", pytest.approx(0.03 * WIDTH))
     assert found.layers[1].views[0].confidence is None
+
+
+def test_every_stage_says_once_how_long_it_took(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "_TOLD_FROM", 0)
+    model = StubModel(head=pointmaps(*room()[1]), blocks=2)
+    with caplog.at_level("INFO", logger="und3rstand_jax"):
+        stopwatch = Stopwatch()
+        analyse_views(model, StubProbes(outputs()), LAYERS, room_inputs(), {}, stopwatch, progress=True)
+    assert [message.partition(" took ")[0] for message in caplog.messages] == list(stopwatch.seconds)
 
 
 def test_without_truth_layers_are_measured_against_the_head(photo_report):

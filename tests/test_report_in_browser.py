@@ -183,7 +183,7 @@ def test_a_patch_of_a_view_of_another_size_is_picked_by_mouse_and_keys_in_a_brow
         peak = 100 * report.attention[0].weights[1][0, 2 * (row - 1) + column - 1].max()
         found = re.match(rf"Block 0, head 0: the patch in row {row}, column {column} of view 2 puts ([\d.]+) % of", text)
         assert found and float(found[1]) == pytest.approx(peak, abs=0.06), text
-        assert text.endswith(f"each patch would get {100 / 24:.2f} %.")
+        assert text.endswith(f"that patch would get {100 / 24:.2f} %.")
     assert body["data-stayed"] == body["data-scrolled"] == body["data-charts"] == "true"
     assert body["data-layer"] == "decoder.0.cross_attn"
 

@@ -12,6 +12,7 @@ from tests.browser import Page, unpack
 from tests.page_cases import make_report
 from tests.report_cases import StubModel, StubProbes
 from und3rstand_jax.analysis.analyse import analyse_views
+from und3rstand_jax.analysis.attention_maps import tokens_per_cell
 from und3rstand_jax.analysis.inputs import scene_inputs
 from und3rstand_jax.analysis.own_head import lens_of_set
 from und3rstand_jax.analysis.true_place_attention import set_true_places
@@ -210,6 +211,18 @@ def test_the_figures_have_a_line_a_view_and_a_row_for_a_layer_and_view():
     assert all(len(of_block) == 3 and abs(sum(of_block) - 100) <= 1 for of_block in shares)
 
 
+def test_the_attention_figure_colours_even_attention_evenly_also_in_cells_that_are_cut_off():
+    report = make_report((48, 80), 2, 2, has_truth=False, views=3)
+    # 3×5 tokens in cells of 2×2: the last row and column have half as many, their corner a quarter.
+    cells = tokens_per_cell((3, 5), 2)
+    np.testing.assert_array_equal(cells, [[4, 4, 2], [2, 2, 1]])
+    even = Attention.to_others(0, [np.tile(cells.ravel() / 30, (2, 6, 2))] * 3)
+    _, *maps = attention_figure(dataclasses.replace(report, attention=(even,), pool=2)).axes
+    assert [axes.get_title() for axes in maps] == ["view 2, block 0: 50%", "view 3, block 0: 50%"]
+    for axes in maps:
+        np.testing.assert_allclose(axes.images[1].get_array(), 1, rtol=1e-6)
+
+
 def test_attention_is_pooled_part_by_part_and_whatever_views_the_keys_are_of():
     grids = (4, 6), (2, 4), (5, 3)
     counts = [rows * columns for rows, columns in grids]
@@ -224,7 +237,8 @@ def test_attention_is_pooled_part_by_part_and_whatever_views_the_keys_are_of():
         expected = np.concatenate(parts, axis=-1)
         np.testing.assert_allclose(expected.sum(axis=-1), 1, atol=1e-5)
         peaks = arrays[f"peaks{view}"][0][..., None]
-        back = peaks * (arrays[f"weights{view}"][0] / packed.levels) ** 2
+        fills = np.concatenate([tokens_per_cell(grid, 2).ravel() / 4 for grid in grids])
+        back = peaks * (arrays[f"weights{view}"][0] / packed.levels) ** 2 * fills
         assert (np.abs(back - expected) <= peaks * (1 / packed.levels + 1 / (4 * packed.levels**2)) + 1e-7).all()
 
 

@@ -106,7 +106,7 @@ def _geometry_by_layer(probes: Probes | None, layers: Sequence[str], features: B
     """All views' geometry by every layer's probe, then by the head."""
     geometry: dict[str, Views] = {}
     if probes is not None:
-        for layer in with_progress(layers, "reading layers", len(layers), "layer", progress):
+        for layer in with_progress(layers, "probes", len(layers), "layer", progress):
             geometry[layer] = tuple(map(ViewGeometry.of, probes.read_layer(layer, features)))
     if features.pointmaps:
         geometry[HEAD] = tuple(map(ViewGeometry.of, features.pointmaps))

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from und3rstand_jax.analysis.attention_keys import keys_of
 from und3rstand_jax.analysis.inputs import Inputs
@@ -109,13 +109,17 @@ def pooled_grid(grid: Grid, pool: int) -> Grid:
     return -(-grid[0] // pool), -(-grid[1] // pool)
 
 
+def tokens_per_cell(grid: Grid, pool: int) -> Int[np.ndarray, "rows columns"]:
+    """How many tokens each cell of `pool`×`pool` has: fewer at the far edges where the grid does not divide evenly."""
+    return np.outer(*(np.minimum(pool, length - np.arange(0, length, pool)) for length in grid))
+
+
 def pool_attention(weights: Weights, queries: Grid, keys: Grid, pool: int) -> Float32[np.ndarray, "heads n m"]:
     """Attention between cells of `pool`×`pool` tokens (fewer at the far edges). A row's sum is the mean of its tokens' row sums."""
     heads = weights.shape[0]
     by_place = weights.reshape(heads, *queries, *keys)
     for axis, length in ((3, keys[0]), (4, keys[1]), (1, queries[0]), (2, queries[1])):
         by_place = np.add.reduceat(by_place, np.arange(0, length, pool), axis=axis, dtype=np.float32)
-    cells = [np.diff(np.append(np.arange(0, length, pool), length)) for length in queries]
-    by_place /= np.outer(*cells)[None, :, :, None, None]
+    by_place /= tokens_per_cell(queries, pool)[None, :, :, None, None]
     rows, columns = pooled_grid(queries, pool)
     return by_place.reshape(heads, rows * columns, -1)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from und3rstand_jax.analysis.attention_maps import tokens_per_cell
 from und3rstand_jax.analysis.steps import words_of
 from und3rstand_jax.analysis.view_set import Attention, SetAnalysis
 
@@ -21,8 +22,9 @@ Place = tuple[float, float] | None
 def attention_figure(analysis: SetAnalysis) -> Figure:
     """View 1 with one patch marked, then every view that it reads, under each block's attention from that patch, averaged over heads.
 
-    A cross marks the patch's place in the other view, by the last layer's matches. Each map is scaled to its block's maximum over all
-    views. If more than one view is read, each block has a row and each view a column; titles give the view's share of the attention.
+    A cross marks the patch's place in the other view, by the last layer's matches. Colours are weight per token, and each map is scaled
+    to its block's maximum over all views. If more than one view is read, each block has a row and each view a column; titles give the
+    view's share of the attention.
     """
     token, views = salient_token(analysis), analysis.attention[0].keys[0]
     places = [None if view == 1 else place_of_token(analysis, token, view) for view in views]
@@ -91,18 +93,27 @@ def _draw_patch(axes: Axes, analysis: SetAnalysis, token: int) -> None:
     axes.set_title("view 1", fontsize=9)
 
 
+def _weights(analysis: SetAnalysis, block: Attention, token: int, view: int) -> Float[np.ndarray, "rows columns"]:
+    """The weights of a token of view 1, or of the cell that it was pooled into, over a view's cells, averaged over heads."""
+    row, column = divmod(token, analysis.grids[0][1])
+    cell = row // analysis.pool * analysis.cells[0][1] + column // analysis.pool
+    return block.between(1, view, analysis.cells)[:, cell].mean(axis=0).reshape(analysis.cells[view - 1])
+
+
 def _draw_map(axes: Axes, analysis: SetAnalysis, block: Attention, token: int, view: int, place: Place) -> None:
     """A view in grey, overlaid with the attention weights of a token of view 1 over its tokens."""
     image = analysis.images[view - 1]
-    row, column = divmod(token, analysis.grids[0][1])
-    cell = row // analysis.pool * analysis.cells[0][1] + column // analysis.pool
-    weights = block.between(1, view, analysis.cells)[:, cell].mean(axis=0)
-    peak = block.weights[0][:, cell].mean(axis=0).max()
+    weights = _weights(analysis, block, token, view)
+    # A cell's weight is a sum over its tokens; those at the far edges may have fewer, and would look dark if coloured by it.
+    per_token = {
+        other: _weights(analysis, block, token, other) / tokens_per_cell(analysis.grids[other - 1], analysis.pool)
+        for other in block.keys[0]
+    }
     height, width = image.shape[:2]
     axes.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
     # The view shows through where the weights are small.
     cells, grid = analysis.cells[view - 1], analysis.grids[view - 1]
-    strength: Float[np.ndarray, "rows columns"] = (weights / peak).reshape(cells)
+    strength = per_token[view] / max(of_view.max() for of_view in per_token.values())
     # The last cells may reach beyond the image.
     bottom, right = (side * pooled * analysis.pool / count for side, pooled, count in zip((height, width), cells, grid, strict=True))
     extent = (-0.5, right - 0.5, bottom - 0.5, -0.5)

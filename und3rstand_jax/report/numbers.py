@@ -37,8 +37,8 @@ _MEANING = {
         "angle between the directions of their translations, null where the two cameras are at the same place; for a layer, the median "
         "over the later views"
     ),
-    "lens_errors": "errors, as above, of the points that the model's own head reads from the layer's tokens, all later decoder steps left "
-    "out; null where not measured",
+    "lens_errors": "errors, as above, of the points that the model's own head reads from the layer's tokens, all later layers left out; "
+    "null where not measured",
     "uses": "for every attention head of the decoders; see its own meaning; null where not measured",
     "reference": "what errors and angles are measured against",
     "frame": "all points: camera of view 1, x right, y down, z forward; layers in the model's own unit, ground truth in metres",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from und3rstand_jax.analysis.attention_maps import pool_attention, pooled_grid
+from und3rstand_jax.analysis.attention_maps import pool_attention, pooled_grid, tokens_per_cell
 from und3rstand_jax.analysis.true_place_attention import TruePlaces
 from und3rstand_jax.analysis.view_set import Attention
 from und3rstand_jax.model.output import Grid, Grids
@@ -23,7 +23,8 @@ class PackedAttention:
 
     Attributes:
         arrays: for every view v, whose tokens are the queries, `weights<v>` (blocks, heads, n, m) and `peaks<v>` (blocks, heads, n). A
-            weight is peak · (stored / levels)². The names for self-attention begin with `self_`.
+            weight is peak · (stored / levels)², times the share of a full cell's tokens that its key's cell has: steps are as fine for the
+            cells cut off at the far edges, which are coloured by weight per token. The names for self-attention begin with `self_`.
         keys: for every view, the numbers of the views whose cells are its keys, from 1: one view's cells after another's.
         pool: side of the square of tokens pooled into one cell: summed over keys, averaged over queries.
         levels: the stored value of each query's largest weight.
@@ -71,7 +72,11 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, pr
         pairs = sum(own * sum(cells[key - 1] for key in of_view) for own, of_view in zip(cells, keys, strict=True))
         if pool != _POOLS[-1] and len(attention) * heads * pairs / _EXPECTED_COMPRESSION > budget:
             continue
-        of_views = [_pooled(attention, view, fine, pool) for view in range(1, len(grids) + 1)]
+        side = pooled * pool
+        # Cells cut off at the far edges are stored as if they were full.
+        fills = [tokens_per_cell(grid, side).ravel() / side**2 for grid in grids]
+        of_keys = [np.concatenate([fills[key - 1] for key in of_view], dtype=np.float32) for of_view in keys]
+        of_views = [_pooled(attention, view, fine, pool) / of_key for view, of_key in enumerate(of_keys, start=1)]
         for levels in _LEVELS:
             arrays: list[PackedArray] = []
             for view, of_view in enumerate(of_views, start=1):
@@ -80,10 +85,10 @@ def pack_attention(attention: Sequence[Attention], grids: Grids, budget: int, pr
             packed = PackedAttention(
                 arrays=tuple(arrays),
                 keys=keys,
-                pool=pooled * pool,
+                pool=side,
                 levels=levels,
                 grids=coarse,
-                spans=tuple((rows / (pooled * pool), columns / (pooled * pool)) for rows, columns in grids),
+                spans=tuple((rows / side, columns / side) for rows, columns in grids),
                 blocks=tuple(block.block for block in attention),
                 heads=heads,
             )
@@ -128,8 +133,7 @@ def _seen_share(place: TruePlaces, own: Grid, pool: int) -> Float[np.ndarray, " 
     """For each cell, the share of its tokens that the other view sees."""
     firsts = [np.arange(0, length, pool) for length in own]
     seen = place.seen.reshape(own).astype(float)
-    counts = np.outer(*(np.diff(np.append(first, length)) for first, length in zip(firsts, own, strict=True)))
-    return (np.add.reduceat(np.add.reduceat(seen, firsts[0], axis=0), firsts[1], axis=1) / counts).ravel()
+    return (np.add.reduceat(np.add.reduceat(seen, firsts[0], axis=0), firsts[1], axis=1) / tokens_per_cell(own, pool)).ravel()
 
 
 def _cells(place: TruePlaces, own: Grid, other: Grid, pool: int) -> list[int]:

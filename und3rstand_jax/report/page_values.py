@@ -51,6 +51,7 @@ def page_values(
         "match_threshold": round(analysis.match_threshold, 6),  # shown as it is
         "shapes": [list(image.shape[:2]) for image in analysis.images],
         "grids": analysis.grids,
+        "focal_known": analysis.intrinsics is not None,
         "intrinsics": [camera.tolist() for camera in intrinsics],
         "error_range": max([*errors, 1e-3]),  # the colour scale of point errors ends at the worst layer's mean
         "layers": [_layer(layer, scale) for layer, scale in zip(analysis.layers, geometry.scales, strict=True)],

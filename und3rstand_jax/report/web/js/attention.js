@@ -2,7 +2,7 @@
 
 import { byId, choice, element } from "report/dom";
 import { paintShares } from "report/colours";
-import { byKeyView, createPanel, createReader, markNote, MEAN, peakOf, percent, rowAndColumn, sumOf, toShares } from "report/patches";
+import { brightest, byKeyView, createPanel, createReader, markNote, MEAN, perToken, rowAndColumn, sumOf, toShares } from "report/patches";
 import { areMany, viewNumbers } from "report/views";
 
 export function createAttention(state, layers, values, arrays, colourMap, photos) {
@@ -37,25 +37,26 @@ export function createAttention(state, layers, values, arrays, colourMap, photos
   followSlider(state, layers, info);
   state.watch(["block", "head", "query"], ({ block, head, query }) => {
     const weights = weightsOf(query.view, block, head, query.token);
-    showOn(panels, info, query, weights, several);
+    const { peak, clause } = brightest(info, query.view, weights);
+    showOn(panels, info, query, weights, peak, several);
     const who = `Block ${info.blocks[block]}, ${head === MEAN ? `mean of ${info.heads} heads` : `head ${head}`}`;
     const [row, column] = rowAndColumn(info, query);
-    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} puts ${percent(peakOf(weights))} of its weight on the brightest patch; spread evenly, each patch would get ${percent(1 / weights.length)}.`;
+    status.dataset.text = `${who}: the patch in row ${row}, column ${column} of view ${query.view} ${clause}`;
     status.textContent = status.dataset.text;
   });
   state.watch(["query", "target"], ({ query }) => {
     const target = targetOf(state, info);
     grid.paint((block, head) => {
       const weights = weightsOf(query.view, block, head, query.token);
-      return toShares(byKeyView(info, query.view, weights).find(({ view }) => view === target).weights, peakOf(weights));
+      const part = byKeyView(info, query.view, weights).find(({ view }) => view === target).weights;
+      return toShares(perToken(info, [target], part), brightest(info, query.view, weights).peak);
     }, target);
   });
   state.watch(["block", "head"], ({ block, head }) => grid.mark(block, head));
 }
 
 // All maps of one query have one scale, so that views can be compared.
-function showOn(panels, info, query, weights, several) {
-  const peak = peakOf(weights);
+function showOn(panels, info, query, weights, peak, several) {
   const parts = new Map(byKeyView(info, query.view, weights).map((part) => [part.view, part.weights]));
   panels.forEach((panel, i) => {
     const view = i + 1;
@@ -83,7 +84,7 @@ function targetChoice(state, info) {
 
 function note(info, grids) {
   const sizes = new Set(grids.map(([rows, columns]) => `${rows}×${columns}`));
-  const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are pooled (of ${[...sizes].join(" and ")}). `;
+  const pooled = info.pool === 1 ? "" : `To keep this file small, ${info.pool}×${info.pool} tokens are pooled (of ${[...sizes].join(" and ")}): weights are sums, colours are weights per token. `;
   const steps = info.levels < 63 ? `Weights are quantised to ${info.levels} levels. ` : "";
   const special = info.special ? `What is missing from 100 % goes to the ${info.special} special tokens of each view. ` : "";
   const scaled = info.keys.some((keys) => keys.length > 1) ? "The maps of one patch are scaled to their common maximum." : "Each map is scaled to its own maximum.";

@@ -3,7 +3,7 @@
 import { choice, element } from "report/dom";
 import { createHeadCloud } from "report/head_cloud";
 import { mapRow, shareOf } from "report/maps";
-import { createPanel, createReader, markNote, percent, rowAndColumn } from "report/patches";
+import { brightest, createPanel, createReader, markNote, percent, rowAndColumn } from "report/patches";
 import { capital, nameOf, sameHead } from "report/heads";
 
 export function createHeadDetail(state, parts, values, arrays, geometry, colourMaps, photos) {
@@ -60,10 +60,10 @@ function attention(state, values, arrays, colourMaps, photos) {
     shown.token = token;
     const weights = readers[use.attention](use.view, info.blocks.indexOf(use.block), use.head, token);
     shown.here.showQuery(token);
-    shown.there.showWeights(weights, use.attention === "cross_attn" ? info.marks?.[use.view - 1].places[3 - use.view][token] : -1);
+    const { peak, clause } = brightest(info, use.view, weights);
+    shown.there.showWeights(weights, use.attention === "cross_attn" ? info.marks?.[use.view - 1].places[3 - use.view][token] : -1, { peak });
     const [row, column] = rowAndColumn(info, { view: use.view, token });
-    const peak = weights.reduce((most, weight) => Math.max(most, weight), 0);
-    status.dataset.text = `In this head, the patch in row ${row}, column ${column} puts ${percent(peak)} of its weight on the brightest patch; spread evenly, each would get ${percent(1 / weights.length)}.`;
+    status.dataset.text = `In this head, the patch in row ${row}, column ${column} ${clause}`;
     status.textContent = status.dataset.text;
   }
   function build(use, info, key) {

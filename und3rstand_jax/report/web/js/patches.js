@@ -10,12 +10,13 @@ const cellsOf = (info, view) => info.grids[view - 1][0] * info.grids[view - 1][1
 
 // Weights of one query over the cells of all views that it attends to; head may be MEAN. kind: what the arrays' names begin with.
 export function createReader(info, arrays, kind = "") {
+  const fills = info.keys.map((keys) => fillsOf(info, keys));
   function one(view, block, head, token) {
-    const keys = info.keys[view - 1].reduce((sum, key) => sum + cellsOf(info, key), 0);
+    const keys = fills[view - 1].length;
     const row = (block * info.heads + head) * cellsOf(info, view) + token;
     const peak = arrays[`${kind}peaks${view}`].values[row];
     const stored = arrays[`${kind}weights${view}`].values.subarray(row * keys, (row + 1) * keys);
-    return Float32Array.from(stored, (level) => peak * (level / info.levels) ** 2);
+    return Float32Array.from(stored, (level, i) => peak * (level / info.levels) ** 2 * fills[view - 1][i]);
   }
   return (view, block, head, token) => {
     if (head !== MEAN) return one(view, block, head, token);
@@ -30,9 +31,35 @@ export function byKeyView(info, view, weights) {
   return info.keys[view - 1].map((key) => ({ view: key, weights: weights.subarray(start, (start += cellsOf(info, key))) }));
 }
 
-export const peakOf = (weights) => weights.reduce((most, weight) => Math.max(most, weight), 0);
+// How much of each cell of these views lies within its view's grid: pooled cells at the far edges may have fewer tokens than the others.
+function fillsOf(info, views) {
+  const within = (span, at) => Math.min(1, span - at);
+  return views.flatMap((view) => {
+    const [, columns] = info.grids[view - 1];
+    const [spanRows, spanColumns] = info.spans[view - 1];
+    return Array.from({ length: cellsOf(info, view) }, (_, cell) => within(spanRows, Math.floor(cell / columns)) * within(spanColumns, cell % columns));
+  });
+}
+
+// Weights over the cells of these views as they are coloured, per token: a weight is the sum over a cell's tokens, and those with fewer
+// of them would look dark.
+export function perToken(info, views, weights) {
+  const fills = fillsOf(info, views);
+  return weights.map((weight, i) => weight / fills[i]);
+}
+
+// Of one query's weights: the largest per token, and a clause about the cell that has it.
+export function brightest(info, view, weights) {
+  const keys = info.keys[view - 1];
+  const brightness = perToken(info, keys, weights);
+  const [peak, fills] = [peakOf(brightness), fillsOf(info, keys)];
+  const at = brightness.indexOf(peak);
+  return { peak, clause: `puts ${percent(weights[at])} of its weight on the brightest patch; spread evenly, that patch would get ${percent(fills[at] / sumOf(fills))}.` };
+}
+
+const peakOf = (weights) => weights.reduce((most, weight) => Math.max(most, weight), 0);
 export const sumOf = (weights) => weights.reduce((sum, weight) => sum + weight, 0);
-export const toShares = (weights, peak = peakOf(weights)) => weights.map((weight) => weight / (peak || 1));
+export const toShares = (weights, peak) => weights.map((weight) => weight / (peak || 1));
 export const percent = (weight) => `${(100 * weight).toFixed(weight < 0.0995 ? 2 : 1)} %`;
 
 // Counted from 1.
@@ -146,11 +173,11 @@ export function createPanel(view, info, photo, colourMap, status, picking = null
       const unseen = many ? ", which no other view sees" : `, which view ${3 - view} does not see`;
       caption.textContent = `View ${view}: the selected patch${hidden.has(token) ? unseen : ""}`;
     },
-    // place: of the selected patch among this view's cells; -1 or nothing where it is not seen. peak: the weight of full brightness.
+    // place: of the selected patch among this view's cells; -1 or nothing where it is not seen. peak: the weight per token of full brightness.
     // share: of the patch's attention that this view gets, to be told. token: the selected patch, where it is one of this view's.
-    showWeights(given, place = -1, { peak = peakOf(given), share = null, token = null } = {}) {
+    showWeights(given, place = -1, { peak, share = null, token = null }) {
       weights = given;
-      paintShares(heat, columns, rows, toShares(given, peak), colourMap, (strength) => 255 * Math.sqrt(strength));
+      paintShares(heat, columns, rows, toShares(perToken(info, [view], given), peak), colourMap, (strength) => 255 * Math.sqrt(strength));
       context.globalAlpha = 1;
       context.drawImage(photo, 0, 0, canvas.width, canvas.height);
       context.fillStyle = "rgb(0 0 0 / 0.55)";

@@ -21,11 +21,19 @@ export function createPose(state, layers, values, geometry) {
   const angles = many ? element("div", {}, element("p", { class: "sub" }, "Angles of rotation / direction of translation"), holder) : holder;
   byId("pose-body").append(figure, angles);
   state.watch(["layer"], showCurrent);
-  byId("pose-note").textContent = values.true_poses ? `Angles are measured against the true camera${many ? "s" : ""}.` : `Without ground truth, angles are measured against the camera${many ? "s" : ""} of ${values.reference}.`;
+  byId("pose-note").textContent = measuredAgainst(values);
   const extent = extentFromAbove(geometry, geometry.hasTruth ? TRUTH : layers.length - 1);
   const draw = () => drawPlan(canvas, state.values.layer, values, geometry, extent);
   whenLookChanges(figure, draw);
   state.watch(["layer"], draw);
+}
+
+// What the angles are measured against, or why there are none.
+function measuredAgainst(values) {
+  const cameras = areMany(values) ? "cameras" : "camera";
+  if (values.true_poses) return `Angles are measured against the true ${cameras}.`;
+  if (!values.focal_known) return `No focal length fits view 1 in ${values.reference}, and PnP needs one: the layers’ poses and all angles are unknown (–).`;
+  return `Without ground truth, angles are measured against the ${cameras} of ${values.reference}.`;
 }
 
 // [left, right, near, far] around the reference's points and the cameras at the origin.
