@@ -12,6 +12,9 @@ POINTMAP = "pointmap"
 CAMERAS = "cameras"
 """The output of a head that estimates all views' cameras."""
 
+POSE_ENCODING = 9
+"""How many numbers describe a camera: translation, quaternion, two fields of view; see `und3rstand_jax.model.pose_encoding`."""
+
 HeadChoice = bool | str | Iterable[str]
 """Which heads to run: all (True), none (False), or those with these names ("pointmap")."""
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.config import ModelConfig
+from und3rstand_jax.model.head_choice import POSE_ENCODING
 from und3rstand_jax.model.output import BackboneOutput
 from und3rstand_jax.model.stack import Params
 from und3rstand_jax.probes.rows import RowConfig, no_norm, normalise, read_rows, row_groups, stacked_rows
@@ -21,9 +22,6 @@ from und3rstand_jax.support.text import listed
 
 CAMERA = "camera"
 """The name of the token that is read."""
-
-NUMBERS = 9
-"""Length of a pose encoding."""
 
 
 def pose_config(backbone: ModelConfig, layers: Sequence[str]) -> RowConfig:
@@ -67,6 +65,6 @@ def init_pose(config: RowConfig, start: Float[Array, "9"]) -> dict[str, Params]:
     """Parameters that read the encoding `start` from any token, stacked over the rows of each group."""
 
     def of_row(layer: str, width: int) -> Params:
-        return {"norm": no_norm(width), "linear0": {"kernel": jnp.zeros((width, NUMBERS)), "bias": jnp.asarray(start)}}
+        return {"norm": no_norm(width), "linear0": {"kernel": jnp.zeros((width, POSE_ENCODING)), "bias": jnp.asarray(start)}}
 
     return stacked_rows(config, of_row)

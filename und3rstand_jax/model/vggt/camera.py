@@ -10,12 +10,10 @@ from jaxtyping import Array, Float
 
 from und3rstand_jax.model.block_sites import BlockSites
 from und3rstand_jax.model.blocks import Arithmetic, gelu, run_block
+from und3rstand_jax.model.head_choice import POSE_ENCODING
 from und3rstand_jax.model.stack import stacked
 from und3rstand_jax.model.vggt.blocks import ScaledBlock
 from und3rstand_jax.model.vggt.config import STEPS, VGGTConfig
-
-POSE = 9
-"""Length of a pose encoding, see `und3rstand_jax.model.pose_encoding`."""
 
 _EXACT = Arithmetic(jnp.dtype(jnp.float32), lax.Precision.HIGHEST, "auto")
 
@@ -40,7 +38,7 @@ class CameraHead(nn.Module):
         embed, modulation = _EXACT.dense(width, "embed_pose"), _EXACT.dense(3 * width, "modulation")
         plain = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, use_scale=False, use_bias=False)
         norm, branch = _EXACT.layer_norm("norm", 1e-5), PoseBranch(config.camera_iterations, name="pose")
-        empty = self.param("empty_pose", nn.initializers.zeros, (POSE,), jnp.float32)
+        empty = self.param("empty_pose", nn.initializers.zeros, (POSE_ENCODING,), jnp.float32)
         block = ScaledBlock(_EXACT, config.camera_num_heads, config.mlp_ratio, parent=None)
         token = jnp.zeros((1, 1, 1, width), jnp.float32)
         blocks = self.param("blocks", stacked(lambda key: block.init(key, token, None, BlockSites()), config.camera_depth))
@@ -49,7 +47,7 @@ class CameraHead(nn.Module):
             kept = run_block(block, params, x, None, sites=BlockSites(STEPS))
             return kept[STEPS[-1]], {step: kept[step][:, 0] for step in STEPS}
 
-        raw = jnp.broadcast_to(empty, (*tokens.shape[:2], POSE))
+        raw = jnp.broadcast_to(empty, (*tokens.shape[:2], POSE_ENCODING))
         encodings, streams = [], []
         for iteration in range(config.camera_iterations):
             shift, scale, gate = jnp.split(modulation(nn.silu(embed(raw if not iteration else lax.stop_gradient(raw)))), 3, axis=-1)
@@ -71,7 +69,8 @@ class PoseBranch(nn.Module):
     def __call__(self, x: Float[Array, "B V C"]) -> Float[Array, "B V 9"]:
         """The change of the pose."""
         hidden = gelu(_EXACT.dense(x.shape[-1] // 2, "fc1")(x))
-        return nn.Dense(POSE, dtype=_EXACT.dtype, precision=_EXACT.precision, bias_init=self._some_camera, name="fc2")(hidden)
+        last = nn.Dense(POSE_ENCODING, dtype=_EXACT.dtype, precision=_EXACT.precision, bias_init=self._some_camera, name="fc2")
+        return last(hidden)
 
     def _some_camera(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, " 9"]:
         """The bias with which all iterations of a fresh model together give no rotation and fields of view of a radian: after its ReLU, a

@@ -24,6 +24,8 @@ from und3rstand_jax.support.text import listed, number_text
 STEPS = ("self_attn", "mlp")
 KINDS = ("frame", "global")
 CAMERA, DEPTH, POINTS = "camera", "depth", "points"
+DPT_LAST_WIDTH = 32
+"""Channels before a DPT head's last convolution."""
 
 _LARGEST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 128, "mlp_ratio": 64, "num_registers": 4096}
 _LARGEST |= {"enc_depth": 1000, "enc_num_heads": 4096, "camera_depth": 1000, "camera_num_heads": 4096, "camera_iterations": 100}

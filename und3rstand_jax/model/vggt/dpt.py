@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from und3rstand_jax.model.heads import EXACT, Enlarge, Fusion, conv1, conv3, resize_aligned
+from und3rstand_jax.model.vggt.config import DPT_LAST_WIDTH
 
 Map = Float[Array, "B h w C"]
 _POSITION_BASE = 100.0
@@ -60,7 +61,7 @@ class PositionedDPT(nn.Module):
             fused = Fusion(self.width, skip_relu=True, name=f"fusion{k}")(level, fused, finer)
         fused = conv3(self.width // 2, "conv1")(fused)
         x = _with_positions(resize_aligned(fused, size), size)
-        x = nn.relu(conv3(32, "conv2")(x))
+        x = nn.relu(conv3(DPT_LAST_WIDTH, "conv2")(x))
         return DPTOutput(conv1(self.channels, "out")(x), tuple(levels), fused)
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
+from und3rstand_jax.model.head_choice import POSE_ENCODING
 from und3rstand_jax.model.tensor_names import Shape
 from und3rstand_jax.model.tensor_shapes import block_shapes, dpt_shapes, kernel_shapes, norm_shapes
-from und3rstand_jax.model.vggt.config import CAMERA, DEPTH, KINDS, POINTS, VGGTConfig
+from und3rstand_jax.model.vggt.config import CAMERA, DEPTH, DPT_LAST_WIDTH, KINDS, POINTS, VGGTConfig
 
-_POSE = 9  # translation, quaternion, two fields of view
-_LAST_WIDTH = 32  # channels before a DPT head's last convolution
 _OUTPUTS = {DEPTH: ("depth_head", 2), POINTS: ("point_head", 4)}
 
 
@@ -37,7 +36,7 @@ def vggt_shapes(config: VGGTConfig) -> dict[str, Shape]:
     for name, (part, outputs) in _OUTPUTS.items():
         if name in config.head_names:
             fused = config.dpt_width
-            last = (fused // 2, _LAST_WIDTH, outputs)
+            last = (fused // 2, DPT_LAST_WIDTH, outputs)
             tree[part] = [*norm_shapes("norm", 2 * width), *dpt_shapes([2 * width] * 4, config.dpt_channels, fused, last)]
     return {f"{part}/{path}": shape for part, leaves in tree.items() for path, shape in leaves}
 
@@ -55,11 +54,11 @@ def _stacked(path: str, depth: int, block: list[tuple[str, Shape]]) -> Iterator[
 
 def _camera_head(config: VGGTConfig) -> Iterator[tuple[str, Shape]]:
     width = 2 * config.embed_dim
-    yield "empty_pose", (_POSE,)
+    yield "empty_pose", (POSE_ENCODING,)
     yield from _stacked("blocks", config.camera_depth, [*_scaled_block(width, config.mlp_ratio)])
     yield from norm_shapes("token_norm", width)
     yield from norm_shapes("norm", width)
-    yield from kernel_shapes("embed_pose", _POSE, width)
+    yield from kernel_shapes("embed_pose", POSE_ENCODING, width)
     yield from kernel_shapes("modulation", width, 3 * width)
     yield from kernel_shapes("pose/fc1", width, width // 2)
-    yield from kernel_shapes("pose/fc2", width // 2, _POSE)
+    yield from kernel_shapes("pose/fc2", width // 2, POSE_ENCODING)
