@@ -4,8 +4,6 @@ Every signature of the floors below is checked at each call: shapes by jaxtyping
 as users run it: UND3RSTAND_JAX_UNCHECKED=1 turns the checks off, as does `-m slow`. What is skipped without torch is counted.
 """
 
-import ctypes
-import gc
 import importlib
 import os
 import shutil
@@ -81,11 +79,10 @@ def _programs_of_earlier_files_are_let_go() -> Iterator[None]:
     if mappings > _MOST_MAPPINGS or resident > _MOST_MEMORY:
         import jax
 
+        from tests import process_memory
+
         jax.clear_caches()
-        gc.collect()
-        # What is freed goes back to the system: the C library keeps it otherwise, where it has such a call at all.
-        if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-            library.malloc_trim(0)
+        process_memory.give_back()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,7 +3,6 @@
 Those are a check that nothing broke. `python -m tests.fuzz --minutes 60` is what looks for new faults.
 """
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.fuzz.contract import Outcome
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.session import fuzz, table
 from tests.fuzz.worker import Batch, read_once, run_batch
+from tests.process_memory import give_back
 from tests.with_torch import needs_torch
 
 PICKLES = ("pickle", "pytorch index")
@@ -55,7 +55,7 @@ def test_some_inputs_of_every_kind_are_answered(kinds: Sequence[str], seconds: f
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_breaks_the_contract_is_a_fault(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz.contract.MEGABYTES", 100)
-    gc.collect()  # what earlier tests left would be given back meanwhile, and hide what is taken
+    give_back()  # what earlier tests left would be given back meanwhile, and hide what is taken
     kind, expected = FAULTS[name]
     outcome = read_once(kind, {"a.txt": b"1"}, tmp_path / "work")
     assert outcome.verdict == "fault" and expected in outcome.text, outcome
